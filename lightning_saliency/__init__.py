@@ -1,3 +1,15 @@
 """Watch where a vision model looks while it trains."""
 
+from lightning_saliency.attribution import METHODS
+from lightning_saliency.evidence import find_target_layer
+from lightning_saliency.explain import Explanation, explain
+from lightning_saliency.heads import GAPHead
+
+__all__ = [
+    "METHODS",
+    "Explanation",
+    "GAPHead",
+    "explain",
+    "find_target_layer",
+]
 __version__ = "0.1.0"

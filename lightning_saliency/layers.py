@@ -1,0 +1,228 @@
+"""Which layer's activations are read: by name, by module, or found in the trace of a run."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_ACTIVATIONS = frozenset(
+    name + suffix
+    for name in (
+        "relu", "relu6", "leaky_relu", "prelu", "rrelu", "threshold", "elu", "selu", "celu", "gelu", "silu", "mish",
+        "hardswish", "hardtanh",
+    )
+    for suffix in ("", "_")
+)  # fmt: skip
+"""Functions that models apply as the activation. Not sigmoid, tanh, softplus: in `x * sigmoid(x)` they are a part."""
+
+# How far logits may lie from W·mean(A) + b, relative to the root of the sum of the squared terms.
+_HEAD_TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
+
+
+@dataclass(frozen=True)
+class TargetLayer:
+    """The layer whose activations are read.
+
+    Attributes:
+        name: Its dotted name in the model.
+        module: The layer.
+        activated: Read the map after the activation function that the model applies to the layer's output outside any
+            module of its own (`F.relu(self.conv(x))`), in place or not. Only a layer that was found is read so; one
+            that the user names means its output as returned.
+    """
+
+    name: str
+    module: nn.Module
+    activated: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}, after its activation" if self.activated else self.name
+
+
+@dataclass
+class LayerCall:
+    """One call of one module in a traced forward.
+
+    Attributes:
+        name: The module's dotted name.
+        module: The module.
+        output: What it returned.
+        node: The autograd node that made the output (None: the output has no graph).
+        activated: An activation function was then applied to this very output.
+    """
+
+    name: str
+    module: nn.Module
+    output: Tensor
+    node: Any
+    activated: bool = False
+
+
+def is_activation(function: Callable[..., Any]) -> bool:
+    """Whether a torch function is one that models use as the activation."""
+    return getattr(function, "__name__", "") in _ACTIVATIONS
+
+
+def name_layer(model: nn.Module, layer: str | nn.Module) -> TargetLayer:
+    """Look a layer up by its dotted name, or find the name of a module.
+
+    Args:
+        model: The model that holds it.
+        layer: A name as in `model.named_modules()`, or one of the modules.
+
+    Raises:
+        ValueError: The model has no such layer; the message lists the nearest names.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+        >>> name_layer(model, "1").module
+        ReLU()
+    """
+    modules = dict(model.named_modules())
+    if isinstance(layer, nn.Module):
+        for name, module in modules.items():
+            if module is layer:
+                return TargetLayer(name, module)
+        raise ValueError(
+            f"Expected `layer` to be a module of the model, got a {type(layer).__name__} that {type(model).__name__} "
+            "does not hold. Take it from this very model, for instance by its name in `model.named_modules()`."
+        )
+    if not isinstance(layer, str):
+        raise TypeError(f"Expected `layer` to be a dotted name, a module or None, got {type(layer).__name__}.")
+    if layer not in modules or not layer:
+        names = [name for name in modules if name]
+        near = difflib.get_close_matches(layer, names, n=5, cutoff=0.4) or names[-5:]
+        raise ValueError(
+            f"Expected `layer` to name a module of {type(model).__name__}, got {layer!r}. Nearest: {', '.join(near)}."
+        )
+    return TargetLayer(layer, modules[layer])
+
+
+def last_convolutional_map(calls: Sequence[LayerCall], logits: Tensor) -> TargetLayer:
+    """Choose the target layer as the papers do, from the trace of one forward with a graph.
+
+    It is the last convolutional map after its own norm and activation and before any pooling, that the logits depend
+    on: Grad-CAM's "last convolutional layer" (Selvaraju 2017, section 3). Pooled or merely resized maps, maps of one
+    pixel, and maps of class scores (as many channels as classes, nothing learned between them and the logits) are
+    passed over. Where a container returns the very tensor that a layer in it made, the container gives its name: a
+    ResNet's is `layer4`.
+
+    Args:
+        calls: The calls of all modules, in the order in which they ended.
+        logits: `(N, K)`, with their graph.
+
+    Raises:
+        ValueError: There is no such map.
+    """
+    used = _ancestors([logits.grad_fn])
+    unlearned = _ancestors([logits.grad_fn], stop=_is_learned)
+    sizes = {call.node: tuple(call.output.shape[2:]) for call in calls}
+    counts = Counter(call.name for call in calls)
+
+    def is_candidate(call: LayerCall) -> bool:
+        if call.output.dim() != 4 or call.output.shape[2:].numel() < 2 or call.node not in used:
+            return False
+        is_class_scores = call.output.shape[1] == logits.shape[1] and call.node in unlearned
+        return not is_class_scores and _is_convolutional(call.node, tuple(call.output.shape[2:]), sizes)
+
+    seen_scores = any(call.output.dim() == 4 and call.node in unlearned for call in calls)
+    for node in reversed(list(dict.fromkeys(call.node for call in calls))):
+        same_map = [call for call in calls if call.node is node]
+        named = [call for call in same_map if counts[call.name] == 1]
+        if not named or not is_candidate(named[0]):
+            continue
+        maker = same_map[0].name
+        outermost = [call for call in named if maker == call.name or maker.startswith(f"{call.name}.")]
+        chosen = (outermost or named)[-1]
+        return TargetLayer(chosen.name, chosen.module, chosen.activated)
+    why = "only maps of class scores" if seen_scores else "no convolutional map of more than one pixel"
+    raise ValueError(
+        f"Expected a model whose logits depend on a convolutional feature map (N, D, h, w), but the run shows {why}. "
+        "Name the layer (`layer=...`) whose output is such a map; for the saliency of the input's pixels alone no "
+        "layer is needed (`methods=['saliency']`)."
+    )
+
+
+def find_class_weights(model: nn.Module, activations: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the linear layer W of a head that is global average pooling, then linear; checked on numbers.
+
+    Whatever the classes are called, the head is such a one if logits = W·mean(A) + b on the actual batch. Where a model
+    rectifies the map in place after the layer (DenseNet), this holds for ReLU(A); that is tried too.
+
+    Args:
+        model: The model in which the linear layer (or 1×1 convolution) is looked for.
+        activations: A, `(N, D, h, w)`.
+        logits: `(N, K)` in the precision in which the model made them.
+
+    Returns:
+        W `(K, D)`, and the map for which the identity holds: A or ReLU(A).
+
+    Raises:
+        ValueError: The identity holds for no layer of the model.
+    """
+    dtype = max(activations.dtype, logits.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+    work = torch.promote_types(torch.promote_types(activations.dtype, logits.dtype), torch.float32)
+    activations, logits = activations.to(work), logits.to(work)
+    candidates = list(_linear_layers(model, logits.shape[1], activations.shape[1]))
+    for features in (activations, activations.relu()):
+        pooled = features.mean((2, 3))
+        for weight, bias in candidates:
+            weight, bias = weight.to(work), bias.to(work)
+            error = (pooled @ weight.T + bias - logits).abs()
+            scale = (pooled.square() @ weight.square().T + bias.square()).sqrt()
+            finite = logits.isfinite().all(1)
+            if (error <= _HEAD_TOLERANCE[dtype] * scale)[finite].all():
+                return weight, features
+    raise ValueError(
+        "The method `cam` needs a model whose head is global average pooling, then one linear layer, so that "
+        "logits = W·mean(A) + b. On this batch that holds for no layer of the model: train it with a GAP head "
+        "(`lightning_saliency.GAPHead` as its last layer), name the map that is pooled (`layer=...`), or use "
+        "`grad_cam`, which equals `cam` on such models and works on any."
+    )
+
+
+def _linear_layers(model: nn.Module, num_classes: int, depth: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Weight and bias of each layer that maps `depth` features to the classes; the last layers first."""
+    for module in reversed(list(model.modules())):
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.shape in ((num_classes, depth), (num_classes, depth, 1, 1)):
+            bias = getattr(module, "bias", None)
+            flat = weight.detach().reshape(num_classes, depth)
+            yield flat, bias.detach() if isinstance(bias, Tensor) else flat.new_zeros(num_classes)
+
+
+def _ancestors(nodes: Iterable[Any], stop: Callable[[Any], bool] = lambda _: False) -> Collection[Any]:
+    """All autograd nodes that the given ones depend on, not going past those where `stop` holds."""
+    waiting = [node for node in nodes if node is not None]
+    found = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if stop(node):
+            continue
+        for parent, _ in node.next_functions:
+            if parent is not None and parent not in found:
+                found.add(parent)
+                waiting.append(parent)
+    return found
+
+
+def _is_convolutional(node: Any, size: tuple[int, ...], sizes: dict[Any, tuple[int, ...]]) -> bool:
+    """Whether a convolution made the map, at the map's own size: no pooling and no resizing came after it."""
+
+    def stop(node: Any) -> bool:
+        return any(kind in node.name() for kind in ("Convolution", "Pool", "Upsample", "GridSampler", "Shuffle")) or (
+            sizes.get(node, size) != size
+        )
+
+    return any("Convolution" in node.name() and sizes.get(node, size) == size for node in _ancestors([node], stop))
+
+
+def _is_learned(node: Any) -> bool:
+    """Whether the node is a convolution or a linear layer."""
+    return any(kind in node.name() for kind in ("Convolution", "Addmm", "MmBackward", "BmmBackward", "Linear"))
