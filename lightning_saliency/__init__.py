@@ -1,14 +1,26 @@
 """Watch where a vision model looks while it trains."""
 
 from lightning_saliency.attribution import METHODS
+from lightning_saliency.callbacks import (
+    CAMCallback,
+    GradCAMCallback,
+    GradCAMPlusPlusCallback,
+    GradientSaliencyCallback,
+    SaliencyCallback,
+)
 from lightning_saliency.evidence import find_target_layer
 from lightning_saliency.explain import Explanation, explain
 from lightning_saliency.heads import GAPHead
 
 __all__ = [
     "METHODS",
+    "CAMCallback",
     "Explanation",
     "GAPHead",
+    "GradCAMCallback",
+    "GradCAMPlusPlusCallback",
+    "GradientSaliencyCallback",
+    "SaliencyCallback",
     "explain",
     "find_target_layer",
 ]

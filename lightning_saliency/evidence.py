@@ -64,6 +64,11 @@ class Evidence:
     pooled_activations: Tensor | None = None
 
 
+def bare_module(model: nn.Module) -> nn.Module:
+    """The module inside a compiled one, whose layers have their own names."""
+    return getattr(model, "_orig_mod", model)
+
+
 def as_model_input(model: nn.Module, images: Tensor) -> Tensor:
     """The images on the device and in the precision of the model's first floating-point parameter."""
     for parameter in model.parameters():
@@ -149,6 +154,7 @@ def find_target_layer(
         >>> find_target_layer(model, torch.randn(1, 3, 8, 8)).name
         '1'
     """
+    model = bare_module(model)
     with undisturbed(model):
         trace = _Trace()
         image = as_model_input(model, images[:1]).detach().clone().requires_grad_()

@@ -15,6 +15,7 @@ from lightning_saliency.evidence import (
     ForwardContext,
     Need,
     as_model_input,
+    bare_module,
     collect,
     find_target_layer,
     undisturbed,
@@ -123,7 +124,7 @@ def explain(
         raise ValueError(f"Expected `chunk_size` to be a positive int or None, got {chunk_size!r}.")
     parsed = parse_target(target, len(images))
     needs = frozenset[Need]().union(*(METHODS[key].needs for key in keys))
-    model = getattr(model, "_orig_mod", model)  # a compiled model holds the real one: layers have their own names there
+    model = bare_module(model)
     if layer is not None and not isinstance(layer, TargetLayer):
         layer = name_layer(model, layer)
     if needs == {"input_grads"}:

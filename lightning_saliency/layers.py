@@ -69,12 +69,13 @@ def is_activation(function: Callable[..., Any]) -> bool:
     return getattr(function, "__name__", "") in _ACTIVATIONS
 
 
-def name_layer(model: nn.Module, layer: str | nn.Module) -> TargetLayer:
+def name_layer(model: nn.Module, layer: str | nn.Module, *, argument: str = "layer") -> TargetLayer:
     """Look a layer up by its dotted name, or find the name of a module.
 
     Args:
         model: The model that holds it.
         layer: A name as in `model.named_modules()`, or one of the modules.
+        argument: What the caller calls it, for the errors.
 
     Raises:
         ValueError: The model has no such layer; the message lists the nearest names.
@@ -90,16 +91,18 @@ def name_layer(model: nn.Module, layer: str | nn.Module) -> TargetLayer:
             if module is layer:
                 return TargetLayer(name, module)
         raise ValueError(
-            f"Expected `layer` to be a module of the model, got a {type(layer).__name__} that {type(model).__name__} "
-            "does not hold. Take it from this very model, for instance by its name in `model.named_modules()`."
+            f"Expected `{argument}` to be a module of the model, got a {type(layer).__name__} that "
+            f"{type(model).__name__} does not hold. Take it from this very model, for instance by its name in "
+            "`model.named_modules()`."
         )
     if not isinstance(layer, str):
-        raise TypeError(f"Expected `layer` to be a dotted name, a module or None, got {type(layer).__name__}.")
+        raise TypeError(f"Expected `{argument}` to be a dotted name, a module or None, got {type(layer).__name__}.")
     if layer not in modules or not layer:
         names = [name for name in modules if name]
         near = difflib.get_close_matches(layer, names, n=5, cutoff=0.4) or names[-5:]
         raise ValueError(
-            f"Expected `layer` to name a module of {type(model).__name__}, got {layer!r}. Nearest: {', '.join(near)}."
+            f"Expected `{argument}` to name a module of {type(model).__name__}, got {layer!r}. "
+            f"Nearest: {', '.join(near)}."
         )
     return TargetLayer(layer, modules[layer])
 

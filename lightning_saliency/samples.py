@@ -1,0 +1,312 @@
+"""The fixed batch: taken out of the batches as they pass, chosen, kept on the CPU."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+InputFn: TypeAlias = Callable[[Any], Tensor | tuple[Tensor, Tensor]]
+"""Takes the images `(N, C, H, W)`, or the images and the labels `(N,)`, out of a batch."""
+
+Choose: TypeAlias = Literal["first", "per_class"]
+
+_IMAGE_NAMES = ("image", "images", "img", "imgs", "pixel_values", "x", "input", "inputs", "data")
+_LABEL_NAMES = ("label", "labels", "target", "targets", "y", "class", "classes", "class_id", "category")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The images that are explained, as the model gets them, and their labels where the batch has some.
+
+    Attributes:
+        images: `(N, C, H, W)` on the CPU.
+        labels: `(N,)` int64 on the CPU, or None.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass
+class FixedBatch:
+    """Collects the samples from a stream of batches, once, and keeps them.
+
+    Args:
+        num_samples: How many are kept at most.
+        choose: `"first"`: the first of the stream; `"per_class"`: as evenly over the classes as they come.
+        indices: Positions in the stream, which are kept instead, in this order.
+        input_fn: Takes images, or images and labels, out of a batch that `split_batch` does not understand.
+        fixed: Samples that are given, so that nothing is collected.
+    """
+
+    num_samples: int = 8
+    choose: Choose = "first"
+    indices: Sequence[int] | None = None
+    input_fn: InputFn | None = None
+    fixed: Samples | None = None
+    _kept: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    _position: int = 0
+
+    def begin(self) -> None:
+        """A run over the stream starts; what an incomplete run before it left is collected anew."""
+        self._kept.clear()
+        self._position = 0
+
+    def offer(self, batch: Any) -> None:
+        """Take what is wanted out of the batch; cheap once the samples are complete.
+
+        Raises:
+            ValueError: The images cannot be found, differ in size, or have no labels where classes are asked for.
+        """
+        if self.fixed is not None:
+            return
+        images, labels = split_batch(batch, self.input_fn)
+        if self.choose == "per_class" and labels is None and self.indices is None:
+            raise ValueError(
+                "Expected `choose='per_class'` to find integer labels (N,) in the batch, found none. "
+                "Pass an `input_fn` that returns (images, labels)."
+            )
+        for row in range(len(images)):
+            if self._wants(self._position, labels[row] if labels is not None else None):
+                self._keep(images[row], labels[row] if labels is not None else None)
+            self._position += 1
+        if self._is_complete():
+            self.end(whole=True)
+
+    def end(self, *, whole: bool) -> None:
+        """The run over the stream has ended; if it was the whole stream, what was found stays.
+
+        Raises:
+            ValueError: Some of the indices lie beyond the stream.
+        """
+        if not whole or self.fixed is not None:
+            return
+        self.fixed = self.current()
+        missing = sorted(set(self.indices or ()) - set(self._kept))
+        if missing:
+            raise ValueError(
+                f"Expected `samples` to be positions in the stream, which held {self._position} images, got {missing}."
+            )
+
+    def current(self) -> Samples | None:
+        """The samples; before they are complete, those of the running stream so far; None if there is none."""
+        if self.fixed is not None or not self._kept:
+            return self.fixed
+        rows = [self._kept[position] for position in self._order() if position in self._kept]
+        labels = [label for _, label in rows if label is not None]
+        return Samples(
+            torch.stack([image for image, _ in rows]), torch.stack(labels) if len(labels) == len(rows) else None
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The samples as tensors, for a checkpoint."""
+        return {} if self.fixed is None else {"images": self.fixed.images, "labels": self.fixed.labels}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the samples of a checkpoint, unless some were given."""
+        if state and self.fixed is None:
+            self.fixed = Samples(state["images"], state["labels"])
+
+    def _wants(self, position: int, label: Tensor | None) -> bool:
+        if self.indices is not None:
+            return position in self.indices
+        if self.choose == "first":
+            return position < self.num_samples
+        groups = self._positions_by_class()
+        # of so many classes, and of each, no more than could ever be shown
+        return len(groups[int(label)]) < self.num_samples if int(label) in groups else len(groups) < self.num_samples  # type: ignore[arg-type]
+
+    def _keep(self, image: Tensor, label: Tensor | None) -> None:
+        for first, _ in self._kept.values():
+            if first.shape != image.shape:
+                raise ValueError(
+                    f"Expected the samples to be of one size, got {tuple(first.shape)} and {tuple(image.shape)}. "
+                    "Choose images of one size by `samples`, or pass them as a tensor."
+                )
+            break
+        self._kept[self._position] = (
+            image.detach().cpu().clone(),
+            None if label is None else label.detach().cpu().clone(),
+        )
+
+    def _is_complete(self) -> bool:
+        if self.indices is not None:
+            return len(self._kept) == len(set(self.indices))
+        if self.choose == "first":
+            return len(self._kept) == self.num_samples
+        return len(self._positions_by_class()) == self.num_samples
+
+    def _order(self) -> Iterable[int]:
+        if self.indices is not None:
+            return self.indices
+        if self.choose == "first":
+            return sorted(self._kept)
+        groups = list(self._positions_by_class().values())
+        rounds = [group[turn] for turn in range(self.num_samples) for group in groups if turn < len(group)]
+        return rounds[: self.num_samples]
+
+    def _positions_by_class(self) -> dict[int, list[int]]:
+        groups: dict[int, list[int]] = defaultdict(list)
+        for position, (_, label) in self._kept.items():
+            groups[int(label)].append(position)  # type: ignore[arg-type] # `offer` has seen that there are labels
+        return dict(groups)
+
+
+def split_batch(batch: Any, input_fn: InputFn | None = None) -> tuple[Tensor, Tensor | None]:
+    """Find the images and the labels in a batch.
+
+    The images are the first floating-point tensor `(N, C, H, W)`, under a usual name first. The labels are a tensor of
+    N classes beside it: in a tuple or list the first one, under names the one with a usual name, or the only one.
+    Batches inside batches (dicts of batches from several loaders, `({"image": ...}, label)`) are looked into.
+
+    Args:
+        batch: A tensor, list, tuple, named tuple, mapping or dataclass.
+        input_fn: Does it in place of this search.
+
+    Returns:
+        Images `(N, C, H, W)`, and labels `(N,)` int64 or None.
+
+    Raises:
+        ValueError: No images are found.
+
+    Example:
+        >>> batch = {"id": torch.arange(2), "x": torch.zeros(2, 3, 8, 8), "y": torch.tensor([1, 0])}
+        >>> images, labels = split_batch(batch)
+        >>> images.shape, labels
+        (torch.Size([2, 3, 8, 8]), tensor([1, 0]))
+    """
+    found = _from_input_fn(input_fn(batch)) if input_fn else _search(batch)
+    if found is None:
+        source = "`input_fn` to return" if input_fn else "the batch to hold"
+        raise ValueError(
+            f"Expected {source} images: a floating-point tensor (N, C, H, W), got {_describe(batch)}. "
+            "Pass an `input_fn` that takes images, or (images, labels), out of the batch."
+        )
+    return found
+
+
+def find_dataset(loaders: Any, index: int = 0) -> Any:
+    """The data set behind a trainer's loaders (one, a list, a dict, a CombinedLoader); None if there is none."""
+    loaders = getattr(loaders, "flattened", loaders)
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    if isinstance(loaders, list | tuple):
+        loaders = loaders[index] if index < len(loaders) else None
+    return getattr(loaders, "dataset", None)
+
+
+def find_normalization(dataset: Any) -> tuple[list[float], list[float]] | None:
+    """Mean and standard deviation of the `Normalize` in a data set's transforms.
+
+    Found in torchvision's transforms v1 and v2, in its presets and in whatever else has a `mean` and a `std`; through
+    `Subset`, `ConcatDataset` and nested `Compose`. None if there is none.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from torchvision.transforms import v2
+        >>> transform = v2.Compose([v2.ToImage(), v2.Normalize(mean=[0.5], std=[0.25])])
+        >>> find_normalization(SimpleNamespace(transform=transform))
+        ([0.5], [0.25])
+    """
+    found = None
+    for part in _parts(dataset):
+        mean, std = getattr(part, "mean", None), getattr(part, "std", None)
+        if isinstance(mean, Sequence | Tensor) and isinstance(std, Sequence | Tensor) and len(mean) == len(std):
+            found = [float(value) for value in mean], [float(value) for value in std]
+    return found
+
+
+def find_class_names(dataset: Any) -> list[str] | None:
+    """A data set's `.classes`, also of one inside a `Subset` or `ConcatDataset`; None if there is none."""
+    for part in _parts(dataset):
+        names = getattr(part, "classes", None)
+        if isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(name, str) for name in names):
+            return list(names)
+    return None
+
+
+def _parts(part: Any, depth: int = 6) -> Iterator[Any]:
+    """A data set, what it wraps, and its transforms, in the order in which they are applied."""
+    if part is None or depth == 0:
+        return
+    if isinstance(part, list | tuple):
+        for item in part:
+            yield from _parts(item, depth - 1)
+        return
+    yield part
+    inner = getattr(part, "dataset", None) or next(iter(getattr(part, "datasets", ())), None)
+    for attribute in (inner, getattr(part, "transforms", None), getattr(part, "transform", None)):
+        yield from _parts(attribute, depth - 1)
+
+
+def _from_input_fn(found: Any) -> tuple[Tensor, Tensor | None] | None:
+    images, labels = found if isinstance(found, tuple | list) and len(found) == 2 else (found, None)
+    if not _is_images(images):
+        return None
+    if labels is not None and not _is_labels(labels, len(images)):
+        raise ValueError(
+            f"Expected `input_fn` to return labels of shape ({len(images)},) and an integer dtype beside the images, "
+            f"got {_describe(labels)}."
+        )
+    return images, None if labels is None else labels.reshape(-1).long()
+
+
+def _search(part: Any) -> tuple[Tensor, Tensor | None] | None:
+    if isinstance(part, Tensor):
+        return (part, None) if _is_images(part) else None
+    named = _fields(part)
+    usual_first = sorted(named, key=lambda name: _IMAGE_NAMES.index(name) if name in _IMAGE_NAMES else 99)
+    for name in usual_first:
+        found = _search(named[name])
+        if found is not None:
+            images, labels = found
+            return images, _labels_beside(named, len(images)) if labels is None else labels
+    return None
+
+
+def _labels_beside(named: Mapping[Any, Any], num_images: int) -> Tensor | None:
+    found: dict[Any, Tensor] = {name: value for name, value in named.items() if _is_labels(value, num_images)}
+    usual = [found[name] for name in _LABEL_NAMES if name in found]
+    is_positional = all(isinstance(name, int) for name in named)
+    others = list(found.values()) if is_positional or len(found) == 1 else []
+    for labels in usual + others:
+        return labels.reshape(-1).long()
+    return None
+
+
+def _fields(part: Any) -> dict[Any, Any]:
+    if isinstance(part, Mapping):
+        return dict(part)
+    if is_dataclass(part):
+        return {item.name: getattr(part, item.name) for item in fields(part)}
+    if isinstance(part, tuple) and hasattr(part, "_asdict"):
+        return dict(part._asdict())
+    return dict(enumerate(part)) if isinstance(part, tuple | list) else {}
+
+
+def _is_images(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 4 and value.is_floating_point() and value.numel() > 0
+
+
+def _is_labels(value: Any, num_images: int) -> bool:
+    """One class per image; a binary model's 0 and 1 may be floats."""
+    if not isinstance(value, Tensor) or value.shape not in ((num_images,), (num_images, 1)) or value.is_complex():
+        return False
+    return not value.is_floating_point() or bool(((value == 0) | (value == 1)).all())
+
+
+def _describe(batch: Any) -> str:
+    if isinstance(batch, Tensor):
+        return f"a tensor of shape {tuple(batch.shape)} and dtype {batch.dtype}"
+    named = _fields(batch)
+    if not named:
+        return f"a {type(batch).__name__}"
+    return f"a {type(batch).__name__} of {{{', '.join(f'{name}: {_describe(part)}' for name, part in named.items())}}}"
