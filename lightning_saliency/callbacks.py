@@ -228,14 +228,15 @@ class SaliencyCallback(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Explain the samples and log the pictures."""
         if trainer.sanity_checking:
-            is_due = self.log_untrained
-        else:
-            is_due = trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        self._finish("validate", trainer, pl_module, is_due=is_due)
+            # a resumed run is sanity checked too; there the pass only brings out errors before the first step
+            logs = self.log_untrained and trainer.global_step == 0
+            self._finish("validate", trainer, pl_module, logs=logs)
+        elif trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._finish("validate", trainer, pl_module)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Explain the samples of the test stream and log the pictures."""
-        self._finish("test", trainer, pl_module, is_due=True)
+        self._finish("test", trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the model."""
@@ -245,14 +246,14 @@ class SaliencyCallback(Callback):
         if trainer.is_global_zero and dataloader_idx == self.dataloader_idx:
             self._guarded(trainer, lambda: self._batches[stage].offer(batch))
 
-    def _finish(self, stage: str, trainer: Trainer, pl_module: LightningModule, *, is_due: bool) -> None:
-        """The stream has passed: keep the samples, and show them if it is time to."""
+    def _finish(self, stage: str, trainer: Trainer, pl_module: LightningModule, *, logs: bool = True) -> None:
+        """The stream has passed: keep the samples, explain them and log the pictures."""
         if not trainer.is_global_zero:
             return
         whole = not trainer.sanity_checking or _sanity_sees_all(trainer, self.dataloader_idx)
         self._guarded(trainer, lambda: self._batches[stage].end(whole=whole))
-        if is_due and trainer.loggers:
-            self._guarded(trainer, lambda: self._show(stage, trainer, pl_module))
+        if trainer.loggers:
+            self._guarded(trainer, lambda: self._show(stage, trainer, pl_module, logs=logs))
 
     def _guarded(self, trainer: Trainer, step: Callable[[], None]) -> None:
         """Run a step; a fault ends nothing that has begun, and is said once."""
@@ -270,19 +271,21 @@ class SaliencyCallback(Callback):
                     f"goes on without them. Said once for each cause; `on_error='raise'` stops instead. {cause}"
                 )
 
-    def _show(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _show(self, stage: str, trainer: Trainer, pl_module: LightningModule, *, logs: bool) -> None:
         samples = self._batches[stage].current()
         if samples is None:
-            rank_zero_info(
-                f"{type(self).__name__}: none of the samples is among the batches of sanity checking, so the untrained "
-                "network is not shown. `Trainer(num_sanity_val_steps=-1)` runs them all."
-            )
+            if trainer.sanity_checking and logs:
+                rank_zero_info(
+                    f"{type(self).__name__}: none of the samples is among the batches of sanity checking, so the "
+                    "untrained network is not shown. `Trainer(num_sanity_val_steps=-1)` runs them all."
+                )
             return
         explanation = self._explain(trainer, pl_module, samples)
         suffix = "" if stage == "validate" else f"/{stage}"
         step = scalar_step(trainer)
         for tag, picture in self._pictures(stage, trainer, samples, explanation).items():
-            log_picture(trainer.loggers, f"{self.name}/{tag}{suffix}", picture, step)
+            if logs:
+                log_picture(trainer.loggers, f"{self.name}/{tag}{suffix}", picture, step)
 
     def _explain(self, trainer: Trainer, pl_module: LightningModule, samples: Samples) -> Explanation:
         model = self._explained_module(pl_module)
@@ -438,7 +441,7 @@ def _sanity_sees_all(trainer: Trainer, dataloader_idx: int) -> bool:
 
 def _title(stage: str, trainer: Trainer) -> str:
     if trainer.sanity_checking:
-        return "untrained"
+        return "before training"
     if trainer.state.fn == "fit":
         return f"epoch {trainer.current_epoch} · step {scalar_step(trainer)}"
     return stage

@@ -1,0 +1,536 @@
+"""Heatmaps → pixels: model inputs as pictures, heatmaps as colours and overlays, all of it as one labelled sheet."""
+
+import difflib
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+Channels = Literal["first", "mean"]
+_Colour = tuple[int, int, int]
+
+# The sheet's palette: dark ink on white, like a page. Green and red are Okabe and Ito's bluish green and vermilion,
+# darkened until they read well on white; the marks say the same without any colour.
+_PAPER, _FRAME = 255, 218  # greys
+_INK: _Colour = (32, 33, 36)
+_QUIET: _Colour = (104, 108, 114)
+_VERDICTS: dict[bool | None, tuple[str, _Colour]] = {
+    True: ("✓ ", (0, 114, 84)),
+    False: ("✗ ", (184, 66, 0)),
+    None: ("", _INK),
+}
+_BAND = (18, 19, 22, 205)
+_ON_BAND: _Colour = (255, 255, 255)
+
+_LEAST_SIDE, _USUAL_SIDE, _MOST_SIDE = 128, 192, 256  # of a cell, in pixels
+_LEAST_SLOT = (56, 128)  # (height, width) kept free for a cell however thin it is, so that words find room
+_DIM = 0.5  # the brightness of a blank cell's image
+_TOLERANCE = 1e-3  # half precision and interpolation may leave [0, 1] by that much
+
+
+def to_rgb(
+    images: Tensor,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    channels: Channels = "first",
+) -> Tensor:
+    """Turn model inputs back into pictures.
+
+    With `mean` and `std` the normalisation is undone, ``images * std + mean``, and clamped to [0, 1]. Without them each
+    image is stretched to its own range: its minimum becomes black, its maximum white, and a constant image mid grey.
+    Pixels that are not finite are shown as the minimum.
+
+    Args:
+        images: `(N, C, H, W)`, of any real dtype, on any device. One channel is shown as grey, three as RGB.
+        mean: What was subtracted in normalising: one number per channel, or one for all.
+        std: What was divided by in normalising: one number per channel, or one for all.
+        channels: What is shown of an image with neither one nor three channels: the `"first"` three as RGB (of two, the
+            mean), or the `"mean"` of all as grey. `shown_channels` puts it in words.
+
+    Returns:
+        `(N, 3, H, W)`, uint8, on the CPU.
+
+    Raises:
+        ValueError: If `images` is not a non-empty `(N, C, H, W)` of real numbers, if only one of `mean` and `std` is
+            given or has the wrong length, or if `channels` is unknown.
+
+    Example:
+        >>> normalised = (torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3) - 0.5) / 0.25
+        >>> to_rgb(normalised, mean=0.5, std=0.25)[0, 0]
+        tensor([[  0, 128, 255]], dtype=torch.uint8)
+    """
+    if images.ndim != 4 or images.numel() == 0 or images.is_complex():
+        raise ValueError(
+            f"Expected `images` to be a non-empty (N, C, H, W) of real numbers, "
+            f"got shape {tuple(images.shape)}, {images.dtype}"
+        )
+    if (mean is None) != (std is None):
+        raise ValueError(f"Expected `mean` and `std` together or neither, got mean={mean}, std={std}")
+    _check_channels(channels)
+    pixels = images.detach().to("cpu", torch.float32)
+    if mean is not None and std is not None:
+        count = images.shape[1]
+        pixels = pixels * _per_channel("std", std, count) + _per_channel("mean", mean, count)
+        pixels = _select(pixels, channels)
+        pixels = torch.where(pixels.isfinite(), pixels, 0).clamp_(0, 1)
+    else:
+        pixels = _stretch(_select(pixels, channels))
+    return (pixels * 255).round_().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+
+
+def shown_channels(num_channels: int, channels: Channels = "first") -> str:
+    """Say which channels `to_rgb` shows, in a few words for a picture's note.
+
+    Args:
+        num_channels: The channels C of the images.
+        channels: As for `to_rgb`.
+
+    Returns:
+        The note, or an empty string for one or three channels, where all is shown.
+
+    Raises:
+        ValueError: If `channels` is unknown or `num_channels` is not positive.
+
+    Example:
+        >>> shown_channels(12)
+        'channels 1–3 of 12'
+        >>> shown_channels(12, "mean")
+        'mean of 12 channels'
+    """
+    _check_channels(channels)
+    if num_channels < 1:
+        raise ValueError(f"Expected `num_channels` to be at least 1, got {num_channels}")
+    if num_channels in (1, 3):
+        return ""
+    if channels == "mean" or num_channels < 3:
+        return f"mean of {num_channels} channels"
+    return f"channels 1–3 of {num_channels}"
+
+
+def colorize(heatmaps: Tensor, colormap: str = "turbo") -> Tensor:
+    """Colour heatmaps by a colour map of matplotlib, looked up in a table of 256 entries.
+
+    Args:
+        heatmaps: `(N, 1, H, W)` in [0, 1].
+        colormap: The name of a matplotlib colour map.
+
+    Returns:
+        `(N, 3, H, W)`, uint8, on the heatmaps' device.
+
+    Raises:
+        ValueError: If `heatmaps` has another shape or leaves [0, 1], or if no colour map has that name.
+
+    Example:
+        >>> colorize(torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3), "gray")[0, 0]
+        tensor([[  0, 128, 255]], dtype=torch.uint8)
+    """
+    _check_heatmaps("heatmaps", heatmaps)
+    table = _color_table(colormap).to(heatmaps.device)
+    index = (heatmaps.detach()[:, 0].float() * 256).long().clamp_(0, 255)
+    colours = table.index_select(0, index.flatten()).view(*index.shape, 3)  # a third of the time of table[index]
+    return colours.permute(0, 3, 1, 2).contiguous()
+
+
+def overlay(images: Tensor, heatmaps: Tensor, colormap: str = "turbo", alpha: float = 0.5) -> Tensor:
+    """Lay heatmaps over their images: ``(1 - alpha) * image + alpha * colour``, rounded.
+
+    Args:
+        images: `(N, 3, H, W)`, uint8, as `to_rgb` returns them.
+        heatmaps: `(N, 1, H, W)` in [0, 1], on the same device.
+        colormap: The name of a matplotlib colour map.
+        alpha: The weight of the colour, in [0, 1].
+
+    Returns:
+        `(N, 3, H, W)`, uint8.
+
+    Raises:
+        ValueError: If a shape, a dtype or a range differs from the above, or if no colour map has that name.
+
+    Example:
+        >>> black, white = torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.ones(1, 1, 1, 1)
+        >>> overlay(black, white, "gray", alpha=0.4).flatten()
+        tensor([102, 102, 102], dtype=torch.uint8)
+    """
+    _check_images(images)
+    _check_heatmaps("heatmaps", heatmaps)
+    if (images.shape[0], *images.shape[2:]) != (heatmaps.shape[0], *heatmaps.shape[2:]):
+        raise ValueError(
+            f"Expected `heatmaps` to match `images` {tuple(images.shape)} in N, H and W, got {tuple(heatmaps.shape)}"
+        )
+    _check_alpha(alpha)
+    colours = colorize(heatmaps, colormap).float().mul_(alpha)
+    return colours.add_(images, alpha=1 - alpha).round_().to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What stands above a row of a `grid`.
+
+    Args:
+        text: The words. What is too long for two lines is cut with "…".
+        correct: Whether the prediction is right: the text is green after a ✓ for True, red after a ✗ for False, and
+            neutral for None.
+
+    Example:
+        >>> Caption("true: cat · predicted: dog 93 %", correct=False)
+        Caption(text='true: cat · predicted: dog 93 %', correct=False)
+    """
+
+    text: str
+    correct: bool | None = None
+
+
+def grid(
+    images: Tensor,
+    heatmaps: Mapping[str, Tensor],
+    *,
+    title: str = "",
+    captions: Sequence[Caption] | None = None,
+    blanks: Mapping[str, Sequence[str | None]] | None = None,
+    note: str = "",
+    colormap: str = "turbo",
+    alpha: float = 0.5,
+) -> Tensor:
+    """Draw one sheet: a row per sample, its image first, then the image under each of its heatmaps.
+
+    The larger side of a cell is between 128 and 256 pixels. Smaller images are enlarged by a whole factor, so that each
+    pixel stays a crisp square, while their heatmaps are interpolated; larger images are reduced with antialiasing.
+
+    Args:
+        images: `(N, 3, H, W)`, uint8, as `to_rgb` returns them.
+        heatmaps: For each column's title a `(N, 1, h, w)` in [0, 1], commonly at the images' size. Columns stand in the
+            mapping's order.
+        title: Stands on top, such as "epoch 12".
+        captions: One for each row.
+        blanks: For a column's title and each row the reason why that heatmap is blank, or None where it is not. A blank
+            cell shows the plain image, dimmed, with the reason written on it.
+        note: Stands small at the bottom.
+        colormap: The name of a matplotlib colour map. A strip at the bottom shows its colours from low to high.
+        alpha: The weight of the colour, in [0, 1].
+
+    Returns:
+        `(3, H', W')`, uint8, on the CPU.
+
+    Raises:
+        ValueError: If a shape, a dtype, a range or a length differs from the above, if `blanks` names a column that
+            `heatmaps` lacks, or if no colour map has that name.
+
+    Example:
+        >>> images, heatmaps = torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.rand(2, 1, 64, 64)
+        >>> sheet = grid(images, {"Grad-CAM": heatmaps}, title="epoch 12")
+        >>> sheet.dtype, sheet.ndim
+        (torch.uint8, 3)
+    """
+    blanks = blanks or {}
+    _check_grid(images, heatmaps, captions, blanks)
+    _check_alpha(alpha)
+    cells = _cells(images.cpu(), heatmaps, blanks, colormap, alpha)
+    sheet, words = _plan(cells, title, ("image", *heatmaps), captions or (), note)
+    page = Image.fromarray(_paste(cells, sheet).numpy())
+    draw = ImageDraw.Draw(page, "RGBA")  # this mode blends translucent fills
+    for piece in words:
+        piece.write(draw)
+    for column, name in enumerate(heatmaps, start=1):
+        for row, reason in enumerate(blanks.get(name, ())):
+            if reason is not None:
+                _write_reason(draw, sheet, row, column, reason)
+    if heatmaps:
+        _draw_scale(page, draw, sheet, colormap)
+    return torch.from_numpy(np.array(page)).permute(2, 0, 1).contiguous()
+
+
+def _check_channels(channels: str) -> None:
+    if channels not in ("first", "mean"):
+        raise ValueError(f'Expected `channels` to be "first" or "mean", got {channels!r}')
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"Expected `alpha` to be in [0, 1], got {alpha}")
+
+
+def _check_images(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0 or images.dtype != torch.uint8:
+        raise ValueError(
+            f"Expected `images` to be a non-empty (N, 3, H, W) of torch.uint8, as `to_rgb` returns it, "
+            f"got shape {tuple(images.shape)}, {images.dtype}"
+        )
+
+
+def _check_heatmaps(name: str, heatmaps: Tensor) -> None:
+    if heatmaps.ndim != 4 or heatmaps.shape[1] != 1 or heatmaps.numel() == 0 or not heatmaps.is_floating_point():
+        raise ValueError(
+            f"Expected `{name}` to be a non-empty (N, 1, H, W) of floating-point numbers, "
+            f"got shape {tuple(heatmaps.shape)}, {heatmaps.dtype}"
+        )
+    low, high = (bound.item() for bound in heatmaps.detach().aminmax())
+    if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):  # so put, it refuses NaN too
+        raise ValueError(f"Expected `{name}` to be in [0, 1], got values from {low:.4g} to {high:.4g}")
+
+
+def _check_grid(
+    images: Tensor,
+    heatmaps: Mapping[str, Tensor],
+    captions: Sequence[Caption] | None,
+    blanks: Mapping[str, Sequence[str | None]],
+) -> None:
+    _check_images(images)
+    count = len(images)
+    for name, maps in heatmaps.items():
+        _check_heatmaps(f"heatmaps[{name!r}]", maps)
+        if len(maps) != count:
+            raise ValueError(f"Expected `heatmaps[{name!r}]` to hold {count} maps, one per image, got {len(maps)}")
+    if captions is not None and len(captions) != count:
+        raise ValueError(f"Expected `captions` to hold {count} captions, one per image, got {len(captions)}")
+    for name, reasons in blanks.items():
+        if name not in heatmaps:
+            raise ValueError(f"Expected `blanks` to name columns among {list(heatmaps)}, got {name!r}")
+        if isinstance(reasons, str) or len(reasons) != count:
+            raise ValueError(f"Expected `blanks[{name!r}]` to hold {count} reasons or None, got {reasons!r}")
+
+
+def _per_channel(name: str, value: float | Sequence[float], count: int) -> Tensor:
+    numbers = torch.as_tensor(value, dtype=torch.float32, device="cpu").flatten()
+    if len(numbers) not in (1, count):
+        raise ValueError(f"Expected `{name}` to hold 1 number or {count}, one per channel, got {len(numbers)}")
+    return numbers.view(-1, 1, 1)
+
+
+def _select(pixels: Tensor, channels: Channels) -> Tensor:
+    if pixels.shape[1] in (1, 3):
+        return pixels
+    if channels == "mean" or pixels.shape[1] < 3:
+        return pixels.mean(1, keepdim=True)
+    return pixels[:, :3]
+
+
+def _stretch(pixels: Tensor) -> Tensor:
+    finite = pixels.isfinite()
+    low = torch.where(finite, pixels, torch.inf).amin((1, 2, 3), keepdim=True)
+    high = torch.where(finite, pixels, -torch.inf).amax((1, 2, 3), keepdim=True)
+    span = high - low
+    # a mean over channels may scatter a constant image by its last bits: noise, not a picture
+    constant = ~(span > 1e-6 * torch.maximum(low.abs(), high.abs()))
+    stretched = torch.where(finite, (pixels - low) / span, 0).nan_to_num_(0.0)
+    return torch.where(constant, 0.5, stretched)
+
+
+def _color_table(colormap: str) -> Tensor:
+    known = list(matplotlib.colormaps)
+    if colormap not in known:
+        near = difflib.get_close_matches(str(colormap), known, n=3)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(f"Expected `colormap` to be a name in `matplotlib.colormaps`, got {colormap!r}{hint}")
+    colours = matplotlib.colormaps[colormap](np.linspace(0, 1, 256), bytes=True)
+    return torch.from_numpy(np.ascontiguousarray(colours[:, :3], dtype=np.uint8))
+
+
+def _cell_size(height: int, width: int) -> tuple[int, int]:
+    side = max(height, width)
+    if side < _LEAST_SIDE:
+        factor = max(_USUAL_SIDE // side, -(-_LEAST_SIDE // side))
+        return height * factor, width * factor
+    shrink = min(1.0, _MOST_SIDE / side)
+    return max(1, round(height * shrink)), max(1, round(width * shrink))
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if maps.shape[2:] == size:
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _cells(
+    images: Tensor,
+    heatmaps: Mapping[str, Tensor],
+    blanks: Mapping[str, Sequence[str | None]],
+    colormap: str,
+    alpha: float,
+) -> Tensor:
+    """All cells at their final size, `(N, columns, h, w, 3)`."""
+    size = _cell_size(*images.shape[2:])
+    small = max(images.shape[2:]) < _LEAST_SIDE
+    images = F.interpolate(images, size=size, mode="nearest") if small else _resize(images, size)
+    if not heatmaps:
+        return images.permute(0, 2, 3, 1)[:, None]
+    maps = torch.cat([_resize(maps.detach().float().cpu(), size) for maps in heatmaps.values()])
+    under = images.repeat(len(heatmaps), 1, 1, 1)
+    over = overlay(under, maps.clamp_(0, 1), colormap, alpha)
+    blank = torch.tensor([r is not None for name in heatmaps for r in blanks.get(name, [None] * len(images))])
+    over[blank] = (under[blank] * _DIM).round().to(torch.uint8)
+    return torch.cat([images, over]).view(-1, *images.shape).permute(1, 0, 3, 4, 2)
+
+
+@lru_cache
+def _font(size: int, weight: Literal["", "-Bold"] = "") -> ImageFont.FreeTypeFont:
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"DejaVuSans{weight}.ttf")
+    return ImageFont.truetype(str(path), size)
+
+
+def _line_height(font: ImageFont.FreeTypeFont) -> int:
+    return sum(font.getmetrics())
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int, tail: str = "") -> int:
+    """How many characters of a text fit a width, with a tail behind them."""
+    return bisect_right(
+        range(1, len(text) + 1), width, key=lambda n: math.ceil(font.getlength(text[:n].rstrip() + tail))
+    )
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    return text[: _fitting(text, font, width, "…")].rstrip(" ·,;:") + "…"
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int = 2) -> list[str]:
+    """Break a text into lines no wider than `width`; what is left after the last line is cut with "…"."""
+    text = " ".join(text.split())
+    if lines < 2 or font.getlength(text) <= width:
+        return [_cut(text, font, width)] if text else []
+    fitting = max(_fitting(text, font, width), 1)
+    dot, space = text.rfind(" · ", 0, fitting + 3), text.rfind(" ", 0, fitting + 1)
+    joint = max(text.rfind(mark, 0, fitting) for mark in "_-/.,") + 1
+    if dot > 2 * fitting // 3 or (dot > 0 and font.getlength(text[dot + 3 :]) <= (lines - 1) * width):
+        end, begin = dot, dot + 3
+    elif space > fitting // 3:
+        end, begin = space, space + 1
+    else:  # one long word: at best behind one of its joints
+        end = begin = joint if joint > fitting // 3 else fitting
+    return [text[:end], *_wrap(text[begin:], font, width, lines - 1)]
+
+
+@dataclass(frozen=True)
+class _Words:
+    """A few lines of text and where they stand: `x` is their left edge, or their middle if they are centred."""
+
+    lines: Sequence[str]
+    x: int
+    top: int
+    font: ImageFont.FreeTypeFont
+    colour: _Colour
+    centred: bool = False
+
+    def write(self, draw: ImageDraw.ImageDraw) -> None:
+        ascent, pitch = self.font.getmetrics()[0], _line_height(self.font)
+        for i, line in enumerate(self.lines):
+            at = (self.x, self.top + i * pitch + ascent)
+            draw.text(at, line, fill=self.colour, font=self.font, anchor="ms" if self.centred else "ls")
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """Where everything stands, in pixels. A slot is the room of a cell, which is centred in it."""
+
+    em: int
+    cell: tuple[int, int]
+    slot: tuple[int, int]
+    rows_top: int
+    strip: int
+    row_pitch: int
+    foot_bottom: int
+    size: tuple[int, int]
+
+    @property
+    def margin(self) -> int:
+        return 2 * self.em
+
+    @property
+    def column_pitch(self) -> int:
+        return self.slot[1] + self.em
+
+    def corner(self, row: int, column: int) -> tuple[int, int]:
+        """The (top, left) of a slot."""
+        return self.rows_top + row * self.row_pitch + self.strip, self.margin + column * self.column_pitch
+
+
+def _plan(
+    cells: Tensor, title: str, heads: Sequence[str], captions: Sequence[Caption], note: str
+) -> tuple[_Sheet, list[_Words]]:
+    """Break all words into lines, and give each thing its place."""
+    rows, columns, *cell = cells.shape[:4]
+    slot = (max(cell[0], _LEAST_SLOT[0]), max(cell[1], _LEAST_SLOT[1]))
+    em = min(15, max(13, slot[1] // 14))
+    inner = columns * (slot[1] + em) - em
+    large, text, small = _font(em + 4, "-Bold"), _font(em), _font(em - 2)
+    title_lines = _wrap(title, large, inner)
+    head_lines = [_wrap(name, text, slot[1]) for name in heads]
+    strips = [_wrap(_VERDICTS[caption.correct][0] + caption.text, text, inner) for caption in captions]
+    note_lines = _wrap(note, small, inner, lines=3)
+
+    margin, line = 2 * em, _line_height(text)
+    heads_top = margin + len(title_lines) * _line_height(large) + (em if title_lines else 0)
+    tallest = max(map(len, head_lines))
+    rows_top = heads_top + tallest * line + (em if captions else em // 2)
+    strip = max(map(len, strips), default=0) * line
+    strip += em // 2 if strip else 0
+    row_pitch = strip + slot[0] + (3 * em // 2 if strip else em)
+    foot_top = rows_top + rows * row_pitch
+    foot = len(note_lines)
+    if columns > 1 and (not foot or small.getlength(note_lines[-1]) + 2 * em + _scale_width(em) > inner):
+        foot += 1  # the scale of colours stands beside the note's last line, or alone
+    foot_bottom = foot_top + foot * _line_height(small)
+    size = (foot_bottom + (3 * em // 2 if foot else em), inner + 2 * margin)
+    sheet = _Sheet(em, (cell[0], cell[1]), slot, rows_top, strip, row_pitch, foot_bottom, size)
+
+    words = [_Words(title_lines, margin, margin, large, _INK), _Words(note_lines, margin, foot_top, small, _QUIET)]
+    for column, lines in enumerate(head_lines):
+        middle = sheet.corner(0, column)[1] + slot[1] // 2
+        words.append(_Words(lines, middle, heads_top + (tallest - len(lines)) * line, text, _QUIET, centred=True))
+    for row, (caption, lines) in enumerate(zip(captions, strips, strict=True)):
+        top = sheet.corner(row, 0)[0] - em // 2 - len(lines) * line
+        words.append(_Words(lines, margin, top, text, _VERDICTS[caption.correct][1]))
+    return sheet, words
+
+
+def _paste(cells: Tensor, sheet: _Sheet) -> Tensor:
+    """All cells on the sheet at once, each in a thin frame: `(H', W', 3)`."""
+    rows, columns, height, width = cells.shape[:4]
+    canvas = torch.full((*sheet.size, 3), _PAPER, dtype=torch.uint8)
+    # one pixel further up and left than the slots, since that is where the frames begin
+    body = canvas[sheet.rows_top - 1 :, sheet.margin - 1 :][: rows * sheet.row_pitch, : columns * sheet.column_pitch]
+    top, left = sheet.strip + (sheet.slot[0] - height) // 2, (sheet.slot[1] - width) // 2
+    slots = body.view(rows, sheet.row_pitch, columns, sheet.column_pitch, 3).transpose(1, 2)
+    slots[:, :, top : top + height + 2, left : left + width + 2] = _FRAME
+    slots[:, :, top + 1 : top + 1 + height, left + 1 : left + 1 + width] = cells
+    return canvas
+
+
+def _write_reason(draw: ImageDraw.ImageDraw, sheet: _Sheet, row: int, column: int, reason: str) -> None:
+    font, pad = _font(sheet.em), sheet.em // 2
+    pitch = _line_height(font)
+    lines = _wrap(reason or "blank", font, sheet.slot[1] - 2 * pad, lines=(sheet.slot[0] - 2 * pad) // pitch)
+    top, left = sheet.corner(row, column)
+    middle, half = left + sheet.slot[1] // 2, (len(lines) * pitch) // 2 + pad
+    broad = sheet.cell[1] if sheet.cell[1] > sheet.slot[1] // 2 else sheet.slot[1]
+    begin = top + sheet.slot[0] // 2 - half
+    draw.rectangle((middle - broad // 2, begin, middle - broad // 2 + broad - 1, begin + 2 * half - 1), fill=_BAND)
+    _Words(lines, middle, begin + pad, font, _ON_BAND, centred=True).write(draw)
+
+
+def _scale_width(em: int) -> int:
+    font = _font(em - 2)
+    return 6 * em + em + round(font.getlength("low") + font.getlength("high"))
+
+
+def _draw_scale(page: Image.Image, draw: ImageDraw.ImageDraw, sheet: _Sheet, colormap: str) -> None:
+    """The colour map as a strip at the bottom right, from low to high."""
+    em, font = sheet.em, _font(sheet.em - 2)
+    left, top = sheet.size[1] - sheet.margin - _scale_width(em), sheet.foot_bottom - _line_height(font)
+    begin = left + round(font.getlength("low")) + em // 2
+    colours = _color_table(colormap)[torch.linspace(0, 255, 6 * em).long()]
+    bar = Image.fromarray(colours.repeat(2 * em // 3, 1, 1).numpy())
+    page.paste(bar, (begin, top + (_line_height(font) - bar.height) // 2))
+    _Words(["low"], left, top, font, _QUIET).write(draw)
+    _Words(["high"], begin + bar.width + em // 2, top, font, _QUIET).write(draw)

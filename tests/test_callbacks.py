@@ -1,0 +1,593 @@
+import io
+import random
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import pytorch_lightning as L
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.strategies import FSDPStrategy
+from tiny import NUM_CLASSES, TinyClassifier, data, events, fingerprint, loader, trainer
+from torch import nn
+from torch.utils.data import Subset, TensorDataset
+from torchvision.transforms import v2
+
+from lightning_saliency import (
+    CAMCallback,
+    GradCAMCallback,
+    GradCAMPlusPlusCallback,
+    GradientSaliencyCallback,
+    SaliencyCallback,
+    explain,
+)
+from lightning_saliency.render import Caption, grid, to_rgb
+
+
+def picture(event) -> torch.Tensor:
+    """The decoded PNG of an image event, uint8 (3, H, W)."""
+    with Image.open(io.BytesIO(event.encoded_image_string)) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def cells(sheet: torch.Tensor, colour) -> torch.Tensor:
+    """Where a sheet shows exactly this colour, as a boolean (H, W)."""
+    return (sheet == torch.tensor(colour, dtype=torch.uint8)[:, None, None]).all(0)
+
+
+# --- what is written
+
+
+def test_every_epoch_and_the_untrained_network_are_in_the_event_file_at_the_scalars_steps(tmp_path):
+    L.seed_everything(0)
+    trainer(tmp_path, SaliencyCallback(["cam", "saliency"]), max_epochs=3).fit(
+        TinyClassifier(), loader(shuffle=True), loader()
+    )
+    found = events(tmp_path)
+    assert set(found.Tags()["images"]) == {"saliency/cam", "saliency/saliency", "saliency/overview"}
+    scalar_steps = [event.step for event in found.Scalars("val_loss")]
+    assert scalar_steps == [2, 5, 8]
+    for tag in found.Tags()["images"]:
+        assert [event.step for event in found.Images(tag)] == [0, *scalar_steps]
+
+
+def test_the_last_picture_is_the_trained_model_explained_by_hand(tmp_path):
+    L.seed_everything(0)
+    model = TinyClassifier()
+    trainer(tmp_path, SaliencyCallback(["grad_cam", "saliency"], num_samples=3)).fit(model, loader(), loader())
+    images, labels = data()[:3]
+    explanation = explain(model, images, methods=["grad_cam", "saliency"], target=labels)
+    confidences, predictions = explanation.logits.softmax(1).max(1)
+    expected = grid(
+        to_rgb(images),
+        {"Grad-CAM": explanation.heatmaps()["grad_cam"], "Saliency": explanation.heatmaps()["saliency"]},
+        title="epoch 1 · step 5",
+        captions=[
+            Caption(f"true {true} · predicted {predicted} {confidence:.0%}", true == predicted)
+            for true, predicted, confidence in zip(
+                labels.tolist(), predictions.tolist(), confidences.tolist(), strict=True
+            )
+        ],
+        blanks={"Grad-CAM": explanation.blanks()["grad_cam"], "Saliency": explanation.blanks()["saliency"]},
+        note="explained: true class · layer: backbone",
+    )
+    last = events(tmp_path).Images("saliency/overview")[-1]
+    assert torch.equal(picture(last), expected)
+
+
+def test_rows_show_the_samples_in_order_and_the_heat_lies_over_the_image_it_explains(tmp_path):
+    class LooksAtBrightness(L.LightningModule):
+        """The logit of class 0 is the mean brightness: its CAM is the image itself."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+            self.head = nn.Linear(4, 2)
+            nn.init.constant_(self.conv.weight, 1 / 3)
+            nn.init.zeros_(self.conv.bias)
+            nn.init.constant_(self.head.weight, 1.0)
+
+        def forward(self, images):
+            return self.head(F.relu(self.conv(images)).mean((2, 3)))
+
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    images = torch.zeros(2, 3, 64, 64)
+    images[0, :, :16, :16] = torch.tensor([1.0, 0.0, 1.0])[:, None, None]  # magenta, top left
+    images[1, :, 48:, 48:] = torch.tensor([0.0, 1.0, 1.0])[:, None, None]  # cyan, bottom right
+    dataset = TensorDataset(images, torch.tensor([0, 0]))
+    callback = CAMCallback(mean=0.0, std=1.0, alpha=1.0, colormap="gray")
+    trainer(tmp_path, callback).validate(LooksAtBrightness(), loader(dataset), verbose=False)
+
+    sheet = picture(events(tmp_path).Images("saliency/cam")[0])
+    magenta, cyan = cells(sheet, (255, 0, 255)), cells(sheet, (0, 255, 255))
+    white, black = cells(sheet, (255, 255, 255)), cells(sheet, (0, 0, 0))
+    assert magenta.nonzero()[:, 0].max() < cyan.nonzero()[:, 0].min()  # the first sample above the second
+    for patch, inwards in ((magenta, 1), (cyan, -1)):
+        rows, columns = patch.nonzero().unbind(1)
+        side = int(columns.max() - columns.min()) + 1
+        row, column = int(rows.float().mean()), int(columns.float().mean())  # the middle: interpolation blurs the edge
+        assert columns.max() < sheet.shape[2] / 2  # the image on the left; its heatmap one cell and a gap to the right
+        gaps = [
+            gap
+            for gap, beside in ((gap, column + 4 * side + gap) for gap in range(40))
+            if white[row, beside] and black[row, beside + inwards * side] and black[row + inwards * side, beside]
+        ]
+        assert len(gaps) > side / 2
+
+
+def test_single_channel_and_many_channel_images_are_shown_and_the_picture_says_which_channels(tmp_path):
+    for channels in (1, 5):
+        folder = tmp_path / str(channels)
+        sets = loader(data(channels=channels))
+        trainer(folder, SaliencyCallback(num_samples=2), max_epochs=1).fit(TinyClassifier(channels), sets, sets)
+        assert len(events(folder).Images("saliency/overview")) == 2
+
+
+def test_the_normalisation_and_the_class_names_come_from_the_validation_data_set(tmp_path):
+    class Pictures(torch.utils.data.Dataset):
+        classes = ("ant", "bee", "cat")
+        transform = v2.Compose([v2.Normalize([0.5] * 3, [0.25] * 3)])
+
+        def __getitem__(self, index):
+            return self.transform(torch.full((3, 16, 16), 0.2 * (index + 1))), index
+
+        def __len__(self):
+            return 3
+
+    L.seed_everything(0)
+    callback = GradientSaliencyCallback()
+    trainer(tmp_path / "set", callback).validate(TinyClassifier(), loader(Subset(Pictures(), [0, 1, 2])), verbose=False)
+    sheet = picture(events(tmp_path / "set").Images("saliency/saliency")[0])
+    for index in range(3):
+        assert cells(sheet, (51 * (index + 1),) * 3).sum() >= 128 * 128  # 0.2, 0.4, 0.6 of 255, as before Normalize
+
+    L.seed_everything(0)
+    given = GradientSaliencyCallback(class_names=["ant", "bee", "cat"], mean=[0.5] * 3, std=[0.25] * 3)
+    images = torch.stack([Pictures()[index][0] for index in range(3)])
+    plain = loader(TensorDataset(images, torch.arange(3)))
+    trainer(tmp_path / "given", given).validate(TinyClassifier(), plain, verbose=False)
+    assert torch.equal(sheet, picture(events(tmp_path / "given").Images("saliency/saliency")[0]))
+
+
+def test_validate_and_test_run_under_inference_mode_and_have_their_own_tags(tmp_path):
+    runner = trainer(tmp_path, SaliencyCallback(["grad_cam", "saliency"], num_samples=2))
+    runner.validate(TinyClassifier(), loader(), verbose=False)
+    runner.test(TinyClassifier(), loader(), verbose=False)
+    tags = set(events(tmp_path).Tags()["images"])
+    assert tags == {
+        f"saliency/{name}{stage}" for name in ("grad_cam", "saliency", "overview") for stage in ("", "/test")
+    }
+
+
+def test_every_n_epochs_and_no_untrained_frame(tmp_path):
+    callback = GradCAMCallback(every_n_epochs=2, log_untrained=False)
+    trainer(tmp_path, callback, max_epochs=5).fit(TinyClassifier(), loader(), loader())
+    assert [event.step for event in events(tmp_path).Images("saliency/grad_cam")] == [5, 11]  # epochs 1 and 3
+
+
+@pytest.mark.parametrize(
+    ("shell", "tag"),
+    [
+        (GradCAMCallback, "grad_cam"),
+        (GradCAMPlusPlusCallback, "grad_cam_plus_plus"),
+        (GradientSaliencyCallback, "saliency"),
+        (CAMCallback, "cam"),
+    ],
+)
+def test_the_named_shells_log_their_one_method(tmp_path, shell, tag):
+    trainer(tmp_path, shell()).validate(TinyClassifier(), loader(), verbose=False)
+    assert events(tmp_path).Tags()["images"] == [f"saliency/{tag}"]
+
+
+# --- loggers
+
+
+class TakesImages(Logger):
+    """A logger of the kind that has `log_image`, as Weights & Biases has."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    name, version = "takes", 0
+
+    def log_image(self, key, images, step=None):
+        self.seen.append((key, [image.size for image in images], step))
+
+    def log_metrics(self, metrics, step=None):
+        pass
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        pass
+
+
+def test_each_logger_gets_the_pictures_in_the_way_it_can(tmp_path):
+    takes = TakesImages()
+    loggers = [TensorBoardLogger(tmp_path / "tb", name="", version=""), CSVLogger(tmp_path / "csv"), takes]
+    trainer(tmp_path, GradCAMCallback(), logger=loggers).fit(TinyClassifier(), loader(), loader())
+    sheets = [picture(event) for event in events(tmp_path / "tb").Images("saliency/grad_cam")]
+    files = sorted((tmp_path / "csv").glob("**/saliency/grad_cam/*.png"))
+    assert [file.name for file in files] == ["step=0000000.png", "step=0000002.png", "step=0000005.png"]
+    assert all(str(file).startswith(loggers[1].log_dir) for file in files)
+    for sheet, file in zip(sheets, files, strict=True):
+        with Image.open(file) as image:
+            assert torch.equal(torch.from_numpy(np.array(image)).permute(2, 0, 1), sheet)
+    assert [(key, step) for key, _, step in takes.seen] == [("saliency/grad_cam", step) for step in (0, 2, 5)]
+
+
+def test_no_logger_is_one_warning_and_training_goes_on(tmp_path):
+    runner = trainer(tmp_path, SaliencyCallback(), logger=False)
+    with pytest.warns(UserWarning, match="no logger to write pictures to") as caught:
+        runner.fit(TinyClassifier(), loader(), loader())
+    assert sum("no logger" in str(warning.message) for warning in caught) == 1
+    assert runner.global_step == 6
+
+
+def test_fast_dev_run_goes_through(tmp_path):
+    runner = trainer(tmp_path, SaliencyCallback(on_error="raise"), fast_dev_run=True, logger=True)
+    runner.fit(TinyClassifier(), loader(), loader())
+    assert runner.state.finished
+
+
+def test_a_run_without_validation_is_told_so(tmp_path):
+    with pytest.warns(UserWarning, match="this run has none"):
+        trainer(tmp_path, SaliencyCallback(), max_epochs=1).fit(TinyClassifier(), loader())
+    with pytest.warns(UserWarning, match="this run has none"):
+        trainer(tmp_path, SaliencyCallback(), max_epochs=1, limit_val_batches=0).fit(
+            TinyClassifier(), loader(), loader()
+        )
+
+
+# --- training is not touched
+
+
+class Ending(Callback):
+    """Notes everything that a run leaves behind."""
+
+    def on_train_end(self, trainer, pl_module):
+        self.fingerprint = {
+            "weights and buffers": fingerprint(pl_module.state_dict()),
+            "optimizers": fingerprint([optimizer.state_dict() for optimizer in trainer.optimizers]),
+            "torch": fingerprint(torch.get_rng_state()),
+            "python": fingerprint(random.getstate()),
+            "numpy": fingerprint(str(np.random.get_state())),
+            "no gradient": [parameter.grad is None for parameter in pl_module.parameters()],
+            "gradients": fingerprint([parameter.grad for parameter in pl_module.parameters()]),
+            "modes": [module.training for module in pl_module.modules()],
+            "requires_grad": [parameter.requires_grad for parameter in pl_module.parameters()],
+            "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pl_module.modules()],
+            "metrics": fingerprint(dict(trainer.callback_metrics)),
+        }
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"accumulate_grad_batches": 2, "val_check_interval": 1},
+        {"precision": "bf16-mixed"},
+        {"precision": "bf16-true"},
+    ],
+    ids=["plain", "validation within an accumulation window", "bf16-mixed", "bf16-true"],
+)
+def test_a_run_with_the_callback_ends_bit_for_bit_like_the_run_without(tmp_path, options):
+    endings = []
+    for callbacks in ([], [SaliencyCallback(["cam", "grad_cam", "grad_cam_plus_plus", "saliency"], on_error="raise")]):
+        L.seed_everything(3)
+        ending = Ending()
+        trainer(tmp_path / str(len(callbacks)), *callbacks, ending, **options).fit(
+            TinyClassifier(), loader(shuffle=True), loader()
+        )
+        endings.append(ending.fingerprint)
+    assert endings[0] == endings[1]
+    assert events(tmp_path / "1").Images("saliency/cam")
+
+
+def test_the_comparison_would_notice_a_callback_that_draws_one_random_number(tmp_path):
+    class Draws(Callback):
+        def on_validation_epoch_end(self, trainer, pl_module):
+            torch.randn(1)
+
+    endings = []
+    for callbacks in ([], [Draws()]):
+        L.seed_everything(3)
+        ending = Ending()
+        trainer(tmp_path, *callbacks, ending).fit(TinyClassifier(), loader(shuffle=True), loader())
+        endings.append(ending.fingerprint)
+    assert endings[0]["weights and buffers"] != endings[1]["weights and buffers"]
+
+
+def test_memory_hooks_and_modes_are_flat_over_200_epochs(tmp_path):
+    import gc
+
+    counts = []
+
+    class Counts(Callback):
+        def on_validation_epoch_end(self, trainer, pl_module):
+            if trainer.current_epoch in (20, 199):
+                gc.collect()
+                kinds = Counter(type(item).__name__ for item in gc.get_objects())
+                hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pl_module.modules())
+                counts.append((kinds["Tensor"], kinds["Parameter"], kinds["Evidence"], kinds["Image"], hooks))
+
+    small = loader(data(4), batch_size=4)
+    callback = SaliencyCallback(["cam", "grad_cam", "saliency"], num_samples=2)
+    trainer(tmp_path, callback, Counts(), max_epochs=200, logger=CSVLogger(tmp_path)).fit(
+        TinyClassifier(), small, small
+    )
+    assert len(counts) == 2
+    assert counts[0] == counts[1]
+
+
+# --- the fixed batch
+
+
+def shown(callback) -> torch.Tensor:
+    return callback.state_dict()["validate"]["images"]
+
+
+def test_the_samples_are_the_first_of_the_stream_across_batches(tmp_path):
+    callback = GradCAMCallback(num_samples=5)
+    trainer(tmp_path, callback, max_epochs=1).fit(TinyClassifier(), loader(), loader(batch_size=2))
+    assert torch.equal(shown(callback), data()[:5][0])
+    assert torch.equal(callback.state_dict()["validate"]["labels"], data()[:5][1])
+
+
+def test_chosen_positions_are_shown_in_the_order_given_and_given_images_as_they_are(tmp_path):
+    callback = GradCAMCallback(samples=[20, 3])
+    trainer(tmp_path / "positions", callback, max_epochs=1).fit(TinyClassifier(), loader(), loader())
+    assert torch.equal(shown(callback), data()[[20, 3]][0])
+
+    images = torch.rand(2, 3, 20, 20)
+    callback = GradCAMCallback(samples=(images, torch.tensor([2, 0])))
+    trainer(tmp_path / "images", callback, max_epochs=1).fit(TinyClassifier(), loader(), loader())
+    assert torch.equal(shown(callback), images)
+    assert len(events(tmp_path / "images").Images("saliency/grad_cam")) == 2
+
+
+def test_one_of_each_class_from_a_stream_that_is_sorted_by_class(tmp_path):
+    images, labels = data()[:]
+    order = labels.argsort(stable=True)
+    callback = GradCAMCallback(choose="per_class", num_samples=4)
+    trainer(tmp_path, callback, max_epochs=1).fit(
+        TinyClassifier(), loader(), loader(TensorDataset(images[order], labels[order]))
+    )
+    assert callback.state_dict()["validate"]["labels"].tolist() == [0, 1, 2, 0]
+
+
+def test_a_position_beyond_the_stream_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"held 24 images, got \[99\]"):
+        trainer(tmp_path, GradCAMCallback(samples=[0, 99]), num_sanity_val_steps=-1).fit(
+            TinyClassifier(), loader(), loader()
+        )
+    with pytest.warns(UserWarning, match=r"held 24 images, got \[99\]"):
+        trainer(tmp_path, GradCAMCallback(samples=[0, 99])).fit(TinyClassifier(), loader(), loader())
+
+
+def test_samples_are_taken_from_the_chosen_loader(tmp_path):
+    callback = GradCAMCallback(num_samples=2, dataloader_idx=1)
+    other = data(num=30)
+    trainer(tmp_path, callback, max_epochs=1).fit(
+        TinyClassifier(), loader(), [loader(), loader(Subset(other, range(24, 30)))]
+    )
+    assert torch.equal(shown(callback), other[24:26][0])
+
+
+def test_a_resumed_run_shows_the_same_samples(tmp_path):
+    L.seed_everything(0)
+    first = GradCAMCallback(num_samples=3)
+    checkpoint = ModelCheckpoint(tmp_path, filename="last", save_top_k=-1)
+    trainer(tmp_path, first, checkpoint, enable_checkpointing=True).fit(
+        TinyClassifier(), loader(), loader(shuffle=True)
+    )
+    second = GradCAMCallback(num_samples=3)
+    trainer(tmp_path, second, max_epochs=4).fit(
+        TinyClassifier(), loader(), loader(shuffle=True), ckpt_path=checkpoint.best_model_path
+    )
+    assert torch.equal(shown(first), shown(second))
+    assert [event.step for event in events(tmp_path).Images("saliency/grad_cam")] == [0, 2, 5, 8, 11]
+
+
+def test_two_callbacks_in_one_trainer_keep_apart(tmp_path):
+    callbacks = [GradCAMCallback(), GradCAMCallback(layer="backbone.0", name="early"), SaliencyCallback()]
+    assert len({callback.state_key for callback in callbacks}) == 3
+    trainer(tmp_path, *callbacks).validate(TinyClassifier(), loader(), verbose=False)
+    assert {"saliency/grad_cam", "early/grad_cam"} <= set(events(tmp_path).Tags()["images"])
+
+
+def test_a_batch_of_any_shape_is_understood_or_an_input_fn_takes_it_apart(tmp_path):
+    @dataclass
+    class Batch:
+        x: torch.Tensor
+        y: torch.Tensor
+
+    class Reads(TinyClassifier):
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    def collate(items):
+        return {
+            "meta": "text",
+            "views": {"image": torch.stack([x for x, _ in items])},
+            "y": torch.stack([y for _, y in items]),
+        }
+
+    callback = GradCAMCallback(num_samples=2)
+    trainer(tmp_path, callback).validate(Reads(), loader(collate_fn=collate), verbose=False)
+    assert torch.equal(shown(callback), data()[:2][0])
+
+    def packed(items):
+        return [(x.flatten(), int(y)) for x, y in items]
+
+    with pytest.warns(UserWarning, match="input_fn"):
+        trainer(tmp_path, GradCAMCallback()).validate(Reads(), loader(collate_fn=packed), verbose=False)
+
+    def unpack(batch):
+        return torch.stack([x.view(3, 16, 16) for x, _ in batch]), torch.tensor([y for _, y in batch])
+
+    callback = GradCAMCallback(num_samples=2, input_fn=unpack)
+    trainer(tmp_path, callback).validate(Reads(), loader(collate_fn=packed), verbose=False)
+    assert torch.equal(shown(callback), data()[:2][0])
+
+
+# --- wrong options and faults
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"methods": ["grad_cm"]}, ValueError, "`methods`.*Did you mean 'grad_cam'"),
+        ({"methods": []}, ValueError, "`methods`.*at least one"),
+        ({"num_samples": 0}, ValueError, "`num_samples`.*positive int, got 0"),
+        ({"every_n_epochs": -1}, ValueError, "`every_n_epochs`"),
+        ({"chunk_size": 1.5}, ValueError, "`chunk_size`"),
+        ({"choose": "random"}, ValueError, "`choose`.*first, per_class"),
+        ({"samples": [-1]}, TypeError, "`samples`"),
+        ({"samples": []}, ValueError, "`samples`"),
+        ({"samples": torch.zeros(3, 8, 8)}, ValueError, r"\(N, C, H, W\), got shape \(3, 8, 8\)"),
+        ({"samples": (torch.zeros(2, 3, 8, 8), torch.zeros(3).long())}, ValueError, "one class for each of the 2"),
+        ({"target": "truth"}, ValueError, "`target`"),
+        ({"layer": 3}, TypeError, "`layer`"),
+        ({"mean": [0.5]}, ValueError, "`mean` and `std`"),
+        ({"colormap": "jett"}, ValueError, "jet"),
+        ({"alpha": 1.5}, ValueError, "`alpha`"),
+        ({"normalize": "sum"}, ValueError, "`normalize`"),
+        ({"channels": "last"}, ValueError, "`channels`"),
+        ({"on_error": "ignore"}, ValueError, "`on_error`"),
+    ],
+)
+def test_a_wrong_option_is_named_when_the_callback_is_made(options, error, message):
+    with pytest.raises(error, match=message):
+        SaliencyCallback(**options)
+
+
+class Flat(TinyClassifier):
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = nn.Flatten(), nn.Linear(3 * 16 * 16, NUM_CLASSES)
+
+
+class NotPooled(TinyClassifier):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(12 * 8 * 8, NUM_CLASSES))
+
+
+class TwoParts(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    training_step = validation_step = lambda self, batch, batch_idx: None
+    configure_optimizers = TinyClassifier.configure_optimizers
+
+
+@pytest.mark.parametrize(
+    ("callback", "module", "message"),
+    [
+        (GradCAMCallback(layer="backbon.0"), TinyClassifier, r"`layer`.*'backbon.0'.*Nearest: .*backbone\.0"),
+        (GradCAMCallback(model="bakcbone"), TinyClassifier, r"`model`.*'bakcbone'.*Nearest: .*backbone"),
+        (GradCAMCallback(layer="head"), TinyClassifier, r"'head' to return a feature map .*got \(8, 3\)"),
+        (GradCAMCallback(), Flat, "no convolutional map"),
+        (CAMCallback(), NotPooled, "global average pooling"),
+        (GradCAMCallback(target=7), TinyClassifier, "`target` to be below the model's 3 classes"),
+        (GradCAMCallback(), TwoParts, r"defines no `forward`.*`model=...`, one of backbone, head"),
+        (GradCAMCallback(mean=[0.5, 0.5], std=[1.0, 1.0]), TinyClassifier, "one per channel, got 2"),
+    ],
+    ids=["layer", "model", "no map", "no spatial layer", "cam without GAP", "class", "no forward", "mean"],
+)
+def test_what_cannot_work_is_an_error_before_the_first_training_step(tmp_path, callback, module, message):
+    runner = trainer(tmp_path, callback)
+    with pytest.raises(ValueError, match=message):
+        runner.fit(module(), loader(), loader())
+    assert runner.global_step == 0
+
+
+def test_sharded_strategies_are_refused(tmp_path):
+    class Sharded:
+        strategy = FSDPStrategy(accelerator=None)
+
+    with pytest.raises(ValueError, match="FSDPStrategy does not keep"):
+        SaliencyCallback().setup(Sharded(), TinyClassifier(), "fit")
+
+
+class BreaksLater(TinyClassifier):
+    def forward(self, images):
+        if self.trainer.current_epoch >= 1 and not self.training and torch.is_tensor(images) and len(images) == 3:
+            raise RuntimeError("three is too few")
+        return super().forward(images)
+
+
+def test_a_fault_after_training_has_begun_is_one_warning_and_training_goes_on(tmp_path):
+    runner = trainer(tmp_path, GradCAMCallback(num_samples=3), max_epochs=4)
+    with pytest.warns(UserWarning, match="RuntimeError: three is too few") as caught:
+        runner.fit(BreaksLater(), loader(), loader())
+    assert sum("three is too few" in str(warning.message) for warning in caught) == 1
+    assert runner.global_step == 12
+    assert len(events(tmp_path).Images("saliency/grad_cam")) == 2
+
+    runner = trainer(tmp_path, GradCAMCallback(num_samples=3, on_error="raise"), max_epochs=4)
+    with pytest.raises(RuntimeError, match="three is too few"):
+        runner.fit(BreaksLater(), loader(), loader())
+
+
+def test_a_module_without_forward_is_explained_by_its_only_part_with_parameters(tmp_path):
+    class OnePart(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net, self.loss = TinyClassifier(), nn.CrossEntropyLoss()
+
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", self.loss(self.net(batch[0]), batch[1]))
+
+    trainer(tmp_path, GradCAMCallback()).validate(OnePart(), loader(), verbose=False)
+    assert events(tmp_path).Images("saliency/grad_cam")
+
+
+# --- configuration
+
+
+def test_lightning_cli_builds_every_callback_from_a_config(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"""
+        seed_everything: 1
+        model: tiny.TinyClassifier
+        trainer:
+          max_epochs: 1
+          logger:
+            class_path: lightning.pytorch.loggers.TensorBoardLogger
+            init_args: {{save_dir: {tmp_path}, name: "", version: ""}}
+          callbacks:
+            - class_path: lightning_saliency.SaliencyCallback
+              init_args:
+                methods: [grad_cam, saliency]
+                num_samples: 3
+                samples: [2, 1]
+                target: predicted
+                layer: backbone
+                mean: [0.5, 0.5, 0.5]
+                std: [0.5, 0.5, 0.5]
+                class_names: [a, b, c]
+                normalize: shared
+                choose: per_class
+            - class_path: lightning_saliency.GradCAMPlusPlusCallback
+              init_args: {{target: 1, samples: null, mean: 0.5, std: 0.5, colormap: viridis, alpha: 0.4}}
+        """.replace("lightning.pytorch", "pytorch_lightning")
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the command line of the tests is not the CLI's
+        cli = LightningCLI(run=False, args=["--config", str(config)], save_config_callback=None)
+    first, second = (callback for callback in cli.trainer.callbacks if isinstance(callback, SaliencyCallback))
+    assert (first.methods, first.target, first.layer, first.normalize) == (
+        ("grad_cam", "saliency"), "predicted", "backbone", "shared",
+    )  # fmt: skip
+    assert (second.methods, second.target, second.alpha) == (("grad_cam_plus_plus",), 1, 0.4)

@@ -1,0 +1,100 @@
+"""A tiny classifier and data set that the callback tests train in a second."""
+
+import hashlib
+from pathlib import Path
+
+import pytorch_lightning as L
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from lightning_saliency import GAPHead
+
+NUM_CLASSES = 3
+
+
+class TinyClassifier(L.LightningModule):
+    """Convolutions, BatchNorm, dropout and a GAP head, so that there is something a careless callback could change."""
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(
+            nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Dropout(0.2),
+            nn.MaxPool2d(2), nn.Conv2d(8, 12, 3, padding=1), nn.ReLU(inplace=True),
+        )  # fmt: skip
+        self.head = GAPHead(12, NUM_CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone(images))
+
+    def training_step(self, batch, batch_idx):
+        loss = F.cross_entropy(self(batch[0]), batch[1])
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+    test_step = validation_step
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+def data(num: int = 24, channels: int = 3, size: int = 16) -> TensorDataset:
+    """Noise with a bright square whose place is the class; the classes come in turn: 0, 1, 2, 0, 1, 2 …"""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(num, channels, size, size, generator=generator) * 0.3
+    labels = torch.arange(num) % NUM_CLASSES
+    for image, label in zip(images, labels, strict=True):
+        image[:, 1:5, 1 + 5 * label : 5 + 5 * label] += 2
+    return TensorDataset(images, labels)
+
+
+def loader(dataset: Dataset | None = None, *, batch_size: int = 8, shuffle: bool = False, **options) -> DataLoader:
+    return DataLoader(dataset if dataset is not None else data(), batch_size=batch_size, shuffle=shuffle, **options)
+
+
+def trainer(folder: Path, *callbacks: L.Callback, **options) -> L.Trainer:
+    defaults = {
+        "max_epochs": 2,
+        "logger": TensorBoardLogger(folder, name="", version=""),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "log_every_n_steps": 1,
+        "accelerator": "cpu",
+        "devices": 1,
+    }
+    return L.Trainer(callbacks=list(callbacks), **(defaults | options))
+
+
+def events(folder: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def fingerprint(*parts) -> str:
+    """A hash of tensors and plain values in nested dicts and lists."""
+    digest = hashlib.sha256()
+
+    def add(part) -> None:
+        if isinstance(part, Tensor):
+            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        elif isinstance(part, dict):
+            for key in part:
+                digest.update(str(key).encode())
+                add(part[key])
+        elif isinstance(part, list | tuple):
+            for item in part:
+                add(item)
+        else:
+            digest.update(repr(part).encode())
+
+    add(parts)
+    return digest.hexdigest()
