@@ -233,13 +233,13 @@ def find_class_names(dataset: Any) -> list[str] | None:
     return None
 
 
-def _parts(part: Any, depth: int = 6) -> Iterator[Any]:
+def _parts(part: Any, depth: int = 8) -> Iterator[Any]:
     """A data set, what it wraps, and its transforms, in the order in which they are applied."""
     if part is None or depth == 0:
         return
     if isinstance(part, list | tuple):
         for item in part:
-            yield from _parts(item, depth - 1)
+            yield from _parts(item, depth)
         return
     yield part
     inner = getattr(part, "dataset", None) or next(iter(getattr(part, "datasets", ())), None)
