@@ -136,14 +136,17 @@ def eigen_cam(evidence: Evidence) -> Tensor:
     A = _given(evidence.activations)  # noqa: N806
     matrix = A.flatten(2).mT
     usable = matrix.isfinite().all(2).all(1)[:, None, None]  # a decomposition raises on what is not finite
-    matrix = matrix.where(usable, 0.0)
+    # squared in the Gram matrix: brought to 1 before, so that it neither overflows nor underflows there
+    top = matrix.abs().amax((1, 2), keepdim=True).where(usable, 1.0)
+    top = torch.where(top > 0, top, 1.0)
+    matrix = torch.where(usable, matrix / top, 0.0)
     # the smaller of the two Gram matrices: a few milliseconds where the whole decomposition takes ten times as long
     if matrix.shape[1] <= matrix.shape[2]:
         eigenvalues, vectors = torch.linalg.eigh(matrix @ matrix.mT)
         projection = vectors[:, :, -1:] * eigenvalues[:, -1:, None].clamp(min=0).sqrt()
     else:
         projection = matrix @ torch.linalg.eigh(matrix.mT @ matrix)[1][:, :, -1:]
-    projection = torch.where(projection.sum(1, keepdim=True) < 0, -projection, projection)
+    projection = torch.where(projection.sum(1, keepdim=True) < 0, -projection, projection) * top
     return projection.where(usable, torch.nan).mT.reshape(len(A), 1, *A.shape[2:])
 
 
@@ -261,7 +264,9 @@ def to_heatmaps(attributions: Tensor, size: Sequence[int], normalize: Normalize 
 
 
 def blank_reasons(attributions: Tensor, normalize: Normalize = "max") -> list[str | None]:
-    """Why each map has nothing to show: `"not finite"`, `"constant"`, `"all negative"`; None where it has.
+    """Why each map has nothing to show: `"not finite"`, `"constant …"`, `"all negative"`; None where it has.
+
+    Methods that end in a ReLU say `"constant 0"` where nothing in the map is positive.
 
     Args:
         attributions: `(N, 1, h, w)`.
@@ -270,7 +275,7 @@ def blank_reasons(attributions: Tensor, normalize: Normalize = "max") -> list[st
     Example:
         >>> maps = torch.tensor([[[[0.0, 1.0]]], [[[-2.0, -1.0]]], [[[0.0, 0.0]]], [[[0.0, float("nan")]]]])
         >>> blank_reasons(maps)
-        [None, 'all negative', 'constant', 'not finite']
+        [None, 'all negative', 'constant 0', 'not finite']
     """
     low, high = attributions.flatten(1).aminmax(dim=1)
     finite = attributions.flatten(1).isfinite().all(1)
@@ -279,7 +284,7 @@ def blank_reasons(attributions: Tensor, normalize: Normalize = "max") -> list[st
         if not is_finite:
             reasons.append("not finite")
         elif least == most:
-            reasons.append("constant")
+            reasons.append(f"constant {most:.3g}")
         elif most <= 0 and normalize != "minmax":
             reasons.append("all negative")
         else:

@@ -31,8 +31,8 @@ Need: TypeAlias = Literal["activations", "activation_grads", "input_grads", "cla
 ForwardContext: TypeAlias = Callable[[], AbstractContextManager[Any]]
 """Makes the context in which the model's forward runs, for instance autocast."""
 
-_FLOAT16_SCALES = (2.0**12, 1.0)
-"""Float16 gradients are taken of the scaled score, so that they do not underflow; unscaled where that overflows."""
+_FLOAT16_SCALE = 2.0**12
+"""Float16 gradients are taken of the score times this, lest they underflow; where that overflows, of the score."""
 
 
 @dataclass(frozen=True)
@@ -111,18 +111,25 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _buffers_kept(model: nn.Module) -> Iterator[None]:
     """Undo what the forward does to buffers: some change in eval mode too (fake quantisation, counters)."""
+    registered = [(module._buffers, dict(module._buffers.items())) for module in model.modules()]
     kept = [
-        (module, name, buffer, buffer.clone(), buffer._version)
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
+        (buffer, buffer.clone(), buffer._version)
+        for _, buffers in registered
+        for buffer in buffers.values()
         if buffer is not None and not buffer.is_inference()  # an inference tensor cannot be changed in here
     ]
     try:
         yield
     finally:
-        for module, name, buffer, copy, version in kept:
-            module._buffers[name] = buffer
-            if buffer._version != version:
+        for current, buffers in registered:
+            for name in [name for name, _ in current.items() if name not in buffers]:
+                del current[name]
+            for name, buffer in buffers.items():
+                current[name] = buffer
+        for buffer, copy, version in kept:
+            if buffer._version != version or not torch.equal(buffer, copy):  # writing to `.data` leaves the version
+                if buffer.shape != copy.shape:  # per-channel observers resize theirs
+                    buffer.resize_(copy.shape)
                 buffer.copy_(copy)
 
 
@@ -197,6 +204,8 @@ def collect(
             score does not depend on what is asked for.
     """
     wants_input, wants_map = "input_grads" in needs, "activation_grads" in needs
+    if isinstance(target, Tensor):
+        target = target.clone()  # autograd saves it: refused if it was made in inference mode
     # A model may run a part of itself under `no_grad` (a frozen backbone, say). Then the graph that starts where it is
     # cheapest does not reach the score, and the second try builds one everywhere.
     for everywhere in (False, True) if wants_input or wants_map else (False,):
@@ -346,16 +355,21 @@ def _gradients(scores: Tensor, wanted: list[Tensor], dtype: torch.dtype) -> list
         return []
     if not scores.requires_grad or not all(tensor.requires_grad for tensor in wanted):
         return None
-    is_float16 = torch.float16 in (dtype, *(tensor.dtype for tensor in wanted))
-    for scale in _FLOAT16_SCALES if is_float16 else (1.0,):
+
+    def backward(scale: float, *, again: bool = False) -> list[Tensor] | None:
         weights = torch.full_like(scores, scale)
-        found = torch.autograd.grad(scores, wanted, weights, retain_graph=scale != 1, allow_unused=True)
+        found = torch.autograd.grad(scores, wanted, weights, retain_graph=again, allow_unused=True)
         gradients = [_widen(gradient) / scale for gradient in found if gradient is not None]
-        if len(gradients) < len(wanted):
-            return None
-        if all(gradient.isfinite().all() for gradient in gradients):
-            break
-    return gradients
+        return gradients if len(gradients) == len(wanted) else None
+
+    if torch.float16 not in (dtype, *(tensor.dtype for tensor in wanted)):
+        return backward(1.0)
+    scaled = backward(_FLOAT16_SCALE, again=True)
+    if scaled is None or all(_finite(gradient).all() for gradient in scaled):
+        return scaled
+    plain = backward(1.0) or scaled
+    # image by image: one that overflows does not take the scale from the others
+    return [large.where(_finite(large), small) for large, small in zip(scaled, plain, strict=True)]
 
 
 def _score_weights(logits: Tensor, classes: Tensor | None, target: ParsedTarget) -> Tensor:
@@ -368,6 +382,11 @@ def _score_weights(logits: Tensor, classes: Tensor | None, target: ParsedTarget)
     with torch.enable_grad():
         leaf = logits.requires_grad_()
         return torch.autograd.grad(select_scores(leaf, target)[0].sum(), leaf)[0]
+
+
+def _finite(maps: Tensor) -> Tensor:
+    """Which images' maps are finite throughout: `(N, C, h, w)` -> `(N, 1, 1, 1)`."""
+    return maps.isfinite().all(3, keepdim=True).all(2, keepdim=True).all(1, keepdim=True)
 
 
 def _widen(tensor: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class Explanation:
     """What `explain` found.
 
     Attributes:
-        images: The images as they were given, `(N, C, H, W)`.
+        images: The images as they were given, `(N, C, H, W)`, without their graph.
         logits: `(N, K)`, at least float32; K = 1 for a binary model with a single logit.
         scores: The explained logit per image, `(N,)`.
         classes: The explained class per image, `(N,)` int64; None where the target was a callable.
@@ -92,9 +92,9 @@ def explain(
         images: `(N, C, H, W)`, as the model takes them; moved to its device and precision.
         methods: Keys of `lightning_saliency.METHODS`.
         target: Which class is explained: None (the predicted one), an int, one class per image `(N,)`, or a callable
-            from logits `(N, K)` to scores `(N,)`.
-        layer: Whose activations the CAM methods read: None (found from a run, as the papers choose it), a dotted name,
-            a module of the model, or what `find_target_layer` returned.
+            from logits `(n, K)` to scores `(n,)`, which sees one chunk at a time.
+        layer: Whose activations the CAM methods read: None (found from a run of one image, as the papers choose it), a
+            dotted name, a module of the model, or what `find_target_layer` returned, which saves that run.
         output_fn: Takes the logits out of what the model returns, where that is not found by itself.
         chunk_size: At most so many images at a time, which bounds the memory; the result does not depend on it.
         forward_context: Makes the context for the forward, for instance
@@ -122,6 +122,7 @@ def explain(
     check_images(images)
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise ValueError(f"Expected `chunk_size` to be a positive int or None, got {chunk_size!r}.")
+    images = images.detach()
     parsed = parse_target(target, len(images))
     needs = frozenset[Need]().union(*(METHODS[key].needs for key in keys))
     model = bare_module(model)

@@ -217,11 +217,10 @@ def _ancestors(nodes: Iterable[Any], stop: Callable[[Any], bool] = lambda _: Fal
 
 def _is_convolutional(node: Any, size: tuple[int, ...], sizes: dict[Any, tuple[int, ...]]) -> bool:
     """Whether a convolution made the map, at the map's own size: no pooling and no resizing came after it."""
+    ends = ("Convolution", "Pool", "Upsample", "GridSampler", "PixelShuffle")
 
     def stop(node: Any) -> bool:
-        return any(kind in node.name() for kind in ("Convolution", "Pool", "Upsample", "GridSampler", "Shuffle")) or (
-            sizes.get(node, size) != size
-        )
+        return any(kind in node.name() for kind in ends) or sizes.get(node, size) != size
 
     return any("Convolution" in node.name() and sizes.get(node, size) == size for node in _ancestors([node], stop))
 

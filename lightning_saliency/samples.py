@@ -149,7 +149,7 @@ class FixedBatch:
             return self.indices
         if self.choose == "first":
             return sorted(self._kept)
-        groups = list(self._positions_by_class().values())
+        groups = [group for _, group in sorted(self._positions_by_class().items())]
         rounds = [group[turn] for turn in range(self.num_samples) for group in groups if turn < len(group)]
         return rounds[: self.num_samples]
 

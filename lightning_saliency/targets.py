@@ -39,9 +39,14 @@ def parse_target(target: Target, num_images: int) -> ParsedTarget:
         return target
     if isinstance(target, bool):
         raise TypeError(f"Expected `target` to be a class index, got the bool {target}.")
-    if isinstance(target, int):
-        target = [target] * num_images
-    classes = target.detach() if isinstance(target, Tensor) else torch.as_tensor(target)
+    try:
+        classes = torch.as_tensor(target).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"Expected `target` to be None, a class index, one class index per image or a callable, got {target!r}."
+        ) from error
+    if classes.dim() == 0:
+        classes = classes.expand(num_images)
     if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
         raise TypeError(
             f"Expected `target` to hold integer class indices, got dtype {classes.dtype}. "
@@ -135,7 +140,8 @@ def find_logits(output: Any, num_images: int, output_fn: Callable[[Any], Tensor]
         output_fn: Takes the logits out of `output` in place of this search.
 
     Returns:
-        The logits `(N, K)`, as the model made them. `(N,)` and trailing ones, `(N, K, 1, 1)`, are brought to `(N, K)`.
+        The logits `(N, K)`, as the model made them. `(N,)` and trailing ones, `(N, K, 1, 1)`, are brought to `(N, K)`;
+        so is what a model that ends in `squeeze()` makes of a single image, `(K,)` or `()`.
 
     Raises:
         ValueError: No such tensor is found.
@@ -144,7 +150,10 @@ def find_logits(output: Any, num_images: int, output_fn: Callable[[Any], Tensor]
         >>> find_logits({"features": torch.zeros(2, 8, 4, 4), "logits": torch.zeros(2, 5)}, 2).shape
         torch.Size([2, 5])
     """
-    found = _first_logits([output_fn(output)] if output_fn else _candidates(output), num_images)
+    output = output_fn(output) if output_fn else output
+    if isinstance(output, Tensor) and num_images == 1 and output.dim() < 2:
+        output = output.reshape(1, -1)
+    found = _first_logits([output] if output_fn else _candidates(output), num_images)
     if found is None:
         source = "`output_fn`" if output_fn else "the model"
         raise ValueError(
@@ -178,7 +187,9 @@ def _candidates(output: Any) -> Iterable[Any]:
         parts = {}
     for name in ("logits", "out"):
         # a named tuple and a plain object show their fields as attributes only
-        yield from _candidates(parts[name] if name in parts else getattr(output, name, None))
+        part = parts[name] if name in parts else getattr(output, name, None)
+        if part is not None:
+            yield from _candidates(part)
     for part in parts.values():
         yield from _candidates(part)
 

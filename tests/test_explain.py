@@ -1,0 +1,265 @@
+"""The functional face: precisions, chunks, batches, errors, and memory."""
+
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_saliency import METHODS, Explanation, GAPHead, explain, find_target_layer
+
+
+def network(classes=4):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3),
+        nn.ReLU(inplace=True),
+        GAPHead(8, classes),
+    )
+
+
+IMAGES = torch.randn(5, 3, 14, 18, generator=torch.Generator().manual_seed(1))
+
+
+def assert_close(found, expected, **tolerance):
+    assert list(found) == list(expected)
+    for method in expected:
+        torch.testing.assert_close(found[method], expected[method], **tolerance)
+
+
+def test_an_explanation_holds_what_was_explained():
+    model, labels = network(), torch.tensor([3, 0, 1, 2, 2])
+    found = explain(model, IMAGES, methods=METHODS, target=labels)
+    logits = model.eval()(IMAGES).detach()
+    assert isinstance(found, Explanation)
+    assert torch.equal(found.images, IMAGES)
+    torch.testing.assert_close(found.logits, logits)
+    torch.testing.assert_close(found.scores, logits[range(5), labels])
+    assert torch.equal(found.classes, labels)
+    assert torch.equal(found.predictions, logits.argmax(1))
+    torch.testing.assert_close(found.probabilities, logits.softmax(1))
+    assert found.layer == "5"
+    assert list(found.attributions) == list(METHODS)
+    for method, raw in found.attributions.items():
+        at_input = method in ("saliency", "input_x_gradient")
+        assert raw.shape == ((5, 1, 14, 18) if at_input else (5, 1, 4, 6)), method
+        assert raw.dtype == torch.float32
+    heatmaps = found.heatmaps()
+    for method, heatmap in heatmaps.items():
+        assert heatmap.shape == (5, 1, 14, 18), method
+        assert heatmap.dtype == torch.float32
+        for image, reason in zip(heatmap, found.blanks()[method], strict=True):
+            assert (image.min() >= 0) & (image.max() == (0 if reason else 1)), method
+    assert found.heatmaps(size=(7, 31))["cam"].shape == (5, 1, 7, 31)
+    shared = found.heatmaps(normalize="shared")["cam"].amax((1, 2, 3))
+    assert shared.max() == 1 > shared.min()
+
+
+def test_by_default_grad_cam_of_the_predicted_class_is_shown():
+    model = network()
+    found = explain(model, IMAGES)
+    assert list(found.attributions) == ["grad_cam"]
+    assert torch.equal(found.classes, found.logits.argmax(1))
+    assert_close(found.attributions, explain(model, IMAGES, target=found.predictions).attributions)
+    assert explain(model, IMAGES, target=lambda logits: logits.sum(1)).classes is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_alone_gives_what_it_gives_among_all(method):
+    together = explain(network(), IMAGES, methods=METHODS).attributions[method]
+    torch.testing.assert_close(explain(network(), IMAGES, methods=method).attributions[method], together)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 5, 100])
+@pytest.mark.parametrize("target", [None, 2, [3, 0, 1, 2, 2], lambda logits: logits[:, 1] - logits[:, 0]])
+def test_the_size_of_the_chunks_does_not_show(chunk_size, target):
+    sizes = []
+    model = network()
+    model[0].register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    whole = explain(network(), IMAGES, methods=METHODS, target=target, layer="5")
+    parts = explain(model, IMAGES, methods=METHODS, target=target, layer="5", chunk_size=chunk_size)
+    assert max(sizes) == min(chunk_size, 5)
+    assert sum(sizes) == 5
+    assert_close(parts.attributions, whole.attributions)
+    torch.testing.assert_close(parts.logits, whole.logits)
+    torch.testing.assert_close(parts.scores, whole.scores)
+    assert torch.equal(parts.images, whole.images)
+    assert parts.classes is None if whole.classes is None else torch.equal(parts.classes, whole.classes)
+
+
+def test_a_batch_gives_each_image_what_it_gets_alone():
+    model = network().train()
+    batch = explain(model, IMAGES, methods=METHODS, target=[3, 0, 1, 2, 2])
+    for image, label in enumerate([3, 0, 1, 2, 2]):
+        alone = explain(model, IMAGES[image : image + 1], methods=METHODS, target=label)
+        assert_close(alone.attributions, {key: raw[image : image + 1] for key, raw in batch.attributions.items()})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 60000.0])
+def test_a_broken_image_changes_no_other_map(value, dtype):
+    images = IMAGES.clone()
+    images[1] = value
+    model = network().to(dtype)
+    whole = explain(model, IMAGES, methods=METHODS, target=1)
+    broken = explain(model, images, methods=METHODS, target=1)
+    others = [0, 2, 3, 4]
+    for method, raw in broken.attributions.items():
+        assert torch.equal(raw[others], whole.attributions[method][others]), method
+    for normalize in ("max", "minmax", "shared"):
+        for method, heatmap in broken.heatmaps(normalize=normalize).items():
+            assert heatmap.isfinite().all(), method
+            if normalize != "shared":
+                assert torch.equal(heatmap[others], whole.heatmaps(normalize=normalize)[method][others]), method
+    if value != 60000.0:
+        assert [broken.blanks()[method][1] for method in ("cam", "grad_cam", "eigen_cam")] == ["not finite"] * 3
+
+
+@pytest.mark.parametrize(
+    ("dtype", "alike"), [(torch.float64, 0.999999), (torch.float16, 0.999), (torch.bfloat16, 0.98)]
+)
+def test_weights_of_every_precision_give_float32_maps_alike(dtype, alike):
+    expected = explain(network(), IMAGES, methods=METHODS, target=1).attributions
+    found = explain(network().to(dtype), IMAGES, methods=METHODS, target=1)
+    assert found.logits.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    for method, raw in found.attributions.items():
+        assert raw.dtype == torch.float32
+        together = torch.corrcoef(torch.stack([raw.flatten(), expected[method].flatten()]))
+        assert together[0, 1] > alike, method
+
+
+def test_the_forward_runs_in_the_context_that_is_asked_for():
+    model, dtypes = network(), set()
+    model[4].register_forward_hook(lambda module, args, output: dtypes.add(output.dtype))
+    expected = explain(network(), IMAGES, methods=METHODS, target=1).attributions
+    found = explain(
+        model, IMAGES, methods=METHODS, target=1, forward_context=lambda: torch.autocast("cpu", torch.bfloat16)
+    )
+    assert dtypes == {torch.bfloat16}
+    assert not torch.is_autocast_enabled("cpu")
+    assert found.logits.dtype == torch.float32
+    for method, raw in found.attributions.items():
+        assert torch.corrcoef(torch.stack([raw.flatten(), expected[method].flatten()]))[0, 1] > 0.98, method
+
+
+def test_the_logits_are_taken_where_output_fn_says():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.other = network(), nn.Linear(2, 4)
+
+        def forward(self, images):
+            return {"logits": images.mean((2, 3)), "mine": self.net(images)}
+
+    found = explain(Two(), IMAGES, methods=METHODS, output_fn=lambda output: output["mine"])
+    expected = explain(network(), IMAGES, methods=METHODS)
+    assert found.layer == f"net.{expected.layer}"
+    assert_close(found.attributions, expected.attributions)
+
+
+def test_a_model_that_squeezes_its_single_logit_is_binary_for_one_image_too():
+    class Squeezed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network(1)
+
+        def forward(self, images):
+            return self.net(images).squeeze()
+
+    for count in (1, 3):
+        found = explain(Squeezed(), IMAGES[:count], methods=METHODS, target=0)
+        assert_close(found.attributions, explain(network(1), IMAGES[:count], methods=METHODS, target=0).attributions)
+        assert found.probabilities.shape == (count, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"images": IMAGES[0]}, ValueError, r"`images` to be \(N, C, H, W\), got shape \(3, 14, 18\).*`image\[None\]`"),
+        ({"images": IMAGES[:0]}, ValueError, r"`images` to be \(N, C, H, W\), got shape \(0, 3, 14, 18\)"),
+        ({"images": IMAGES.byte()}, TypeError, r"`images` to be floating point, .* got torch.uint8"),
+        ({"images": IMAGES.numpy()}, TypeError, r"`images` to be a tensor \(N, C, H, W\), got ndarray"),
+        ({"model": lambda images: images}, TypeError, r"`model` to be a torch.nn.Module, got function"),
+        ({"chunk_size": 0}, ValueError, r"`chunk_size` to be a positive int or None, got 0"),
+        ({"chunk_size": 1.5}, ValueError, r"`chunk_size` to be a positive int or None, got 1.5"),
+        ({"methods": "grad_camm"}, ValueError, r"`methods` out of .*'grad_camm'\. Did you mean 'grad_cam'\?"),
+        ({"target": 4}, ValueError, r"`target` to be below the model's 4 classes \(0 to 3\), got 4"),
+        ({"target": [0, 1]}, ValueError, r"each of the 5 images, shape \(5,\), got shape \(2,\)"),
+        ({"target": lambda logits: logits}, ValueError, r"callable `target` .* shape \(5,\), got shape \(5, 4\)"),
+        ({"target": lambda logits: logits.argmax(1)}, ValueError, r"explained score does not depend on the output"),
+        ({"layer": "7"}, ValueError, r"`layer` to name a module of Sequential, got '7'"),
+        (
+            {"output_fn": lambda output: output[None]},
+            ValueError,
+            r"`output_fn` to return logits of shape \(1, classes\)",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_refused_by_its_name(arguments, error, says):
+    arguments = {"model": network(), "images": IMAGES, **arguments}
+    with pytest.raises(error, match=says):
+        explain(arguments.pop("model"), arguments.pop("images"), **arguments)
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_memory_stays_flat_over_200_calls(raises):
+    model = network()
+
+    def call():
+        if raises:
+            with pytest.raises(ValueError, match="below the model's 4 classes"):
+                explain(model, IMAGES, methods=METHODS, target=9)
+        else:
+            explain(model, IMAGES, methods=METHODS, chunk_size=2).heatmaps()
+
+    def census():
+        gc.collect()
+        objects = gc.get_objects()
+        return len(objects), sum(type(thing) is torch.Tensor for thing in objects)
+
+    for _ in range(3):
+        call()
+    before = census()
+    for _ in range(200):
+        call()
+    after = census()
+    assert after[1] == before[1]
+    assert after[0] - before[0] < 50
+
+
+def test_no_graph_is_kept_and_the_images_of_the_caller_get_no_gradient():
+    model, images = network(), IMAGES.clone().requires_grad_()
+    found = explain(model, images, methods=METHODS, target=lambda logits: logits[:, 0])
+    for tensor in (found.images, found.logits, found.scores, *found.attributions.values()):
+        assert not tensor.requires_grad
+    assert images.grad is None
+    assert images.requires_grad
+    assert torch.equal(images, IMAGES)
+
+
+def test_the_input_of_a_model_that_writes_on_it_stays_as_it_was():
+    class Normalising(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, images):
+            return self.net(images.sub_(0.5).div_(2))
+
+    images = IMAGES.clone()
+    for methods in (["grad_cam"], ["saliency", "input_x_gradient"], METHODS):
+        found = explain(Normalising(), images, methods=methods, target=1).attributions
+        assert torch.equal(images, IMAGES)
+    inner = explain(network(), (IMAGES - 0.5) / 2, methods=METHODS, target=1).attributions
+    torch.testing.assert_close(found["grad_cam"], inner["grad_cam"])
+    torch.testing.assert_close(found["saliency"], inner["saliency"] / 2)  # of the pixel as it was given
+
+
+def test_the_layer_found_once_serves_later_calls():
+    model = network()
+    layer = find_target_layer(model, IMAGES)
+    assert layer.name == explain(model, IMAGES, layer=layer).layer == explain(model, IMAGES).layer

@@ -1,0 +1,337 @@
+"""Which layer is read: named, or found from a run as the papers choose it."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from pytorch_lightning import LightningModule
+from torch import nn
+
+from lightning_saliency import GAPHead, explain, find_target_layer
+from lightning_saliency.layers import name_layer
+
+IMAGES = torch.randn(2, 3, 16, 20, generator=torch.Generator().manual_seed(0))
+
+
+def torchvision_model(name):
+    torch.manual_seed(0)
+    quick = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    return torchvision.models.get_model(name, weights=None, num_classes=10, **quick)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "size"),
+    [
+        ("vgg16", "features.29", 14),  # relu5_3
+        ("alexnet", "features.11", 13),
+        ("squeezenet1_1", "features", 13),
+        ("resnet18", "layer4", 7),
+        ("densenet121", "features", 7),
+        ("googlenet", "inception5b", 7),
+        ("mobilenet_v2", "features", 7),
+    ],
+)
+def test_at_224_the_layer_is_the_one_of_the_papers(name, layer, size):
+    model = torchvision_model(name)
+    found = explain(model, torch.randn(1, 3, 224, 224), methods="grad_cam")
+    assert found.layer == layer
+    assert found.attributions["grad_cam"].shape == (1, 1, size, size)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "alexnet", "vgg11", "resnet18", "resnext50_32x4d", "densenet121", "googlenet", "inception_v3", "squeezenet1_1",
+        "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5", "efficientnet_b0",
+        "efficientnet_v2_s", "regnet_x_400mf", "regnet_y_400mf", "convnext_tiny",
+    ],
+)  # fmt: skip
+def test_every_architecture_of_torchvision_is_explained_with_no_arguments(name):
+    model = torchvision_model(name)
+    size = 128 if name == "inception_v3" else 64
+    images = torch.randn(1, 3, size, size)
+    found = explain(model, images)
+    heatmap = found.heatmaps()["grad_cam"]
+    assert heatmap.shape == (1, 1, size, size)
+    assert found.attributions["grad_cam"].shape[2] in (2, 3, 4)
+    assert heatmap.max() == 1 or found.blanks()["grad_cam"] == ["constant 0"]
+    assert torch.equal(explain(model, images, layer=found.layer).logits, found.logits)
+    assert model.training
+
+
+def test_a_dense_net_is_read_after_its_activation_unless_the_layer_is_named():
+    model = torchvision_model("densenet121")
+    images = torch.randn(1, 3, 64, 64)
+    target = find_target_layer(model, images)
+    assert (target.name, target.activated, str(target)) == ("features", True, "features, after its activation")
+    maps = model.eval().features(images).detach()
+    for layer, expected in ((None, maps.relu()), (target, maps.relu()), ("features", maps)):
+        found = explain(model, images, methods="eigen_cam", layer=layer).attributions["eigen_cam"]
+        assert_reads(found, expected)
+
+
+def assert_reads(eigen_cam, maps):
+    """A principal component's norm is the first singular value of the map that was read."""
+    singular = torch.linalg.svdvals(maps.detach().flatten(2))[:, 0]
+    torch.testing.assert_close(eigen_cam.flatten(1).norm(dim=1), singular, rtol=1e-4, atol=1e-5)
+
+
+class Net(nn.Module):
+    """Two convolutions, a `tail(self, features)` from the second one's output to a vector, and a linear layer."""
+
+    def __init__(self, tail, pooled=8, **modules):
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv1 = nn.Conv2d(3, 6, 3, padding=1)
+        self.conv2 = nn.Conv2d(6, 8, 3, padding=1)
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.fc = nn.Linear(pooled, 4)
+        self.tail = tail
+
+    def forward(self, images):
+        features = self.conv1(images)
+        features = self.relu(features) if hasattr(self, "relu") else F.relu(features)
+        return self.fc(self.tail(self, self.conv2(features)))
+
+
+def gap(features):
+    return features.mean((2, 3))
+
+
+def normed():
+    norm = nn.BatchNorm2d(8)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.running_mean)
+    return norm
+
+
+class Residual(nn.Module):
+    """A block as in kuangliu's CIFAR networks: functional ReLU, in-place addition."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+
+    def forward(self, features):
+        out = F.relu(self.bn1(self.conv1(features)))
+        out = self.bn2(self.conv2(out))
+        out += features
+        return F.relu(out)
+
+
+class PooledBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, features):
+        return F.max_pool2d(F.relu(self.conv(features)), 2)
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.down, self.up = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+        self.act = nn.ReLU()
+
+    def forward(self, features):
+        features = self.conv(features)
+        gate = self.up(self.act(self.down(features.mean((2, 3), keepdim=True)))).sigmoid()
+        return features * gate
+
+
+class ClassMaps(nn.Module):
+    def __init__(self, channels=4):
+        super().__init__()
+        self.conv = nn.Conv2d(8, channels, 1)
+
+    def forward(self, features):
+        return F.relu(self.conv(features))
+
+
+torch.manual_seed(0)  # for the modules in these tables
+NETS = {
+    # functional ReLU, then pooling, inside one forward
+    "conv, F.relu, F.max_pool2d": (lambda net, x: F.max_pool2d(F.relu(x), 2).mean((2, 3)), {}, "conv2", F.relu),
+    "conv, in-place F.relu, pool": (lambda net, x: gap(F.max_pool2d(F.relu(x, True), 2)), {}, "conv2", F.relu),
+    "conv, in-place statement": (lambda net, x: (F.relu_(x), gap(x))[1], {}, "conv2", F.relu),
+    "conv, x.relu(), pool": (lambda net, x: gap(F.avg_pool2d(x.relu(), 2)), {}, "conv2", F.relu),
+    "conv, F.gelu, pool": (lambda net, x: gap(F.avg_pool2d(F.gelu(x), 2)), {}, "conv2", F.gelu),
+    "conv, pool, F.relu": (lambda net, x: gap(F.relu(F.max_pool2d(x, 2))), {}, "conv2", lambda x: x),
+    "conv, norm, F.relu, pool": (
+        lambda net, x: gap(F.max_pool2d(F.relu(net.norm(x)), 2)), {"norm": normed()}, "norm",
+        lambda x, norm: norm(x).relu(),
+    ),
+    "conv, GAP": (lambda net, x: gap(x), {}, "conv2", lambda x: x),
+    # modules
+    "a shared ReLU and pool": (
+        lambda net, x: gap(net.pool(net.relu(x))), {"relu": nn.ReLU(), "pool": nn.MaxPool2d(2)}, "conv2", F.relu,
+    ),
+    "a shared in-place ReLU": (
+        lambda net, x: gap(net.relu(x)), {"relu": nn.ReLU(inplace=True)}, "conv2", F.relu,
+    ),
+    "norm after pooling": (
+        lambda net, x: gap(net.norm(net.pool(net.act(x)))),
+        {"act": nn.SiLU(), "pool": nn.MaxPool2d(2), "norm": normed()}, "act", F.silu,
+    ),
+    "pooled without a change of size": (
+        lambda net, x: gap(net.pool(net.act(x))), {"act": nn.ReLU(), "pool": nn.MaxPool2d(3, 1, 1)}, "act", F.relu,
+    ),
+    "a strided slice before its own normalisation": (
+        lambda net, x: gap(net.norm(x[:, :, ::2, ::2])), {"norm": normed()}, "conv2", lambda x: x,
+    ),
+    "dropout, flatten": (
+        lambda net, x: net.drop(net.act(x)).flatten(1)[:, :8], {"act": nn.ReLU(), "drop": nn.Dropout()}, "act", F.relu,
+    ),
+    "upsampled": (lambda net, x: gap(F.interpolate(net.act(x), scale_factor=2)), {"act": nn.ReLU()}, "act", F.relu),
+    "upsampled by a module": (
+        lambda net, x: gap(net.up(net.act(x))), {"act": nn.ReLU(), "up": nn.Upsample(scale_factor=2, mode="bilinear")},
+        "act", F.relu,
+    ),
+    "pooled by modules, 1x1 map": (
+        lambda net, x: net.late(net.pool(net.act(x))).flatten(1),
+        {"act": nn.ReLU(), "pool": nn.AdaptiveAvgPool2d(1), "late": nn.Conv2d(8, 8, 1)}, "act", F.relu,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_the_map_that_is_found_is_activated_and_unpooled(net):
+    tail, modules, layer, activation = NETS[net]
+    model = Net(tail, **modules).eval()
+    found = explain(model, IMAGES, methods=["eigen_cam", "grad_cam"])
+    assert found.layer == layer
+    signed = model.conv2(F.relu(model.conv1(IMAGES)))
+    maps = activation(signed, modules["norm"]) if "norm," in net else activation(signed)
+    assert found.attributions["eigen_cam"].shape == (2, 1, 16, 20)
+    assert_reads(found.attributions["eigen_cam"], maps)
+    assert found.attributions["grad_cam"].max() > 0
+
+
+BLOCKS = {
+    "a residual block": (lambda net, x: gap(net.block(x)), {"block": Residual()}, "block"),
+    "residual blocks": (
+        lambda net, x: gap(net.blocks(x)), {"blocks": nn.Sequential(Residual(), Residual())}, "blocks"
+    ),
+    "a pooled block": (lambda net, x: gap(net.block(x)), {"block": PooledBlock()}, "block.conv"),
+    "pooled blocks": (
+        lambda net, x: gap(net.blocks(x)), {"blocks": nn.Sequential(PooledBlock(), PooledBlock())}, "blocks.1.conv"
+    ),
+    "squeeze and excitation": (lambda net, x: gap(net.block(x)), {"block": SqueezeExcite()}, "block"),
+    "channel shuffle": (
+        lambda net, x: gap(net.blocks(x)), {"blocks": nn.Sequential(Residual(), nn.ChannelShuffle(2))}, "blocks"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("net", BLOCKS)
+def test_a_block_is_read_as_a_whole_unless_it_pools(net):
+    tail, modules, layer = BLOCKS[net]
+    model = Net(tail, **modules).eval()
+    found = explain(model, IMAGES, methods="eigen_cam")
+    assert found.layer == layer
+    features, block = model.conv2(F.relu(model.conv1(IMAGES))), next(iter(modules.values()))
+    if layer.endswith("blocks.1.conv"):
+        maps = F.relu(block[1].conv(block[0](features)))
+    elif layer.endswith("conv"):
+        maps = F.relu(block.conv(features))
+    else:
+        maps = block(features)
+    assert_reads(found.attributions["eigen_cam"], maps)
+
+
+@pytest.mark.parametrize("classes", [4, 1])
+def test_a_map_of_class_scores_is_passed_over_and_one_of_hidden_channels_is_not(classes):
+    torch.manual_seed(2)
+    features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert explain(nn.Sequential(features, ClassMaps(classes), pool), IMAGES).layer == "0"
+    hidden = nn.Sequential(features, ClassMaps(classes), pool, nn.Linear(classes, classes))
+    assert explain(hidden, IMAGES).layer == "1"  # as many channels as classes, but no scores yet
+    only_scores = nn.Sequential(nn.Conv2d(3, classes, 3), pool)
+    with pytest.raises(ValueError, match=r"the run shows only maps of class scores.*`layer=\.\.\.`"):
+        explain(only_scores, IMAGES)
+
+
+def test_a_branch_that_the_logits_do_not_depend_on_is_passed_over():
+    class Auxiliary(Net):
+        def forward(self, images):
+            features = F.relu(self.conv1(images))
+            logits = self.fc(gap(F.relu(self.conv2(features))))
+            return {"logits": logits, "aux": self.aux(features)}
+
+    model = Auxiliary(None, aux=nn.Conv2d(6, 8, 3))
+    assert explain(model, IMAGES).layer == "conv2"
+
+
+def test_the_backbone_of_a_lightning_module_is_found():
+    class Lit(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
+            self.head = GAPHead(8, 4)
+
+        def forward(self, images):
+            return self.head(self.backbone(images))
+
+    assert explain(Lit(), IMAGES, methods=["grad_cam", "saliency"]).layer == "backbone.2"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Flatten(), nn.Linear(960, 4)),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 4)),
+    ],
+)
+def test_a_model_without_a_convolutional_map_is_refused_but_its_saliency_is_shown(model):
+    with pytest.raises(ValueError, match=r"no convolutional map of more than one pixel.*methods=\['saliency'\]"):
+        explain(model, IMAGES)
+    explanation = explain(model, IMAGES, methods=["saliency"])
+    assert explanation.layer is None
+    assert explanation.attributions["saliency"].max() > 0
+
+
+def test_a_layer_is_given_by_name_or_as_a_module():
+    model = Net(lambda net, x: gap(net.blocks(x)), blocks=nn.Sequential(Residual(), Residual()))
+    by_name = explain(model, IMAGES, layer="blocks.0.bn2")
+    by_module = explain(model, IMAGES, layer=model.blocks[0].bn2)
+    assert by_name.layer == by_module.layer == "blocks.0.bn2"
+    assert torch.equal(by_name.attributions["grad_cam"], by_module.attributions["grad_cam"])
+    assert name_layer(model, "blocks").module is model.blocks
+
+
+@pytest.mark.parametrize(
+    ("layer", "error", "says"),
+    [
+        ("layer5", ValueError, r"`layer` to name a module of ResNet, got 'layer5'\. Nearest: layer\d, "),
+        ("layer4.1.cnov2", ValueError, r"got 'layer4.1.cnov2'\. Nearest: layer4\.1\.conv2, "),
+        ("", ValueError, r"`layer` to name a module of ResNet, got ''\. Nearest: .*fc"),
+        ("?", ValueError, r"got '\?'\. Nearest: .*fc"),
+        (
+            nn.Conv2d(3, 4, 1),
+            ValueError,
+            r"`layer` to be a module of the model, got a Conv2d that ResNet does not hold",
+        ),
+        (4, TypeError, r"`layer` to be a dotted name, a module or None, got int"),
+        ("fc", ValueError, r"target layer 'fc' to return a feature map \(N, D, h, w\), got \(2, 10\)"),
+        ("layer4.0.relu", ValueError, r"target layer 'layer4.0.relu' to run once in a forward, it ran 2 times"),
+    ],
+)
+def test_a_wrong_layer_is_refused_by_its_name(layer, error, says):
+    with pytest.raises(error, match=says):
+        explain(torchvision_model("resnet18"), torch.randn(2, 3, 32, 32), layer=layer)
+
+
+def test_a_layer_that_never_runs_or_returns_no_tensor_is_refused():
+    class Pair(nn.Module):
+        def forward(self, features):
+            return features, features
+
+    model = Net(lambda net, x: gap(net.pair(x)[0]), pair=Pair(), unused=nn.Conv2d(8, 8, 1))
+    with pytest.raises(ValueError, match="target layer 'unused' to run once in a forward, it ran 0 times"):
+        explain(model, IMAGES, layer="unused")
+    with pytest.raises(ValueError, match=r"target layer 'pair' to return a feature map .* got tuple"):
+        explain(model, IMAGES, layer="pair")
