@@ -237,6 +237,7 @@ def test_fast_dev_run_goes_through(tmp_path):
     assert runner.state.finished
 
 
+@pytest.mark.filterwarnings("default:You defined a `validation_step`")
 def test_a_run_without_validation_is_told_so(tmp_path):
     with pytest.warns(UserWarning, match="this run has none"):
         trainer(tmp_path, SaliencyCallback(), max_epochs=1).fit(TinyClassifier(), loader())
@@ -381,6 +382,7 @@ def test_samples_are_taken_from_the_chosen_loader(tmp_path):
     assert torch.equal(shown(callback), other[24:26][0])
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_a_resumed_run_shows_the_same_samples(tmp_path):
     L.seed_everything(0)
     first = GradCAMCallback(num_samples=3)
