@@ -382,7 +382,7 @@ def test_samples_are_taken_from_the_chosen_loader(tmp_path):
     assert torch.equal(shown(callback), other[24:26][0])
 
 
-@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+@pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:.*sampler has shuffling enabled")
 def test_a_resumed_run_shows_the_same_samples(tmp_path):
     L.seed_everything(0)
     first = GradCAMCallback(num_samples=3)
