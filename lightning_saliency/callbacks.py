@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_saliency._compat import (
+    SHARDED_STRATEGIES,
+    Callback,
+    LightningModule,
+    Trainer,
+    is_oom_error,
+    overrides,
+    rank_zero_info,
+    rank_zero_warn,
+)
 from lightning_saliency.attribution import METHODS, Normalize, parse_methods
+from lightning_saliency.budget import Budget
 from lightning_saliency.evidence import find_target_layer
 from lightning_saliency.explain import Explanation, check_images, explain
+from lightning_saliency.guard import Guard
 from lightning_saliency.layers import TargetLayer, name_layer
 from lightning_saliency.loggers import log_picture, scalar_step
-from lightning_saliency.render import Caption, Channels, grid, shown_channels, to_rgb
-from lightning_saliency.samples import (
-    Choose,
-    FixedBatch,
-    Samples,
-    find_class_names,
-    find_dataset,
-    find_normalization,
-)
+from lightning_saliency.pictures import Look
+from lightning_saliency.render import Channels
+from lightning_saliency.samples import Choose, FixedBatch, Samples, find_dataset
 from lightning_saliency.targets import parse_target
 
 OnError = Literal["warn", "raise"]
 CallbackTarget = Literal["label", "predicted"] | int | list[int] | Callable[[Tensor], Tensor]
-
-_SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
 
 
 class SaliencyCallback(Callback):
@@ -40,10 +43,11 @@ class SaliencyCallback(Callback):
     to every logger of the trainer. Training is not touched: the final weights are those of the training without it, bit
     for bit. Also works in `trainer.validate` and `trainer.test`.
 
-    Logged, as pictures with the same steps as Lightning's scalars:
+    Logged, with the same steps as Lightning's scalars:
         - `saliency/<method>`: rows are samples; columns are the image and the overlay. In `trainer.test`,
           `saliency/<method>/test`.
         - `saliency/overview`: the image and the overlays of all methods, where there are several.
+        - `saliency/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
 
     A wrong option is an error in `setup` or in sanity checking, before the first training step. After that a fault is
     one warning with its cause, and training goes on.
@@ -77,6 +81,11 @@ class SaliencyCallback(Callback):
         output_fn: Takes the logits out of what the model returns, where they are not found by themselves.
         name: First part of the tags, so that two callbacks can share a logger.
         on_error: What a fault does once training has begun: `warn` (once for each cause) or `raise`.
+        max_fraction: The largest share of the training's time that this callback may take. Where the next call would
+            exceed it, it shows fewer samples, then only every second, fourth … time, and says so once. Default: no
+            limit.
+        audit: Hash everything that decides how training goes on before and after each call, and raise an error that
+            names what has changed. It takes about a second for each 300 MB of weights, optimizer state and gradients.
 
     Raises:
         TypeError: An option is of the wrong kind.
@@ -115,6 +124,8 @@ class SaliencyCallback(Callback):
         output_fn: Callable[[Any], Tensor] | None = None,
         name: str = "saliency",
         on_error: OnError = "warn",
+        max_fraction: float | None = None,
+        audit: bool = False,
     ) -> None:
         super().__init__()
         self.methods = parse_methods(self.default_methods if methods is None else methods)
@@ -122,36 +133,30 @@ class SaliencyCallback(Callback):
             _check_count(option, count)
         if chunk_size is not None:
             _check_count("chunk_size", chunk_size)
-        for option, value, allowed in (
-            ("choose", choose, get_args(Choose)),
-            ("normalize", normalize, get_args(Normalize)),
-            ("channels", channels, get_args(Channels)),
-            ("on_error", on_error, get_args(OnError)),
-        ):
+        for option, value, allowed in (("choose", choose, get_args(Choose)), ("on_error", on_error, get_args(OnError))):
             if value not in allowed:
                 raise ValueError(f"Expected `{option}` to be one of {', '.join(allowed)}, got {value!r}.")
+        if max_fraction is not None and not 0 < max_fraction <= 1:
+            raise ValueError(f"Expected `max_fraction` to be above 0 and at most 1, got {max_fraction!r}.")
         if isinstance(target, str) and target not in ("label", "predicted"):
             raise ValueError(f"Expected `target` to be 'label', 'predicted', an index or a callable, got {target!r}.")
         if layer is not None and not isinstance(layer, str):
             raise TypeError(f"Expected `layer` to be a dotted name or None, got {type(layer).__name__}.")
-        if (mean is None) != (std is None):
-            raise ValueError("Expected `mean` and `std` both or neither, got only one of them.")
-        # fails here rather than at the end of the first epoch
-        grid(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), {"": torch.zeros(1, 1, 1, 1)}, colormap=colormap, alpha=alpha)
+        names = None if class_names is None else [str(name) for name in class_names]
+        self.look = Look(mean, std, names, colormap, alpha, normalize, channels)
 
         self.target = target
         self.layer = layer
         self.model = model
         self.every_n_epochs = every_n_epochs
         self.log_untrained = log_untrained
-        self.mean, self.std = mean, std
-        self.class_names = None if class_names is None else [str(name) for name in class_names]
-        self.colormap, self.alpha, self.normalize, self.channels = colormap, alpha, normalize, channels
         self.chunk_size = chunk_size
         self.output_fn = output_fn
         self.dataloader_idx = dataloader_idx
         self.name = name
         self.on_error = on_error
+        self.max_fraction = max_fraction
+        self.audit = audit
 
         fixed, indices = _parse_samples(samples)
         self._batches = {
@@ -161,7 +166,8 @@ class SaliencyCallback(Callback):
             name=name, methods=self.methods, num_samples=num_samples, choose=choose, layer=layer, target=str(target)
         )
         self._found_layer: TargetLayer | None = None
-        self._faults: set[str] = set()
+        self._since: float | None = None
+        self._begin_run()
 
     @property
     def state_key(self) -> str:
@@ -179,30 +185,33 @@ class SaliencyCallback(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what can be checked before anything runs."""
-        if isinstance(trainer.strategy, _SHARDED):
+        if isinstance(trainer.strategy, SHARDED_STRATEGIES):
             raise ValueError(
                 f"{type(self).__name__} needs the whole model on one rank, which {type(trainer.strategy).__name__} "
                 "does not keep. Use a strategy that does, such as 'ddp', or train without this callback."
             )
-        self._found_layer = None
-        self._faults.clear()
+        self._begin_run()
         if not trainer.loggers:
             rank_zero_warn(
                 f"{type(self).__name__} has no logger to write pictures to, so it shows nothing. Give the Trainer one: "
                 "`Trainer(logger=TensorBoardLogger('logs'))`."
             )
-        is_built_later = type(pl_module).configure_model is not LightningModule.configure_model
-        if not is_built_later:
+        if not overrides(pl_module, "configure_model"):  # else the layers are made after this
             model = self._explained_module(pl_module)
             if self.layer is not None:
                 name_layer(model, self.layer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so where no validation will ever run."""
-        if not trainer.enable_validation:
+        """The time of the first epoch starts."""
+        self._since = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so where no validation has ever run."""
+        if not self._has_validated:
             rank_zero_warn(
-                f"{type(self).__name__} works at the end of each validation, and this run has none: give the Trainer a "
-                "validation loader, define `validation_step`, and leave `limit_val_batches` above 0."
+                f"{type(self).__name__} works at the end of each validation, and this run had none: give the Trainer a "
+                "validation loader that is not empty, define `validation_step`, and leave `limit_val_batches` above 0 "
+                "and `check_val_every_n_epoch` at or below `max_epochs`."
             )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -217,22 +226,30 @@ class SaliencyCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Take the samples as the batch passes."""
-        self._capture("validate", trainer, batch, dataloader_idx)
+        self._capture("validate", trainer, pl_module, batch, dataloader_idx)
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Take the samples as the batch passes."""
-        self._capture("test", trainer, batch, dataloader_idx)
+        self._capture("test", trainer, pl_module, batch, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Explain the samples and log the pictures."""
         if trainer.sanity_checking:
             # a resumed run is sanity checked too; there the pass only brings out errors before the first step
-            logs = self.log_untrained and trainer.global_step == 0
-            self._finish("validate", trainer, pl_module, logs=logs)
-        elif trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._finish("validate", trainer, pl_module, logs=self.log_untrained and trainer.global_step == 0)
+            return
+        if trainer.state.fn != "fit":
             self._finish("validate", trainer, pl_module)
+            return
+        self._has_validated = True
+        is_due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        self._finish("validate", trainer, pl_module, is_due=is_due)
+        # all ranks log what rank 0 measured, so that callbacks on all ranks can monitor it
+        seconds = trainer.strategy.broadcast(self._guard.seconds)
+        pl_module.log(f"{self.name}/seconds", seconds, on_step=False, on_epoch=True)
+        self._guard.seconds, self._since = 0.0, time.perf_counter()
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Explain the samples of the test stream and log the pictures."""
@@ -242,37 +259,35 @@ class SaliencyCallback(Callback):
         """Let go of the model."""
         self._found_layer = None
 
-    def _capture(self, stage: str, trainer: Trainer, batch: Any, dataloader_idx: int) -> None:
-        if trainer.is_global_zero and dataloader_idx == self.dataloader_idx:
-            self._guarded(trainer, lambda: self._batches[stage].offer(batch))
+    def _begin_run(self) -> None:
+        """Forget what belongs to one run of a trainer."""
+        self._guard = Guard(type(self).__name__, raises=self.on_error == "raise", audit=self.audit)
+        self._budget = Budget(self.max_fraction)
+        self._found_layer = None
+        self._fitting_chunk = self.chunk_size
+        self._has_validated = False
+        self._since = None
 
-    def _finish(self, stage: str, trainer: Trainer, pl_module: LightningModule, *, logs: bool = True) -> None:
+    def _capture(
+        self, stage: str, trainer: Trainer, pl_module: LightningModule, batch: Any, dataloader_idx: int
+    ) -> None:
+        samples = self._batches[stage]
+        if trainer.is_global_zero and dataloader_idx == self.dataloader_idx and samples.fixed is None:
+            self._guarded(trainer, pl_module, lambda: samples.offer(batch))
+
+    def _finish(
+        self, stage: str, trainer: Trainer, pl_module: LightningModule, *, is_due: bool = True, logs: bool = True
+    ) -> None:
         """The stream has passed: keep the samples, explain them and log the pictures."""
         if not trainer.is_global_zero:
             return
-        whole = not trainer.sanity_checking or _sanity_sees_all(trainer, self.dataloader_idx)
-        self._guarded(trainer, lambda: self._batches[stage].end(whole=whole))
-        if trainer.loggers:
-            self._guarded(trainer, lambda: self._show(stage, trainer, pl_module, logs=logs))
-
-    def _guarded(self, trainer: Trainer, step: Callable[[], None]) -> None:
-        """Run a step; a fault ends nothing that has begun, and is said once."""
-        try:
-            step()
-        except Exception as fault:
-            if trainer.sanity_checking or self.on_error == "raise":
-                raise
-            self._found_layer = None
-            cause = f"{type(fault).__name__}: {fault}"
-            if cause not in self._faults:
-                self._faults.add(cause)
-                rank_zero_warn(
-                    f"{type(self).__name__} could not show its pictures (epoch {trainer.current_epoch}), and the run "
-                    f"goes on without them. Said once for each cause; `on_error='raise'` stops instead. {cause}"
-                )
-
-    def _show(self, stage: str, trainer: Trainer, pl_module: LightningModule, *, logs: bool) -> None:
-        samples = self._batches[stage].current()
+        batch = self._batches[stage]
+        if batch.fixed is None:
+            whole = not trainer.sanity_checking or _sanity_sees_all(trainer, self.dataloader_idx)
+            self._guarded(trainer, pl_module, lambda: batch.end(whole=whole))
+        if not is_due or not trainer.loggers:
+            return
+        samples = batch.current()
         if samples is None:
             if trainer.sanity_checking and logs:
                 rank_zero_info(
@@ -280,12 +295,49 @@ class SaliencyCallback(Callback):
                     "untrained network is not shown. `Trainer(num_sanity_val_steps=-1)` runs them all."
                 )
             return
-        explanation = self._explain(trainer, pl_module, samples)
+        shown = samples[: self._affordable(len(samples))]
+        if not len(shown):
+            return
+        spent = self._guard.seconds
+        pictures: dict[str, Tensor] = {}
+        self._guarded(trainer, pl_module, lambda: pictures.update(self._draw(stage, trainer, pl_module, shown)))
+        for logger in trainer.loggers if logs else ():  # one that fails does not keep the others from theirs
+            self._guarded(trainer, pl_module, partial(self._log, stage, trainer, logger, pictures))
+        self._budget.record(self._guard.seconds - spent, len(shown))
+
+    def _guarded(self, trainer: Trainer, pl_module: LightningModule, step: Callable[[], None]) -> None:
+        if not self._guard.run(trainer, pl_module, step):
+            self._found_layer = None  # what was found may be what is wrong
+
+    def _draw(self, stage: str, trainer: Trainer, pl_module: LightningModule, samples: Samples) -> dict[str, Tensor]:
+        loaders = trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders
+        return self.look.draw(
+            samples,
+            self._explain(trainer, pl_module, samples),
+            title=_title(stage, trainer),
+            explained=self._explained_class(samples),
+            dataset=find_dataset(loaders, self.dataloader_idx),
+        )
+
+    def _log(self, stage: str, trainer: Trainer, logger: Any, pictures: dict[str, Tensor]) -> None:
         suffix = "" if stage == "validate" else f"/{stage}"
-        step = scalar_step(trainer)
-        for tag, picture in self._pictures(stage, trainer, samples, explanation).items():
-            if logs:
-                log_picture(trainer.loggers, f"{self.name}/{tag}{suffix}", picture, step)
+        for tag, picture in pictures.items():
+            log_picture(logger, f"{self.name}/{tag}{suffix}", picture, scalar_step(trainer))
+
+    def _affordable(self, num_samples: int) -> int:
+        """How many samples the time budget allows now."""
+        if self._since is None:  # training has not begun
+            return num_samples
+        was_thinned = self._budget.is_thinned
+        rest = time.perf_counter() - self._since - self._guard.seconds
+        planned = self._budget.plan(num_samples, rest)
+        if self._budget.is_thinned and not was_thinned:
+            rank_zero_warn(
+                f"{type(self).__name__} would take more than {self.max_fraction:.0%} of the time, so it now shows "
+                f"{self._budget.most} of {num_samples} samples"
+                + (f", every {self._budget.every} validations." if self._budget.every > 1 else ".")
+            )
+        return planned
 
     def _explain(self, trainer: Trainer, pl_module: LightningModule, samples: Samples) -> Explanation:
         model = self._explained_module(pl_module)
@@ -302,20 +354,32 @@ class SaliencyCallback(Callback):
             target = samples.labels
         elif target == "predicted":
             target = None
-        return explain(
-            model,
-            images,
-            methods=self.methods,
-            target=target,
-            layer=self.layer or self._found_layer,
-            chunk_size=self.chunk_size,
-            **run,
-        )
+        elif isinstance(target, list):
+            target = target[: len(samples)]
+        chunk = min(self._fitting_chunk or len(images), len(images))
+        while True:
+            try:
+                return explain(
+                    model,
+                    images,
+                    methods=self.methods,
+                    target=target,
+                    layer=self.layer or self._found_layer,
+                    chunk_size=chunk,
+                    **run,
+                )
+            except (RuntimeError, MemoryError) as fault:
+                if chunk == 1 or not (is_oom_error(fault) or isinstance(fault, MemoryError)):
+                    raise
+            # out of the handler: the fault holds the frames, and these the tensors
+            chunk = self._fitting_chunk = chunk // 2
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch leaves it untyped
+                torch.cuda.empty_cache()
 
     def _explained_module(self, pl_module: LightningModule) -> nn.Module:
         if self.model is not None:
             return name_layer(pl_module, self.model, argument="model").module
-        if type(pl_module).forward is not LightningModule.forward:
+        if overrides(pl_module, "forward"):
             return pl_module
         children = [name for name, child in pl_module.named_children() if any(True for _ in child.parameters())]
         if len(children) != 1:
@@ -325,62 +389,10 @@ class SaliencyCallback(Callback):
             )
         return pl_module.get_submodule(children[0])
 
-    def _pictures(self, stage: str, trainer: Trainer, samples: Samples, explanation: Explanation) -> dict[str, Tensor]:
-        dataset = find_dataset(
-            trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders, self.dataloader_idx
-        )
-        images = to_rgb(samples.images, *self._normalization(dataset, samples.images.shape[1]), self.channels)
-        heatmaps, blanks = explanation.heatmaps(normalize=self.normalize), explanation.blanks(self.normalize)
-        columns = {method: METHODS[method].title for method in self.methods}
-        notes = [
-            f"explained: {self._explained_class(samples)}",
-            f"layer: {explanation.layer}" if explanation.layer else "",
-            shown_channels(samples.images.shape[1], self.channels),
-        ]
-
-        def draw(methods: Sequence[str]) -> Tensor:
-            return grid(
-                images,
-                {columns[method]: heatmaps[method].cpu() for method in methods},
-                title=_title(stage, trainer),
-                captions=self._captions(samples, explanation, self.class_names or find_class_names(dataset)),
-                blanks={columns[method]: blanks[method] for method in methods},
-                note=" · ".join(note for note in notes if note),
-                colormap=self.colormap,
-                alpha=self.alpha,
-            )
-
-        pictures = {method: draw([method]) for method in self.methods}
-        return pictures | {"overview": draw(self.methods)} if len(self.methods) > 1 else pictures
-
-    def _normalization(self, dataset: Any, num_channels: int) -> tuple[Any, Any]:
-        if self.mean is not None:
-            return self.mean, self.std
-        found = find_normalization(dataset)
-        fits = found is not None and len(found[0]) in (1, num_channels)
-        return found if found is not None and fits else (None, None)
-
     def _explained_class(self, samples: Samples) -> str:
         if self.target == "label":
             return "true class" if samples.labels is not None else "predicted class"
         return {"predicted": "predicted class"}.get(str(self.target), "chosen target")
-
-    def _captions(self, samples: Samples, explanation: Explanation, names: Sequence[str] | None) -> list[Caption]:
-        def name(index: int) -> str:
-            return names[index] if names is not None and index < len(names) else str(index)
-
-        labels = [None] * len(samples) if samples.labels is None else samples.labels.tolist()
-        predictions = explanation.predictions.tolist()
-        confidences = explanation.probabilities.amax(1).tolist()
-        return [
-            Caption(
-                f"predicted {name(prediction)} {confidence:.0%}"
-                if label is None
-                else f"true {name(label)} · predicted {name(prediction)} {confidence:.0%}",
-                None if label is None else label == prediction,
-            )
-            for label, prediction, confidence in zip(labels, predictions, confidences, strict=True)
-        ]
 
 
 class GradCAMCallback(SaliencyCallback):

@@ -34,6 +34,9 @@ class Samples:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getitem__(self, rows: slice) -> Samples:
+        return Samples(self.images[rows], None if self.labels is None else self.labels[rows])
+
 
 @dataclass
 class FixedBatch:

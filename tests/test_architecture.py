@@ -27,7 +27,11 @@ MAY_IMPORT = {
     "render": set(),
     "record": set(),
     "samples": set(),
+    "pictures": {"attribution", "explain", "render", "samples"},
     "loggers": {"render"},
+    "audit": set(),
+    "guard": {"audit", "_compat"},
+    "budget": set(),
     "dashboard": {"record"},
 }
 MAY_IMPORT["callbacks"] = set(MAY_IMPORT) - {"dashboard"}
@@ -36,9 +40,8 @@ MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"dashboard"}
 # Who may know what is outside; a library that is not listed here or in STANDARD is known to nobody.
 STANDARD = {"torch", "numpy"}
 KNOWN_TO = {
-    "pytorch_lightning": {"callbacks", "loggers", "classifier", "_compat"},
-    "lightning": {"callbacks", "loggers", "classifier", "_compat"},
-    "lightning_utilities": {"callbacks", "loggers", "classifier", "_compat"},
+    "pytorch_lightning": {"_compat"},
+    "lightning": {"_compat"},
     "torchmetrics": {"metrics"},
     "scipy": {"metrics"},
     "torchvision": {"render"},

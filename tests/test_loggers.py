@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
-from tiny import events
+from tiny import CSVLogger, Logger, TensorBoardLogger, events
 
 from lightning_saliency.loggers import log_picture, scalar_step
 
@@ -33,7 +32,7 @@ class WithExperiment(Plain):
 
 def test_tensorboard_gets_the_pixels_at_the_step(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="", version="")
-    log_picture([logger], "saliency/cam", PICTURE, 7)
+    log_picture(logger, "saliency/cam", PICTURE, 7)
     logger.finalize("success")
     (event,) = events(tmp_path).Images("saliency/cam")
     assert (event.step, event.width, event.height) == (7, 5, 4)
@@ -41,7 +40,7 @@ def test_tensorboard_gets_the_pixels_at_the_step(tmp_path):
 
 def test_a_logger_without_pictures_gets_a_png_in_its_own_folder(tmp_path):
     logger = CSVLogger(tmp_path, name="run", version=3)
-    log_picture([logger], "saliency/cam", PICTURE, 7)
+    log_picture(logger, "saliency/cam", PICTURE, 7)
     with Image.open(tmp_path / "run/version_3/saliency/cam/step=0000007.png") as image:
         assert np.array_equal(np.array(image), PICTURE.permute(1, 2, 0).numpy())
 
@@ -51,13 +50,14 @@ def test_experiments_that_take_images_get_them_in_their_own_terms():
     calls = []
     mlflow = SimpleNamespace(log_image=lambda run_id, image, key, step: calls.append((run_id, image.shape, key, step)))
     comet = SimpleNamespace(log_image=lambda image, name, step: calls.append((image.size, name, step)))
-    log_picture([WithExperiment(mlflow, run_id="r1"), WithExperiment(comet)], "saliency/cam", PICTURE, 7)
+    for logger in (WithExperiment(mlflow, run_id="r1"), WithExperiment(comet)):
+        log_picture(logger, "saliency/cam", PICTURE, 7)
     assert calls == [("r1", (4, 5, 3), "saliency/cam", 7), ((5, 4), "saliency/cam", 7)]
 
 
 def test_a_logger_that_can_do_nothing_is_named():
     with pytest.raises(ValueError, match="Plain takes no pictures and has no `log_dir`"):
-        log_picture([Plain()], "saliency/cam", PICTURE, 0)
+        log_picture(Plain(), "saliency/cam", PICTURE, 0)
 
 
 def test_the_step_falls_back_to_the_optimizer_steps():

@@ -1,17 +1,21 @@
 """A tiny classifier and data set that the callback tests train in a second."""
 
-import hashlib
+import os
+from importlib import import_module
 from pathlib import Path
 
-import pytorch_lightning as L
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_saliency import GAPHead
+from lightning_saliency._compat import PACKAGES
+
+# The package whose Trainer runs the tests: the first that is installed, or the one that the variable names.
+L = import_module(os.environ.get("LIGHTNING_PACKAGE", PACKAGES[0].__name__))
+CSVLogger, Logger, TensorBoardLogger = L.loggers.CSVLogger, L.loggers.Logger, L.loggers.TensorBoardLogger
 
 NUM_CLASSES = 3
 
@@ -76,25 +80,3 @@ def events(folder: Path) -> EventAccumulator:
     accumulator = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
     accumulator.Reload()
     return accumulator
-
-
-def fingerprint(*parts) -> str:
-    """A hash of tensors and plain values in nested dicts and lists."""
-    digest = hashlib.sha256()
-
-    def add(part) -> None:
-        if isinstance(part, Tensor):
-            digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        elif isinstance(part, dict):
-            for key in part:
-                digest.update(str(key).encode())
-                add(part[key])
-        elif isinstance(part, list | tuple):
-            for item in part:
-                add(item)
-        else:
-            digest.update(repr(part).encode())
-
-    add(parts)
-    return digest.hexdigest()
