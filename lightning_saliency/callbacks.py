@@ -303,7 +303,8 @@ class SaliencyCallback(Callback):
         self._guarded(trainer, pl_module, lambda: pictures.update(self._draw(stage, trainer, pl_module, shown)))
         for logger in trainer.loggers if logs else ():  # one that fails does not keep the others from theirs
             self._guarded(trainer, pl_module, partial(self._log, stage, trainer, logger, pictures))
-        self._budget.record(self._guard.seconds - spent, len(shown))
+        if self._since is not None:  # sanity checking is the warm-up, which says little of what follows
+            self._budget.record(self._guard.seconds - spent, len(shown))
 
     def _guarded(self, trainer: Trainer, pl_module: LightningModule, step: Callable[[], None]) -> None:
         if not self._guard.run(trainer, pl_module, step):

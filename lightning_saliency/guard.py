@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from lightning_saliency._compat import LightningModule, Trainer, rank_zero_warn
 from lightning_saliency.audit import changed, fingerprint
+
+_OWN = str(Path(__file__).parent)
 
 
 class Guard:
@@ -59,7 +62,8 @@ class Guard:
 
     def _say(self, fault: Exception, epoch: int) -> None:
         """Once for each place that faults come from: their texts may differ from epoch to epoch."""
-        place = traceback.extract_tb(fault.__traceback__)[-1]
+        frames = traceback.extract_tb(fault.__traceback__)
+        place = ([frame for frame in frames if not frame.filename.startswith(_OWN)] or frames)[-1]
         cause = f"{type(fault).__name__} {place.filename}:{place.lineno}"
         if cause in self._said:
             return

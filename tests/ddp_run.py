@@ -1,0 +1,39 @@
+"""A run on two processes, started by test_ddp.py: `ddp_run.py FOLDER STRATEGY with|without`; a file from each rank."""
+
+import json
+import sys
+from pathlib import Path
+
+from tiny import L, TinyClassifier, loader, trainer
+
+from lightning_saliency import SaliencyCallback
+from lightning_saliency.audit import fingerprint
+
+
+class Leaves(L.Callback):
+    """Writes down how the run ended on this rank."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer, pl_module):
+        parts = fingerprint(trainer, pl_module)
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        Path(self.folder, f"rank{trainer.global_rank}.json").write_text(json.dumps([parts, metrics]))
+
+
+def main(folder: str, strategy: str, mode: str) -> None:
+    L.seed_everything(3)
+    ours = [SaliencyCallback(["cam", "saliency"], num_samples=4, on_error="raise", audit=True)]
+    monitors = [
+        L.callbacks.EarlyStopping("saliency/seconds", patience=9, check_on_train_epoch_end=False, strict=True),
+        L.callbacks.ModelCheckpoint(folder, filename="best", monitor="saliency/seconds"),
+    ]
+    callbacks = [*ours, *monitors] if mode == "with" else []
+    trainer(
+        Path(folder), *callbacks, Leaves(folder), strategy=strategy, devices=2, enable_checkpointing=mode == "with"
+    ).fit(TinyClassifier(), loader(shuffle=True, batch_size=4), loader(batch_size=4))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

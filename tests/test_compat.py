@@ -1,0 +1,83 @@
+"""One callback class for `pytorch_lightning` and `lightning.pytorch`, whichever is installed."""
+
+import pickle
+import subprocess
+import sys
+import warnings
+from importlib import import_module
+
+import pytest
+import torch
+from tiny import TinyClassifier, events, loader, trainer
+
+import lightning_saliency
+from lightning_saliency import GradCAMCallback, SaliencyCallback
+from lightning_saliency._compat import PACKAGES, Callback
+
+SHELLS = [getattr(lightning_saliency, name) for name in lightning_saliency.__all__ if name.endswith("Callback")]
+
+
+def classifier(package) -> type:
+    """`TinyClassifier` as a LightningModule of this package."""
+    members = {
+        name: member
+        for name, member in vars(TinyClassifier).items()
+        if name in ("forward", "training_step", "validation_step", "configure_optimizers")
+    }
+
+    def __init__(self):  # noqa: N807
+        package.LightningModule.__init__(self)
+        like = TinyClassifier()
+        self.backbone, self.head = like.backbone, like.head
+
+    return type("Classifier", (package.LightningModule,), members | {"__init__": __init__, "__module__": __name__})
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+def test_every_callback_is_one_of_the_package_and_works_bare_and_in_a_list(package, tmp_path):
+    assert all(issubclass(shell, package.Callback) for shell in [*SHELLS, Callback])
+    for name, given in (("bare", GradCAMCallback()), ("list", [GradCAMCallback()])):
+        logger = package.loggers.TensorBoardLogger(tmp_path, name=name, version="")
+        package.Trainer(
+            max_epochs=1, callbacks=given, logger=logger, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False, log_every_n_steps=1, accelerator="cpu", devices=1,
+        ).fit(classifier(package)(), loader(), loader())  # fmt: skip
+        assert len(events(tmp_path / name).Images("saliency/grad_cam")) == 2
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+def test_the_command_line_of_the_package_takes_it_and_explains_its_options(package, tmp_path, capsys):
+    cli = import_module(f"{package.__name__}.cli").LightningCLI
+    module = classifier(package)
+    arguments = ["--trainer.callbacks=lightning_saliency.GradCAMCallback", "--trainer.callbacks.num_samples=3"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = cli(module, run=False, args=arguments, save_config_callback=None)
+        callbacks = [given for given in made.trainer.callbacks if isinstance(given, SaliencyCallback)]
+        assert len(callbacks) == 1
+        assert callbacks[0].methods == ("grad_cam",)
+        with pytest.raises(SystemExit):
+            cli(module, run=False, args=["--trainer.callbacks.help=lightning_saliency.SaliencyCallback"])
+    printed = capsys.readouterr().out
+    assert "--trainer.callbacks.every_n_epochs" in printed
+    assert "Show only every so many epochs" in printed
+
+
+def test_the_callback_pickles_before_and_after_a_run(tmp_path):
+    callback = GradCAMCallback(num_samples=2)
+    for _ in range(2):
+        again = pickle.loads(pickle.dumps(callback))
+        assert again.methods == callback.methods
+        assert again.state_key == callback.state_key
+        trainer(tmp_path, callback).validate(TinyClassifier(), loader(), verbose=False)
+    assert torch.equal(again.state_dict()["validate"]["images"], callback.state_dict()["validate"]["images"])
+
+
+def test_without_any_lightning_the_import_says_what_to_install():
+    code = (
+        "import sys, importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name in ('lightning', 'pytorch_lightning') else find(name, *a)\n"
+        "import lightning_saliency"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ImportError: lightning-saliency needs Lightning: `pip install pytorch-lightning`" in ended.stderr
