@@ -1,13 +1,15 @@
 """A run on two processes, started by test_ddp.py: `ddp_run.py FOLDER STRATEGY with|without`; a file from each rank."""
 
+import copy
 import json
 import sys
 from pathlib import Path
 
-from tiny import L, TinyClassifier, loader, trainer
+import torch
+from tiny import L, TinyClassifier, data, loader, trainer
 
-from lightning_saliency import SaliencyCallback
-from lightning_saliency.audit import fingerprint
+from lightning_saliency import SaliencyCallback, explain
+from lightning_saliency.audit import digest, fingerprint
 
 
 class Leaves(L.Callback):
@@ -20,6 +22,14 @@ class Leaves(L.Callback):
         parts = fingerprint(trainer, pl_module)
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         Path(self.folder, f"rank{trainer.global_rank}.json").write_text(json.dumps([parts, metrics]))
+        if (
+            trainer.is_global_zero
+        ):  # alone, while the other rank waits for nothing: synchronised BatchNorm must not sync
+            images, labels = data()[:4]
+            synced = torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(pl_module))
+            assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in synced.modules())
+            maps, same = (explain(m.train(), images, target=labels, layer="backbone") for m in (synced, pl_module))
+            assert digest(maps.attributions) == digest(same.attributions)
 
 
 def main(folder: str, strategy: str, mode: str) -> None:

@@ -347,6 +347,11 @@ def test_a_module_compiled_after_the_first_run_is_still_explained(tmp_path):
     assert len(events(tmp_path / "compiled").Images("saliency/cam")) == 2
 
 
+def test_the_callback_has_no_hook_in_the_training_steps_so_it_cannot_slow_or_synchronise_them():
+    ours = {name for name in vars(SaliencyCallback) if name.startswith("on_")}
+    assert not any(("batch" in name and "train" in name) or "backward" in name or "step" in name for name in ours)
+
+
 # --- the harness and the audit would notice
 
 
