@@ -6,10 +6,14 @@ the `Callback` here descends from that of every package installed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 _NAMES = [
     f"{top}{rest}" for top, rest in (("pytorch_lightning", ""), ("lightning", ".pytorch")) if find_spec(top) is not None
@@ -47,6 +51,23 @@ def overrides(pl_module: Any, method: str) -> bool:
     return all(own is not getattr(package.LightningModule, method) for package in PACKAGES)
 
 
+@contextmanager
+def muted(pl_module: nn.Module) -> Iterator[None]:
+    """Let go of what a LightningModule logs inside its `forward`: the callback's pass is not the user's validation."""
+    modules = [module for module in pl_module.modules() if hasattr(module, "log") and hasattr(module, "log_dict")]
+    quiet = {"log": lambda *_, **__: None, "log_dict": lambda *_, **__: None}
+    kept = [{name: vars(module)[name] for name in quiet if name in vars(module)} for module in modules]
+    try:
+        for module in modules:
+            vars(module).update(quiet)
+        yield
+    finally:
+        for module, own in zip(modules, kept, strict=True):
+            for name in quiet:
+                vars(module).pop(name, None)
+            vars(module).update(own)
+
+
 __all__ = [
     "PACKAGES",
     "SHARDED_STRATEGIES",
@@ -54,6 +75,7 @@ __all__ = [
     "LightningModule",
     "Trainer",
     "is_oom_error",
+    "muted",
     "overrides",
     "rank_zero_info",
     "rank_zero_warn",

@@ -7,33 +7,28 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_saliency._compat import (
     SHARDED_STRATEGIES,
     Callback,
     LightningModule,
     Trainer,
-    is_oom_error,
     overrides,
     rank_zero_info,
     rank_zero_warn,
 )
-from lightning_saliency.attribution import METHODS, Normalize, parse_methods
+from lightning_saliency.attribution import Normalize, parse_methods
 from lightning_saliency.budget import Budget
-from lightning_saliency.evidence import find_target_layer
-from lightning_saliency.explain import Explanation, check_images, explain
 from lightning_saliency.guard import Guard
-from lightning_saliency.layers import TargetLayer, name_layer
 from lightning_saliency.loggers import log_picture, scalar_step
 from lightning_saliency.pictures import Look
+from lightning_saliency.probe import CallbackTarget, Probe
 from lightning_saliency.render import Channels
-from lightning_saliency.samples import Choose, FixedBatch, Samples, find_dataset
+from lightning_saliency.samples import Choose, FixedBatch, Samples, find_dataset, parse_samples
 from lightning_saliency.targets import parse_target
 
 OnError = Literal["warn", "raise"]
-CallbackTarget = Literal["label", "predicted"] | int | list[int] | Callable[[Tensor], Tensor]
 
 
 class SaliencyCallback(Callback):
@@ -139,40 +134,48 @@ class SaliencyCallback(Callback):
                 raise ValueError(f"Expected `{option}` to be one of {', '.join(allowed)}, got {value!r}.")
         if max_fraction is not None and not 0 < max_fraction <= 1:
             raise ValueError(f"Expected `max_fraction` to be above 0 and at most 1, got {max_fraction!r}.")
-        if isinstance(target, str) and target not in ("label", "predicted"):
-            raise ValueError(f"Expected `target` to be 'label', 'predicted', an index or a callable, got {target!r}.")
+        if not isinstance(dataloader_idx, int) or dataloader_idx < 0:
+            raise ValueError(f"Expected `dataloader_idx` to be an int from 0, got {dataloader_idx!r}.")
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"Expected `name` to be a text that tags can begin with, got {name!r}.")
+        if isinstance(class_names, str):
+            raise TypeError(f"Expected `class_names` to be a list of names, got the text {class_names!r}.")
+        for option, function in (("input_fn", input_fn), ("output_fn", output_fn)):
+            if function is not None and not callable(function):
+                raise TypeError(f"Expected `{option}` to be a function or None, got {type(function).__name__}.")
         if layer is not None and not isinstance(layer, str):
             raise TypeError(f"Expected `layer` to be a dotted name or None, got {type(layer).__name__}.")
         names = None if class_names is None else [str(name) for name in class_names]
         self.look = Look(mean, std, names, colormap, alpha, normalize, channels)
 
-        self.target = target
-        self.layer = layer
-        self.model = model
+        self.probe = Probe(self.methods, target, layer, model, output_fn, chunk_size)
         self.every_n_epochs = every_n_epochs
         self.log_untrained = log_untrained
-        self.chunk_size = chunk_size
-        self.output_fn = output_fn
         self.dataloader_idx = dataloader_idx
         self.name = name
         self.on_error = on_error
         self.max_fraction = max_fraction
         self.audit = audit
 
-        fixed, indices = _parse_samples(samples)
+        given, indices = parse_samples(samples)
+        shown = len(given if given is not None else indices or range(num_samples))
+        if isinstance(target, str) and target not in ("label", "predicted"):
+            raise ValueError(f"Expected `target` to be 'label', 'predicted', an index or a callable, got {target!r}.")
+        if not isinstance(target, str):
+            parse_target(target, shown)
         self._batches = {
-            stage: FixedBatch(num_samples, choose, indices, input_fn, fixed) for stage in ("validate", "test")
+            stage: FixedBatch(num_samples, choose, indices, input_fn, given) for stage in ("validate", "test")
         }
         self._key = self._generate_state_key(
-            name=name, methods=self.methods, num_samples=num_samples, choose=choose, layer=layer, target=str(target)
+            name=name, num_samples=shown, choose=choose, samples=indices, dataloader_idx=dataloader_idx
         )
-        self._found_layer: TargetLayer | None = None
         self._since: float | None = None
+        self._periods_shown = 0
         self._begin_run()
 
     @property
     def state_key(self) -> str:
-        """Distinct for callbacks with different options, which may share a trainer."""
+        """By the name and by what selects the samples: a resumed run may add methods and still show the same ones."""
         return self._key
 
     def state_dict(self) -> dict[str, Any]:
@@ -192,15 +195,21 @@ class SaliencyCallback(Callback):
                 "does not keep. Use a strategy that does, such as 'ddp', or train without this callback."
             )
         self._begin_run()
+        for batch in self._batches.values():
+            batch.reset()  # another run may have other data; a checkpoint's samples are loaded after this
+        for other in trainer.callbacks:  # type: ignore[attr-defined] # set by the Trainer's connector
+            if isinstance(other, SaliencyCallback) and other is not self and other._tags & self._tags:
+                raise ValueError(
+                    f"Expected the callbacks of a Trainer to log under different tags, got {sorted(self._tags)[0]!r} "
+                    "twice. Give one of them another `name=...`."
+                )
         if not trainer.loggers:
             rank_zero_warn(
                 f"{type(self).__name__} has no logger to write pictures to, so it shows nothing. Give the Trainer one: "
                 "`Trainer(logger=TensorBoardLogger('logs'))`."
             )
         if not overrides(pl_module, "configure_model"):  # else the layers are made after this
-            model = self._explained_module(pl_module)
-            if self.layer is not None:
-                name_layer(model, self.layer)
+            self.probe.check(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The time of the first epoch starts."""
@@ -245,7 +254,10 @@ class SaliencyCallback(Callback):
             self._finish("validate", trainer, pl_module)
             return
         self._has_validated = True
-        is_due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        # also where validation itself comes only every so many epochs, and just misses the one
+        periods, into = divmod(trainer.current_epoch + 1, self.every_n_epochs)
+        is_due = into == 0 or periods > self._periods_shown
+        self._periods_shown = periods
         self._finish("validate", trainer, pl_module, is_due=is_due)
         # all ranks log what rank 0 measured, so that callbacks on all ranks can monitor it
         seconds = trainer.strategy.broadcast(self._guard.seconds)
@@ -258,15 +270,15 @@ class SaliencyCallback(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the model."""
-        self._found_layer = None
+        self.probe.forget()
 
     def _begin_run(self) -> None:
         """Forget what belongs to one run of a trainer."""
         self._guard = Guard(type(self).__name__, raises=self.on_error == "raise", audit=self.audit)
         self._budget = Budget(self.max_fraction)
-        self._found_layer = None
-        self._fitting_chunk = self.chunk_size
+        self.probe.forget()
         self._has_validated = False
+        self._periods_shown = 0
         self._since = None
 
     def _capture(
@@ -283,6 +295,9 @@ class SaliencyCallback(Callback):
         if not trainer.is_global_zero:
             return
         batch = self._batches[stage]
+        loaders = trainer.num_test_batches if stage == "test" else trainer.num_val_batches
+        if self.dataloader_idx >= len(loaders):
+            self._guarded(trainer, pl_module, partial(self._refuse_loader, len(loaders)))
         if batch.fixed is None:
             whole = not trainer.sanity_checking or _sanity_sees_all(trainer, self.dataloader_idx)
             self._guarded(trainer, pl_module, lambda: batch.end(whole=whole))
@@ -309,15 +324,15 @@ class SaliencyCallback(Callback):
 
     def _guarded(self, trainer: Trainer, pl_module: LightningModule, step: Callable[[], None]) -> None:
         if not self._guard.run(trainer, pl_module, step):
-            self._found_layer = None  # what was found may be what is wrong
+            self.probe.forget()
 
     def _draw(self, stage: str, trainer: Trainer, pl_module: LightningModule, samples: Samples) -> dict[str, Tensor]:
         loaders = trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders
         return self.look.draw(
             samples,
-            self._explain(trainer, pl_module, samples),
+            self.probe.explain(trainer, pl_module, samples),
             title=_title(stage, trainer),
-            explained=self._explained_class(samples),
+            explained=self.probe.explained(samples),
             dataset=find_dataset(loaders, self.dataloader_idx),
         )
 
@@ -341,60 +356,15 @@ class SaliencyCallback(Callback):
             )
         return planned
 
-    def _explain(self, trainer: Trainer, pl_module: LightningModule, samples: Samples) -> Explanation:
-        model = self._explained_module(pl_module)
-        images = samples.images.to(pl_module.device)
-        run: dict[str, Any] = {
-            "output_fn": self.output_fn,
-            "forward_context": trainer.precision_plugin.forward_context,
-        }
-        reads_layer = any(METHODS[method].needs != {"input_grads"} for method in self.methods)
-        if self.layer is None and self._found_layer is None and reads_layer:
-            self._found_layer = find_target_layer(model, images, **run)
-        target: Any = self.target
-        if target == "label":
-            target = samples.labels
-        elif target == "predicted":
-            target = None
-        elif isinstance(target, list):
-            target = target[: len(samples)]
-        chunk = min(self._fitting_chunk or len(images), len(images))
-        while True:
-            try:
-                return explain(
-                    model,
-                    images,
-                    methods=self.methods,
-                    target=target,
-                    layer=self.layer or self._found_layer,
-                    chunk_size=chunk,
-                    **run,
-                )
-            except (RuntimeError, MemoryError) as fault:
-                if chunk == 1 or not (is_oom_error(fault) or isinstance(fault, MemoryError)):
-                    raise
-            # out of the handler: the fault holds the frames, and these the tensors
-            chunk = self._fitting_chunk = chunk // 2
-            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch leaves it untyped
-                torch.cuda.empty_cache()
+    def _refuse_loader(self, num_loaders: int) -> None:
+        raise ValueError(
+            f"Expected `dataloader_idx` to be below the number of loaders, {num_loaders}, got {self.dataloader_idx}."
+        )
 
-    def _explained_module(self, pl_module: LightningModule) -> nn.Module:
-        if self.model is not None:
-            return name_layer(pl_module, self.model, argument="model").module
-        if overrides(pl_module, "forward"):
-            return pl_module
-        children = [name for name, child in pl_module.named_children() if any(True for _ in child.parameters())]
-        if len(children) != 1:
-            raise ValueError(
-                f"{type(pl_module).__name__} defines no `forward`, so it is not clear what turns images into logits. "
-                f"Define it, or name a submodule: `model=...`, one of {', '.join(children) or 'none'}."
-            )
-        return pl_module.get_submodule(children[0])
-
-    def _explained_class(self, samples: Samples) -> str:
-        if self.target == "label":
-            return "true class" if samples.labels is not None else "predicted class"
-        return {"predicted": "predicted class"}.get(str(self.target), "chosen target")
+    @property
+    def _tags(self) -> set[str]:
+        overview = {"overview"} if len(self.methods) > 1 else set()
+        return {f"{self.name}/{tag}" for tag in {*self.methods, *overview}}
 
 
 class GradCAMCallback(SaliencyCallback):
@@ -424,27 +394,6 @@ class CAMCallback(SaliencyCallback):
 def _check_count(option: str, count: int) -> None:
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise ValueError(f"Expected `{option}` to be a positive int, got {count!r}.")
-
-
-def _parse_samples(samples: Any) -> tuple[Samples | None, list[int] | None]:
-    """Given samples, or positions in the stream."""
-    if samples is None:
-        return None, None
-    if isinstance(samples, Tensor):
-        samples = (samples, None)
-    if isinstance(samples, tuple | list) and len(samples) == 2 and isinstance(samples[0], Tensor):
-        images, labels = samples
-        check_images(images)
-        parsed = parse_target(labels, len(images))
-        return Samples(images.detach().cpu(), parsed.cpu() if isinstance(parsed, Tensor) else None), None
-    if not isinstance(samples, Sequence) or not all(isinstance(index, int) and index >= 0 for index in samples):
-        raise TypeError(
-            "Expected `samples` to be positions in the validation stream (non-negative ints), images (N, C, H, W), or "
-            f"a pair of images and labels, got {samples!r}."
-        )
-    if not samples:
-        raise ValueError("Expected `samples` to hold at least one position, got none.")
-    return None, list(samples)
 
 
 def _sanity_sees_all(trainer: Trainer, dataloader_idx: int) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 from torch.overrides import TorchFunctionMode
 
 from lightning_saliency.layers import (
@@ -81,8 +82,9 @@ def as_model_input(model: nn.Module, images: Tensor) -> Tensor:
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Run the model in eval mode, without a graph, and leave everything as it was, also after an error.
 
-    Kept are: each module's `training` flag, the buffers, the random states of torch (on the CPU and on the model's
-    devices), Python and NumPy, the grad and inference modes. Compiled modules run eagerly, without a recompile.
+    Kept are: each module's `training` flag, buffers and attributes (a metric's states, cached features), the random
+    states of torch (on the CPU and on the model's devices), Python and NumPy, the grad and inference modes. Compiled
+    modules run eagerly, without a recompile.
     `requires_grad`, `.grad` and the parameters are never touched.
 
     Args:
@@ -98,7 +100,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            # cuDNN has no backward through a recurrent layer in eval mode; torch's own kernels have
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         stack.enter_context(_buffers_kept(model))
+        stack.enter_context(_attributes_kept(model))
         try:
             for module, _ in flags:
                 module.training = False  # not module.eval(): a user may have overridden it
@@ -131,6 +137,25 @@ def _buffers_kept(model: nn.Module) -> Iterator[None]:
                 if buffer.shape != copy.shape:  # per-channel observers resize theirs
                     buffer.resize_(copy.shape)
                 buffer.copy_(copy)
+
+
+@contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Undo what the forward assigns to modules: a metric's states, features kept for later, counters."""
+    kept = [(vars(module), dict(vars(module))) for module in model.modules() if not isinstance(module, ScriptModule)]
+    lists = [(value, list(value)) for _, names in kept for value in names.values() if isinstance(value, list)]
+    try:
+        for current, names in kept:  # copies to work on: a metric adds to its states in place
+            copies = {name: value.detach().clone() for name, value in names.items() if isinstance(value, Tensor)}
+            current.update(copies)
+        yield
+    finally:
+        for current, names in kept:
+            for name in [name for name in current if name not in names]:
+                del current[name]
+            current.update(names)
+        for value, items in lists:
+            value[:] = items
 
 
 def find_target_layer(

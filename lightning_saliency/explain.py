@@ -34,7 +34,8 @@ class Explanation:
         scores: The explained logit per image, `(N,)`.
         classes: The explained class per image, `(N,)` int64; None where the target was a callable.
         attributions: The raw attributions of each method, `(N, 1, h, w)` float32, not normalised.
-        layer: The target layer's name; None where no method needed one.
+        layer: The target layer's name, which `explain` takes as `layer`; `:activated` behind it says that it was read
+            after the activation function that follows it. None where no method needed a layer.
     """
 
     images: Tensor
@@ -152,7 +153,7 @@ def explain(
                 scores=evidence.scores,
                 classes=evidence.classes,
                 attributions={key: METHODS[key].function(evidence).float() for key in keys},
-                layer=layer.name if layer else None,
+                layer=str(layer) if layer else None,
             )
 
         step = chunk_size or len(images)

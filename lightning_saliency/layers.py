@@ -21,6 +21,9 @@ _ACTIVATIONS = frozenset(
 )  # fmt: skip
 """Functions that models apply as the activation. Not sigmoid, tanh, softplus: in `x * sigmoid(x)` they are a part."""
 
+_ACTIVATED = ":activated"
+"""Behind a layer's name: read it after the activation function that follows it."""
+
 # How far logits may lie from W·mean(A) + b, relative to the root of the sum of the squared terms.
 _HEAD_TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 
@@ -33,8 +36,8 @@ class TargetLayer:
         name: Its dotted name in the model.
         module: The layer.
         activated: Read the map after the activation function that the model applies to the layer's output outside any
-            module of its own (`F.relu(self.conv(x))`), in place or not. Only a layer that was found is read so; one
-            that the user names means its output as returned.
+            module of its own (`F.relu(self.conv(x))`), in place or not. A layer that was found is read so; one that
+            the user names means its output as returned, unless `:activated` stands behind the name.
     """
 
     name: str
@@ -42,7 +45,7 @@ class TargetLayer:
     activated: bool = False
 
     def __str__(self) -> str:
-        return f"{self.name}, after its activation" if self.activated else self.name
+        return f"{self.name}{_ACTIVATED}" if self.activated else self.name
 
 
 @dataclass
@@ -74,7 +77,8 @@ def name_layer(model: nn.Module, layer: str | nn.Module, *, argument: str = "lay
 
     Args:
         model: The model that holds it.
-        layer: A name as in `model.named_modules()`, or one of the modules.
+        layer: A name as in `model.named_modules()`, with `:activated` behind it to read the layer after the activation
+            function that the model applies to its output; or one of the modules.
         argument: What the caller calls it, for the errors.
 
     Raises:
@@ -97,6 +101,8 @@ def name_layer(model: nn.Module, layer: str | nn.Module, *, argument: str = "lay
         )
     if not isinstance(layer, str):
         raise TypeError(f"Expected `{argument}` to be a dotted name, a module or None, got {type(layer).__name__}.")
+    activated = layer.endswith(_ACTIVATED)
+    layer = layer.removesuffix(_ACTIVATED)
     if layer not in modules or not layer:
         names = [name for name in modules if name]
         near = difflib.get_close_matches(layer, names, n=5, cutoff=0.4) or names[-5:]
@@ -104,17 +110,17 @@ def name_layer(model: nn.Module, layer: str | nn.Module, *, argument: str = "lay
             f"Expected `{argument}` to name a module of {type(model).__name__}, got {layer!r}. "
             f"Nearest: {', '.join(near)}."
         )
-    return TargetLayer(layer, modules[layer])
+    return TargetLayer(layer, modules[layer], activated)
 
 
 def last_convolutional_map(calls: Sequence[LayerCall], logits: Tensor) -> TargetLayer:
     """Choose the target layer as the papers do, from the trace of one forward with a graph.
 
     It is the last convolutional map after its own norm and activation and before any pooling, that the logits depend
-    on: Grad-CAM's "last convolutional layer" (Selvaraju 2017, section 3). Pooled or merely resized maps, maps of one
-    pixel, and maps of class scores (as many channels as classes, nothing learned between them and the logits) are
-    passed over. Where a container returns the very tensor that a layer in it made, the container gives its name: a
-    ResNet's is `layer4`.
+    on: Grad-CAM's "last convolutional layer" (Selvaraju 2017, section 3). Passed over are pooled or merely resized
+    maps, maps of one pixel, maps of class scores (as many channels as classes, nothing learned between them and the
+    logits), and the patch embedding of a transformer (the only convolution, which cuts the image into patches). Where a
+    container returns the very tensor that a layer in it made, the container gives its name: a ResNet's is `layer4`.
 
     Args:
         calls: The calls of all modules, in the order in which they ended.
@@ -130,6 +136,8 @@ def last_convolutional_map(calls: Sequence[LayerCall], logits: Tensor) -> Target
 
     def is_candidate(call: LayerCall) -> bool:
         if call.output.dim() != 4 or call.output.shape[2:].numel() < 2 or call.node not in used:
+            return False
+        if _is_patch_embedding(call):
             return False
         is_class_scores = call.output.shape[1] == logits.shape[1] and call.node in unlearned
         return not is_class_scores and _is_convolutional(call.node, tuple(call.output.shape[2:]), sizes)
@@ -223,6 +231,15 @@ def _is_convolutional(node: Any, size: tuple[int, ...], sizes: dict[Any, tuple[i
         return any(kind in node.name() for kind in ends) or sizes.get(node, size) != size
 
     return any("Convolution" in node.name() and sizes.get(node, size) == size for node in _ancestors([node], stop))
+
+
+def _is_patch_embedding(call: LayerCall) -> bool:
+    """Whether a single convolution cuts the image into patches that do not overlap."""
+    return (
+        isinstance(call.module, nn.Conv2d)
+        and call.module.kernel_size == call.module.stride != (1, 1)
+        and sum("Convolution" in node.name() for node in _ancestors([call.node])) == 1
+    )
 
 
 def _is_learned(node: Any) -> bool:

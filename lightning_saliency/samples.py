@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 InputFn: TypeAlias = Callable[[Any], Tensor | tuple[Tensor, Tensor]]
 """Takes the images `(N, C, H, W)`, or the images and the labels `(N,)`, out of a batch."""
@@ -26,16 +26,19 @@ class Samples:
     Attributes:
         images: `(N, C, H, W)` on the CPU.
         labels: `(N,)` int64 on the CPU, or None.
+        rows: Which rows of the whole selection these are, where it is not complete; None for all.
     """
 
     images: Tensor
     labels: Tensor | None = None
+    rows: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, rows: slice) -> Samples:
-        return Samples(self.images[rows], None if self.labels is None else self.labels[rows])
+        labels = None if self.labels is None else self.labels[rows]
+        return Samples(self.images[rows], labels, None if self.rows is None else self.rows[rows])
 
 
 @dataclass
@@ -47,16 +50,28 @@ class FixedBatch:
         choose: `"first"`: the first of the stream; `"per_class"`: as evenly over the classes as they come.
         indices: Positions in the stream, which are kept instead, in this order.
         input_fn: Takes images, or images and labels, out of a batch that `split_batch` does not understand.
-        fixed: Samples that are given, so that nothing is collected.
+        given: Samples that are given, so that nothing is collected.
+
+    Attributes:
+        fixed: The samples, once they are complete.
     """
 
     num_samples: int = 8
     choose: Choose = "first"
     indices: Sequence[int] | None = None
     input_fn: InputFn | None = None
-    fixed: Samples | None = None
+    given: Samples | None = None
+    fixed: Samples | None = field(init=False)
     _kept: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
     _position: int = 0
+
+    def __post_init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was collected: another run may have other data."""
+        self.fixed = self.given
+        self.begin()
 
     def begin(self) -> None:
         """A run over the stream starts; what an incomplete run before it left is collected anew."""
@@ -103,10 +118,12 @@ class FixedBatch:
         """The samples; before they are complete, those of the running stream so far; None if there is none."""
         if self.fixed is not None or not self._kept:
             return self.fixed
-        rows = [self._kept[position] for position in self._order() if position in self._kept]
-        labels = [label for _, label in rows if label is not None]
+        found = [(row, *self._kept[at]) for row, at in enumerate(self._order()) if at in self._kept]
+        labels = [label for _, _, label in found if label is not None]
         return Samples(
-            torch.stack([image for image, _ in rows]), torch.stack(labels) if len(labels) == len(rows) else None
+            torch.stack([image for _, image, _ in found]),
+            torch.stack(labels) if len(labels) == len(found) else None,
+            [row for row, _, _ in found],
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -115,7 +132,7 @@ class FixedBatch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the samples of a checkpoint, unless some were given."""
-        if state and self.fixed is None:
+        if state and self.given is None:
             self.fixed = Samples(state["images"], state["labels"])
 
     def _wants(self, position: int, label: Tensor | None) -> bool:
@@ -161,6 +178,50 @@ class FixedBatch:
         for position, (_, label) in self._kept.items():
             groups[int(label)].append(position)  # type: ignore[arg-type] # `offer` has seen that there are labels
         return dict(groups)
+
+
+def parse_samples(samples: Any) -> tuple[Samples | None, list[int] | None]:
+    """Tell given samples from positions in the stream.
+
+    Args:
+        samples: None, positions (non-negative ints), images `(N, C, H, W)`, or a pair of images and labels `(N,)`.
+
+    Returns:
+        The samples that were given, or None; and the positions, or None.
+
+    Raises:
+        TypeError: It is none of these.
+        ValueError: The images are no batch of images, the labels do not fit them, or there is no position.
+
+    Example:
+        >>> parse_samples([5, 2])
+        (None, [5, 2])
+    """
+    if isinstance(samples, Tensor):
+        samples = samples.tolist() if samples.dim() == 1 else (samples, None)
+    if samples is None:
+        return None, None
+    if isinstance(samples, tuple | list) and len(samples) == 2 and isinstance(samples[0], Tensor):
+        images, labels = samples
+        if not _is_images(images):
+            raise ValueError(
+                f"Expected `samples` to hold images: floating point, (N, C, H, W), got shape {tuple(images.shape)} and "
+                f"{images.dtype}."
+            )
+        if labels is not None and (not _is_labels(labels, len(images)) or labels.is_floating_point()):
+            raise ValueError(
+                f"Expected `samples` to hold one integer class for each of the {len(images)} images, "
+                f"got {_describe(labels)}."
+            )
+        return Samples(images.detach().cpu(), None if labels is None else labels.reshape(-1).long().cpu()), None
+    if not isinstance(samples, Sequence) or not all(type(index) is int and index >= 0 for index in samples):
+        raise TypeError(
+            "Expected `samples` to be positions in the validation stream (non-negative ints), images (N, C, H, W), or "
+            f"a pair of images and labels, got {_describe(samples)}."
+        )
+    if not samples:
+        raise ValueError("Expected `samples` to hold at least one position, got none.")
+    return None, list(samples)
 
 
 def split_batch(batch: Any, input_fn: InputFn | None = None) -> tuple[Tensor, Tensor | None]:
@@ -221,9 +282,9 @@ def find_normalization(dataset: Any) -> tuple[list[float], list[float]] | None:
     """
     found = None
     for part in _parts(dataset):
-        mean, std = getattr(part, "mean", None), getattr(part, "std", None)
-        if isinstance(mean, Sequence | Tensor) and isinstance(std, Sequence | Tensor) and len(mean) == len(std):
-            found = [float(value) for value in mean], [float(value) for value in std]
+        mean, std = _numbers(getattr(part, "mean", None)), _numbers(getattr(part, "std", None))
+        if mean and std and len(mean) == len(std):
+            found = mean, std
     return found
 
 
@@ -240,14 +301,23 @@ def _parts(part: Any, depth: int = 8) -> Iterator[Any]:
     """A data set, what it wraps, and its transforms, in the order in which they are applied."""
     if part is None or depth == 0:
         return
-    if isinstance(part, list | tuple):
-        for item in part:
-            yield from _parts(item, depth)
-        return
     yield part
-    inner = getattr(part, "dataset", None) or next(iter(getattr(part, "datasets", ())), None)
-    for attribute in (inner, getattr(part, "transforms", None), getattr(part, "transform", None)):
-        yield from _parts(attribute, depth - 1)
+    inner = getattr(part, "datasets", None)
+    yield from _parts(inner[0] if isinstance(inner, list) and inner else getattr(part, "dataset", None), depth - 1)
+    for name in ("transforms", "transform"):
+        transforms = getattr(part, name, None)
+        for transform in transforms if isinstance(transforms, list | tuple | nn.Sequential) else [transforms]:
+            yield from _parts(transform, depth - 1)
+
+
+def _numbers(value: Any) -> list[float] | None:
+    """A sequence, tensor or array of numbers as floats; None for anything else."""
+    if isinstance(value, Tensor) or (hasattr(value, "tolist") and not callable(value)):
+        value = value.tolist()
+    value = [value] if isinstance(value, int | float) else value
+    if not isinstance(value, list | tuple) or not all(isinstance(number, int | float) for number in value):
+        return None
+    return [float(number) for number in value]
 
 
 def _from_input_fn(found: Any) -> tuple[Tensor, Tensor | None] | None:

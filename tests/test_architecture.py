@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "audit": set(),
     "guard": {"audit", "_compat"},
     "budget": set(),
+    "probe": {"attribution", "evidence", "explain", "layers", "samples", "_compat"},
     "dashboard": {"record"},
 }
 MAY_IMPORT["callbacks"] = set(MAY_IMPORT) - {"dashboard"}

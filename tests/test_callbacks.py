@@ -346,10 +346,75 @@ def test_a_resumed_run_shows_the_same_samples(tmp_path):
 
 
 def test_two_callbacks_in_one_trainer_keep_apart(tmp_path):
-    callbacks = [GradCAMCallback(), GradCAMCallback(layer="backbone.0", name="early"), SaliencyCallback()]
+    callbacks = [GradCAMCallback(), GradCAMCallback(layer="backbone.0", name="early"), CAMCallback(num_samples=2)]
     assert len({callback.state_key for callback in callbacks}) == 3
     trainer(tmp_path, *callbacks).validate(TinyClassifier(), loader(), verbose=False)
     assert {"saliency/grad_cam", "early/grad_cam"} <= set(events(tmp_path).Tags()["images"])
+
+
+def test_two_callbacks_that_would_share_a_tag_are_refused(tmp_path):
+    callbacks = [GradCAMCallback(layer="backbone.0"), GradCAMCallback(num_samples=2)]
+    with pytest.raises(ValueError, match=r"'saliency/grad_cam' twice.*`name=...`"):
+        trainer(tmp_path, *callbacks).fit(TinyClassifier(), loader(), loader())
+
+
+def test_another_run_with_the_same_callback_shows_its_own_data(tmp_path):
+    callback = GradCAMCallback(num_samples=2)
+    trainer(tmp_path / "first", callback, max_epochs=1).fit(TinyClassifier(), loader(), loader())
+    grey = data(channels=1)
+    trainer(tmp_path / "second", callback, max_epochs=1).fit(TinyClassifier(1), loader(grey), loader(grey))
+    assert torch.equal(shown(callback), grey[:2][0])
+
+
+@pytest.mark.parametrize("samples", [None, [3, 0, 7, 23]])
+def test_a_target_per_sample_goes_with_its_sample_also_where_sanity_checking_shows_a_part(tmp_path, samples):
+    callback = GradCAMCallback(samples=samples, num_samples=4, target=[0, 1, 2, 1], on_error="raise")
+    seen = []
+    explain_samples = callback.probe.explain
+
+    def note(trainer, pl_module, samples):
+        explanation = explain_samples(trainer, pl_module, samples)
+        seen.append(explanation.classes.tolist())
+        return explanation
+
+    callback.probe.explain = note
+    trainer(tmp_path, callback, max_epochs=1).fit(TinyClassifier(), loader(), loader(batch_size=1))
+    assert seen == [[0, 1] if samples is None else [1], [0, 1, 2, 1]]
+
+
+def test_a_resumed_run_with_another_method_shows_the_same_samples():
+    keys = {
+        GradCAMCallback().state_key.partition("{")[2],
+        GradCAMCallback(layer="backbone.0", target=lambda logits: logits[:, 0]).state_key.partition("{")[2],
+        SaliencyCallback(["saliency", "grad_cam"]).state_key.partition("{")[2],
+    }
+    assert len(keys) == 1
+    others = [{"num_samples": 3}, {"samples": [1]}, {"dataloader_idx": 1}, {"choose": "per_class"}, {"name": "b"}]
+    assert len({SaliencyCallback(**other).state_key for other in [*others, {}]}) == 6
+
+
+def test_a_loader_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(ValueError, match="`dataloader_idx` to be below the number of loaders, 1, got 1"):
+        trainer(tmp_path, GradCAMCallback(dataloader_idx=1)).fit(TinyClassifier(), loader(), loader())
+
+
+def test_labels_that_are_no_classes_are_said_to_come_from_the_batch(tmp_path):
+    images, labels = data()[:]
+    odd = TensorDataset(images, torch.where(labels == 1, -1, labels))
+
+    class Ignores(TinyClassifier):
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    with pytest.raises(ValueError, match=r"labels that were found in the batch.*-1.*`target='predicted'`"):
+        trainer(tmp_path, GradCAMCallback()).fit(Ignores(), loader(), loader(odd))
+    trainer(tmp_path, GradCAMCallback(target="predicted")).fit(Ignores(), loader(), loader(odd))
+
+
+def test_every_n_epochs_where_validation_itself_is_rarer(tmp_path):
+    runner = trainer(tmp_path, GradCAMCallback(every_n_epochs=2), max_epochs=10, check_val_every_n_epoch=3)
+    runner.fit(TinyClassifier(), loader(), loader())
+    assert [event.step for event in events(tmp_path).Images("saliency/grad_cam")] == [0, 8, 17, 26]
 
 
 def test_a_batch_of_any_shape_is_understood_or_an_input_fn_takes_it_apart(tmp_path):
@@ -401,11 +466,24 @@ def test_a_batch_of_any_shape_is_understood_or_an_input_fn_takes_it_apart(tmp_pa
         ({"choose": "random"}, ValueError, "`choose`.*first, per_class"),
         ({"samples": [-1]}, TypeError, "`samples`"),
         ({"samples": []}, ValueError, "`samples`"),
-        ({"samples": torch.zeros(3, 8, 8)}, ValueError, r"\(N, C, H, W\), got shape \(3, 8, 8\)"),
-        ({"samples": (torch.zeros(2, 3, 8, 8), torch.zeros(3).long())}, ValueError, "one class for each of the 2"),
+        ({"samples": torch.zeros(3, 8, 8)}, ValueError, r"`samples`.*\(N, C, H, W\), got shape \(3, 8, 8\)"),
+        (
+            {"samples": (torch.zeros(2, 3, 8, 8), torch.zeros(3).long())},
+            ValueError,
+            "`samples`.*one integer class for each of the 2",
+        ),
         ({"target": "truth"}, ValueError, "`target`"),
         ({"layer": 3}, TypeError, "`layer`"),
         ({"mean": [0.5]}, ValueError, "`mean` and `std`"),
+        ({"dataloader_idx": -1}, ValueError, "`dataloader_idx`"),
+        ({"class_names": "abc"}, TypeError, "`class_names`"),
+        ({"input_fn": 3}, TypeError, "`input_fn`"),
+        ({"output_fn": "x"}, TypeError, "`output_fn`"),
+        ({"name": ""}, ValueError, "`name`"),
+        ({"target": -1}, ValueError, "`target`"),
+        ({"target": 1.5}, TypeError, "`target`"),
+        ({"target": [0, 1]}, ValueError, "`target`.*each of the 8 images"),
+        ({"samples": [True]}, TypeError, "`samples`"),
         ({"colormap": "jett"}, ValueError, "jet"),
         ({"alpha": 1.5}, ValueError, "`alpha`"),
         ({"normalize": "sum"}, ValueError, "`normalize`"),
@@ -439,6 +517,14 @@ class TwoParts(L.LightningModule):
     configure_optimizers = TinyClassifier.configure_optimizers
 
 
+class TakesBatches(TinyClassifier):
+    def forward(self, images, labels):
+        return super().forward(images)
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
 @pytest.mark.parametrize(
     ("callback", "module", "message"),
     [
@@ -449,13 +535,24 @@ class TwoParts(L.LightningModule):
         (CAMCallback(), NotPooled, "global average pooling"),
         (GradCAMCallback(target=7), TinyClassifier, "`target` to be below the model's 3 classes"),
         (GradCAMCallback(), TwoParts, r"defines no `forward`.*`model=...`, one of backbone, head"),
+        (GradCAMCallback(), TakesBatches, r"TakesBatches to turn a batch of images, .*'labels'.*`model=\.\.\.`"),
         (GradCAMCallback(mean=[0.5, 0.5], std=[1.0, 1.0]), TinyClassifier, "one per channel, got 2"),
     ],
-    ids=["layer", "model", "no map", "no spatial layer", "cam without GAP", "class", "no forward", "mean"],
+    ids=[
+        "layer",
+        "model",
+        "no map",
+        "no spatial layer",
+        "cam without GAP",
+        "class",
+        "no forward",
+        "two inputs",
+        "mean",
+    ],
 )
 def test_what_cannot_work_is_an_error_before_the_first_training_step(tmp_path, callback, module, message):
     runner = trainer(tmp_path, callback)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         runner.fit(module(), loader(), loader())
     assert runner.global_step == 0
 
@@ -538,7 +635,7 @@ def test_lightning_cli_builds_every_callback_from_a_config(tmp_path):
             run=False, args=["--config", str(config)], save_config_callback=None
         )
     first, second = (callback for callback in cli.trainer.callbacks if isinstance(callback, SaliencyCallback))
-    assert (first.methods, first.target, first.layer, first.look.normalize) == (
+    assert (first.methods, first.probe.target, first.probe.layer, first.look.normalize) == (
         ("grad_cam", "saliency"), "predicted", "backbone", "shared",
     )  # fmt: skip
-    assert (second.methods, second.target, second.look.alpha) == (("grad_cam_plus_plus",), 1, 0.4)
+    assert (second.methods, second.probe.target, second.look.alpha) == (("grad_cam_plus_plus",), 1, 0.4)

@@ -26,7 +26,7 @@ def torchvision_model(name):
         ("alexnet", "features.11", 13),
         ("squeezenet1_1", "features", 13),
         ("resnet18", "layer4", 7),
-        ("densenet121", "features", 7),
+        ("densenet121", "features:activated", 7),
         ("googlenet", "inception5b", 7),
         ("mobilenet_v2", "features", 7),
     ],
@@ -63,7 +63,7 @@ def test_a_dense_net_is_read_after_its_activation_unless_the_layer_is_named():
     model = torchvision_model("densenet121")
     images = torch.randn(1, 3, 64, 64)
     target = find_target_layer(model, images)
-    assert (target.name, target.activated, str(target)) == ("features", True, "features, after its activation")
+    assert (target.name, target.activated, str(target)) == ("features", True, "features:activated")
     maps = model.eval().features(images).detach()
     for layer, expected in ((None, maps.relu()), (target, maps.relu()), ("features", maps)):
         found = explain(model, images, methods="eigen_cam", layer=layer).attributions["eigen_cam"]
@@ -202,7 +202,9 @@ def test_the_map_that_is_found_is_activated_and_unpooled(net):
     tail, modules, layer, activation = NETS[net]
     model = Net(tail, **modules).eval()
     found = explain(model, IMAGES, methods=["eigen_cam", "grad_cam"])
-    assert found.layer == layer
+    assert found.layer.removesuffix(":activated") == layer
+    again = explain(model, IMAGES, methods="eigen_cam", layer=found.layer)
+    assert torch.equal(again.attributions["eigen_cam"], found.attributions["eigen_cam"])
     signed = model.conv2(F.relu(model.conv1(IMAGES)))
     maps = activation(signed, modules["norm"]) if "norm," in net else activation(signed)
     assert found.attributions["eigen_cam"].shape == (2, 1, 16, 20)
@@ -231,7 +233,7 @@ def test_a_block_is_read_as_a_whole_unless_it_pools(net):
     tail, modules, layer = BLOCKS[net]
     model = Net(tail, **modules).eval()
     found = explain(model, IMAGES, methods="eigen_cam")
-    assert found.layer == layer
+    assert found.layer.removesuffix(":activated") == layer
     features, block = model.conv2(F.relu(model.conv1(IMAGES))), next(iter(modules.values()))
     if layer.endswith("blocks.1.conv"):
         maps = F.relu(block[1].conv(block[0](features)))
@@ -263,7 +265,7 @@ def test_a_branch_that_the_logits_do_not_depend_on_is_passed_over():
             return {"logits": logits, "aux": self.aux(features)}
 
     model = Auxiliary(None, aux=nn.Conv2d(6, 8, 3))
-    assert explain(model, IMAGES).layer == "conv2"
+    assert explain(model, IMAGES).layer == "conv2:activated"
 
 
 def test_the_backbone_of_a_lightning_module_is_found():
@@ -335,3 +337,11 @@ def test_a_layer_that_never_runs_or_returns_no_tensor_is_refused():
         explain(model, IMAGES, layer="unused")
     with pytest.raises(ValueError, match=r"target layer 'pair' to return a feature map .* got tuple"):
         explain(model, IMAGES, layer="pair")
+
+
+@pytest.mark.parametrize("name", ["vit_b_32", "swin_t"])
+def test_the_patch_embedding_of_a_transformer_is_no_feature_map(name):
+    model = torchvision.models.get_model(name, **({"image_size": 64} if name == "vit_b_32" else {}))
+    with pytest.raises(ValueError, match="no convolutional map"):
+        explain(model, torch.rand(1, 3, 64, 64))
+    assert explain(model, torch.rand(1, 3, 64, 64), methods="saliency").layer is None

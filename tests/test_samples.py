@@ -2,6 +2,7 @@ from collections import namedtuple
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
@@ -145,7 +146,7 @@ def test_the_state_survives_a_checkpoint_and_gives_way_to_given_samples(tmp_path
     fresh = FixedBatch(2)
     fresh.load_state_dict(state)
     assert torch.equal(fresh.fixed.images, batch.fixed.images)
-    given = FixedBatch(fixed=Samples(X))
+    given = FixedBatch(given=Samples(X))
     given.load_state_dict(state)
     assert given.fixed.images is X
     empty = FixedBatch()
@@ -189,3 +190,26 @@ def test_the_data_set_and_its_class_names_are_found_behind_any_loaders():
     assert find_dataset(loaders[0]) is other
     assert find_dataset(None) is None
     assert find_dataset(loaders, 7) is None
+
+
+def test_a_guess_at_a_strange_data_set_fails_nothing_and_walks_no_data():
+    class Listed(list):
+        def __iter__(self):
+            raise AssertionError("walked")
+
+    strange = [
+        SimpleNamespace(dataset=np.zeros((3, 2)), datasets=None),
+        SimpleNamespace(dataset=torch.zeros(3), datasets=4),
+        SimpleNamespace(mean=torch.tensor([0.5]).mean, std=3, transform=7),
+        SimpleNamespace(dataset=Listed([("path", 1)])),
+        SimpleNamespace(classes=np.arange(3)),
+    ]
+    for dataset in strange:
+        assert find_normalization(dataset) is None
+        assert find_class_names(dataset) is None
+    arrays = SimpleNamespace(mean=np.array([0.5, 0.25]), std=torch.tensor([1.0, 2.0]))
+    assert find_normalization(SimpleNamespace(transforms=[arrays])) == ([0.5, 0.25], [1.0, 2.0])
+    scripted = torch.nn.Sequential(v1.Normalize(MEAN, STD))
+    assert find_normalization(SimpleNamespace(transform=scripted)) == (MEAN, STD)
+    scalar = SimpleNamespace(mean=torch.tensor(0.5), std=torch.tensor(0.25))
+    assert find_normalization(SimpleNamespace(transform=scalar)) == ([0.5], [0.25])

@@ -1,0 +1,126 @@
+"""The samples through the module, as the trainer runs it: which part of it, for which class, within its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency._compat import LightningModule, Trainer, is_oom_error, muted, overrides
+from lightning_saliency.attribution import METHODS
+from lightning_saliency.evidence import find_target_layer
+from lightning_saliency.explain import Explanation, explain
+from lightning_saliency.layers import TargetLayer, name_layer
+from lightning_saliency.samples import Samples
+
+CallbackTarget = Literal["label", "predicted"] | int | list[int] | Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Probe:
+    """Explains samples by a trainer's module, and remembers what it found out on the way.
+
+    Attributes:
+        methods: Keys of `METHODS`.
+        target: Which class is explained; see `SaliencyCallback`.
+        layer: Dotted name of the target layer, or None to find it.
+        model: Dotted name of the submodule that is explained, or None to find it.
+        output_fn: Takes the logits out of what the model returns.
+        chunk_size: At most so many images at a time.
+    """
+
+    methods: tuple[str, ...]
+    target: CallbackTarget | None = "label"
+    layer: str | None = None
+    model: str | None = None
+    output_fn: Callable[[Any], Tensor] | None = None
+    chunk_size: int | None = None
+    _found_layer: TargetLayer | None = field(default=None, init=False)
+    _fitting_chunk: int | None = field(default=None, init=False)
+
+    def forget(self) -> None:
+        """Let go of the module, and of what may be what is wrong."""
+        self._found_layer = None
+
+    def check(self, pl_module: LightningModule) -> None:
+        """Refuse names that the module does not have.
+
+        Raises:
+            ValueError: There is no such layer or submodule, or it is not clear which submodule to explain.
+        """
+        model = self._explained_module(pl_module)
+        if self.layer is not None:
+            name_layer(model, self.layer)
+
+    def explain(self, trainer: Trainer, pl_module: LightningModule, samples: Samples) -> Explanation:
+        """Explain the samples in the trainer's precision, in smaller chunks where the memory does not suffice."""
+        model = self._explained_module(pl_module)
+        images = samples.images.to(pl_module.device)
+        run: dict[str, Any] = {
+            "output_fn": self.output_fn,
+            "forward_context": trainer.precision_plugin.forward_context,
+        }
+        target: Any = self.target
+        if target == "label":
+            target = self._fitting_labels(samples)
+        elif target == "predicted":
+            target = None
+        elif isinstance(target, Sequence) and samples.rows is not None:  # sanity checking may show a part of them
+            target = [target[row] for row in samples.rows]
+        chunk = min(self._fitting_chunk or self.chunk_size or len(images), len(images))
+        while True:
+            try:
+                with muted(pl_module):
+                    if self._found_layer is None and self._must_find_layer():
+                        self._found_layer = find_target_layer(model, images, **run)
+                    layer = self.layer or self._found_layer
+                    return explain(
+                        model, images, methods=self.methods, target=target, layer=layer, chunk_size=chunk, **run
+                    )
+            except TypeError as fault:
+                raise TypeError(
+                    f"Expected {type(model).__name__} to turn a batch of images, and nothing else, into logits: {fault}. "
+                    "Name the submodule that does: `model=...`."
+                ) from fault
+            except (RuntimeError, MemoryError) as fault:
+                if chunk == 1 or not (is_oom_error(fault) or isinstance(fault, MemoryError)):
+                    raise
+            # out of the handler: the fault holds the frames, and these the tensors
+            chunk = self._fitting_chunk = chunk // 2
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch leaves it untyped
+                torch.cuda.empty_cache()
+
+    def explained(self, samples: Samples) -> str:
+        """In words, which class is explained."""
+        if self.target == "label":
+            return "true class" if samples.labels is not None else "predicted class"
+        if isinstance(self.target, int):
+            return f"class {self.target}"
+        return "predicted class" if self.target in ("predicted", None) else "chosen target"
+
+    def _fitting_labels(self, samples: Samples) -> Tensor | None:
+        if samples.labels is not None and (samples.labels < 0).any():
+            raise ValueError(
+                f"The labels that were found in the batch are no classes: they hold {int(samples.labels.min())}. Pass "
+                "`target='predicted'`, or an `input_fn` that returns (images, labels)."
+            )
+        return samples.labels
+
+    def _must_find_layer(self) -> bool:
+        return self.layer is None and any(METHODS[method].needs != {"input_grads"} for method in self.methods)
+
+    def _explained_module(self, pl_module: LightningModule) -> nn.Module:
+        if self.model is not None:
+            return name_layer(pl_module, self.model, argument="model").module
+        if overrides(pl_module, "forward"):
+            return pl_module
+        children = [name for name, child in pl_module.named_children() if any(True for _ in child.parameters())]
+        if len(children) != 1:
+            raise ValueError(
+                f"{type(pl_module).__name__} defines no `forward`, so it is not clear what turns images into logits. "
+                f"Define it, or name a submodule: `model=...`, one of {', '.join(children) or 'none'}."
+            )
+        return pl_module.get_submodule(children[0])
