@@ -82,8 +82,8 @@ class Probe:
                     )
             except TypeError as fault:
                 raise TypeError(
-                    f"Expected {type(model).__name__} to turn a batch of images, and nothing else, into logits: {fault}. "
-                    "Name the submodule that does: `model=...`."
+                    f"Expected {type(model).__name__} to turn a batch of images, and nothing else, into logits: "
+                    f"{fault}. Name the submodule that does: `model=...`."
                 ) from fault
             except (RuntimeError, MemoryError) as fault:
                 if chunk == 1 or not (is_oom_error(fault) or isinstance(fault, MemoryError)):
