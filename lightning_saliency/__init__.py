@@ -10,18 +10,20 @@ from lightning_saliency.callbacks import (
 )
 from lightning_saliency.evidence import find_target_layer
 from lightning_saliency.explain import Explanation, explain
-from lightning_saliency.heads import GAPHead
+from lightning_saliency.heads import GAPHead, GAPModel, gap_model
 
 __all__ = [
     "METHODS",
     "CAMCallback",
     "Explanation",
     "GAPHead",
+    "GAPModel",
     "GradCAMCallback",
     "GradCAMPlusPlusCallback",
     "GradientSaliencyCallback",
     "SaliencyCallback",
     "explain",
     "find_target_layer",
+    "gap_model",
 ]
 __version__ = "0.1.0"

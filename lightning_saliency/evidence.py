@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.jit import ScriptModule
 from torch.overrides import TorchFunctionMode
 
@@ -105,11 +106,17 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         stack.enter_context(_buffers_kept(model))
         stack.enter_context(_attributes_kept(model))
+        # a traced module with a graph for each mode swaps them in `train`
+        swapped = [(module, flag) for module, flag in flags if isinstance(module, GraphModule)]
         try:
+            for traced, _ in swapped:
+                traced.eval()
             for module, _ in flags:
                 module.training = False  # not module.eval(): a user may have overridden it
             yield
         finally:
+            for traced, flag in swapped:
+                traced.train(flag)
             for module, flag in flags:
                 module.training = flag
 
@@ -162,6 +169,8 @@ def find_target_layer(
     model: nn.Module,
     images: Tensor,
     *,
+    size: tuple[int, int] | None = None,
+    can_be_cut: bool = False,
     output_fn: Callable[[Any], Tensor] | None = None,
     forward_context: ForwardContext = nullcontext,
 ) -> TargetLayer:
@@ -172,6 +181,8 @@ def find_target_layer(
     Args:
         model: Any model of images that returns logits.
         images: `(N, C, H, W)`.
+        size: (h, w) that the map is to have, for an earlier layer than the last; None for any.
+        can_be_cut: Only a map that everything passes through on its way to the logits.
         output_fn: Takes the logits out of what the model returns.
         forward_context: Makes the context for the forward, for instance autocast.
 
@@ -196,8 +207,9 @@ def find_target_layer(
             stack.enter_context(_graph_everywhere(model))
             stack.enter_context(forward_context())
             stack.enter_context(trace)
-            logits = find_logits(model(image.clone()), 1, output_fn)
-        return last_convolutional_map(trace.calls, logits)
+            source = image.clone()
+            logits = find_logits(model(source), 1, output_fn)
+        return last_convolutional_map(trace.calls, logits, size, source.grad_fn if can_be_cut else None)
 
 
 def collect(

@@ -1,9 +1,25 @@
-"""The trainable head of the classic CAM: global average pooling, then one linear layer."""
+"""The classic CAM: a trainable head of global pooling and one linear layer, and models that are cut back to wear it."""
 
 from __future__ import annotations
 
+from typing import Any, Literal, TypeAlias, get_args
+
 import torch
 from torch import Tensor, nn
+from torchvision.models import get_model
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from lightning_saliency.evidence import as_model_input, find_target_layer, undisturbed
+from lightning_saliency.targets import find_logits
+
+Pooling: TypeAlias = Literal["avg", "max", "lse"]
+"""Global average pooling, global maximum pooling, or log-sum-exp between the two."""
+
+_LSE_SHARPNESS = 5.0
+"""r of the log-sum-exp pooling: towards 0 it is the average, towards infinity the maximum."""
+
+PAPER_RESOLUTIONS = {"alexnet": 13, "vgg16": 14, "googlenet": 14}
+"""The mapping resolutions of Zhou et al. 2016, section 3: after conv5, after conv5-3, after inception4e."""
 
 
 class GAPHead(nn.Module):
@@ -14,14 +30,19 @@ class GAPHead(nn.Module):
     output". As the last layer of any backbone it makes a CAM model: `logits == class_maps(features).mean((2, 3)) +
     bias`, and Grad-CAM at the features is `relu(class map) / (h·w)`, both exactly.
 
+    With another pooling the class maps are the same sums Σ_k w_ck A_k, but their mean is no longer the logit: `"max"`
+    is the paper's comparison (GMP), `"lse"` is log-sum-exp, (1/r) log((1/Z) Σ_ij exp(r A_ij)) with r = 5 (Pinheiro &
+    Collobert 2015).
+
     Args:
         in_channels: D, the channels of the feature map.
         num_classes: K.
         bias: Whether the linear layer has a bias; the class maps leave it out.
         dropout: Probability of dropping a pooled feature while training.
+        pooling: `"avg"`, `"max"` or `"lse"`.
 
     Raises:
-        ValueError: `in_channels` or `num_classes` is not positive.
+        ValueError: `in_channels` or `num_classes` is not positive, or `pooling` is none of these.
 
     Shape:
         features `(N, D, h, w)` -> logits `(N, K)`.
@@ -33,21 +54,42 @@ class GAPHead(nn.Module):
         (torch.Size([2, 10]), torch.Size([2, 10, 7, 7]))
     """
 
-    def __init__(self, in_channels: int, num_classes: int, *, bias: bool = True, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        bias: bool = True,
+        dropout: float = 0.0,
+        pooling: Pooling = "avg",
+    ) -> None:
         super().__init__()
         for name, value in (("in_channels", in_channels), ("num_classes", num_classes)):
             if value < 1:
                 raise ValueError(f"Expected `{name}` to be at least 1, got {value}.")
+        if pooling not in get_args(Pooling):
+            raise ValueError(f"Expected `pooling` to be one of {', '.join(get_args(Pooling))}, got {pooling!r}.")
+        self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(in_channels, num_classes, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits `(N, K)` of features `(N, D, h, w)`."""
-        return self.linear(self.dropout(self._checked(features).mean((2, 3))))  # type: ignore[no-any-return]
+        return self.linear(self.dropout(self._pooled(self._checked(features))))  # type: ignore[no-any-return]
 
     def class_maps(self, features: Tensor) -> Tensor:
         """The map of each class, M_c = Σ_k w_ck A_k: `(N, D, h, w)` -> `(N, K, h, w)`, signed, without the bias."""
         return torch.einsum("kd,ndhw->nkhw", self.linear.weight, self._checked(features))
+
+    def _pooled(self, features: Tensor) -> Tensor:
+        if self.pooling == "avg":
+            return features.mean((2, 3))
+        if self.pooling == "max":
+            return features.amax((2, 3))
+        num_positions = features.shape[2:].numel()
+        return (
+            (_LSE_SHARPNESS * features).flatten(2).logsumexp(2) - torch.tensor(num_positions).log()
+        ) / _LSE_SHARPNESS
 
     def _checked(self, features: Tensor) -> Tensor:
         if features.dim() != 4 or features.shape[1] != self.linear.in_features:
@@ -55,3 +97,107 @@ class GAPHead(nn.Module):
                 f"Expected `features` to be (N, {self.linear.in_features}, h, w), got shape {tuple(features.shape)}."
             )
         return features
+
+
+class GAPModel(nn.Module):
+    """A backbone cut back to its features, a convolution, and a `GAPHead`; made by `gap_model`.
+
+    Attributes:
+        backbone: Images -> features of the layer where it was cut.
+        neck: A 3×3 convolution with ReLU, or nothing.
+        head: The `GAPHead`.
+        cut: The name of the layer where the backbone was cut.
+    """
+
+    def __init__(self, backbone: nn.Module, neck: nn.Module, head: GAPHead, cut: str) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+        self.cut = cut
+
+    def features(self, images: Tensor) -> Tensor:
+        """The features `(N, D, h, w)` that the head pools."""
+        return self.neck(self.backbone(images)["features"])  # type: ignore[no-any-return]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `(N, K)` of images `(N, C, H, W)`."""
+        return self.head(self.features(images))  # type: ignore[no-any-return]
+
+    def class_maps(self, images: Tensor) -> Tensor:
+        """The map of each class `(N, K, h, w)`, signed, from one forward without any gradient."""
+        return self.head.class_maps(self.features(images))
+
+
+def gap_model(
+    backbone: str | nn.Module,
+    num_classes: int,
+    *,
+    weights: Any = None,
+    resolution: int | None = None,
+    hidden: int | None = 1024,
+    pooling: Pooling = "avg",
+    in_channels: int = 3,
+    image_size: int = 224,
+) -> GAPModel:
+    """Turn a backbone into a CAM model, as Zhou et al. 2016, section 3.
+
+    Everything after the last convolutional map of the wanted resolution is removed (fully connected layers, pooling,
+    later stages); then come a 3×3 convolution (stride 1, pad 1) of 1024 units with ReLU, global average pooling and one
+    linear layer. What is kept of the backbone keeps its weights.
+
+    Args:
+        backbone: The name of a torchvision classification model, or any module that torch.fx can trace.
+        num_classes: K.
+        weights: For a name, torchvision's weights, such as `"DEFAULT"`; None for random ones.
+        resolution: Height and width of the class maps at `image_size`. Default: the paper's for `"alexnet"` (13×13,
+            after conv5), `"vgg16"` (14×14, after conv5-3) and `"googlenet"` (14×14, after inception4e); else that of
+            the last convolutional map.
+        hidden: Units of the added convolution; None for no convolution.
+        pooling: See `GAPHead`.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images that the resolution is meant for; others work as well.
+
+    Returns:
+        The model: `model(images)` are logits, `model.class_maps(images)` the maps of all classes.
+
+    Raises:
+        ValueError: The backbone has no convolutional map (of this resolution), or cannot be traced.
+
+    Example:
+        >>> model = gap_model("resnet18", num_classes=5, resolution=14, hidden=None)
+        >>> model.cut, model.class_maps(torch.randn(1, 3, 224, 224)).shape
+        ('layer3', torch.Size([1, 5, 14, 14]))
+    """
+    if isinstance(backbone, str):
+        resolution = resolution or PAPER_RESOLUTIONS.get(backbone)
+        # these two would spend a minute on initial values that torch's own replace as well
+        slow = {"init_weights": False} if backbone in ("googlenet", "inception_v3") and weights is None else {}
+        module: nn.Module = get_model(backbone, weights=weights, **slow)
+    else:
+        module = backbone
+    image = torch.zeros(1, in_channels, image_size, image_size)
+    size = None if resolution is None else (resolution, resolution)
+    layer = find_target_layer(module, image, size=size, can_be_cut=True, output_fn=_logits_or_features)
+    try:
+        cut = create_feature_extractor(module, return_nodes={layer.name: "features"}, suppress_diff_warning=True)
+    except Exception as error:
+        raise ValueError(
+            f"Expected `backbone` to be a module that torch.fx can trace, got {type(module).__name__}: {error}. "
+            "Cut it yourself, and put a `GAPHead` behind it."
+        ) from error
+    with undisturbed(cut):
+        depth = cut(as_model_input(cut, image))["features"].shape[1]
+    activation: list[nn.Module] = [nn.ReLU()] if layer.activated else []
+    convolution: list[nn.Module] = []
+    if hidden is not None:
+        convolution = [nn.Conv2d(depth, hidden, kernel_size=3, stride=1, padding=1), nn.ReLU()]
+    head = GAPHead(hidden or depth, num_classes, pooling=pooling)
+    return GAPModel(cut, nn.Sequential(*activation, *convolution), head, str(layer))
+
+
+def _logits_or_features(output: Any) -> Tensor:
+    """What a whole model returns are logits; of a backbone's features one score is made, to see what they depend on."""
+    if isinstance(output, Tensor) and output.dim() == 4 and output.shape[2:].numel() > 1:
+        return output.flatten(1).sum(1, keepdim=True)
+    return find_logits(output, 1)

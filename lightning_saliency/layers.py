@@ -113,7 +113,9 @@ def name_layer(model: nn.Module, layer: str | nn.Module, *, argument: str = "lay
     return TargetLayer(layer, modules[layer], activated)
 
 
-def last_convolutional_map(calls: Sequence[LayerCall], logits: Tensor) -> TargetLayer:
+def last_convolutional_map(
+    calls: Sequence[LayerCall], logits: Tensor, size: tuple[int, int] | None = None, source: Any = None
+) -> TargetLayer:
     """Choose the target layer as the papers do, from the trace of one forward with a graph.
 
     It is the last convolutional map after its own norm and activation and before any pooling, that the logits depend
@@ -125,6 +127,9 @@ def last_convolutional_map(calls: Sequence[LayerCall], logits: Tensor) -> Target
     Args:
         calls: The calls of all modules, in the order in which they ended.
         logits: `(N, K)`, with their graph.
+        size: (h, w) that the map is to have; None for any.
+        source: The autograd node of the images, where all that reaches the logits is to pass through the map, so that
+            the model can be cut there; None for any map.
 
     Raises:
         ValueError: There is no such map.
@@ -137,7 +142,9 @@ def last_convolutional_map(calls: Sequence[LayerCall], logits: Tensor) -> Target
     def is_candidate(call: LayerCall) -> bool:
         if call.output.dim() != 4 or call.output.shape[2:].numel() < 2 or call.node not in used:
             return False
-        if _is_patch_embedding(call):
+        if _is_patch_embedding(call) or (size is not None and tuple(call.output.shape[2:]) != size):
+            return False
+        if source is not None and source in _ancestors([logits.grad_fn], stop=lambda node: node is call.node):
             return False
         is_class_scores = call.output.shape[1] == logits.shape[1] and call.node in unlearned
         return not is_class_scores and _is_convolutional(call.node, tuple(call.output.shape[2:]), sizes)
@@ -152,6 +159,12 @@ def last_convolutional_map(calls: Sequence[LayerCall], logits: Tensor) -> Target
         outermost = [call for call in named if maker == call.name or maker.startswith(f"{call.name}.")]
         chosen = (outermost or named)[-1]
         return TargetLayer(chosen.name, chosen.module, chosen.activated)
+    if size is not None:
+        found = sorted({tuple(call.output.shape[2:]) for call in calls if call.output.dim() == 4}, reverse=True)
+        raise ValueError(
+            f"Expected the model to have a convolutional map of {size[0]}×{size[1]} at this image size where it can be "
+            f"cut; its maps are {', '.join(f'{height}×{width}' for height, width in found) or 'none'}."
+        )
     why = "only maps of class scores" if seen_scores else "no convolutional map of more than one pixel"
     raise ValueError(
         f"Expected a model whose logits depend on a convolutional feature map (N, D, h, w), but the run shows {why}. "
@@ -192,9 +205,9 @@ def find_class_weights(model: nn.Module, activations: Tensor, logits: Tensor) ->
                 return weight, features
     raise ValueError(
         "The method `cam` needs a model whose head is global average pooling, then one linear layer, so that "
-        "logits = W·mean(A) + b. On this batch that holds for no layer of the model: train it with a GAP head "
-        "(`lightning_saliency.GAPHead` as its last layer), name the map that is pooled (`layer=...`), or use "
-        "`grad_cam`, which equals `cam` on such models and works on any."
+        "logits = W·mean(A) + b. On this batch that holds for no layer of the model: make it such a one "
+        "and train it (`lightning_saliency.gap_model`, or `GAPHead` as its last layer), name the map that is pooled "
+        "(`layer=...`), or use `grad_cam`, which equals `cam` on such models up to a factor and works on any."
     )
 
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
-from lightning_saliency import GAPHead, explain
+from lightning_saliency import GAPHead, explain, gap_model
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -89,3 +90,110 @@ def test_other_features_are_refused(shape):
     for call in (head, head.class_maps):
         with pytest.raises(ValueError, match=r"`features` to be \(N, 8, h, w\), got shape \("):
             call(torch.zeros(shape))
+
+
+# --- the builders
+
+
+@pytest.mark.parametrize(
+    ("name", "cut", "size"),
+    [("alexnet", "features.11", 13), ("vgg16", "features.29", 14), ("googlenet", "inception4e", 14)],
+)
+def test_the_papers_networks_have_the_papers_resolutions_and_widths(name, cut, size):
+    """Zhou et al. 2016, section 3: cut there, then a 3×3 convolution, stride 1, pad 1, with 1024 units."""
+    model = gap_model(name, num_classes=7).eval()
+    assert model.cut == cut
+    convolution, rectifier = model.neck
+    assert (convolution.kernel_size, convolution.stride, convolution.padding) == ((3, 3), (1, 1), (1, 1))
+    assert convolution.out_channels == model.head.linear.in_features == 1024
+    assert isinstance(rectifier, nn.ReLU)
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        assert model.class_maps(images).shape == (1, 7, size, size)
+        assert torch.allclose(model(images), model.class_maps(images).mean((2, 3)) + model.head.linear.bias, atol=1e-5)
+    assert not [linear for linear in model.backbone.modules() if isinstance(linear, nn.Linear)]  # all removed
+
+
+@pytest.mark.parametrize(
+    ("name", "resolution", "cut"),
+    [
+        ("resnet18", 14, "layer3"),
+        ("resnet18", 28, "layer2"),
+        ("densenet121", None, "features:activated"),
+        ("efficientnet_b0", 14, "features.6.0.block.0"),  # the last 14×14 map: the next block has no way around it
+        ("mobilenet_v2", None, "features"),
+        ("squeezenet1_1", None, "features"),
+    ],
+)
+def test_other_backbones_are_cut_where_everything_passes_through(name, resolution, cut):
+    model = gap_model(name, num_classes=3, resolution=resolution, hidden=None)
+    model.eval()
+    assert model.cut == cut
+    assert (
+        model.class_maps(torch.randn(1, 3, 224, 224)).shape[2:]
+        == (resolution or {"squeezenet1_1": 13}.get(name, 7),) * 2
+    )
+    explanation = explain(model, torch.randn(2, 3, 224, 224), methods=["cam", "grad_cam"], target=1)
+    maps = explanation.attributions["cam"]
+    assert torch.allclose(maps.relu() / maps[0].numel(), explanation.attributions["grad_cam"], atol=1e-6)
+
+
+def test_what_is_kept_of_the_backbone_keeps_its_weights_and_any_module_will_do():
+    whole = torchvision.models.resnet18()
+    features = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU())
+    for backbone, options in (
+        (whole, {"resolution": 14}),
+        (features, {"in_channels": 1, "image_size": 32, "hidden": 8}),
+    ):
+        before = {name: weight.clone() for name, weight in backbone.state_dict().items()}
+        model = gap_model(backbone, 2, **options)
+        kept = model.backbone.state_dict()
+        assert kept
+        assert all(torch.equal(weight, before[name]) for name, weight in kept.items())
+        assert all(torch.equal(weight, before[name]) for name, weight in backbone.state_dict().items())
+        assert all(module.training for module in model.modules())
+    assert not any(name.startswith("layer4") for name in gap_model(whole, 2, resolution=14).backbone.state_dict())
+    assert gap_model(features, 2, in_channels=1, image_size=32, hidden=None).cut == "4"
+
+
+def test_a_gap_model_trains_and_is_explained_in_eval_whatever_its_mode():
+    torch.manual_seed(0)
+    model = gap_model("efficientnet_b0", 2, hidden=16, image_size=64).train()  # with stochastic depth
+    images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 0, 1])
+    nn.functional.cross_entropy(model(images), labels).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    first, again = (explain(model, images, methods="cam").attributions["cam"] for _ in range(2))
+    assert torch.equal(first, again)
+    assert all(module.training for module in model.modules())
+    assert torch.allclose(first, explain(model.eval(), images, methods="cam").attributions["cam"])
+
+
+def test_other_poolings_are_their_formulas():
+    features = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    pooled = {
+        "avg": features.mean((2, 3)),
+        "max": features.flatten(2).max(2).values,
+        "lse": (5 * features).exp().mean((2, 3)).log() / 5,
+    }
+    for pooling, expected in pooled.items():
+        head = GAPHead(3, 4, pooling=pooling).double()
+        assert torch.allclose(head(features), head.linear(expected), atol=1e-12)
+    with pytest.raises(ValueError, match="`pooling` to be one of avg, max, lse, got 'sum'"):
+        GAPHead(3, 4, pooling="sum")
+
+
+def test_a_backbone_that_cannot_serve_is_refused():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images):
+            return self.conv(images) if images.sum() > 1 else self.conv(-images)
+
+    with pytest.raises(ValueError, match="no convolutional map"):
+        gap_model(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 4)), 2, image_size=8)
+    with pytest.raises(ValueError, match=r"convolutional map of 15×15.*its maps are 112×112, 56×56"):
+        gap_model("resnet18", 2, resolution=15)
+    with pytest.raises(ValueError, match=r"torch\.fx can trace, got Branches"):
+        gap_model(Branches(), 2, image_size=16)
