@@ -11,6 +11,7 @@ from lightning_saliency.callbacks import (
 from lightning_saliency.evidence import find_target_layer
 from lightning_saliency.explain import Explanation, explain
 from lightning_saliency.heads import GAPHead, GAPModel, gap_model
+from lightning_saliency.metrics import heatmaps_to_boxes
 
 __all__ = [
     "METHODS",
@@ -25,5 +26,6 @@ __all__ = [
     "explain",
     "find_target_layer",
     "gap_model",
+    "heatmaps_to_boxes",
 ]
 __version__ = "0.1.0"
