@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import ImageFont
 
-from lightning_saliency.render import Caption, _cut, _font, _wrap, colorize, grid, overlay, shown_channels, to_rgb
+from lightning_saliency.render import Caption, colorize, grid, overlay, shown_channels, to_rgb
+from lightning_saliency.render.sheet import _cut, _font, _wrap
 
 FRAME, PAPER = 218, 255
 GREEN, RED = (0, 114, 84), (184, 66, 0)

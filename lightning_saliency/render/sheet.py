@@ -1,6 +1,5 @@
-"""Heatmaps → pixels: model inputs as pictures, heatmaps as colours and overlays, all of it as one labelled sheet."""
+"""Overlays of many samples as one labelled sheet: rows, columns, words, and the colour scale."""
 
-import difflib
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-Channels = Literal["first", "mean"]
+from lightning_saliency.render.pixels import check_alpha, check_heatmaps, check_images, color_table, overlay
+
 _Colour = tuple[int, int, int]
 
 # The sheet's palette: dark ink on white, like a page. Green and red are Okabe and Ito's bluish green and vermilion,
@@ -35,141 +35,6 @@ _ON_BAND: _Colour = (255, 255, 255)
 _LEAST_SIDE, _USUAL_SIDE, _MOST_SIDE = 128, 192, 256  # of a cell, in pixels
 _LEAST_SLOT = (56, 128)  # (height, width) kept free for a cell however thin it is, so that words find room
 _DIM = 0.5  # the brightness of a blank cell's image
-_TOLERANCE = 1e-3  # half precision and interpolation may leave [0, 1] by that much
-
-
-def to_rgb(
-    images: Tensor,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
-    channels: Channels = "first",
-) -> Tensor:
-    """Turn model inputs back into pictures.
-
-    With `mean` and `std` the normalisation is undone, ``images * std + mean``, and clamped to [0, 1]. Without them each
-    image is stretched to its own range: its minimum becomes black, its maximum white, and a constant image mid grey.
-    Pixels that are not finite are shown as the minimum.
-
-    Args:
-        images: `(N, C, H, W)`, of any real dtype, on any device. One channel is shown as grey, three as RGB.
-        mean: What was subtracted in normalising: one number per channel, or one for all.
-        std: What was divided by in normalising: one number per channel, or one for all.
-        channels: What is shown of an image with neither one nor three channels: the `"first"` three as RGB (of two, the
-            mean), or the `"mean"` of all as grey. `shown_channels` puts it in words.
-
-    Returns:
-        `(N, 3, H, W)`, uint8, on the CPU.
-
-    Raises:
-        ValueError: If `images` is not a non-empty `(N, C, H, W)` of real numbers, if only one of `mean` and `std` is
-            given or has the wrong length, or if `channels` is unknown.
-
-    Example:
-        >>> normalised = (torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3) - 0.5) / 0.25
-        >>> to_rgb(normalised, mean=0.5, std=0.25)[0, 0]
-        tensor([[  0, 128, 255]], dtype=torch.uint8)
-    """
-    if images.ndim != 4 or images.numel() == 0 or images.is_complex():
-        raise ValueError(
-            f"Expected `images` to be a non-empty (N, C, H, W) of real numbers, "
-            f"got shape {tuple(images.shape)}, {images.dtype}"
-        )
-    if (mean is None) != (std is None):
-        raise ValueError(f"Expected `mean` and `std` together or neither, got mean={mean}, std={std}")
-    _check_channels(channels)
-    pixels = images.detach().to("cpu", torch.float32)
-    if mean is not None and std is not None:
-        count = images.shape[1]
-        pixels = pixels * _per_channel("std", std, count) + _per_channel("mean", mean, count)
-        pixels = _select(pixels, channels)
-        pixels = torch.where(pixels.isfinite(), pixels, 0).clamp_(0, 1)
-    else:
-        pixels = _stretch(_select(pixels, channels))
-    return (pixels * 255).round_().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
-
-
-def shown_channels(num_channels: int, channels: Channels = "first") -> str:
-    """Say which channels `to_rgb` shows, in a few words for a picture's note.
-
-    Args:
-        num_channels: The channels C of the images.
-        channels: As for `to_rgb`.
-
-    Returns:
-        The note, or an empty string for one or three channels, where all is shown.
-
-    Raises:
-        ValueError: If `channels` is unknown or `num_channels` is not positive.
-
-    Example:
-        >>> shown_channels(12)
-        'channels 1–3 of 12'
-        >>> shown_channels(12, "mean")
-        'mean of 12 channels'
-    """
-    _check_channels(channels)
-    if num_channels < 1:
-        raise ValueError(f"Expected `num_channels` to be at least 1, got {num_channels}")
-    if num_channels in (1, 3):
-        return ""
-    if channels == "mean" or num_channels < 3:
-        return f"mean of {num_channels} channels"
-    return f"channels 1–3 of {num_channels}"
-
-
-def colorize(heatmaps: Tensor, colormap: str = "turbo") -> Tensor:
-    """Colour heatmaps by a colour map of matplotlib, looked up in a table of 256 entries.
-
-    Args:
-        heatmaps: `(N, 1, H, W)` in [0, 1].
-        colormap: The name of a matplotlib colour map.
-
-    Returns:
-        `(N, 3, H, W)`, uint8, on the heatmaps' device.
-
-    Raises:
-        ValueError: If `heatmaps` has another shape or leaves [0, 1], or if no colour map has that name.
-
-    Example:
-        >>> colorize(torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3), "gray")[0, 0]
-        tensor([[  0, 128, 255]], dtype=torch.uint8)
-    """
-    _check_heatmaps("heatmaps", heatmaps)
-    table = _color_table(colormap).to(heatmaps.device)
-    index = (heatmaps.detach()[:, 0].float() * 256).long().clamp_(0, 255)
-    colours = table.index_select(0, index.flatten()).view(*index.shape, 3)  # a third of the time of table[index]
-    return colours.permute(0, 3, 1, 2).contiguous()
-
-
-def overlay(images: Tensor, heatmaps: Tensor, colormap: str = "turbo", alpha: float = 0.5) -> Tensor:
-    """Lay heatmaps over their images: ``(1 - alpha) * image + alpha * colour``, rounded.
-
-    Args:
-        images: `(N, 3, H, W)`, uint8, as `to_rgb` returns them.
-        heatmaps: `(N, 1, H, W)` in [0, 1], on the same device.
-        colormap: The name of a matplotlib colour map.
-        alpha: The weight of the colour, in [0, 1].
-
-    Returns:
-        `(N, 3, H, W)`, uint8.
-
-    Raises:
-        ValueError: If a shape, a dtype or a range differs from the above, or if no colour map has that name.
-
-    Example:
-        >>> black, white = torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.ones(1, 1, 1, 1)
-        >>> overlay(black, white, "gray", alpha=0.4).flatten()
-        tensor([102, 102, 102], dtype=torch.uint8)
-    """
-    _check_images(images)
-    _check_heatmaps("heatmaps", heatmaps)
-    if (images.shape[0], *images.shape[2:]) != (heatmaps.shape[0], *heatmaps.shape[2:]):
-        raise ValueError(
-            f"Expected `heatmaps` to match `images` {tuple(images.shape)} in N, H and W, got {tuple(heatmaps.shape)}"
-        )
-    _check_alpha(alpha)
-    colours = colorize(heatmaps, colormap).float().mul_(alpha)
-    return colours.add_(images, alpha=1 - alpha).round_().to(torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -233,7 +98,7 @@ def grid(
     """
     blanks = blanks or {}
     _check_grid(images, heatmaps, captions, blanks)
-    _check_alpha(alpha)
+    check_alpha(alpha)
     cells = _cells(images.cpu(), heatmaps, blanks, colormap, alpha)
     sheet, words = _plan(cells, title, ("image", *heatmaps), captions or (), note)
     page = Image.fromarray(_paste(cells, sheet).numpy())
@@ -249,45 +114,16 @@ def grid(
     return torch.from_numpy(np.array(page)).permute(2, 0, 1).contiguous()
 
 
-def _check_channels(channels: str) -> None:
-    if channels not in ("first", "mean"):
-        raise ValueError(f'Expected `channels` to be "first" or "mean", got {channels!r}')
-
-
-def _check_alpha(alpha: float) -> None:
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"Expected `alpha` to be in [0, 1], got {alpha}")
-
-
-def _check_images(images: Tensor) -> None:
-    if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0 or images.dtype != torch.uint8:
-        raise ValueError(
-            f"Expected `images` to be a non-empty (N, 3, H, W) of torch.uint8, as `to_rgb` returns it, "
-            f"got shape {tuple(images.shape)}, {images.dtype}"
-        )
-
-
-def _check_heatmaps(name: str, heatmaps: Tensor) -> None:
-    if heatmaps.ndim != 4 or heatmaps.shape[1] != 1 or heatmaps.numel() == 0 or not heatmaps.is_floating_point():
-        raise ValueError(
-            f"Expected `{name}` to be a non-empty (N, 1, H, W) of floating-point numbers, "
-            f"got shape {tuple(heatmaps.shape)}, {heatmaps.dtype}"
-        )
-    low, high = (bound.item() for bound in heatmaps.detach().aminmax())
-    if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):  # so put, it refuses NaN too
-        raise ValueError(f"Expected `{name}` to be in [0, 1], got values from {low:.4g} to {high:.4g}")
-
-
 def _check_grid(
     images: Tensor,
     heatmaps: Mapping[str, Tensor],
     captions: Sequence[Caption] | None,
     blanks: Mapping[str, Sequence[str | None]],
 ) -> None:
-    _check_images(images)
+    check_images(images)
     count = len(images)
     for name, maps in heatmaps.items():
-        _check_heatmaps(f"heatmaps[{name!r}]", maps)
+        check_heatmaps(f"heatmaps[{name!r}]", maps)
         if len(maps) != count:
             raise ValueError(f"Expected `heatmaps[{name!r}]` to hold {count} maps, one per image, got {len(maps)}")
     if captions is not None and len(captions) != count:
@@ -297,42 +133,6 @@ def _check_grid(
             raise ValueError(f"Expected `blanks` to name columns among {list(heatmaps)}, got {name!r}")
         if isinstance(reasons, str) or len(reasons) != count:
             raise ValueError(f"Expected `blanks[{name!r}]` to hold {count} reasons or None, got {reasons!r}")
-
-
-def _per_channel(name: str, value: float | Sequence[float], count: int) -> Tensor:
-    numbers = torch.as_tensor(value, dtype=torch.float32, device="cpu").flatten()
-    if len(numbers) not in (1, count):
-        raise ValueError(f"Expected `{name}` to hold 1 number or {count}, one per channel, got {len(numbers)}")
-    return numbers.view(-1, 1, 1)
-
-
-def _select(pixels: Tensor, channels: Channels) -> Tensor:
-    if pixels.shape[1] in (1, 3):
-        return pixels
-    if channels == "mean" or pixels.shape[1] < 3:
-        return pixels.mean(1, keepdim=True)
-    return pixels[:, :3]
-
-
-def _stretch(pixels: Tensor) -> Tensor:
-    finite = pixels.isfinite()
-    low = torch.where(finite, pixels, torch.inf).amin((1, 2, 3), keepdim=True)
-    high = torch.where(finite, pixels, -torch.inf).amax((1, 2, 3), keepdim=True)
-    span = high - low
-    # a mean over channels may scatter a constant image by its last bits: noise, not a picture
-    constant = ~(span > 1e-6 * torch.maximum(low.abs(), high.abs()))
-    stretched = torch.where(finite, (pixels - low) / span, 0).nan_to_num_(0.0)
-    return torch.where(constant, 0.5, stretched)
-
-
-def _color_table(colormap: str) -> Tensor:
-    known = list(matplotlib.colormaps)
-    if colormap not in known:
-        near = difflib.get_close_matches(str(colormap), known, n=3)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ValueError(f"Expected `colormap` to be a name in `matplotlib.colormaps`, got {colormap!r}{hint}")
-    colours = matplotlib.colormaps[colormap](np.linspace(0, 1, 256), bytes=True)
-    return torch.from_numpy(np.ascontiguousarray(colours[:, :3], dtype=np.uint8))
 
 
 def _cell_size(height: int, width: int) -> tuple[int, int]:
@@ -529,7 +329,7 @@ def _draw_scale(page: Image.Image, draw: ImageDraw.ImageDraw, sheet: _Sheet, col
     em, font = sheet.em, _font(sheet.em - 2)
     left, top = sheet.size[1] - sheet.margin - _scale_width(em), sheet.foot_bottom - _line_height(font)
     begin = left + round(font.getlength("low")) + em // 2
-    colours = _color_table(colormap)[torch.linspace(0, 255, 6 * em).long()]
+    colours = color_table(colormap)[torch.linspace(0, 255, 6 * em).long()]
     bar = Image.fromarray(colours.repeat(2 * em // 3, 1, 1).numpy())
     page.paste(bar, (begin, top + (_line_height(font) - bar.height) // 2))
     _Words(["low"], left, top, font, _QUIET).write(draw)
