@@ -198,10 +198,11 @@ class SaliencyCallback(Callback):
         for batch in self._batches.values():
             batch.reset()  # another run may have other data; a checkpoint's samples are loaded after this
         for other in trainer.callbacks:  # type: ignore[attr-defined] # set by the Trainer's connector
-            if isinstance(other, SaliencyCallback) and other is not self and other._tags & self._tags:
+            shared = self._tags & other._tags if isinstance(other, SaliencyCallback) and other is not self else set()
+            if shared:
                 raise ValueError(
-                    f"Expected the callbacks of a Trainer to log under different tags, got {sorted(self._tags)[0]!r} "
-                    "twice. Give one of them another `name=...`."
+                    f"Expected the callbacks of a Trainer to log under different tags, got {min(shared)!r} twice. "
+                    "Give one of them another `name=...`."
                 )
         if not trainer.loggers:
             rank_zero_warn(
