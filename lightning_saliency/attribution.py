@@ -48,7 +48,7 @@ def grad_cam(evidence: Evidence) -> Tensor:
         >>> grad_cam(Evidence(none, none, none, activations=A, activation_grads=g))
         tensor([[[[3., 0.]]]])
     """
-    g, A = _given(evidence.activation_grads), _given(evidence.activations)  # noqa: N806 - the papers' letter
+    g, A = _given(evidence.activation_grads), _given(evidence.activations)
     return _weighted_sum(g.mean((2, 3)), A).relu()
 
 
@@ -67,7 +67,7 @@ def grad_cam_plus_plus(evidence: Evidence) -> Tensor:
         >>> grad_cam_plus_plus(Evidence(none, none, none, activations=A, activation_grads=g))  # w = 0.5 / (2 + 0.5·4)
         tensor([[[[0.1250, 0.3750]]]])
     """
-    g, A = _given(evidence.activation_grads), _given(evidence.activations)  # noqa: N806
+    g, A = _given(evidence.activation_grads), _given(evidence.activations)
     denominator = 2 + g * A.sum((2, 3), keepdim=True)
     alpha_relu = torch.where(denominator == 0, 0.0, g.relu() / denominator)
     return _weighted_sum(alpha_relu.sum((2, 3)), A).relu()
@@ -115,7 +115,7 @@ def xgrad_cam(evidence: Evidence) -> Tensor:
         >>> xgrad_cam(Evidence(none, none, none, activations=A, activation_grads=g))  # α = (2 + 18) / 4
         tensor([[[[ 5., 15.]]]])
     """
-    g, A = _given(evidence.activation_grads), _given(evidence.activations)  # noqa: N806
+    g, A = _given(evidence.activation_grads), _given(evidence.activations)
     total = A.sum((2, 3))
     weights = torch.where(total == 0, 0.0, (g * A).sum((2, 3)) / total)
     return _weighted_sum(weights, A).relu()
@@ -133,7 +133,7 @@ def eigen_cam(evidence: Evidence) -> Tensor:
         >>> eigen_cam(Evidence(none, none, none, activations=A))
         tensor([[[[5., 0.]]]])
     """
-    A = _given(evidence.activations)  # noqa: N806
+    A = _given(evidence.activations)
     matrix = A.flatten(2).mT
     usable = matrix.isfinite().all(2).all(1)[:, None, None]  # a decomposition raises on what is not finite
     # squared in the Gram matrix: brought to 1 before, so that it neither overflows nor underflows there

@@ -75,7 +75,8 @@ class GAPHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits `(N, K)` of features `(N, D, h, w)`."""
-        return self.linear(self.dropout(self._pooled(self._checked(features))))  # type: ignore[no-any-return]
+        logits: Tensor = self.linear(self.dropout(self._pooled(self._checked(features))))
+        return logits
 
     def class_maps(self, features: Tensor) -> Tensor:
         """The map of each class, M_c = Σ_k w_ck A_k: `(N, D, h, w)` -> `(N, K, h, w)`, signed, without the bias."""
@@ -118,11 +119,13 @@ class GAPModel(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """The features `(N, D, h, w)` that the head pools."""
-        return self.neck(self.backbone(images)["features"])  # type: ignore[no-any-return]
+        features: Tensor = self.neck(self.backbone(images)["features"])
+        return features
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(N, K)` of images `(N, C, H, W)`."""
-        return self.head(self.features(images))  # type: ignore[no-any-return]
+        logits: Tensor = self.head(self.features(images))
+        return logits
 
     def class_maps(self, images: Tensor) -> Tensor:
         """The map of each class `(N, K, h, w)`, signed, from one forward without any gradient."""

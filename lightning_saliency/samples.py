@@ -62,7 +62,7 @@ class FixedBatch:
     input_fn: InputFn | None = None
     given: Samples | None = None
     fixed: Samples | None = field(init=False)
-    _kept: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    _kept: dict[int, tuple[Tensor, int | None]] = field(default_factory=dict)
     _position: int = 0
 
     def __post_init__(self) -> None:
@@ -92,9 +92,9 @@ class FixedBatch:
                 "Expected `choose='per_class'` to find integer labels (N,) in the batch, found none. "
                 "Pass an `input_fn` that returns (images, labels)."
             )
-        for row in range(len(images)):
-            if self._wants(self._position, labels[row] if labels is not None else None):
-                self._keep(images[row], labels[row] if labels is not None else None)
+        for image, label in zip(images, [None] * len(images) if labels is None else labels.tolist(), strict=True):
+            if self._wants(label):
+                self._keep(image, label)
             self._position += 1
         if self._is_complete():
             self.end(whole=True)
@@ -122,7 +122,7 @@ class FixedBatch:
         labels = [label for _, _, label in found if label is not None]
         return Samples(
             torch.stack([image for _, image, _ in found]),
-            torch.stack(labels) if len(labels) == len(found) else None,
+            torch.tensor(labels) if len(labels) == len(found) else None,
             [row for row, _, _ in found],
         )
 
@@ -135,16 +135,18 @@ class FixedBatch:
         if state and self.given is None:
             self.fixed = Samples(state["images"], state["labels"])
 
-    def _wants(self, position: int, label: Tensor | None) -> bool:
+    def _wants(self, label: int | None) -> bool:
         if self.indices is not None:
-            return position in self.indices
+            return self._position in self.indices
         if self.choose == "first":
-            return position < self.num_samples
+            return self._position < self.num_samples
         groups = self._positions_by_class()
         # of so many classes, and of each, no more than could ever be shown
-        return len(groups[int(label)]) < self.num_samples if int(label) in groups else len(groups) < self.num_samples  # type: ignore[arg-type]
+        if label in groups:
+            return len(groups[label]) < self.num_samples
+        return len(groups) < self.num_samples
 
-    def _keep(self, image: Tensor, label: Tensor | None) -> None:
+    def _keep(self, image: Tensor, label: int | None) -> None:
         for first, _ in self._kept.values():
             if first.shape != image.shape:
                 raise ValueError(
@@ -152,10 +154,7 @@ class FixedBatch:
                     "Choose images of one size by `samples`, or pass them as a tensor."
                 )
             break
-        self._kept[self._position] = (
-            image.detach().cpu().clone(),
-            None if label is None else label.detach().cpu().clone(),
-        )
+        self._kept[self._position] = image.detach().cpu().clone(), label
 
     def _is_complete(self) -> bool:
         if self.indices is not None:
@@ -176,7 +175,8 @@ class FixedBatch:
     def _positions_by_class(self) -> dict[int, list[int]]:
         groups: dict[int, list[int]] = defaultdict(list)
         for position, (_, label) in self._kept.items():
-            groups[int(label)].append(position)  # type: ignore[arg-type] # `offer` has seen that there are labels
+            if label is not None:  # `offer` has seen that there are labels
+                groups[label].append(position)
         return dict(groups)
 
 
