@@ -8,6 +8,7 @@ from lightning_saliency.callbacks import (
     GradientSaliencyCallback,
     SaliencyCallback,
 )
+from lightning_saliency.classifier import CAMClassifier, CAMPrediction
 from lightning_saliency.evidence import find_target_layer
 from lightning_saliency.explain import Explanation, explain
 from lightning_saliency.heads import GAPHead, GAPModel, gap_model
@@ -16,6 +17,8 @@ from lightning_saliency.metrics import heatmaps_to_boxes
 __all__ = [
     "METHODS",
     "CAMCallback",
+    "CAMClassifier",
+    "CAMPrediction",
     "Explanation",
     "GAPHead",
     "GAPModel",

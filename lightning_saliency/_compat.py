@@ -1,7 +1,9 @@
 """Which Lightning is installed: `pytorch_lightning`, `lightning.pytorch`, or both; and what we take from it.
 
-The two are the same code under two names, but a Trainer or LightningCLI of one accepts callbacks of its own only. So
-the `Callback` here descends from that of every package installed.
+The two are the same code under two names, but a Trainer or LightningCLI of one accepts callbacks and modules of its own
+only. The `Callback` here descends from that of every package installed. A module cannot (Lightning would take the other
+package's hooks for overridden ones), so `LightningModule` is that of the package that the program uses: the one that it
+had imported before this.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from sys import modules
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,7 @@ from torch import nn
 _NAMES = [
     f"{top}{rest}" for top, rest in (("pytorch_lightning", ""), ("lightning", ".pytorch")) if find_spec(top) is not None
 ]
+_NAMES.sort(key=lambda name: name not in modules)
 if not _NAMES:
     raise ImportError(
         "lightning-saliency needs Lightning: `pip install pytorch-lightning`, or `pip install lightning`."
@@ -26,10 +30,12 @@ PACKAGES: list[ModuleType] = [import_module(name) for name in _NAMES]
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
+    from pytorch_lightning.callbacks import BaseFinetuning
     from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
     from pytorch_lightning.utilities.memory import is_oom_error
 else:
     LightningModule, Trainer = PACKAGES[0].LightningModule, PACKAGES[0].Trainer
+    BaseFinetuning = PACKAGES[0].callbacks.BaseFinetuning
     is_oom_error = import_module(f"{_NAMES[0]}.utilities.memory").is_oom_error
     _rank_zero = import_module(f"{_NAMES[0]}.utilities.rank_zero")
     rank_zero_info, rank_zero_warn = _rank_zero.rank_zero_info, _rank_zero.rank_zero_warn
@@ -71,6 +77,7 @@ def muted(pl_module: nn.Module) -> Iterator[None]:
 __all__ = [
     "PACKAGES",
     "SHARDED_STRATEGIES",
+    "BaseFinetuning",
     "Callback",
     "LightningModule",
     "Trainer",

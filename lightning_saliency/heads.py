@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
+import torchvision
 from torch import Tensor, nn
-from torchvision.models import get_model
+from torchvision.models import get_model, list_models
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from lightning_saliency.evidence import as_model_input, find_target_layer, undisturbed
@@ -158,14 +160,17 @@ def gap_model(
             the last convolutional map.
         hidden: Units of the added convolution; None for no convolution.
         pooling: See `GAPHead`.
-        in_channels: Channels of the images.
+        in_channels: Channels of the images. For a name and another number than three, the first convolution's filters
+            are averaged over red, green and blue.
         image_size: Height and width of the images that the resolution is meant for; others work as well.
 
     Returns:
         The model: `model(images)` are logits, `model.class_maps(images)` the maps of all classes.
 
     Raises:
-        ValueError: The backbone has no convolutional map (of this resolution), or cannot be traced.
+        TypeError: `backbone` is neither a name nor a module.
+        ValueError: There is no such name; the backbone has no convolutional map (of this resolution), or cannot be
+            traced.
 
     Example:
         >>> model = gap_model("resnet18", num_classes=5, resolution=14, hidden=None)
@@ -173,12 +178,13 @@ def gap_model(
         ('layer3', torch.Size([1, 5, 14, 14]))
     """
     if isinstance(backbone, str):
-        resolution = resolution or PAPER_RESOLUTIONS.get(backbone)
-        # these two would spend a minute on initial values that torch's own replace as well
-        slow = {"init_weights": False} if backbone in ("googlenet", "inception_v3") and weights is None else {}
-        module: nn.Module = get_model(backbone, weights=weights, **slow)
-    else:
+        if resolution is None and backbone in PAPER_RESOLUTIONS:  # a layer, which is found at the paper's size
+            resolution, image_size = PAPER_RESOLUTIONS[backbone], 224
+        module = _torchvision_model(backbone, weights, in_channels)
+    elif isinstance(backbone, nn.Module):
         module = backbone
+    else:
+        raise TypeError(f"Expected `backbone` to be a name or a module, got {type(backbone).__name__}.")
     image = torch.zeros(1, in_channels, image_size, image_size)
     size = None if resolution is None else (resolution, resolution)
     layer = find_target_layer(module, image, size=size, can_be_cut=True, output_fn=_logits_or_features)
@@ -197,6 +203,34 @@ def gap_model(
         convolution = [nn.Conv2d(depth, hidden, kernel_size=3, stride=1, padding=1), nn.ReLU()]
     head = GAPHead(hidden or depth, num_classes, pooling=pooling)
     return GAPModel(cut, nn.Sequential(*activation, *convolution), head, str(layer))
+
+
+def _torchvision_model(name: str, weights: Any, in_channels: int) -> nn.Module:
+    """The model, made for images of so many channels."""
+    names = list_models(module=torchvision.models)
+    if name not in names:
+        near = get_close_matches(name, names, n=5) or names[:5]
+        raise ValueError(
+            f"Expected `backbone` to name a classification model of torchvision, got {name!r}. Nearest: "
+            f"{', '.join(near)}."
+        )
+    # these two would spend a minute on initial values that torch's own replace as well
+    slow = {"init_weights": False} if name in ("googlenet", "inception_v3") and weights is None else {}
+    model: nn.Module = get_model(name, weights=weights, **slow)
+    if in_channels == 3:
+        return model
+    if hasattr(model, "transform_input"):  # from the one normalisation of RGB to another
+        model.transform_input = False  # type: ignore[assignment] # a plain flag
+    where, first = next((where, part) for where, part in model.named_modules() if isinstance(part, nn.Conv2d))
+    options = {option: getattr(first, option) for option in ("kernel_size", "stride", "padding", "dilation")}
+    other = nn.Conv2d(in_channels, first.out_channels, bias=first.bias is not None, **options)
+    with torch.no_grad():
+        # the mean of the filters for red, green and blue sees every channel, at the scale that the next layer knows
+        other.weight.copy_(first.weight.mean(1, keepdim=True).expand_as(other.weight) * (3 / in_channels))
+        if first.bias is not None and other.bias is not None:
+            other.bias.copy_(first.bias)
+    model.set_submodule(where, other)
+    return model
 
 
 def _logits_or_features(output: Any) -> Tensor:

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "optimize": {"evidence", "targets"},
     "heads": {"evidence", "layers", "targets"},
     "_compat": set(),
-    "classifier": {"heads", "_compat"},
+    "classifier": {"attribution", "heads", "metrics", "samples", "_compat"},
     "metrics": {"attribution"},
     "render": set(),
     "record": set(),
@@ -43,7 +43,7 @@ STANDARD = {"torch", "numpy"}
 KNOWN_TO = {
     "pytorch_lightning": {"_compat"},
     "lightning": {"_compat"},
-    "torchmetrics": {"metrics"},
+    "torchmetrics": {"classifier", "metrics"},
     "scipy": {"metrics"},
     "torchvision": {"render", "heads"},
     "matplotlib": {"render"},

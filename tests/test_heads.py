@@ -1,5 +1,7 @@
 """The GAP head: its identities, exactly; and that it trains, saves and refuses."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -156,6 +158,24 @@ def test_what_is_kept_of_the_backbone_keeps_its_weights_and_any_module_will_do()
     assert gap_model(features, 2, in_channels=1, image_size=32, hidden=None).cut == "4"
 
 
+@pytest.mark.parametrize("channels", [1, 6])
+@pytest.mark.parametrize("name", ["resnet18", "alexnet", "googlenet"])
+def test_a_named_backbone_takes_other_channels_and_sees_in_them_what_it_saw_in_colours(name, channels, monkeypatch):
+    torch.manual_seed(0)
+    slow = {"init_weights": False} if name == "googlenet" else {}
+    coloured = torchvision.models.get_model(name, weights=None, **slow)
+    monkeypatch.setattr("lightning_saliency.heads.get_model", lambda *_, **__: copy.deepcopy(coloured))
+    grey = torch.randn(1, 1, 96, 96)
+    with torch.no_grad():
+        expected, found = (
+            gap_model(name, 2, hidden=None, in_channels=number, image_size=96)
+            .eval()
+            .features(grey.expand(-1, number, -1, -1))
+            for number in (3, channels)
+        )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_gap_model_trains_and_is_explained_in_eval_whatever_its_mode():
     torch.manual_seed(0)
     model = gap_model("efficientnet_b0", 2, hidden=16, image_size=64).train()  # with stochastic depth
@@ -195,5 +215,11 @@ def test_a_backbone_that_cannot_serve_is_refused():
         gap_model(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 4)), 2, image_size=8)
     with pytest.raises(ValueError, match=r"convolutional map of 15×15.*its maps are 112×112, 56×56"):
         gap_model("resnet18", 2, resolution=15)
+    with pytest.raises(
+        ValueError, match=r"name a classification model of torchvision, got 'resnet19'. Nearest: resnet1"
+    ):
+        gap_model("resnet19", 2)
+    with pytest.raises(TypeError, match="`backbone` to be a name or a module, got int"):
+        gap_model(18, 2)
     with pytest.raises(ValueError, match=r"torch\.fx can trace, got Branches"):
         gap_model(Branches(), 2, image_size=16)

@@ -1,7 +1,5 @@
 """A tiny classifier and data set that the callback tests train in a second."""
 
-import os
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -13,8 +11,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from lightning_saliency import GAPHead
 from lightning_saliency._compat import PACKAGES
 
-# The package whose Trainer runs the tests: the first that is installed, or the one that the variable names.
-L = import_module(os.environ.get("LIGHTNING_PACKAGE", PACKAGES[0].__name__))
+L = PACKAGES[0]  # whose Trainer runs the tests: the first that is installed, or the one that conftest.py imported
 CSVLogger, Logger, TensorBoardLogger = L.loggers.CSVLogger, L.loggers.Logger, L.loggers.TensorBoardLogger
 
 NUM_CLASSES = 3

@@ -1,0 +1,249 @@
+"""A LightningModule that trains a backbone as a CAM model, and reads class maps and boxes from it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import AUROC, Accuracy
+
+from lightning_saliency._compat import BaseFinetuning, Callback, LightningModule, Trainer
+from lightning_saliency.attribution import to_heatmaps
+from lightning_saliency.heads import Pooling, gap_model
+from lightning_saliency.metrics import heatmaps_to_boxes
+from lightning_saliency.samples import split_batch
+
+Task: TypeAlias = Literal["multiclass", "multilabel"]
+Metric: TypeAlias = Literal["accuracy", "auroc"]
+Schedule: TypeAlias = Literal["constant", "cosine"]
+
+
+class CAMPrediction(NamedTuple):
+    """What `CAMClassifier.predict_step` returns, from one forward.
+
+    Attributes:
+        logits: `(N, K)`.
+        classes: The class with the largest logit, `(N,)` int64: the one that the heatmaps and boxes show.
+        class_maps: The maps of all classes, `(N, K, h, w)`, signed.
+        heatmaps: `(N, 1, H, W)` in [0, 1], at the images' size.
+        boxes: `(N, 4)`, torchvision's (x1, y1, x2, y2) in pixels; zeros where there is none.
+        found: Whether there is a box, `(N,)` bool: a map without any positive value has none.
+    """
+
+    logits: Tensor
+    classes: Tensor
+    class_maps: Tensor
+    heatmaps: Tensor
+    boxes: Tensor
+    found: Tensor
+
+
+class CAMClassifier(LightningModule):
+    """Trains a backbone as a CAM model (Zhou et al. 2016), whose class maps and boxes need no gradient.
+
+    The model is `gap_model(backbone, num_classes, ...)`. A batch is a pair of images `(N, C, H, W)` and labels: classes
+    `(N,)`, or for `task="multilabel"` zeros and ones `(N, K)`; what stands behind the two is not looked at.
+
+    Logged: `train_loss`, `val_loss`, `test_loss`, and `val_<metric>`, `test_<metric>`.
+
+    Args:
+        num_classes: K.
+        backbone: The name of a torchvision classification model, or any module that torch.fx can trace.
+        weights: For a name, torchvision's weights, such as "DEFAULT"; none for random ones.
+        resolution: Height and width of the class maps at `image_size`. Default: the paper's for alexnet, vgg16 and
+            googlenet; else that of the last convolutional map.
+        hidden: Units of the 3×3 convolution before the pooling; none for no convolution.
+        pooling: `avg` (the paper's GAP), `max` (GMP) or `lse` (log-sum-exp).
+        in_channels: Channels of the images.
+        image_size: Height and width of the images that the resolution is meant for.
+        task: `multiclass`: one class an image, cross-entropy; `multilabel`: any number of them, binary cross-entropy.
+        metric: `accuracy` (the share of correct predictions) or `auroc` (area under the ROC curve, mean of classes).
+        learning_rate: Of the new layers.
+        backbone_learning_rate: Of the backbone; by default a tenth of `learning_rate` if it has weights to keep, else
+            the same.
+        weight_decay: AdamW's, for all layers.
+        schedule: `cosine`: from these learning rates to 0 over the training; `constant`.
+        unfreeze_at_epoch: Until this epoch the backbone is frozen, with its batch norms' statistics; 0: never. For
+            training in one process only.
+        box_threshold: The fraction of a heatmap's maximum that a box is drawn around.
+
+    Raises:
+        ValueError: An option's value does not fit, or the backbone has no convolutional map (of this resolution).
+
+    Example:
+        >>> model = CAMClassifier(num_classes=5, backbone="resnet18", resolution=14, hidden=64)
+        >>> model.eval().predict_step(torch.randn(2, 3, 224, 224), 0).class_maps.shape
+        torch.Size([2, 5, 14, 14])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str | Any = "resnet18",  # typed as a module, a command line's help lists all of torch.nn
+        *,
+        weights: str | None = None,
+        resolution: int | None = None,
+        hidden: int | None = 1024,
+        pooling: Pooling = "avg",
+        in_channels: int = 3,
+        image_size: int = 224,
+        task: Task = "multiclass",
+        metric: Metric = "accuracy",
+        learning_rate: float = 1e-3,
+        backbone_learning_rate: float | None = None,
+        weight_decay: float = 0.01,
+        schedule: Schedule = "cosine",
+        unfreeze_at_epoch: int = 0,
+        box_threshold: float = 0.2,
+    ) -> None:
+        super().__init__()
+        choices = {"task": get_args(Task), "metric": get_args(Metric), "schedule": get_args(Schedule)}
+        for option, value in (("task", task), ("metric", metric), ("schedule", schedule)):
+            if value not in choices[option]:
+                raise ValueError(f"Expected `{option}` to be one of {', '.join(choices[option])}, got {value!r}.")
+        if unfreeze_at_epoch < 0:
+            raise ValueError(f"Expected `unfreeze_at_epoch` to be at least 0, got {unfreeze_at_epoch}.")
+        if not 0 <= box_threshold < 1:
+            raise ValueError(f"Expected `box_threshold` to be in [0, 1), got {box_threshold}.")
+        # a module is in the checkpoint with its weights, and is given again when that is loaded
+        self.save_hyperparameters(ignore=["backbone"] if isinstance(backbone, nn.Module) else [])
+        self.model = gap_model(
+            backbone,
+            num_classes,
+            weights=weights,
+            resolution=resolution,
+            hidden=hidden,
+            pooling=pooling,
+            in_channels=in_channels,
+            image_size=image_size,
+        )
+        self.task = task
+        self.learning_rate = learning_rate
+        has_weights = weights is not None or isinstance(backbone, nn.Module)
+        self.backbone_learning_rate = (
+            backbone_learning_rate if backbone_learning_rate is not None else learning_rate / (10 if has_weights else 1)
+        )
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.unfreeze_at_epoch = unfreeze_at_epoch
+        self.box_threshold = box_threshold
+        self.metric_name = metric
+        make: Any = AUROC if metric == "auroc" else Accuracy
+        averaging = {"average": "macro" if metric == "auroc" else "micro"}
+        self.metrics = nn.ModuleDict(
+            {
+                stage: make(task=task, num_classes=num_classes, num_labels=num_classes, **averaging)
+                for stage in ("val", "test")
+            }
+        )
+
+    @property
+    def backbone(self) -> nn.Module:
+        """What is kept of the backbone: Lightning's finetuning callbacks look for it here."""
+        return self.model.backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `(N, K)` of images `(N, C, H, W)`."""
+        logits: Tensor = self.model(images)
+        return logits
+
+    def class_maps(self, images: Tensor) -> Tensor:
+        """The map of each class `(N, K, h, w)`, signed, from one forward without any gradient."""
+        return self.model.class_maps(images)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Learn the labels."""
+        images, labels = batch[:2]
+        loss = self._loss(self(images), labels)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log `val_loss` and the metric."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log `test_loss` and the metric."""
+        self._evaluate("test", batch)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> CAMPrediction:
+        """Read class maps, heatmaps and boxes from one forward; the batch may hold images alone."""
+        images, _ = split_batch(batch)
+        features = self.model.features(images)
+        logits, class_maps = self.model.head(features), self.model.head.class_maps(features)
+        classes = logits.argmax(1)
+        heatmaps = to_heatmaps(class_maps[torch.arange(len(classes)), classes, None], images.shape[2:])
+        boxes, found = heatmaps_to_boxes(heatmaps, self.box_threshold)
+        return CAMPrediction(logits, classes, class_maps, heatmaps, boxes, found)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a group for the new layers and one for the backbone, and the schedule of both."""
+        new = [*self.model.neck.parameters(), *self.model.head.parameters()]
+        groups = [
+            {"params": new, "lr": self.learning_rate, "name": "head"},
+            {"params": list(self.backbone.parameters()), "lr": self.backbone_learning_rate, "name": "backbone"},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
+        if self.schedule == "constant":
+            return optimizer
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ValueError(
+                "Expected `schedule` to be 'constant' for a training without an end, got 'cosine': pass "
+                "`CAMClassifier(schedule='constant')`, or `Trainer(max_epochs=...)`."
+            )
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Lightning's finetuning callback, where the backbone is to be frozen at first."""
+        return [_BackboneFreezing(self.unfreeze_at_epoch)] if self.unfreeze_at_epoch else []
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The checkpoint holds the weights: to load it, torchvision's need not be fetched again."""
+        checkpoint["hyper_parameters"]["weights"] = None
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.task == "multilabel":
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        return F.cross_entropy(logits, labels)
+
+    def _evaluate(self, stage: str, batch: Any) -> None:
+        images, labels = batch[:2]
+        logits = self(images)
+        metric: Any = self.metrics[stage]
+        metric(logits, labels)
+        self.log(f"{stage}_loss", self._loss(logits, labels), prog_bar=True)
+        self.log(f"{stage}_{self.metric_name}", metric, prog_bar=True)
+
+
+class _BackboneFreezing(BaseFinetuning):
+    """Keeps the backbone frozen until an epoch.
+
+    The optimizer holds the backbone's parameters from the start, and passes over them while they have no gradient. So
+    its groups and a scheduler's fit throughout; and a resumed run is right, whichever side of the epoch it is on.
+    """
+
+    def __init__(self, unfreeze_at_epoch: int) -> None:
+        super().__init__()
+        self.unfreeze_at_epoch = unfreeze_at_epoch
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        if trainer.world_size > 1:
+            # DDP never synchronises what is frozen when it wraps the module: the processes would drift apart silently
+            raise ValueError(
+                f"Expected `unfreeze_at_epoch` to be 0 with several processes, got {self.unfreeze_at_epoch} with "
+                f"{trainer.world_size}: train on one device, or without freezing."
+            )
+        super().setup(trainer, pl_module, stage)
+
+    def freeze_before_training(self, pl_module: LightningModule) -> None:
+        self.freeze(pl_module.backbone, train_bn=False)
+
+    def finetune_function(self, pl_module: LightningModule, epoch: int, optimizer: torch.optim.Optimizer) -> None:
+        if epoch >= self.unfreeze_at_epoch:
+            self.make_trainable(pl_module.backbone)
