@@ -1,13 +1,16 @@
+import csv
 import importlib.util
 import random
 import re
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import pytorch_lightning as L
 import torch
+from PIL import Image
 from tiny import events, trainer
 
 from lightning_saliency import SaliencyCallback
@@ -16,15 +19,27 @@ from lightning_saliency.audit import digest
 pytestmark = pytest.mark.filterwarnings("default")
 
 
-@pytest.fixture(scope="module")
-def demo():
-    path = Path(__file__).parents[1] / "examples/cluttered_digits.py"
-    spec = importlib.util.spec_from_file_location("cluttered_digits", path)
+@contextmanager
+def example(name):
+    path = Path(__file__).parents[1] / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     yield module
-    del sys.modules[spec.name]
+    del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def demo():
+    with example("cluttered_digits") as module:
+        yield module
+
+
+@pytest.fixture(scope="module")
+def train_gap():
+    with example("train_gap") as module:
+        yield module
 
 
 def test_the_demo_trains_logs_and_reports(demo, tmp_path, capsys):
@@ -97,3 +112,105 @@ def test_the_demos_help_reads_well(demo, capsys):
     printed = capsys.readouterr().out
     for option in ("--small", "--epochs", "--seed", "--output"):
         assert re.search(rf"{option}\b.*\n?.*\w+", printed)
+
+
+# --- train_gap.py
+
+SMALL = ["--data.image_size=64", "--data.num_workers=0", "--data.batch_size=12", "--trainer.logger.save_dir=logs"]
+
+
+def write_photos(root, number, seed=0):
+    """JPEGs of several sizes, noise with a bright square in the colour that is the class; returns the squares."""
+    rng = np.random.default_rng(seed)
+    squares = {}
+    for channel, name in enumerate(("red", "green", "blue")):
+        (root / name).mkdir(parents=True)
+        for index in range(number):
+            height, width = rng.integers(60, 120, 2)
+            photo = rng.integers(40, 80, (height, width, 3)).astype(np.uint8)
+            x, y = rng.integers(0, width - 30), rng.integers(0, height - 30)
+            photo[y : y + 30, x : x + 30, channel] = 255
+            path = root / name / f"{index}.jpg"
+            Image.fromarray(photo).save(path)
+            squares[str(path)] = (x, y, x + 30, y + 30)
+    return squares
+
+
+def test_a_cam_model_is_trained_on_folders_of_jpegs_and_finds_its_boxes(train_gap, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path / "photos/train", 24)
+    squares = write_photos(tmp_path / "photos/val", 8, seed=1)
+    monkeypatch.setattr(sys, "argv", ["train_gap.py"])
+    train_gap.main(
+        ["fit", "--data.root=photos", *SMALL, "--model.backbone=resnet18", "--model.resolution=8", "--model.hidden=32",
+         "--trainer.max_epochs=6", "--model.unfreeze_at_epoch=1", "--trainer.log_every_n_steps=1"]
+    )  # fmt: skip
+    logs = tmp_path / "logs/train_gap"
+    found = events(logs / "version_0")
+    assert found.Scalars("val_accuracy")[-1].value > 0.9
+    assert len(found.Images("saliency/cam")) == 1 + 6
+    checkpoint = logs / "version_0/checkpoints/best.ckpt"
+    train_gap.main(["predict", "--data.root=photos", *SMALL, f"--ckpt_path={checkpoint}"])  # no option of the model
+    written = capsys.readouterr().out.split("Boxes: ")[1].splitlines()[0]
+    with open(written) as file:
+        rows = list(csv.DictReader(file))
+    assert [str(tmp_path / row["file"]) for row in rows] == sorted(
+        squares, key=lambda path: (path.split("/")[-2], path)
+    )
+    right = [row for row in rows if row["class"] == Path(row["file"]).parent.name]
+    assert len(right) > 20
+    centred = 0
+    for row in right:
+        x1, y1, x2, y2 = (int(row[corner]) for corner in ("x1", "y1", "x2", "y2"))
+        with Image.open(row["file"]) as photo:
+            width, height = photo.size
+        assert 0 <= x1 < x2 <= width
+        assert 0 <= y1 < y2 <= height
+        left, top, end, bottom = squares[str(tmp_path / row["file"])]
+        centred += left < (x1 + x2) / 2 < end and top < (y1 + y2) / 2 < bottom
+    assert centred > 0.7 * len(right)  # in the photo's own pixels
+
+
+def test_a_folder_without_train_and_val_is_split_without_overlap(train_gap, tmp_path):
+    write_photos(tmp_path / "photos", 10)
+    module = train_gap.ImageFolders(str(tmp_path / "photos"), image_size=32, val_fraction=0.3)
+    assert module.num_classes == 3
+    assert len(module.train_set) == 21
+    assert set(module.train_set.indices).isdisjoint(module.val_set.indices)
+    assert module.val_files == train_gap.ImageFolders(str(tmp_path / "photos"), val_fraction=0.3).val_files
+    assert module.val_files != train_gap.ImageFolders(str(tmp_path / "photos"), val_fraction=0.3, seed=1).val_files
+    with pytest.raises(ValueError, match="`val_fraction` to leave images on both sides of 30"):
+        train_gap.ImageFolders(str(tmp_path / "photos"), val_fraction=0.0)
+
+
+def test_other_classes_for_validation_are_refused(train_gap, tmp_path):
+    write_photos(tmp_path / "photos/train", 1)
+    write_photos(tmp_path / "photos/val", 1)
+    (tmp_path / "photos/val/red").rename(tmp_path / "photos/val/orange")
+    with pytest.raises(
+        ValueError, match=r"the same classes in .*train and .*val, but not in both: \['orange', 'red'\]"
+    ):
+        train_gap.ImageFolders(str(tmp_path / "photos"))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"]])
+def test_the_help_of_train_gap_begins_with_what_a_person_sets(train_gap, arguments, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train_gap.py"])
+    with pytest.raises(SystemExit, match="0"):
+        train_gap.main(arguments)
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: train_gap.py")
+    if arguments == ["--help"]:
+        assert "python examples/train_gap.py predict --data.root photos" in printed
+        assert len(printed.splitlines()) < 45
+    else:
+        wanted = (
+            "--data.root",
+            "--model.backbone",
+            "--cam.num_samples",
+            "--checkpoint.monitor",
+            "--trainer.max_epochs",
+        )
+        places = [re.search(rf"^  {option} ", printed, re.MULTILINE).start() for option in wanted]
+        assert places == sorted(places)
+        assert "torch.nn.Linear" not in printed  # every module of torch

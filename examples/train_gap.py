@@ -1,0 +1,221 @@
+"""Train a CAM model on folders of images, one folder a class, and see in TensorBoard where it looks.
+
+    photos/train/cat/1.jpg    photos/val/cat/7.jpg        or    photos/cat/1.jpg
+    photos/train/dog/2.jpg    photos/val/dog/8.jpg              photos/dog/2.jpg
+
+    python examples/train_gap.py fit --data.root photos --model.weights DEFAULT --model.unfreeze_at_epoch 2
+    tensorboard --logdir logs --samples_per_plugin images=500
+    python examples/train_gap.py predict --data.root photos --ckpt_path logs/train_gap/version_0/checkpoints/best.ckpt
+
+`fit` retrains a torchvision backbone with a GAP head and logs the class maps of each epoch, `validate` measures a
+checkpoint, `predict` writes the class and the box of each validation image to boxes.csv, in the photo's own pixels.
+All options of the data, the model, the pictures and the Trainer: python examples/train_gap.py fit --help
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as L
+import torch
+from jsonargparse import DefaultHelpFormatter
+from PIL import Image
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from lightning_saliency import CAMCallback, CAMClassifier, CAMPrediction
+
+COMMANDS = {
+    "fit": "Retrain a torchvision backbone with a GAP head, and log the class maps of each epoch.",
+    "validate": "Measure a checkpoint on the validation images.",
+    "predict": "Write the class and the box of each validation image to boxes.csv.",
+}
+TRAINER_DEFAULTS = {
+    "max_epochs": 10,
+    "logger": {
+        "class_path": "pytorch_lightning.loggers.TensorBoardLogger",
+        "init_args": {"save_dir": "logs", "name": "train_gap", "default_hp_metric": False},
+    },
+}
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+class ImageFolders(L.LightningDataModule):
+    """Images in one folder per class.
+
+    Args:
+        root: A folder that holds `train` and `val`, each with a folder per class; or the folders of the classes
+            themselves, of which a part is set aside for validation.
+        image_size: Height and width that the images are resized to.
+        batch_size: Images per batch.
+        val_fraction: The part that is set aside where there is no `val`.
+        num_workers: Processes that read the images.
+        seed: Decides which images are set aside.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 224,
+        batch_size: int = 32,
+        val_fraction: float = 0.2,
+        num_workers: int = 2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        ends = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+        augment = v2.Compose(
+            [v2.RandomResizedCrop(image_size, scale=(0.4, 1.0), antialias=True), v2.RandomHorizontalFlip(), *ends]
+        )
+        resize = v2.Compose([v2.Resize((image_size, image_size), antialias=True), *ends])
+        self.train_set, self.val_set = split_folders(Path(root), augment, resize, val_fraction, seed)
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the folders."""
+        return list(self._folder.classes)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of folders."""
+        return len(self.classes)
+
+    @property
+    def val_files(self) -> list[str]:
+        """The files of the validation images, in their order."""
+        return [self._folder.samples[index][0] for index in self.val_set.indices]
+
+    @property
+    def _folder(self) -> ImageFolder:
+        folder: ImageFolder = self.val_set.dataset
+        return folder
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the training images, shuffled and augmented."""
+        return DataLoader(self.train_set, batch_size=self.batch_size, shuffle=True, **self._workers())
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the validation images."""
+        return DataLoader(self.val_set, batch_size=self.batch_size, **self._workers())
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return the validation images."""
+        return self.val_dataloader()
+
+    def _workers(self) -> dict[str, Any]:
+        return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0}
+
+
+def split_folders(
+    root: Path, augment: Callable[..., Tensor], resize: Callable[..., Tensor], val_fraction: float, seed: int
+) -> tuple[Subset[Any], Subset[Any]]:
+    """Return the training and the validation images of a folder."""
+    if (root / "train").is_dir() and (root / "val").is_dir():
+        train, val = ImageFolder(root / "train", augment), ImageFolder(root / "val", resize)
+        if train.classes != val.classes:
+            odd = sorted(set(train.classes) ^ set(val.classes))
+            raise ValueError(
+                f"Expected the same classes in {root / 'train'} and {root / 'val'}, but not in both: {odd}."
+            )
+        return Subset(train, range(len(train))), Subset(val, range(len(val)))
+    train, val = ImageFolder(root, augment), ImageFolder(root, resize)
+    num_val = round(val_fraction * len(val))
+    if not 0 < num_val < len(val):
+        raise ValueError(f"Expected `val_fraction` to leave images on both sides of {len(val)}, got {val_fraction}.")
+    order = torch.randperm(len(val), generator=torch.Generator().manual_seed(seed)).tolist()
+    return Subset(train, sorted(order[num_val:])), Subset(val, sorted(order[:num_val]))
+
+
+class BoxWriter(L.Callback):
+    """Writes `boxes.csv` into the logger's folder, a row for each image: its file, class, probability and box."""
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin the table."""
+        self.path = Path(trainer.log_dir or ".", "boxes.csv")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.rows: list[list[Any]] = []
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Add the batch's rows."""
+        data: ImageFolders = trainer.datamodule  # type: ignore[attr-defined] # set by the Trainer's connector
+        prediction: CAMPrediction = outputs
+        names, paths = data.classes, data.val_files[len(self.rows) :]
+        probabilities = prediction.logits.softmax(1).amax(1)
+        for path, name, probability, box, found in zip(
+            paths,
+            [names[index] for index in prediction.classes.tolist()],
+            probabilities.tolist(),
+            prediction.boxes.cpu(),
+            prediction.found.tolist(),
+            strict=False,  # the paths are those of all batches that are to come
+        ):
+            with Image.open(path) as photo:
+                scale = torch.tensor(photo.size * 2) / data.image_size
+            corners = (box * scale).round().int().tolist() if found else [""] * 4
+            self.rows.append([path, name, f"{probability:.4f}", *corners])
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the table."""
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["file", "class", "probability", "x1", "y1", "x2", "y2"], *self.rows])
+        print(f"Boxes: {self.path}")
+
+
+class AsWritten(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Help with the lines of the description as they are written."""
+
+
+class CommandLine(LightningCLI):
+    """LightningCLI with the number of classes taken from the data, the class maps logged, and the data asked first."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return what can be run."""
+        return {name: skip for name, skip in LightningCLI.subcommands().items() if name in COMMANDS}
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what a person sets first, and the many options of the Trainer last."""
+        parser.add_lightning_class_args(ImageFolders, "data")
+        parser.add_lightning_class_args(CAMClassifier, "model")
+        parser.add_lightning_class_args(CAMCallback, "cam")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(L.Trainer, "trainer")
+        parser.set_defaults({f"trainer.{option}": value for option, value in TRAINER_DEFAULTS.items()})
+        parser.set_defaults({"checkpoint.monitor": "val_loss", "checkpoint.filename": "best"})
+        parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
+        parser.link_arguments("data.image_size", "model.image_size")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line."""
+    usage = "train_gap.py {} --data.root FOLDER [options]"
+    CommandLine(
+        CAMClassifier,
+        ImageFolders,
+        trainer_defaults={"callbacks": [BoxWriter()]},
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        parser_kwargs={
+            "description": __doc__,
+            "formatter_class": AsWritten,
+            **{name: {"usage": usage.format(name), "description": does} for name, does in COMMANDS.items()},
+        },
+        args=arguments,
+    )
+
+
+if __name__ == "__main__":
+    main()
