@@ -25,7 +25,8 @@ def cam(evidence: Evidence) -> Tensor:
     """Class activation map (Zhou et al. 2016, "Learning Deep Features for Discriminative Localization").
 
     M = Σ_k w_k A_k, with w the class's row of the linear layer after the global average pooling. No bias, no ReLU; no
-    gradient is needed. For the models whose head is global average pooling, then linear.
+    gradient is needed. For the models whose head is global average pooling, then linear; of a `GAPHead` with another
+    pooling it is the same sum, whose mean is not the logit then.
 
     Example:
         >>> A = torch.tensor([[[[1.0, 0.0]], [[0.0, 2.0]]]])

@@ -42,6 +42,7 @@ class SaliencyCallback(Callback):
         - `saliency/<method>`: rows are samples; columns are the image and the overlay. In `trainer.test`,
           `saliency/<method>/test`.
         - `saliency/overview`: the image and the overlays of all methods, where there are several.
+        - `saliency/class_maps`: the image and CAM of its `top_k` most probable classes, where `top_k` is above 1.
         - `saliency/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
 
     A wrong option is an error in `setup` or in sanity checking, before the first training step. After that a fault is
@@ -71,6 +72,8 @@ class SaliencyCallback(Callback):
         normalize: How raw maps become colours: `max` (negative values cut, each map divided by its maximum), `minmax`
             (each map from its minimum to its maximum), `shared` (one scale for all samples: a weak map looks weak).
         channels: What to show of images with more than three channels: the `first` three, or the `mean`.
+        top_k: Of how many classes of each sample, the most probable ones, CAM is shown side by side; 1 for no such
+            picture. Needs `cam` among the methods, and no further pass. Default: 1, and 3 for `CAMCallback`.
         chunk_size: At most so many images at a time, which bounds the memory.
         input_fn: Takes the images, or (images, labels), out of a batch that is not understood by itself.
         output_fn: Takes the logits out of what the model returns, where they are not found by themselves.
@@ -94,6 +97,7 @@ class SaliencyCallback(Callback):
     """
 
     default_methods: ClassVar[tuple[str, ...]] = ("grad_cam", "grad_cam_plus_plus", "saliency")
+    default_top_k: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -115,6 +119,7 @@ class SaliencyCallback(Callback):
         alpha: float = 0.5,
         normalize: Normalize = "max",
         channels: Channels = "first",
+        top_k: int | None = None,
         chunk_size: int | None = None,
         input_fn: Callable[[Any], Any] | None = None,
         output_fn: Callable[[Any], Tensor] | None = None,
@@ -125,8 +130,14 @@ class SaliencyCallback(Callback):
     ) -> None:
         super().__init__()
         self.methods = parse_methods(self.default_methods if methods is None else methods)
-        for option, count in (("num_samples", num_samples), ("every_n_epochs", every_n_epochs)):
+        if top_k is None:
+            top_k = self.default_top_k if "cam" in self.methods else 1
+        for option, count in (("num_samples", num_samples), ("every_n_epochs", every_n_epochs), ("top_k", top_k)):
             _check_count(option, count)
+        if top_k > 1 and "cam" not in self.methods:
+            raise ValueError(
+                f"Expected `methods` to include 'cam', whose maps `top_k={top_k}` shows, got {self.methods}."
+            )
         if chunk_size is not None:
             _check_count("chunk_size", chunk_size)
         for option, value, allowed in (("choose", choose, get_args(Choose)), ("on_error", on_error, get_args(OnError))):
@@ -146,7 +157,7 @@ class SaliencyCallback(Callback):
         if layer is not None and not isinstance(layer, str):
             raise TypeError(f"Expected `layer` to be a dotted name or None, got {type(layer).__name__}.")
         names = None if class_names is None else [str(name) for name in class_names]
-        self.look = Look(mean, std, names, colormap, alpha, normalize, channels)
+        self.look = Look(mean, std, names, colormap, alpha, normalize, channels, top_k)
 
         self.probe = Probe(self.methods, target, layer, model, output_fn, chunk_size)
         self.every_n_epochs = every_n_epochs
@@ -387,9 +398,13 @@ class GradientSaliencyCallback(SaliencyCallback):
 
 
 class CAMCallback(SaliencyCallback):
-    """`SaliencyCallback` with CAM (Zhou et al. 2016), for models whose head is global average pooling, then linear."""
+    """`SaliencyCallback` with CAM (Zhou et al. 2016), for models whose head is global average pooling, then linear.
+
+    One forward and no backward. It also shows, as `saliency/class_maps`, CAM of the three most probable classes.
+    """
 
     default_methods = ("cam",)
+    default_top_k = 3
 
 
 def _check_count(option: str, count: int) -> None:

@@ -52,6 +52,7 @@ class Evidence:
         activation_grads: g = ∂score/∂A, `(N, D, h, w)`.
         input_grads: ∂score/∂input, `(N, C, H, W)`.
         class_weights: The explained score's row of the linear layer after global average pooling, `(N, D)`.
+        all_class_weights: Its row of each class, `(K, D)`; for a single logit, those of the classes 0 and 1.
         pooled_activations: The map that the linear layer sees pooled: A, or ReLU(A) (see `find_class_weights`).
     """
 
@@ -63,6 +64,7 @@ class Evidence:
     activation_grads: Tensor | None = None
     input_grads: Tensor | None = None
     class_weights: Tensor | None = None
+    all_class_weights: Tensor | None = None
     pooled_activations: Tensor | None = None
 
 
@@ -271,10 +273,11 @@ def collect(
             "inference mode or activation checkpointing with `use_reentrant=True` inside the model cuts the graph: "
             "use `use_reentrant=False`, or choose a later `layer`."
         )
-    class_weights = pooled = None
+    class_weights = all_weights = pooled = None
     if "class_weights" in needs and activations is not None:
         weight, pooled = find_class_weights(model, activations.detach(), logits.detach())
-        class_weights = _score_weights(logits, classes, target) @ weight
+        all_weights = torch.cat([-weight, weight]) if len(weight) == 1 else weight
+        class_weights = all_weights[classes] if classes is not None else _mixture(logits, target) @ weight
     return Evidence(
         images=_widen(images.detach()),
         logits=_widen(logits.detach()),
@@ -284,6 +287,7 @@ def collect(
         activation_grads=gradients.pop(0) if wants_map else None,
         input_grads=gradients.pop(0) if wants_input else None,
         class_weights=class_weights,
+        all_class_weights=all_weights,
         pooled_activations=pooled,
     )
 
@@ -409,15 +413,10 @@ def _gradients(scores: Tensor, wanted: list[Tensor], dtype: torch.dtype) -> list
     return [large.where(_finite(large), small) for large, small in zip(scaled, plain, strict=True)]
 
 
-def _score_weights(logits: Tensor, classes: Tensor | None, target: ParsedTarget) -> Tensor:
+def _mixture(logits: Tensor, target: ParsedTarget) -> Tensor:
     """∂score/∂logits `(N, K)`, on the logits alone: which mix of the linear layer's rows the score is."""
-    logits = _widen(logits.detach())
-    if classes is not None and logits.shape[1] == 1:
-        return (2 * classes[:, None] - 1).to(logits.dtype)
-    if classes is not None:
-        return torch.zeros_like(logits).scatter_(1, classes[:, None], 1.0)
     with torch.enable_grad():
-        leaf = logits.requires_grad_()
+        leaf = _widen(logits.detach()).requires_grad_()
         return torch.autograd.grad(select_scores(leaf, target)[0].sum(), leaf)[0]
 
 

@@ -36,6 +36,8 @@ class Explanation:
         attributions: The raw attributions of each method, `(N, 1, h, w)` float32, not normalised.
         layer: The target layer's name, which `explain` takes as `layer`; `:activated` behind it says that it was read
             after the activation function that follows it. None where no method needed a layer.
+        all_class_weights: For `class_maps`, where `cam` is among the methods; see `Evidence`.
+        pooled_activations: The same.
     """
 
     images: Tensor
@@ -44,6 +46,8 @@ class Explanation:
     classes: Tensor | None
     attributions: dict[str, Tensor]
     layer: str | None
+    all_class_weights: Tensor | None = None
+    pooled_activations: Tensor | None = None
 
     @property
     def predictions(self) -> Tensor:
@@ -64,6 +68,30 @@ class Explanation:
         """
         size = size or self.images.shape[2:]
         return {method: to_heatmaps(raw, size, normalize) for method, raw in self.attributions.items()}
+
+    def class_maps(self, classes: Tensor | None = None) -> Tensor:
+        """The CAMs of several classes of each image, from the same forward; where `cam` is among the methods.
+
+        Args:
+            classes: `(N, k)` int64; all classes by default.
+
+        Returns:
+            `(N, k, h, w)` float32, signed.
+
+        Raises:
+            ValueError: `cam` is not among the methods.
+
+        Example:
+            >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+            >>> explanation = explain(model, torch.randn(2, 3, 32, 32), methods="cam", layer="0")
+            >>> explanation.class_maps(explanation.logits.topk(3).indices).shape
+            torch.Size([2, 3, 30, 30])
+        """
+        if self.all_class_weights is None or self.pooled_activations is None:
+            raise ValueError("Expected `cam` among the methods, for the maps of several classes: it is not.")
+        if classes is None:
+            return torch.einsum("kd,ndhw->nkhw", self.all_class_weights, self.pooled_activations).float()
+        return torch.einsum("nkd,ndhw->nkhw", self.all_class_weights[classes], self.pooled_activations).float()
 
     def blanks(self, normalize: Normalize = "max") -> dict[str, list[str | None]]:
         """For each map the reason why its heatmap is blank, or None."""
@@ -154,6 +182,8 @@ def explain(
                 classes=evidence.classes,
                 attributions={key: METHODS[key].function(evidence).float() for key in keys},
                 layer=str(layer) if layer else None,
+                all_class_weights=evidence.all_class_weights,
+                pooled_activations=evidence.pooled_activations,
             )
 
         step = chunk_size or len(images)
@@ -182,6 +212,7 @@ def check_images(images: Tensor) -> None:
 
 def _joined(images: Tensor, parts: Sequence[Explanation]) -> Explanation:
     classes = [part.classes for part in parts if part.classes is not None]
+    pooled = [part.pooled_activations for part in parts if part.pooled_activations is not None]
     return Explanation(
         images=images,
         logits=torch.cat([part.logits for part in parts]),
@@ -189,4 +220,6 @@ def _joined(images: Tensor, parts: Sequence[Explanation]) -> Explanation:
         classes=torch.cat(classes) if classes else None,
         attributions={key: torch.cat([part.attributions[key] for part in parts]) for key in parts[0].attributions},
         layer=parts[0].layer,
+        all_class_weights=parts[0].all_class_weights,
+        pooled_activations=torch.cat(pooled) if pooled else None,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torchvision
@@ -12,13 +12,11 @@ from torchvision.models import get_model, list_models
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from lightning_saliency.evidence import as_model_input, find_target_layer, undisturbed
+from lightning_saliency.layers import POOLINGS
 from lightning_saliency.targets import find_logits
 
 Pooling: TypeAlias = Literal["avg", "max", "lse"]
 """Global average pooling, global maximum pooling, or log-sum-exp between the two."""
-
-_LSE_SHARPNESS = 5.0
-"""r of the log-sum-exp pooling: towards 0 it is the average, towards infinity the maximum."""
 
 PAPER_RESOLUTIONS = {"alexnet": 13, "vgg16": 14, "googlenet": 14}
 """The mapping resolutions of Zhou et al. 2016, section 3: after conv5, after conv5-3, after inception4e."""
@@ -32,7 +30,8 @@ class GAPHead(nn.Module):
     output". As the last layer of any backbone it makes a CAM model: `logits == class_maps(features).mean((2, 3)) +
     bias`, and Grad-CAM at the features is `relu(class map) / (h·w)`, both exactly.
 
-    With another pooling the class maps are the same sums Σ_k w_ck A_k, but their mean is no longer the logit: `"max"`
+    With another pooling the class maps, and `cam`, are the same sums Σ_k w_ck A_k, but their mean is no longer the
+    logit, and Grad-CAM is another map: `"max"`
     is the paper's comparison (GMP), `"lse"` is log-sum-exp, (1/r) log((1/Z) Σ_ij exp(r A_ij)) with r = 5 (Pinheiro &
     Collobert 2015).
 
@@ -69,30 +68,20 @@ class GAPHead(nn.Module):
         for name, value in (("in_channels", in_channels), ("num_classes", num_classes)):
             if value < 1:
                 raise ValueError(f"Expected `{name}` to be at least 1, got {value}.")
-        if pooling not in get_args(Pooling):
-            raise ValueError(f"Expected `pooling` to be one of {', '.join(get_args(Pooling))}, got {pooling!r}.")
+        if pooling not in POOLINGS:
+            raise ValueError(f"Expected `pooling` to be one of {', '.join(POOLINGS)}, got {pooling!r}.")
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(in_channels, num_classes, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits `(N, K)` of features `(N, D, h, w)`."""
-        logits: Tensor = self.linear(self.dropout(self._pooled(self._checked(features))))
+        logits: Tensor = self.linear(self.dropout(POOLINGS[self.pooling](self._checked(features))))
         return logits
 
     def class_maps(self, features: Tensor) -> Tensor:
         """The map of each class, M_c = Σ_k w_ck A_k: `(N, D, h, w)` -> `(N, K, h, w)`, signed, without the bias."""
         return torch.einsum("kd,ndhw->nkhw", self.linear.weight, self._checked(features))
-
-    def _pooled(self, features: Tensor) -> Tensor:
-        if self.pooling == "avg":
-            return features.mean((2, 3))
-        if self.pooling == "max":
-            return features.amax((2, 3))
-        num_positions = features.shape[2:].numel()
-        return (
-            (_LSE_SHARPNESS * features).flatten(2).logsumexp(2) - torch.tensor(num_positions).log()
-        ) / _LSE_SHARPNESS
 
     def _checked(self, features: Tensor) -> Tensor:
         if features.dim() != 4 or features.shape[1] != self.linear.in_features:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -23,6 +25,22 @@ _ACTIVATIONS = frozenset(
 
 _ACTIVATED = ":activated"
 """Behind a layer's name: read it after the activation function that follows it."""
+
+_LSE_SHARPNESS = 5.0
+"""r of the log-sum-exp pooling: towards 0 it is the average, towards infinity the maximum."""
+
+
+def _log_mean_exp(features: Tensor) -> Tensor:
+    total = (_LSE_SHARPNESS * features).flatten(2).logsumexp(2)
+    return (total - math.log(features.shape[2:].numel())) / _LSE_SHARPNESS
+
+
+POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "avg": lambda features: features.mean((2, 3)),
+    "max": lambda features: features.amax((2, 3)),
+    "lse": _log_mean_exp,
+}
+"""The global poolings of a head whose linear layer weighs the maps of the classes: `(N, D, h, w)` -> `(N, D)`."""
 
 # How far logits may lie from W·mean(A) + b, relative to the root of the sum of the squared terms.
 _HEAD_TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
@@ -177,7 +195,8 @@ def find_class_weights(model: nn.Module, activations: Tensor, logits: Tensor) ->
     """Find the linear layer W of a head that is global average pooling, then linear; checked on numbers.
 
     Whatever the classes are called, the head is such a one if logits = W·mean(A) + b on the actual batch. Where a model
-    rectifies the map in place after the layer (DenseNet), this holds for ReLU(A); that is tried too.
+    rectifies the map in place after the layer (DenseNet), this holds for ReLU(A); that is tried too. So are the other
+    poolings that a `GAPHead` can have.
 
     Args:
         model: The model in which the linear layer (or 1×1 convolution) is looked for.
@@ -194,8 +213,9 @@ def find_class_weights(model: nn.Module, activations: Tensor, logits: Tensor) ->
     work = torch.promote_types(torch.promote_types(activations.dtype, logits.dtype), torch.float32)
     activations, logits = activations.to(work), logits.to(work)
     candidates = list(_linear_layers(model, logits.shape[1], activations.shape[1]))
-    for features in (activations, activations.relu()):
-        pooled = features.mean((2, 3))
+    for pool, rectified in product(POOLINGS.values(), (False, True)):
+        features = activations.relu() if rectified else activations
+        pooled = pool(features)
         for weight, bias in candidates:
             weight, bias = weight.to(work), bias.to(work)
             error = (pooled @ weight.T + bias - logits).abs()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution import METHODS, Normalize
+from lightning_saliency.attribution import METHODS, Normalize, blank_reasons, to_heatmaps
 from lightning_saliency.explain import Explanation
 from lightning_saliency.render import Caption, Channels, grid, shown_channels, to_rgb
 from lightning_saliency.samples import Samples, find_class_names, find_normalization
@@ -27,6 +27,7 @@ class Look:
         alpha: Weight of the colour in the overlay, in [0, 1].
         normalize: How raw maps become colours; see `to_heatmaps`.
         channels: What to show of images with more than three channels.
+        top_k: Of how many classes, the most probable ones, CAM is shown side by side; 1 for no such picture.
 
     Raises:
         ValueError: An option's value does not fit.
@@ -39,6 +40,7 @@ class Look:
     alpha: float = 0.5
     normalize: Normalize = "max"
     channels: Channels = "first"
+    top_k: int = 1
 
     def __post_init__(self) -> None:
         for option, allowed in (("normalize", get_args(Normalize)), ("channels", get_args(Channels))):
@@ -65,35 +67,41 @@ class Look:
             dataset: Where to look for what the options leave open.
 
         Returns:
-            uint8 pictures `(3, H, W)` by method key, and under `overview`.
+            uint8 pictures `(3, H, W)` by method key, under `overview`, and under `class_maps` for `top_k` above 1.
         """
         num_channels = samples.images.shape[1]
         images = to_rgb(samples.images, *self._normalization(dataset, num_channels), self.channels)
-        heatmaps = explanation.heatmaps(normalize=self.normalize)
-        blanks = explanation.blanks(self.normalize)
-        captions = _captions(samples, explanation, self.class_names or find_class_names(dataset))
-        notes = [
-            f"explained: {explained}",
-            f"layer: {explanation.layer}" if explanation.layer else "",
-            shown_channels(num_channels, self.channels),
-        ]
+        names = _Names(self.class_names or find_class_names(dataset))
+        captions = _captions(samples, explanation, names)
+        layer = f"layer: {explanation.layer}" if explanation.layer else ""
+        channels = shown_channels(num_channels, self.channels)
 
-        def sheet(methods: Sequence[str]) -> Tensor:
-            titles = {method: METHODS[method].title for method in methods}
+        def sheet(
+            columns: Mapping[str, Tensor], explained: str, labels: Mapping[str, Sequence[Caption]] | None = None
+        ) -> Tensor:
+            """Draw raw attributions, a column each; a scale that is shared is shared by all samples of a column."""
             return grid(
                 images,
-                {titles[method]: heatmaps[method].cpu() for method in methods},
+                {name: to_heatmaps(raw, images.shape[2:], self.normalize).cpu() for name, raw in columns.items()},
                 title=title,
                 captions=captions,
-                blanks={titles[method]: blanks[method] for method in methods},
-                note=" · ".join(note for note in notes if note),
+                blanks={name: blank_reasons(raw, self.normalize) for name, raw in columns.items()},
+                labels=labels,
+                note=" · ".join(note for note in (f"explained: {explained}", layer, channels) if note),
                 colormap=self.colormap,
                 alpha=self.alpha,
             )
 
-        methods = list(explanation.attributions)
-        pictures = {method: sheet([method]) for method in methods}
-        return pictures | {"overview": sheet(methods)} if len(methods) > 1 else pictures
+        columns = {method: {METHODS[method].title: raw} for method, raw in explanation.attributions.items()}
+        pictures = {method: sheet(column, explained) for method, column in columns.items()}
+        if len(columns) > 1:
+            pictures["overview"] = sheet(
+                {name: raw for column in columns.values() for name, raw in column.items()}, explained
+            )
+        if self.top_k > 1:
+            most_probable, labels = _class_columns(samples, explanation, names, self.top_k)
+            pictures["class_maps"] = sheet(most_probable, f"the {len(labels)} most probable classes", labels)
+        return pictures
 
     def _normalization(self, dataset: Any, num_channels: int) -> tuple[Any, Any]:
         if self.mean is not None:
@@ -103,18 +111,45 @@ class Look:
         return found if found is not None and fits else (None, None)
 
 
-def _captions(samples: Samples, explanation: Explanation, names: Sequence[str] | None) -> list[Caption]:
-    def name(index: int) -> str:
-        return str(names[index]) if names is not None and index < len(names) else str(index)
+@dataclass(frozen=True)
+class _Names:
+    """What classes are called: their names, or where there are none their numbers."""
 
+    names: Sequence[str] | None
+
+    def __getitem__(self, index: int) -> str:
+        return str(self.names[index]) if self.names is not None and index < len(self.names) else str(index)
+
+
+def _class_columns(
+    samples: Samples, explanation: Explanation, names: _Names, top_k: int
+) -> tuple[dict[str, Tensor], dict[str, list[Caption]]]:
+    """A column for each rank: the CAM of that class of each sample, and what it is called."""
+    probabilities, classes = explanation.probabilities.topk(min(top_k, explanation.probabilities.shape[1]))
+    maps = explanation.class_maps(classes)
+    true = [None] * len(samples) if samples.labels is None else samples.labels.tolist()
+    columns, labels = {}, {}
+    for rank in range(classes.shape[1]):
+        column = f"top {rank + 1}"
+        columns[column] = maps[:, rank, None]
+        labels[column] = [
+            Caption(f"{names[found]} · {probability:.0%}", True if found == label else None)
+            for found, probability, label in zip(
+                classes[:, rank].tolist(), probabilities[:, rank].tolist(), true, strict=True
+            )
+        ]
+    return columns, labels
+
+
+def _captions(samples: Samples, explanation: Explanation, names: _Names) -> list[Caption]:
     labels = [None] * len(samples) if samples.labels is None else samples.labels.tolist()
     predictions = explanation.predictions.tolist()
     confidences = explanation.probabilities.amax(1).tolist()
     return [
         Caption(
-            f"predicted {name(prediction)} {confidence:.0%}"
+            f"predicted {names[prediction]} {confidence:.0%}"
             if label is None
-            else f"true {name(label)} · predicted {name(prediction)} {confidence:.0%}",
+            else f"true {names[label]} · predicted {names[prediction]} {confidence:.0%}",
             None if label is None else label == prediction,
         )
         for label, prediction, confidence in zip(labels, predictions, confidences, strict=True)

@@ -269,6 +269,16 @@ def test_cam_is_the_weighted_sum_of_the_pooled_maps_and_grad_cam_its_positive_pa
         torch.testing.assert_close(found[method], found["cam"].relu() / area, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("pooling", ["max", "lse"])
+def test_cam_of_a_head_with_another_pooling_is_the_same_sum(pooling):
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), GAPHead(6, 3, pooling=pooling)).eval()
+    images = torch.randn(4, 2, 6, 8)
+    found = explain(model, images, methods="cam", target=[2, 0, 1, 1]).attributions["cam"]
+    expected = model[2].class_maps(model[:2](images)).detach()[range(4), [2, 0, 1, 1]]
+    torch.testing.assert_close(found[:, 0], expected)
+
+
 @pytest.mark.parametrize("label", [0, 1])
 def test_cam_of_a_binary_model_changes_its_sign_with_the_class(label):
     torch.manual_seed(6)
@@ -312,7 +322,7 @@ def test_cam_of_another_head_is_refused_and_named_an_alternative():
     images = torch.randn(2, 1, 5, 5)
     for head in (
         [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)],
-        [nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(6, 3)],
+        [nn.LPPool2d(2, 3), nn.Flatten(), nn.Linear(6, 3)],
         [nn.Flatten(), nn.Linear(54, 3)],
         [nn.Conv2d(6, 3, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()],
     ):

@@ -2,6 +2,7 @@ import io
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 
 import numpy as np
@@ -33,6 +34,7 @@ from lightning_saliency import (
     SaliencyCallback,
     explain,
 )
+from lightning_saliency.attribution import blank_reasons, to_heatmaps
 from lightning_saliency.render import Caption, grid, to_rgb
 
 
@@ -185,12 +187,67 @@ def test_every_n_epochs_and_no_untrained_frame(tmp_path):
         (GradCAMCallback, "grad_cam"),
         (GradCAMPlusPlusCallback, "grad_cam_plus_plus"),
         (GradientSaliencyCallback, "saliency"),
-        (CAMCallback, "cam"),
+        (partial(CAMCallback, top_k=1), "cam"),
     ],
 )
 def test_the_named_shells_log_their_one_method(tmp_path, shell, tag):
     trainer(tmp_path, shell()).validate(TinyClassifier(), loader(), verbose=False)
     assert events(tmp_path).Tags()["images"] == [f"saliency/{tag}"]
+
+
+def test_cam_of_the_most_probable_classes_takes_one_forward_and_no_backward(tmp_path):
+    L.seed_everything(0)
+    model, forwards = TinyClassifier(), []
+    model.head.register_forward_hook(lambda _, args, output: forwards.append((len(args[0]), output.requires_grad)))
+    callback = CAMCallback(num_samples=5, top_k=2, class_names=["cat", "dog", "owl"], on_error="raise")
+    runner = trainer(tmp_path, callback)
+    runner.validate(model, loader(batch_size=5), verbose=False)
+    forwards.clear()
+    runner.validate(model, loader(batch_size=5), verbose=False)  # the layer is found anew in each run
+    validation = [(5, False)] * 4 + [(4, False)]
+    assert forwards == [*validation, (1, True), (5, False)]
+
+    images, labels = data()[:5]
+    explanation = explain(model, images, methods="cam", target=labels)
+    chances, classes = explanation.probabilities.topk(2)
+    heatmaps = [to_heatmaps(explanation.class_maps(classes)[:, rank, None], (16, 16)) for rank in (0, 1)]
+    reasons = [blank_reasons(explanation.class_maps(classes)[:, rank, None]) for rank in (0, 1)]
+    names, predictions = ["cat", "dog", "owl"], explanation.predictions.tolist()
+    expected = grid(
+        to_rgb(images),
+        {"top 1": heatmaps[0], "top 2": heatmaps[1]},
+        title="validate",
+        captions=[
+            Caption(f"true {names[true]} · predicted {names[found]} {chance:.0%}", true == found)
+            for true, found, chance in zip(labels.tolist(), predictions, chances[:, 0].tolist(), strict=True)
+        ],
+        blanks={"top 1": reasons[0], "top 2": reasons[1]},
+        labels={
+            f"top {rank + 1}": [
+                Caption(f"{names[found]} · {chance:.0%}", True if found == true else None)
+                for found, chance, true in zip(
+                    classes[:, rank].tolist(), chances[:, rank].tolist(), labels.tolist(), strict=True
+                )
+            ]
+            for rank in (0, 1)
+        },
+        note=f"explained: the 2 most probable classes · layer: {explanation.layer}",
+    )
+    found = events(tmp_path)
+    assert set(found.Tags()["images"]) == {"saliency/cam", "saliency/class_maps"}
+    assert torch.equal(picture(found.Images("saliency/class_maps")[-1]), expected)
+
+
+def test_of_more_classes_than_there_are_all_are_shown_and_others_have_none(tmp_path):
+    trainer(tmp_path / "all", CAMCallback(top_k=9, on_error="raise")).validate(
+        TinyClassifier(), loader(), verbose=False
+    )
+    assert "saliency/class_maps" in events(tmp_path / "all").Tags()["images"]
+    assert SaliencyCallback(["cam", "grad_cam"]).look.top_k == 1
+    assert CAMCallback("grad_cam").look.top_k == 1
+    assert CAMCallback().look.top_k == 3
+    with pytest.raises(ValueError, match=r"`methods` to include 'cam', whose maps `top_k=2` shows"):
+        SaliencyCallback(["grad_cam"], top_k=2)
 
 
 # --- loggers

@@ -59,6 +59,40 @@ def test_an_explanation_holds_what_was_explained():
     assert shared.max() == 1 > shared.min()
 
 
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_the_maps_of_several_classes_are_each_what_cam_gives_for_it(chunk_size):
+    model = network()
+    found = explain(model, IMAGES, methods=["cam", "saliency"], chunk_size=chunk_size)
+    maps = found.class_maps()
+    assert maps.shape == (5, 4, 4, 6)
+    for label in range(4):
+        one = explain(model, IMAGES, methods="cam", target=label).attributions["cam"]
+        torch.testing.assert_close(maps[:, label, None], one)
+    classes = found.logits.topk(2).indices
+    torch.testing.assert_close(
+        found.class_maps(classes), torch.stack([m[c] for m, c in zip(maps, classes, strict=True)])
+    )
+    torch.testing.assert_close(found.class_maps(classes)[:, :1], found.attributions["cam"])
+    with pytest.raises(ValueError, match="Expected `cam` among the methods"):
+        explain(model, IMAGES, methods="grad_cam").class_maps()
+
+
+def test_a_binary_model_has_a_map_of_each_class():
+    model = network(1)
+    maps = explain(model, IMAGES, methods="cam").class_maps()
+    assert maps.shape == (5, 2, 4, 6)
+    for label in (0, 1):
+        one = explain(model, IMAGES, methods="cam", target=label).attributions["cam"]
+        torch.testing.assert_close(maps[:, label, None], one)
+
+
+def test_the_maps_of_several_classes_take_one_forward_and_no_graph():
+    model, seen = network(), []
+    model[6].register_forward_hook(lambda module, args, output: seen.append((len(args[0]), output.requires_grad)))
+    explain(model, IMAGES, methods="cam", layer="5").class_maps()
+    assert seen == [(5, False)]
+
+
 def test_by_default_grad_cam_of_the_predicted_class_is_shown():
     model = network()
     found = explain(model, IMAGES)

@@ -423,6 +423,39 @@ def test_captions_say_right_and_wrong_by_colour_and_by_mark():
     assert shapes[2].any()
 
 
+def test_labels_stand_below_their_own_cells():
+    images, maps = (
+        torch.full((2, 3, 160, 160), 9, dtype=torch.uint8),
+        {name: torch.zeros(2, 1, 160, 160) for name in "ab"},
+    )
+    labels = {"b": [Caption("cat · 83%", True), Caption(LONG, None)]}
+    sheet, bare = grid(images, maps, alpha=0.0, labels=labels), grid(images, maps, alpha=0.0)
+    is_cell = (sheet == 9).all(0)
+    tops, bottoms = (
+        (is_cell.any(1).int().diff() == 1).nonzero()[:, 0] + 1,
+        (is_cell.any(1).int().diff() == -1).nonzero()[:, 0],
+    )
+    lefts, rights = (
+        (is_cell.any(0).int().diff() == 1).nonzero()[:, 0] + 1,
+        (is_cell.any(0).int().diff() == -1).nonzero()[:, 0],
+    )
+    assert len(tops) == 2
+    assert len(lefts) == 3
+    words = ((sheet != 255) & (sheet != 218)).any(0) & ~is_cell
+    for row in range(2):
+        below = words[bottoms[row] + 2 : bottoms[row] + 24]
+        assert below.any()
+        assert not below[-3:].any()  # with room to what follows
+        columns = below.any(0).nonzero()
+        assert lefts[2] <= columns.min()
+        assert columns.max() <= rights[2]
+    line = (sheet.shape[1] - bare.shape[1]) / 2
+    assert 12 < line < 26
+    assert sheet.shape[2] == bare.shape[2]
+    green = (sheet[1].int() - sheet[0].int() > 60).nonzero()[:, 0]
+    assert bottoms[0] < green.min() < green[green < bottoms[1]].max() < tops[1]  # below that are the colours' scale
+
+
 def test_title_and_note_and_scale_stand_where_they_should():
     images, maps = flat((9, 9, 9), size=(200, 200)), {"m": torch.zeros(1, 1, 200, 200)}
     bare, full = grid(images, maps), grid(images, maps, title="epoch 12", note="channels 1–3 of 12")
@@ -479,6 +512,8 @@ def test_odd_characters_do_not_stop_a_training(text):
         ({"blanks": {"x": [None, None]}}, r"`blanks` to name columns among \['m'\], got 'x'"),
         ({"blanks": {"m": ["why"]}}, r"`blanks\['m'\]` to hold 2 reasons or None, got \['why'\]"),
         ({"blanks": {"m": "no"}}, r"`blanks\['m'\]` to hold 2 reasons"),
+        ({"labels": {"x": []}}, r"`labels` to name columns among \['m'\], got 'x'"),
+        ({"labels": {"m": [Caption("a")]}}, r"`labels\['m'\]` to hold 2 captions, one per image, got 1"),
         ({"colormap": "turbi"}, r"`colormap`.*did you mean.*'turbo'"),
         ({"alpha": -0.1}, r"`alpha` to be in \[0, 1\], got -0.1"),
     ],

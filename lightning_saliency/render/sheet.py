@@ -62,6 +62,7 @@ def grid(
     title: str = "",
     captions: Sequence[Caption] | None = None,
     blanks: Mapping[str, Sequence[str | None]] | None = None,
+    labels: Mapping[str, Sequence[Caption]] | None = None,
     note: str = "",
     colormap: str = "turbo",
     alpha: float = 0.5,
@@ -79,6 +80,7 @@ def grid(
         captions: One for each row.
         blanks: For a column's title and each row the reason why that heatmap is blank, or None where it is not. A blank
             cell shows the plain image, dimmed, with the reason written on it.
+        labels: For a column's title and each row what stands below that cell, such as the class that it shows.
         note: Stands small at the bottom.
         colormap: The name of a matplotlib colour map. A strip at the bottom shows its colours from low to high.
         alpha: The weight of the colour, in [0, 1].
@@ -87,8 +89,8 @@ def grid(
         `(3, H', W')`, uint8, on the CPU.
 
     Raises:
-        ValueError: If a shape, a dtype, a range or a length differs from the above, if `blanks` names a column that
-            `heatmaps` lacks, or if no colour map has that name.
+        ValueError: If a shape, a dtype, a range or a length differs from the above, if `blanks` or `labels` name a
+            column that `heatmaps` lacks, or if no colour map has that name.
 
     Example:
         >>> images, heatmaps = torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.rand(2, 1, 64, 64)
@@ -96,11 +98,12 @@ def grid(
         >>> sheet.dtype, sheet.ndim
         (torch.uint8, 3)
     """
-    blanks = blanks or {}
-    _check_grid(images, heatmaps, captions, blanks)
+    blanks, labels = blanks or {}, labels or {}
+    _check_grid(images, heatmaps, captions, blanks, labels)
     check_alpha(alpha)
     cells = _cells(images.cpu(), heatmaps, blanks, colormap, alpha)
-    sheet, words = _plan(cells, title, ("image", *heatmaps), captions or (), note)
+    below = [labels.get(name, ()) for name in ("", *heatmaps)]
+    sheet, words = _plan(cells, title, ("image", *heatmaps), captions or (), below, note)
     page = Image.fromarray(_paste(cells, sheet).numpy())
     draw = ImageDraw.Draw(page, "RGBA")  # this mode blends translucent fills
     for piece in words:
@@ -119,6 +122,7 @@ def _check_grid(
     heatmaps: Mapping[str, Tensor],
     captions: Sequence[Caption] | None,
     blanks: Mapping[str, Sequence[str | None]],
+    labels: Mapping[str, Sequence[Caption]],
 ) -> None:
     check_images(images)
     count = len(images)
@@ -133,6 +137,11 @@ def _check_grid(
             raise ValueError(f"Expected `blanks` to name columns among {list(heatmaps)}, got {name!r}")
         if isinstance(reasons, str) or len(reasons) != count:
             raise ValueError(f"Expected `blanks[{name!r}]` to hold {count} reasons or None, got {reasons!r}")
+    for name, below in labels.items():
+        if name not in heatmaps:
+            raise ValueError(f"Expected `labels` to name columns among {list(heatmaps)}, got {name!r}")
+        if len(below) != count:
+            raise ValueError(f"Expected `labels[{name!r}]` to hold {count} captions, one per image, got {len(below)}")
 
 
 def _cell_size(height: int, width: int) -> tuple[int, int]:
@@ -256,7 +265,12 @@ class _Sheet:
 
 
 def _plan(
-    cells: Tensor, title: str, heads: Sequence[str], captions: Sequence[Caption], note: str
+    cells: Tensor,
+    title: str,
+    heads: Sequence[str],
+    captions: Sequence[Caption],
+    labels: Sequence[Sequence[Caption]],
+    note: str,
 ) -> tuple[_Sheet, list[_Words]]:
     """Break all words into lines, and give each thing its place."""
     rows, columns, *cell = cells.shape[:4]
@@ -275,7 +289,8 @@ def _plan(
     rows_top = heads_top + tallest * line + (em if captions else em // 2)
     strip = max(map(len, strips), default=0) * line
     strip += em // 2 if strip else 0
-    row_pitch = strip + slot[0] + (3 * em // 2 if strip else em)
+    below = line + em // 4 if any(labels) else 0
+    row_pitch = strip + slot[0] + below + (3 * em // 2 if strip else em)
     foot_top = rows_top + rows * row_pitch
     foot = len(note_lines)
     if columns > 1 and (not foot or small.getlength(note_lines[-1]) + 2 * em + _scale_width(em) > inner):
@@ -291,6 +306,20 @@ def _plan(
     for row, (caption, lines) in enumerate(zip(captions, strips, strict=True)):
         top = sheet.corner(row, 0)[0] - em // 2 - len(lines) * line
         words.append(_Words(lines, margin, top, text, _VERDICTS[caption.correct][1]))
+    for column, column_labels in enumerate(labels):
+        for row, label in enumerate(column_labels):
+            mark, colour = _VERDICTS[label.correct]
+            top, left = sheet.corner(row, column)
+            words.append(
+                _Words(
+                    [_cut(mark + label.text, text, slot[1])],
+                    left + slot[1] // 2,
+                    top + slot[0] + em // 4,
+                    text,
+                    colour,
+                    centred=True,
+                )
+            )
     return sheet, words
 
 
