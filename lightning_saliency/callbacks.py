@@ -26,7 +26,7 @@ from lightning_saliency.pictures import Look
 from lightning_saliency.probe import CallbackTarget, Probe
 from lightning_saliency.render import Channels
 from lightning_saliency.samples import Choose, FixedBatch, Samples, find_dataset, parse_samples
-from lightning_saliency.targets import parse_target
+from lightning_saliency.targets import Task, parse_target
 
 OnError = Literal["warn", "raise"]
 
@@ -57,6 +57,8 @@ class SaliencyCallback(Callback):
         dataloader_idx: Which validation loader the samples are taken from.
         target: Which class is explained: `label` (the true class where the batch has labels, else the predicted one),
             `predicted`, a class index, one index per sample, or a callable from logits `(N, K)` to scores `(N,)`.
+        task: `multiclass` or `multilabel`, for the probabilities in the captions. Default: the LightningModule's own
+            `task`, where it has one of these names, else `multiclass`.
         layer: Dotted name of the layer whose activations the CAM methods read. Default: found from a run, as the papers
             choose it: the last convolutional map after its activation and before any pooling.
         model: Dotted name of the submodule that is explained, which turns images into logits. Default: the
@@ -108,6 +110,7 @@ class SaliencyCallback(Callback):
         choose: Choose = "first",
         dataloader_idx: int = 0,
         target: CallbackTarget = "label",
+        task: Task | None = None,
         layer: str | None = None,
         model: str | None = None,
         every_n_epochs: int = 1,
@@ -140,9 +143,11 @@ class SaliencyCallback(Callback):
             )
         if chunk_size is not None:
             _check_count("chunk_size", chunk_size)
-        for option, value, allowed in (("choose", choose, get_args(Choose)), ("on_error", on_error, get_args(OnError))):
+        choices = {"choose": get_args(Choose), "on_error": get_args(OnError), "task": (*get_args(Task), None)}
+        for option, value in (("choose", choose), ("on_error", on_error), ("task", task)):
+            allowed = choices[option]
             if value not in allowed:
-                raise ValueError(f"Expected `{option}` to be one of {', '.join(allowed)}, got {value!r}.")
+                raise ValueError(f"Expected `{option}` to be one of {', '.join(map(str, allowed))}, got {value!r}.")
         if max_fraction is not None and not 0 < max_fraction <= 1:
             raise ValueError(f"Expected `max_fraction` to be above 0 and at most 1, got {max_fraction!r}.")
         if not isinstance(dataloader_idx, int) or dataloader_idx < 0:
@@ -159,7 +164,7 @@ class SaliencyCallback(Callback):
         names = None if class_names is None else [str(name) for name in class_names]
         self.look = Look(mean, std, names, colormap, alpha, normalize, channels, top_k)
 
-        self.probe = Probe(self.methods, target, layer, model, output_fn, chunk_size)
+        self.probe = Probe(self.methods, target, layer, model, output_fn, chunk_size, task)
         self.every_n_epochs = every_n_epochs
         self.log_untrained = log_untrained
         self.dataloader_idx = dataloader_idx

@@ -14,8 +14,8 @@ from lightning_saliency.attribution import to_heatmaps
 from lightning_saliency.heads import Pooling, gap_model
 from lightning_saliency.metrics import heatmaps_to_boxes
 from lightning_saliency.samples import split_batch
+from lightning_saliency.targets import Task
 
-Task: TypeAlias = Literal["multiclass", "multilabel"]
 Metric: TypeAlias = Literal["accuracy", "auroc"]
 Schedule: TypeAlias = Literal["constant", "cosine"]
 

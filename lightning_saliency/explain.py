@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from lightning_saliency.evidence import (
     undisturbed,
 )
 from lightning_saliency.layers import TargetLayer, name_layer
-from lightning_saliency.targets import Target, class_probabilities, parse_target, predicted_classes
+from lightning_saliency.targets import Target, Task, class_probabilities, parse_target, predicted_classes
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Explanation:
         attributions: The raw attributions of each method, `(N, 1, h, w)` float32, not normalised.
         layer: The target layer's name, which `explain` takes as `layer`; `:activated` behind it says that it was read
             after the activation function that follows it. None where no method needed a layer.
+        task: What probabilities are made of the logits: softmax, or for `"multilabel"` each class's sigmoid.
         all_class_weights: For `class_maps`, where `cam` is among the methods; see `Evidence`.
         pooled_activations: The same.
     """
@@ -46,6 +47,7 @@ class Explanation:
     classes: Tensor | None
     attributions: dict[str, Tensor]
     layer: str | None
+    task: Task = "multiclass"
     all_class_weights: Tensor | None = None
     pooled_activations: Tensor | None = None
 
@@ -57,7 +59,7 @@ class Explanation:
     @property
     def probabilities(self) -> Tensor:
         """The probability of each class, `(N, K)`; `(N, 2)` for a single logit."""
-        return class_probabilities(self.logits)
+        return class_probabilities(self.logits, self.task)
 
     def heatmaps(self, size: Sequence[int] | None = None, normalize: Normalize = "max") -> dict[str, Tensor]:
         """The attributions as heatmaps in [0, 1], `(N, 1, H, W)` float32.
@@ -106,6 +108,7 @@ def explain(
     target: Target = None,
     layer: str | nn.Module | TargetLayer | None = None,
     output_fn: Callable[[Any], Tensor] | None = None,
+    task: Task = "multiclass",
     chunk_size: int | None = None,
     forward_context: ForwardContext = nullcontext,
 ) -> Explanation:
@@ -125,6 +128,7 @@ def explain(
         layer: Whose activations the CAM methods read: None (found from a run of one image, as the papers choose it), a
             dotted name, a module of the model, or what `find_target_layer` returned, which saves that run.
         output_fn: Takes the logits out of what the model returns, where that is not found by itself.
+        task: For the probabilities only: `"multiclass"` (softmax), or `"multilabel"` (each class's sigmoid).
         chunk_size: At most so many images at a time, which bounds the memory; the result does not depend on it.
         forward_context: Makes the context for the forward, for instance
             `lambda: torch.autocast("cuda", torch.bfloat16)`.
@@ -149,6 +153,8 @@ def explain(
     if not isinstance(model, nn.Module):
         raise TypeError(f"Expected `model` to be a torch.nn.Module, got {type(model).__name__}.")
     check_images(images)
+    if task not in get_args(Task):
+        raise ValueError(f"Expected `task` to be one of {', '.join(get_args(Task))}, got {task!r}.")
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise ValueError(f"Expected `chunk_size` to be a positive int or None, got {chunk_size!r}.")
     images = images.detach()
@@ -182,6 +188,7 @@ def explain(
                 classes=evidence.classes,
                 attributions={key: METHODS[key].function(evidence).float() for key in keys},
                 layer=str(layer) if layer else None,
+                task=task,
                 all_class_weights=evidence.all_class_weights,
                 pooled_activations=evidence.pooled_activations,
             )
@@ -220,6 +227,7 @@ def _joined(images: Tensor, parts: Sequence[Explanation]) -> Explanation:
         classes=torch.cat(classes) if classes else None,
         attributions={key: torch.cat([part.attributions[key] for part in parts]) for key in parts[0].attributions},
         layer=parts[0].layer,
+        task=parts[0].task,
         all_class_weights=parts[0].all_class_weights,
         pooled_activations=torch.cat(pooled) if pooled else None,
     )

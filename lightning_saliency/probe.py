@@ -15,6 +15,7 @@ from lightning_saliency.evidence import find_target_layer
 from lightning_saliency.explain import Explanation, explain
 from lightning_saliency.layers import TargetLayer, name_layer
 from lightning_saliency.samples import Samples
+from lightning_saliency.targets import Task
 
 CallbackTarget = Literal["label", "predicted"] | int | list[int] | Callable[[Tensor], Tensor]
 
@@ -30,6 +31,7 @@ class Probe:
         model: Dotted name of the submodule that is explained, or None to find it.
         output_fn: Takes the logits out of what the model returns.
         chunk_size: At most so many images at a time.
+        task: What probabilities are made of logits; None for what the module calls its own `task`, else multiclass.
     """
 
     methods: tuple[str, ...]
@@ -38,6 +40,7 @@ class Probe:
     model: str | None = None
     output_fn: Callable[[Any], Tensor] | None = None
     chunk_size: int | None = None
+    task: Task | None = None
     _found_layer: TargetLayer | None = field(default=None, init=False)
     _fitting_chunk: int | None = field(default=None, init=False)
 
@@ -70,6 +73,7 @@ class Probe:
             target = None
         elif isinstance(target, Sequence) and samples.rows is not None:  # sanity checking may show a part of them
             target = [target[row] for row in samples.rows]
+        own_task = getattr(pl_module, "task", None)
         chunk = min(self._fitting_chunk or self.chunk_size or len(images), len(images))
         while True:
             try:
@@ -78,7 +82,14 @@ class Probe:
                         self._found_layer = find_target_layer(model, images, **run)
                     layer = self.layer or self._found_layer
                     return explain(
-                        model, images, methods=self.methods, target=target, layer=layer, chunk_size=chunk, **run
+                        model,
+                        images,
+                        methods=self.methods,
+                        target=target,
+                        layer=layer,
+                        task=self.task or ("multilabel" if own_task == "multilabel" else "multiclass"),
+                        chunk_size=chunk,
+                        **run,
                     )
             except TypeError as fault:
                 raise TypeError(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 Target: TypeAlias = int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 """What a caller may ask for: the predicted class (None), a class, a class per image, or a function of the logits."""
+
+Task: TypeAlias = Literal["multiclass", "multilabel"]
+"""One class an image, or any number of them: what probabilities are made of logits."""
 
 ParsedTarget: TypeAlias = Tensor | Callable[[Tensor], Tensor] | None
 """A checked target: classes `(N,)` int64, a function logits `(N, K)` -> scores `(N,)`, or None (predicted class)."""
@@ -122,12 +125,15 @@ def predicted_classes(logits: Tensor) -> Tensor:
     return logits.detach().argmax(1)
 
 
-def class_probabilities(logits: Tensor) -> Tensor:
-    """Probabilities `(N, max(K, 2))` of the classes: softmax, or for a single logit the sigmoid and its complement."""
+def class_probabilities(logits: Tensor, task: Task = "multiclass") -> Tensor:
+    """Probabilities `(N, max(K, 2))` of the classes: softmax, or for a single logit the sigmoid and its complement.
+
+    For several labels an image, each class's sigmoid.
+    """
     if logits.shape[1] == 1:
         positive = logits.sigmoid()
         return torch.cat([1 - positive, positive], dim=1)
-    return logits.softmax(1)
+    return logits.sigmoid() if task == "multilabel" else logits.softmax(1)
 
 
 def find_logits(output: Any, num_images: int, output_fn: Callable[[Any], Tensor] | None = None) -> Tensor:

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "optimize": {"evidence", "targets"},
     "heads": {"evidence", "layers", "targets"},
     "_compat": set(),
-    "classifier": {"attribution", "heads", "metrics", "samples", "_compat"},
+    "classifier": {"attribution", "heads", "metrics", "samples", "targets", "_compat"},
     "metrics": {"attribution"},
     "render": set(),
     "record": set(),
@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "audit": set(),
     "guard": {"audit", "_compat"},
     "budget": set(),
-    "probe": {"attribution", "evidence", "explain", "layers", "samples", "_compat"},
+    "probe": {"attribution", "evidence", "explain", "layers", "samples", "targets", "_compat"},
     "dashboard": {"record"},
 }
 MAY_IMPORT["callbacks"] = set(MAY_IMPORT) - {"dashboard"}

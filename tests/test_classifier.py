@@ -16,6 +16,7 @@ from torchmetrics.functional.classification import multiclass_auroc, multilabel_
 from lightning_saliency import CAMCallback, CAMClassifier, heatmaps_to_boxes
 from lightning_saliency._compat import PACKAGES
 from lightning_saliency.attribution import to_heatmaps
+from lightning_saliency.samples import Samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches")
 
@@ -270,6 +271,18 @@ def test_cam_of_it_is_shown_with_the_map_that_is_pooled(tmp_path):
     callback = CAMCallback(on_error="raise", num_samples=2)
     trainer(tmp_path, callback).fit(model, loader(), loader())
     assert len(events(tmp_path).Images("saliency/cam")) == 3
+
+
+def test_the_captions_of_a_model_of_several_labels_have_their_own_probabilities():
+    images = data(4).tensors[0]
+    for task, expected in (("multilabel", torch.sigmoid), ("multiclass", lambda logits: logits.softmax(1))):
+        model, callback = classifier(task=task), CAMCallback(num_samples=4)
+        found = callback.probe.explain(L.Trainer(logger=False, accelerator="cpu"), model, Samples(images))
+        torch.testing.assert_close(found.probabilities, expected(found.logits))
+        own = CAMCallback(task="multiclass").probe.explain(
+            L.Trainer(logger=False, accelerator="cpu"), model, Samples(images)
+        )
+        torch.testing.assert_close(own.probabilities, own.logits.softmax(1))
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)

@@ -77,6 +77,16 @@ def test_the_maps_of_several_classes_are_each_what_cam_gives_for_it(chunk_size):
         explain(model, IMAGES, methods="grad_cam").class_maps()
 
 
+def test_several_labels_an_image_have_each_its_own_probability():
+    found = explain(network(), IMAGES, task="multilabel", chunk_size=2)
+    torch.testing.assert_close(found.probabilities, found.logits.sigmoid())
+    assert not torch.allclose(found.probabilities.sum(1), torch.ones(5), atol=0.1)
+    binary = explain(network(1), IMAGES, task="multilabel")
+    torch.testing.assert_close(binary.probabilities.sum(1), torch.ones(5))
+    with pytest.raises(ValueError, match="`task` to be one of multiclass, multilabel, got 'binary'"):
+        explain(network(), IMAGES, task="binary")
+
+
 def test_a_binary_model_has_a_map_of_each_class():
     model = network(1)
     maps = explain(model, IMAGES, methods="cam").class_maps()
