@@ -29,7 +29,7 @@ from cluttered_digits import ClutteredDigits, ClutteredDigitsDataModule, DigitCl
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
-from torchvision.ops import box_iou
+from torchvision.ops import box_area, box_iou
 
 from lightning_saliency import METHODS, CAMClassifier, explain, heatmaps_to_boxes
 from lightning_saliency.render import overlay, to_rgb
@@ -50,6 +50,7 @@ class Figures:
         best_threshold: That threshold.
         hits: Images whose heatmap has its maximum inside the box (the pointing game, Zhang et al. 2016).
         mean_iou: The mean IoU of the boxes at 20 %.
+        relative_area: The median of their areas, as a share of the digit's box.
     """
 
     classification_error: float
@@ -58,6 +59,7 @@ class Figures:
     best_threshold: float
     hits: float
     mean_iou: float
+    relative_area: float
 
 
 def fully_connected() -> nn.Sequential:
@@ -115,6 +117,7 @@ def measure(model: nn.Module, methods: Sequence[str], val_set: ClutteredDigits) 
     figures = {}
     for method, heatmaps in explanation.heatmaps().items():
         ious = overlaps(heatmaps, 0.2)
+        areas = box_area(heatmaps_to_boxes(heatmaps)[0]) / box_area(boxes.float())
         errors = {at: 1 - share(correct & (overlaps(heatmaps, at) >= 0.5)) for at in THRESHOLDS}
         best = min(errors, key=errors.__getitem__)
         figures[method] = Figures(
@@ -124,6 +127,7 @@ def measure(model: nn.Module, methods: Sequence[str], val_set: ClutteredDigits) 
             best_threshold=best,
             hits=share(points_at(boxes, heatmaps)),
             mean_iou=ious.mean().item(),
+            relative_area=areas.median().item(),
         )
     return figures
 
@@ -137,15 +141,16 @@ def table(runs: Sequence[dict[tuple[str, str], Figures]]) -> str:
     """Return the table in Markdown: mean ± standard deviation over the runs."""
     lines = [
         "| network | boxes from | classification error | localisation error | … at its best threshold | pointing game "
-        "| mean IoU |",
-        "|---|---|---|---|---|---|---|",
+        "| mean IoU | area of the box / of the digit |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for network, method in runs[0]:
         values = {field.name: [getattr(run[network, method], field.name) for run in runs] for field in fields(Figures)}
         best = f"{spread(values['best_localisation_error'])} (at {mean(values['best_threshold']):.0%})"
-        name = "backprop" if method == "saliency" else METHODS[method].title
-        columns = [network, name, spread(values["classification_error"]), spread(values["localisation_error"]), best]
-        lines.append(f"| {' | '.join([*columns, spread(values['hits']), spread(values['mean_iou'])])} |")
+        title = "backprop" if method == "saliency" else METHODS[method].title
+        columns = [network, title, spread(values["classification_error"]), spread(values["localisation_error"]), best]
+        columns += [spread(values[name]) for name in ("hits", "mean_iou", "relative_area")]
+        lines.append(f"| {' | '.join(columns)} |")
     return "\n".join(lines)
 
 

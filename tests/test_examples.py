@@ -214,3 +214,46 @@ def test_the_help_of_train_gap_begins_with_what_a_person_sets(train_gap, argumen
         places = [re.search(rf"^  {option} ", printed, re.MULTILINE).start() for option in wanted]
         assert places == sorted(places)
         assert "torch.nn.Linear" not in printed  # every module of torch
+
+
+# --- localisation_table.py
+
+
+@pytest.fixture(scope="module")
+def localisation(demo):
+    with example("localisation_table") as module:  # imports the demo that is loaded already
+        yield module
+
+
+def test_the_table_has_a_row_for_each_network_and_map_and_its_figures_are_counted_by_hand(localisation, demo, tmp_path):
+    data = demo.ClutteredDigitsDataModule(64, 12)
+    data.setup("fit")
+    images, labels, boxes = data.val_set.tensors
+    run, models = {}, {}
+    for head, methods in localisation.HEADS.items():
+        models[head] = localisation.train(head, data, seed=0, epochs=1)
+        run |= {
+            (head, method): found for method, found in localisation.measure(models[head], methods, data.val_set).items()
+        }
+    table = localisation.table([run, run]).splitlines()
+    assert len(table) == 2 + 6
+    assert all(line.count("|") == table[0].count("|") for line in table)
+
+    found = models["GAP"].eval().predict_step([images, labels], 0)  # its own way to the boxes, at 20 % as well
+    correct = found.logits.argmax(1) == labels
+    hits, errors = 0, 0
+    for row, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+        left, top, right, bottom = found.boxes[row].tolist()
+        overlap = max(0, min(x2, right) - max(x1, left)) * max(0, min(y2, bottom) - max(y1, top))
+        union = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - overlap
+        errors += not (correct[row] and overlap / union >= 0.5)
+        place = int(found.heatmaps[row].argmax())
+        hits += bool(found.found[row]) and y1 <= place // 64 < y2 and x1 <= place % 64 < x2
+    figures = run["GAP", "cam"]
+    assert figures.localisation_error == pytest.approx(errors / 12)
+    assert figures.hits == pytest.approx(hits / 12)
+    assert figures.classification_error == pytest.approx(1 - correct.float().mean().item())
+    assert figures.best_localisation_error <= figures.localisation_error
+    localisation.draw(models, data.val_set, num_images=2).savefig(tmp_path / "boxes.png")
+    with Image.open(tmp_path / "boxes.png") as picture:
+        assert picture.width > picture.height
