@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.attribution import METHODS, Normalize, blank_reasons, parse_methods, to_heatmaps
+from lightning_saliency.attribution import (
+    METHODS,
+    MethodOptions,
+    Normalize,
+    blank_reasons,
+    fused,
+    parse_methods,
+    parse_options,
+    to_heatmaps,
+)
 from lightning_saliency.evidence import (
+    Evidence,
     ForwardContext,
     Need,
+    Passes,
     as_model_input,
     bare_module,
-    collect,
+    collect_layers,
     find_target_layer,
     undisturbed,
 )
 from lightning_saliency.layers import TargetLayer, name_layer
-from lightning_saliency.targets import Target, Task, class_probabilities, parse_target, predicted_classes
+from lightning_saliency.targets import (
+    ParsedTarget,
+    Target,
+    Task,
+    class_probabilities,
+    parse_target,
+    predicted_classes,
+)
+
+Layer: TypeAlias = str | nn.Module | TargetLayer
+"""A dotted name, a module of the model, or what `find_target_layer` returned."""
+
+_BATCH_SIZE = 32
+"""Of changed copies of one image that go through the model without a graph."""
+
+Fuse: TypeAlias = Literal["mean", "max"]
+"""How the maps of several target layers become one."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +60,13 @@ class Explanation:
         logits: `(N, K)`, at least float32; K = 1 for a binary model with a single logit.
         scores: The explained logit per image, `(N,)`.
         classes: The explained class per image, `(N,)` int64; None where the target was a callable.
-        attributions: The raw attributions of each method, `(N, 1, h, w)` float32, not normalised.
-        layer: The target layer's name, which `explain` takes as `layer`; `:activated` behind it says that it was read
-            after the activation function that follows it. None where no method needed a layer.
+        attributions: The raw attributions of each method, `(N, 1, h, w)` float32, not normalised. Of several layers, if
+            they are not fused, each has its own: `grad_cam@layer3`.
+        layers: The target layers' names, which `explain` takes as `layer`; `:activated` behind one says that it was
+            read after the activation function that follows it. Empty where no method needed a layer.
+        signed: Of the methods in input space the attributions of each channel, signed, `(N, C, H, W)` float32.
+        notes: What methods say of their maps, `(N,)`: the `completeness_error` of integrated gradients under
+            `integrated_gradients/completeness_error`.
         task: What probabilities are made of the logits: softmax, or for `"multilabel"` each class's sigmoid.
         all_class_weights: For `class_maps`, where `cam` is among the methods; see `Evidence`.
         pooled_activations: The same.
@@ -46,10 +77,17 @@ class Explanation:
     scores: Tensor
     classes: Tensor | None
     attributions: dict[str, Tensor]
-    layer: str | None
+    layers: tuple[str, ...] = ()
+    signed: dict[str, Tensor] = field(default_factory=dict)
+    notes: dict[str, Tensor] = field(default_factory=dict)
     task: Task = "multiclass"
     all_class_weights: Tensor | None = None
     pooled_activations: Tensor | None = None
+
+    @property
+    def layer(self) -> str | None:
+        """The target layer's name, those of several with commas between, or None where no method needed one."""
+        return ", ".join(self.layers) or None
 
     @property
     def predictions(self) -> Tensor:
@@ -106,10 +144,14 @@ def explain(
     *,
     methods: str | Iterable[str] = ("grad_cam",),
     target: Target = None,
-    layer: str | nn.Module | TargetLayer | None = None,
+    layer: Layer | Sequence[Layer] | None = None,
+    fuse: Fuse | None = None,
+    flip: bool = False,
+    method_options: MethodOptions | None = None,
     output_fn: Callable[[Any], Tensor] | None = None,
     task: Task = "multiclass",
     chunk_size: int | None = None,
+    progress: bool = True,
     forward_context: ForwardContext = nullcontext,
 ) -> Explanation:
     """Explain what a model sees in images, by any set of methods from one shared pass.
@@ -126,10 +168,16 @@ def explain(
         target: Which class is explained: None (the predicted one), an int, one class per image `(N,)`, or a callable
             from logits `(n, K)` to scores `(n,)`, which sees one chunk at a time.
         layer: Whose activations the CAM methods read: None (found from a run of one image, as the papers choose it), a
-            dotted name, a module of the model, or what `find_target_layer` returned, which saves that run.
+            dotted name, a module of the model, or what `find_target_layer` returned, which saves that run. Several
+            layers are read from the same pass.
+        fuse: Of several layers one map, the `"mean"` or `"max"` of their heatmaps; None for a map a layer.
+        flip: Explain the mirrored images too, and take the mean: another pass of everything, for smoother maps.
+        method_options: By method key, options of its function in `lightning_saliency.attribution`, such as
+            `{"smooth_grad": {"num_samples": 50}, "grad_cam": {"principal": True}, "saliency": {"reduce": "signed"}}`.
         output_fn: Takes the logits out of what the model returns, where that is not found by itself.
         task: For the probabilities only: `"multiclass"` (softmax), or `"multilabel"` (each class's sigmoid).
         chunk_size: At most so many images at a time, which bounds the memory; the result does not depend on it.
+        progress: Whether a bar shows how far methods are that take many passes and more than a few seconds.
         forward_context: Makes the context for the forward, for instance
             `lambda: torch.autocast("cuda", torch.bfloat16)`.
 
@@ -150,51 +198,37 @@ def explain(
         {'grad_cam': (2, 1, 32, 32), 'saliency': (2, 1, 32, 32)}
     """
     keys = parse_methods(methods)
+    options = parse_options(method_options, keys)
     if not isinstance(model, nn.Module):
         raise TypeError(f"Expected `model` to be a torch.nn.Module, got {type(model).__name__}.")
     check_images(images)
-    if task not in get_args(Task):
-        raise ValueError(f"Expected `task` to be one of {', '.join(get_args(Task))}, got {task!r}.")
+    for option, value, allowed in (("task", task, get_args(Task)), ("fuse", fuse, (*get_args(Fuse), None))):
+        if value not in allowed:
+            raise ValueError(f"Expected `{option}` to be one of {', '.join(map(str, allowed))}, got {value!r}.")
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise ValueError(f"Expected `chunk_size` to be a positive int or None, got {chunk_size!r}.")
     images = images.detach()
     parsed = parse_target(target, len(images))
-    needs = frozenset[Need]().union(*(METHODS[key].needs for key in keys))
     model = bare_module(model)
-    if layer is not None and not isinstance(layer, TargetLayer):
-        layer = name_layer(model, layer)
-    if needs == {"input_grads"}:
-        layer = None
-
+    layers = _parse_layers(model, layer)
+    run: dict[str, Any] = {"output_fn": output_fn, "forward_context": forward_context}
     inputs = as_model_input(model, images)
     with undisturbed(model):
-        if layer is None and needs != {"input_grads"}:
-            layer = find_target_layer(model, inputs, output_fn=output_fn, forward_context=forward_context)
-
-        def explain_chunk(chunk: slice) -> Explanation:
-            evidence = collect(
-                model,
-                inputs[chunk],
-                target=parsed[chunk] if isinstance(parsed, Tensor) else parsed,
-                needs=needs,
-                layer=layer,
-                output_fn=output_fn,
-                forward_context=forward_context,
-            )
-            return Explanation(
-                images=images[chunk],
-                logits=evidence.logits,
-                scores=evidence.scores,
-                classes=evidence.classes,
-                attributions={key: METHODS[key].function(evidence).float() for key in keys},
-                layer=str(layer) if layer else None,
-                task=task,
-                all_class_weights=evidence.all_class_weights,
-                pooled_activations=evidence.pooled_activations,
-            )
-
+        if not any(METHODS[key].reads_layer for key in keys):
+            layers = []
+        elif not layers:
+            layers = [find_target_layer(model, inputs, **run)]
         step = chunk_size or len(images)
-        parts = [explain_chunk(slice(start, start + step)) for start in range(0, len(images), step)]
+        further = {"batch_size": min(_BATCH_SIZE, step) if chunk_size else _BATCH_SIZE, "progress": progress}
+        reader = _Reader(model, keys, options, layers, fuse, task, further, run)
+        parts = []
+        for chunk in (slice(start, start + step) for start in range(0, len(images), step)):
+            part = reader.read(inputs[chunk], parsed[chunk] if isinstance(parsed, Tensor) else parsed)
+            if flip:
+                fixed = parsed[chunk] if isinstance(parsed, Tensor) else parsed
+                mirrored = reader.read(inputs[chunk].flip(3), part.classes if part.classes is not None else fixed)
+                part = _mean_of_mirrored(part, mirrored)
+            parts.append(part)
     return _joined(images, parts)
 
 
@@ -217,17 +251,102 @@ def check_images(images: Tensor) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Reader:
+    """Reads all methods off one pass, and the further ones that some need."""
+
+    model: nn.Module
+    methods: Sequence[str]
+    options: Mapping[str, Mapping[str, Any]]
+    layers: Sequence[TargetLayer]
+    fuse: Fuse | None
+    task: Task
+    further: Mapping[str, Any]
+    run: Mapping[str, Any]
+
+    def read(self, images: Tensor, target: ParsedTarget) -> Explanation:
+        needs = frozenset[Need]().union(*(METHODS[key].needs for key in self.methods))
+        found = collect_layers(self.model, images, target=target, needs=needs, layers=self.layers, **self.run)
+        first = found[0]
+        explanation = Explanation(
+            images=images,
+            logits=first.logits,
+            scores=first.scores,
+            classes=first.classes,
+            attributions={},
+            layers=tuple(map(str, self.layers)),
+            task=self.task,
+            all_class_weights=first.all_class_weights,
+            pooled_activations=first.pooled_activations,
+        )
+        fixed = first.classes if first.classes is not None else target
+        for key in self.methods:
+            self._attribute(key, found, fixed, explanation)
+        return explanation
+
+    def _attribute(self, key: str, found: Sequence[Evidence], target: ParsedTarget, into: Explanation) -> None:
+        """Add a method's attributions: of each layer its own, or fused."""
+        method, maps = METHODS[key], []
+        evidences = found if method.reads_layer else found[:1]
+        for index, evidence in enumerate(evidences):
+            name = f"{key}@{self.layers[index]}" if len(evidences) > 1 and self.fuse is None else key
+            layer = self.layers[index] if method.reads_layer else None
+            passes = Passes(self.model, target, len(evidence.images), layer, **self.further, **self.run)
+            into.attributions[name], signed = method.attribute(evidence, passes, self.options.get(key))
+            if signed is not None:
+                into.signed[name] = signed
+            into.notes.update({f"{name}/{note}": values for note, values in passes.notes.items()})
+            maps.append(into.attributions[name])
+        if len(maps) > 1 and self.fuse is not None:
+            into.attributions[key] = fused(maps, self.fuse)
+
+
+def _parse_layers(model: nn.Module, layer: Layer | Sequence[Layer] | None) -> list[TargetLayer]:
+    """The target layers that were named, none for those that are to be found.
+
+    Raises:
+        ValueError: One is named twice.
+    """
+    several = isinstance(layer, Sequence) and not isinstance(layer, str | nn.Module)  # nn.Sequential has no order here
+    given: Sequence[Any] = [layer] if not several else layer  # type: ignore[assignment] # narrowed by `several`
+    layers = [one if isinstance(one, TargetLayer) else name_layer(model, one) for one in given if one is not None]
+    names = list(map(str, layers))
+    if several and (not names or len(set(names)) < len(names)):
+        raise ValueError(f"Expected `layer` to name different layers, got {names}.")
+    return layers
+
+
+def _mean_of_mirrored(part: Explanation, mirrored: Explanation) -> Explanation:
+    """The mean of the maps and of the mirrored images' maps, mirrored back."""
+
+    def mean(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {key: (maps + other[key].flip(3)) / 2 for key, maps in one.items()}
+
+    return replace(
+        part,
+        attributions=mean(part.attributions, mirrored.attributions),
+        signed=mean(part.signed, mirrored.signed),
+    )
+
+
 def _joined(images: Tensor, parts: Sequence[Explanation]) -> Explanation:
-    classes = [part.classes for part in parts if part.classes is not None]
-    pooled = [part.pooled_activations for part in parts if part.pooled_activations is not None]
-    return Explanation(
+    """The explanations of chunks as one."""
+
+    def cat(tensors: Iterable[Tensor | None]) -> Tensor | None:
+        kept = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(kept) if kept else None
+
+    def cat_each(name: str) -> dict[str, Tensor]:
+        return {key: torch.cat([getattr(part, name)[key] for part in parts]) for key in getattr(parts[0], name)}
+
+    return replace(
+        parts[0],
         images=images,
         logits=torch.cat([part.logits for part in parts]),
         scores=torch.cat([part.scores for part in parts]),
-        classes=torch.cat(classes) if classes else None,
-        attributions={key: torch.cat([part.attributions[key] for part in parts]) for key in parts[0].attributions},
-        layer=parts[0].layer,
-        task=parts[0].task,
-        all_class_weights=parts[0].all_class_weights,
-        pooled_activations=torch.cat(pooled) if pooled else None,
+        classes=cat(part.classes for part in parts),
+        attributions=cat_each("attributions"),
+        signed=cat_each("signed"),
+        notes=cat_each("notes"),
+        pooled_activations=cat(part.pooled_activations for part in parts),
     )

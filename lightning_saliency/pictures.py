@@ -92,7 +92,7 @@ class Look:
                 alpha=self.alpha,
             )
 
-        columns = {method: {METHODS[method].title: raw} for method, raw in explanation.attributions.items()}
+        columns = {key: {_title(key): raw} for key, raw in explanation.attributions.items()}
         pictures = {method: sheet(column, explained) for method, column in columns.items()}
         if len(columns) > 1:
             pictures["overview"] = sheet(
@@ -109,6 +109,12 @@ class Look:
         found = find_normalization(dataset)
         fits = found is not None and len(found[0]) in (1, num_channels)
         return found if found is not None and fits else (None, None)
+
+
+def _title(key: str) -> str:
+    """What a picture calls a method, or one of its several layers: `grad_cam@layer3`."""
+    method, _, layer = key.partition("@")
+    return f"{METHODS[method].title} · {layer}" if layer else METHODS[method].title
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency._compat import LightningModule, Trainer, is_oom_error, muted, overrides
-from lightning_saliency.attribution import METHODS
+from lightning_saliency.attribution import METHODS, MethodOptions
 from lightning_saliency.evidence import find_target_layer
-from lightning_saliency.explain import Explanation, explain
+from lightning_saliency.explain import Explanation, Fuse, explain
 from lightning_saliency.layers import TargetLayer, name_layer
 from lightning_saliency.samples import Samples
 from lightning_saliency.targets import Task
@@ -27,20 +27,26 @@ class Probe:
     Attributes:
         methods: Keys of `METHODS`.
         target: Which class is explained; see `SaliencyCallback`.
-        layer: Dotted name of the target layer, or None to find it.
+        layer: Dotted name of the target layer, or several, or None to find it.
         model: Dotted name of the submodule that is explained, or None to find it.
         output_fn: Takes the logits out of what the model returns.
         chunk_size: At most so many images at a time.
         task: What probabilities are made of logits; None for what the module calls its own `task`, else multiclass.
+        fuse: How the maps of several layers become one; see `explain`.
+        flip: Whether mirrored images are explained too; see `explain`.
+        method_options: See `explain`.
     """
 
     methods: tuple[str, ...]
     target: CallbackTarget | None = "label"
-    layer: str | None = None
+    layer: str | list[str] | None = None
     model: str | None = None
     output_fn: Callable[[Any], Tensor] | None = None
     chunk_size: int | None = None
     task: Task | None = None
+    fuse: Fuse | None = None
+    flip: bool = False
+    method_options: MethodOptions | None = None
     _found_layer: TargetLayer | None = field(default=None, init=False)
     _fitting_chunk: int | None = field(default=None, init=False)
 
@@ -55,8 +61,8 @@ class Probe:
             ValueError: There is no such layer or submodule, or it is not clear which submodule to explain.
         """
         model = self._explained_module(pl_module)
-        if self.layer is not None:
-            name_layer(model, self.layer)
+        for name in [self.layer] if isinstance(self.layer, str) else self.layer or ():
+            name_layer(model, name)
 
     def explain(self, trainer: Trainer, pl_module: LightningModule, samples: Samples) -> Explanation:
         """Explain the samples in the trainer's precision, in smaller chunks where the memory does not suffice."""
@@ -88,7 +94,11 @@ class Probe:
                         target=target,
                         layer=layer,
                         task=self.task or ("multilabel" if own_task == "multilabel" else "multiclass"),
+                        fuse=self.fuse,
+                        flip=self.flip,
+                        method_options=self.method_options,
                         chunk_size=chunk,
+                        progress=False,
                         **run,
                     )
             except TypeError as fault:
@@ -121,7 +131,7 @@ class Probe:
         return samples.labels
 
     def _must_find_layer(self) -> bool:
-        return self.layer is None and any(METHODS[method].needs != {"input_grads"} for method in self.methods)
+        return self.layer is None and any(METHODS[method].reads_layer for method in self.methods)
 
     def _explained_module(self, pl_module: LightningModule) -> nn.Module:
         if self.model is not None:

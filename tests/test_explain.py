@@ -9,6 +9,9 @@ from torch import nn
 from lightning_saliency import METHODS, Explanation, GAPHead, explain, find_target_layer
 
 
+PLAIN = [key for key, method in METHODS.items() if method.further is None]
+
+
 def network(classes=4):
     torch.manual_seed(0)
     return nn.Sequential(
@@ -45,7 +48,7 @@ def test_an_explanation_holds_what_was_explained():
     assert found.layer == "5"
     assert list(found.attributions) == list(METHODS)
     for method, raw in found.attributions.items():
-        at_input = method in ("saliency", "input_x_gradient")
+        at_input = METHODS[method].reduce is not None or method == "occlusion"
         assert raw.shape == ((5, 1, 14, 18) if at_input else (5, 1, 4, 6)), method
         assert raw.dtype == torch.float32
     heatmaps = found.heatmaps()
@@ -125,9 +128,11 @@ def test_the_size_of_the_chunks_does_not_show(chunk_size, target):
     model = network()
     model[0].register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     whole = explain(network(), IMAGES, methods=METHODS, target=target, layer="5")
-    parts = explain(model, IMAGES, methods=METHODS, target=target, layer="5", chunk_size=chunk_size)
+    explain(model, IMAGES, methods=PLAIN, target=target, layer="5", chunk_size=chunk_size)
     assert max(sizes) == min(chunk_size, 5)
     assert sum(sizes) == 5
+    parts = explain(model, IMAGES, methods=METHODS, target=target, layer="5", chunk_size=chunk_size)
+    assert max(sizes) <= min(chunk_size, 32)  # nor do further passes, whose copies of an image may be more than a batch
     assert_close(parts.attributions, whole.attributions)
     torch.testing.assert_close(parts.logits, whole.logits)
     torch.testing.assert_close(parts.scores, whole.scores)
@@ -173,7 +178,8 @@ def test_weights_of_every_precision_give_float32_maps_alike(dtype, alike):
     for method, raw in found.attributions.items():
         assert raw.dtype == torch.float32
         together = torch.corrcoef(torch.stack([raw.flatten(), expected[method].flatten()]))
-        assert together[0, 1] > alike, method
+        # differences of scores that are nearly equal keep few of the digits of half precision
+        assert together[0, 1] > (0.9 if METHODS[method].further == "perturbed" and alike < 0.9999 else alike), method
 
 
 def test_the_forward_runs_in_the_context_that_is_asked_for():
@@ -187,7 +193,8 @@ def test_the_forward_runs_in_the_context_that_is_asked_for():
     assert not torch.is_autocast_enabled("cpu")
     assert found.logits.dtype == torch.float32
     for method, raw in found.attributions.items():
-        assert torch.corrcoef(torch.stack([raw.flatten(), expected[method].flatten()]))[0, 1] > 0.98, method
+        alike = 0.9 if METHODS[method].further == "perturbed" else 0.98
+        assert torch.corrcoef(torch.stack([raw.flatten(), expected[method].flatten()]))[0, 1] > alike, method
 
 
 def test_the_logits_are_taken_where_output_fn_says():

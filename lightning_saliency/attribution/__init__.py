@@ -1,0 +1,55 @@
+"""The methods: evidence of one pass, and where a method needs them of further ones -> raw attributions, heatmaps.
+
+A method is one pure function and one row of `METHODS`.
+"""
+
+from lightning_saliency.attribution.cam import (
+    cam,
+    eigen_cam,
+    grad_cam,
+    grad_cam_plus_plus,
+    hires_cam,
+    layer_cam,
+    xgrad_cam,
+)
+from lightning_saliency.attribution.gradient import (
+    input_x_gradient,
+    integrated_gradients,
+    saliency,
+    smooth_grad,
+    smooth_grad_cam_plus_plus,
+)
+from lightning_saliency.attribution.heatmaps import Normalize, blank_reasons, fused, to_heatmaps
+from lightning_saliency.attribution.methods import METHODS, Method, MethodOptions, parse_methods, parse_options
+from lightning_saliency.attribution.perturbation import ablation_cam, occlusion, score_cam
+from lightning_saliency.attribution.rectified import deconvnet, guided_backprop, guided_grad_cam
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "MethodOptions",
+    "Normalize",
+    "ablation_cam",
+    "blank_reasons",
+    "cam",
+    "deconvnet",
+    "eigen_cam",
+    "fused",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "guided_backprop",
+    "guided_grad_cam",
+    "hires_cam",
+    "input_x_gradient",
+    "integrated_gradients",
+    "layer_cam",
+    "occlusion",
+    "parse_methods",
+    "parse_options",
+    "saliency",
+    "score_cam",
+    "smooth_grad",
+    "smooth_grad_cam_plus_plus",
+    "to_heatmaps",
+    "xgrad_cam",
+]

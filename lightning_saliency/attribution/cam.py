@@ -1,0 +1,165 @@
+"""The CAM family: maps of the target layer, weighted.
+
+Symbols: A = activations of the target layer, g = ∂score/∂A, k a channel, ij a position, Z = h·w. With `principal=True`
+    a method shows the first principal component of its weighted maps w_k A_k in place of their sum, which is smoother
+    (Muhammad & Yeasin 2020 do so with A itself).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.evidence import Evidence
+
+
+def cam(evidence: Evidence) -> Tensor:
+    """Class activation map (Zhou et al. 2016, "Learning Deep Features for Discriminative Localization").
+
+    M = Σ_k w_k A_k, with w the class's row of the linear layer after the global average pooling. No bias, no ReLU; no
+    gradient is needed. For the models whose head is global average pooling, then linear; of a `GAPHead` with another
+    pooling it is the same sum, whose mean is not the logit then.
+
+    Example:
+        >>> A = torch.tensor([[[[1.0, 0.0]], [[0.0, 2.0]]]])
+        >>> none = torch.zeros(1)
+        >>> cam(Evidence(none, none, none, class_weights=torch.tensor([[3.0, -1.0]]), pooled_activations=A))
+        tensor([[[[ 3., -2.]]]])
+    """
+    return combined(given(evidence.class_weights)[:, :, None, None], given(evidence.pooled_activations))
+
+
+def grad_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
+    """Grad-CAM (Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks").
+
+    L = ReLU(Σ_k α_k A_k), α_k = (1/Z) Σ_ij g_kij.
+
+    Example:
+        >>> A = torch.tensor([[[[1.0, 0.0]], [[0.0, 2.0]]]])
+        >>> g = torch.tensor([[[[4.0, 2.0]], [[-1.0, -1.0]]]])
+        >>> none = torch.zeros(1)
+        >>> grad_cam(Evidence(none, none, none, activations=A, activation_grads=g))
+        tensor([[[[3., 0.]]]])
+    """
+    g, A = given(evidence.activation_grads), given(evidence.activations)
+    return combined(g.mean((2, 3), keepdim=True), A, principal).relu()
+
+
+def grad_cam_plus_plus(evidence: Evidence, *, principal: bool = False) -> Tensor:
+    """Grad-CAM++ (Chattopadhyay et al. 2018, "Grad-CAM++: Improved Visual Explanations").
+
+    L = ReLU(Σ_k w_k A_k), w_k = Σ_ij α_kij ReLU(g_kij), α_kij = g² / (2 g² + g³ Σ_ab A_kab), and 0 where that is 0/0.
+    Computed with g² cancelled, w_k = Σ_ij ReLU(g) / (2 + g Σ_ab A_kab), which has no squares and cubes that underflow.
+    The paper's score is exp(logit), whose derivatives carry the factor exp(logit) throughout: positive and the same for
+    the whole map of an image, it is left out, since it overflows.
+
+    Example:
+        >>> A = torch.tensor([[[[1.0, 3.0]]]])
+        >>> g = torch.tensor([[[[0.5, -1.0]]]])
+        >>> none = torch.zeros(1)
+        >>> grad_cam_plus_plus(Evidence(none, none, none, activations=A, activation_grads=g))  # w = 0.5 / (2 + 0.5·4)
+        tensor([[[[0.1250, 0.3750]]]])
+    """
+    g, A = given(evidence.activation_grads), given(evidence.activations)
+    denominator = 2 + g * A.sum((2, 3), keepdim=True)
+    alpha_relu = torch.where(denominator == 0, 0.0, g.relu() / denominator)
+    return combined(alpha_relu.sum((2, 3), keepdim=True), A, principal).relu()
+
+
+def hires_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
+    """HiResCAM (Draelos & Carin 2020, "Use HiResCAM instead of Grad-CAM for faithful explanations").
+
+    L = ReLU(Σ_k g_k ⊙ A_k): the gradient is not averaged over positions.
+
+    Example:
+        >>> A = torch.tensor([[[[1.0, 2.0]]]])
+        >>> g = torch.tensor([[[[3.0, -1.0]]]])
+        >>> none = torch.zeros(1)
+        >>> hires_cam(Evidence(none, none, none, activations=A, activation_grads=g))
+        tensor([[[[3., 0.]]]])
+    """
+    return combined(given(evidence.activation_grads), given(evidence.activations), principal).relu()
+
+
+def layer_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
+    """LayerCAM (Jiang et al. 2021, "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization").
+
+    L = ReLU(Σ_k ReLU(g_k) ⊙ A_k).
+
+    Example:
+        >>> A = torch.tensor([[[[1.0, 2.0]]]])
+        >>> g = torch.tensor([[[[3.0, -1.0]]]])
+        >>> none = torch.zeros(1)
+        >>> layer_cam(Evidence(none, none, none, activations=A, activation_grads=g))
+        tensor([[[[3., 0.]]]])
+    """
+    return combined(given(evidence.activation_grads).relu(), given(evidence.activations), principal).relu()
+
+
+def xgrad_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
+    """XGrad-CAM (Fu et al. 2020, "Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs").
+
+    L = ReLU(Σ_k α_k A_k), α_k = Σ_ij g_kij A_kij / Σ_ij A_kij, and 0 for a channel whose activations sum to 0.
+
+    Example:
+        >>> A = torch.tensor([[[[1.0, 3.0]]]])
+        >>> g = torch.tensor([[[[2.0, 6.0]]]])
+        >>> none = torch.zeros(1)
+        >>> xgrad_cam(Evidence(none, none, none, activations=A, activation_grads=g))  # α = (2 + 18) / 4
+        tensor([[[[ 5., 15.]]]])
+    """
+    g, A = given(evidence.activation_grads), given(evidence.activations)
+    total = A.sum((2, 3), keepdim=True)
+    weights = torch.where(total == 0, 0.0, (g * A).sum((2, 3), keepdim=True) / total)
+    return combined(weights, A, principal).relu()
+
+
+def eigen_cam(evidence: Evidence) -> Tensor:
+    """Eigen-CAM (Muhammad & Yeasin 2020, "Eigen-CAM: Class Activation Map using Principal Components").
+
+    L = O v₁, with O = A as a matrix (Z × D), uncentred as in the paper, and v₁ its first right singular vector. The
+    sign, which a singular vector leaves open, is the one that makes the map's sum positive. It sees no class.
+
+    Example:
+        >>> A = torch.tensor([[[[3.0, 0.0]], [[4.0, 0.0]]]])
+        >>> none = torch.zeros(1)
+        >>> eigen_cam(Evidence(none, none, none, activations=A))
+        tensor([[[[5., 0.]]]])
+    """
+    return _first_component(given(evidence.activations))
+
+
+def combined(weights: Tensor, activations: Tensor, principal: bool = False) -> Tensor:
+    """Σ_k w_k A_k, or the first principal component of the terms: `(N, D, 1, 1)` or of A's shape -> `(N, 1, h, w)`."""
+    if principal:
+        terms = weights * activations
+        return _first_component(terms, like=terms.sum(1, keepdim=True))
+    if weights.shape == activations.shape:
+        return (weights * activations).sum(1, keepdim=True)
+    return torch.einsum("nd,ndhw->nhw", weights[:, :, 0, 0], activations)[:, None]
+
+
+def given(tensor: Tensor | None) -> Tensor:
+    """What a method's row asks for is there."""
+    if tensor is None:
+        raise ValueError("The evidence lacks what this method reads: collect it with the `needs` of the method's row.")
+    return tensor
+
+
+def _first_component(A: Tensor, like: Tensor | None = None) -> Tensor:
+    """O v₁ of maps `(N, D, h, w)` -> `(N, 1, h, w)`, with the sign of a map that it is to be like, else of its sum."""
+    matrix = A.flatten(2).mT
+    usable = matrix.isfinite().all(2).all(1)[:, None, None]  # a decomposition raises on what is not finite
+    # squared in the Gram matrix: brought to 1 before, so that it neither overflows nor underflows there
+    top = matrix.abs().amax((1, 2), keepdim=True).where(usable, 1.0)
+    top = torch.where(top > 0, top, 1.0)
+    matrix = torch.where(usable, matrix / top, 0.0)
+    # the smaller of the two Gram matrices: a few milliseconds where the whole decomposition takes ten times as long
+    if matrix.shape[1] <= matrix.shape[2]:
+        eigenvalues, vectors = torch.linalg.eigh(matrix @ matrix.mT)
+        projection = vectors[:, :, -1:] * eigenvalues[:, -1:, None].clamp(min=0).sqrt()
+    else:
+        projection = matrix @ torch.linalg.eigh(matrix.mT @ matrix)[1][:, :, -1:]
+    agreement = projection if like is None else projection * like.flatten(2).mT.where(usable, 0.0)
+    projection = torch.where(agreement.sum(1, keepdim=True) < 0, -projection, projection) * top
+    return projection.where(usable, torch.nan).mT.reshape(len(A), 1, *A.shape[2:])

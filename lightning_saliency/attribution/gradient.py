@@ -1,0 +1,152 @@
+"""Methods in input space that read gradients: one value a channel, signed, `(N, C, H, W)`.
+
+Symbols: x = the input, g = ∂score/∂x. How the channels become one map is the method's row, and an option.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_saliency.attribution.cam import combined, given
+from lightning_saliency.evidence import Evidence, Passes
+
+_TOLERANCE = 0.01
+"""The completeness error of integrated gradients above which a warning says so."""
+
+
+def saliency(evidence: Evidence) -> Tensor:
+    """Gradient saliency (Simonyan et al. 2014, "Deep Inside Convolutional Networks").
+
+    g itself; shown is max_c |g_cij| over the image's channels c. As options `reduce="signed"` (the value with the
+    largest magnitude) and `"positive"` (max_c ReLU(g_cij)).
+
+    Example:
+        >>> g = torch.tensor([[[[1.0, -2.0]], [[-3.0, 0.0]]]])
+        >>> none = torch.zeros(1)
+        >>> reduced(saliency(Evidence(none, none, none, input_grads=g)), "absolute")
+        tensor([[[[3., 2.]]]])
+    """
+    return given(evidence.input_grads)
+
+
+def input_x_gradient(evidence: Evidence) -> Tensor:
+    """Input × gradient (Shrikumar et al. 2016, "Not Just a Black Box").
+
+    x ⊙ g; shown is Σ_c x_cij g_cij: how much a pixel adds to the score, to first order; signed.
+
+    Example:
+        >>> x = torch.tensor([[[[2.0, 1.0]]]])
+        >>> g = torch.tensor([[[[3.0, -1.0]]]])
+        >>> none = torch.zeros(1)
+        >>> input_x_gradient(Evidence(x, none, none, input_grads=g))
+        tensor([[[[ 6., -1.]]]])
+    """
+    return evidence.images * given(evidence.input_grads)
+
+
+def smooth_grad(
+    evidence: Evidence, passes: Passes, *, num_samples: int = 25, noise: float = 0.15, seed: int = 0
+) -> Tensor:
+    """SmoothGrad (Smilkov et al. 2017, "SmoothGrad: removing noise by adding noise").
+
+    (1/n) Σ_i g(x + ε_i), ε_i ~ N(0, σ²), σ = noise · (max x − min x) of each image; shown is the maximum of the
+    magnitude over the channels. The noise comes from a generator of its own and is the same for all images, so that an
+    image's map does not depend on what else is in the batch.
+
+    Args:
+        evidence: Of the shared pass.
+        passes: For `num_samples` more, forward and backward.
+        num_samples: n.
+        noise: σ as a share of the image's range; the paper's figures have 0.1 to 0.2.
+        seed: Of the noise.
+    """
+    return _noisy_mean(evidence, passes, num_samples, noise, seed)
+
+
+def integrated_gradients(evidence: Evidence, passes: Passes, *, steps: int = 32, baseline: float = 0.0) -> Tensor:
+    """Integrated gradients (Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks").
+
+    (x − x′) ⊙ ∫₀¹ g(x′ + t (x − x′)) dt, by Gauss–Legendre quadrature; shown is the sum over the channels, signed. Its
+    completeness, Σ = score(x) − score(x′), holds up to the error of the quadrature, which is noted as
+    `completeness_error`, relative to the sum of all magnitudes; above 1 % a warning says so.
+
+    Args:
+        evidence: Of the shared pass.
+        passes: For `steps` more, forward and backward, and one forward.
+        steps: Points on the path.
+        baseline: x′, the same value everywhere: 0 is the mean image where the input is normalised.
+    """
+    difference = evidence.images - baseline
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    total = torch.zeros_like(difference)
+    for node, weight in passes.steps(list(zip(nodes.tolist(), weights.tolist(), strict=True)), "integrated gradients"):
+        at = passes.again(baseline + (node + 1) / 2 * difference, {"input_grads"})
+        total += weight / 2 * given(at.input_grads)
+    attribution = difference * total
+    start = passes.again(torch.full_like(evidence.images, baseline), frozenset())
+    rise = evidence.scores - start.scores
+    total_size = attribution.abs().sum((1, 2, 3))
+    error = torch.where(total_size > 0, (attribution.sum((1, 2, 3)) - rise).abs() / total_size, 0.0)
+    passes.notes["completeness_error"] = error
+    if (error > _TOLERANCE).any():
+        warnings.warn(
+            f"The integrated gradients of an image do not sum to the rise of its score within {_TOLERANCE:.0%}: take "
+            "more `steps`.",
+            stacklevel=2,
+        )
+    return attribution
+
+
+def smooth_grad_cam_plus_plus(
+    evidence: Evidence, passes: Passes, *, num_samples: int = 25, noise: float = 0.15, seed: int = 0
+) -> Tensor:
+    """Smooth Grad-CAM++ (Omeiza et al. 2019, "Smooth Grad-CAM++: An Enhanced Inference Level Visualization Technique").
+
+    Grad-CAM++ with the means over n noisy images of g, g² and g³ in place of these: L = ReLU(Σ_k w_k A_k), w_k = Σ_ij
+    α_kij ReLU(D¹), α = D² / (2 D² + D³ Σ_ab A_kab), D^p = (1/n) Σ_i g_i^p. See `smooth_grad` for the options. All g of
+    an image are divided by their largest first, to which the map is indifferent but for its scale, so that no power
+    underflows.
+    """
+    moments: list[Tensor] = []
+    A = given(evidence.activations)
+    top = given(evidence.activation_grads).abs().amax((1, 2, 3), keepdim=True)
+    top = torch.where(top > 0, top, 1.0)
+    for images in _noisy(evidence, passes, num_samples, noise, seed):
+        g = given(passes.again(images, {"activation_grads"}).activation_grads) / top
+        terms = [g / num_samples, g.square() / num_samples, g**3 / num_samples]
+        moments = [sum_ + term for sum_, term in zip(moments, terms, strict=True)] if moments else terms
+    first, second, third = moments
+    denominator = 2 * second + third * top * A.sum((2, 3), keepdim=True)
+    alpha = torch.where(denominator == 0, 0.0, second / denominator)
+    return combined((alpha * first.relu()).sum((2, 3), keepdim=True) * top, A).relu()
+
+
+def reduced(attribution: Tensor, reduce: str) -> Tensor:
+    """One map of the channels' values: `(N, C, H, W)` -> `(N, 1, H, W)`."""
+    if reduce == "sum":
+        return attribution.sum(1, keepdim=True)
+    if reduce == "positive":
+        return attribution.relu().amax(1, keepdim=True)
+    strongest = attribution.abs().max(1, keepdim=True)
+    return strongest.values if reduce == "absolute" else attribution.gather(1, strongest.indices)
+
+
+def _noisy_mean(evidence: Evidence, passes: Passes, num_samples: int, noise: float, seed: int) -> Tensor:
+    total = torch.zeros_like(evidence.images)
+    for images in _noisy(evidence, passes, num_samples, noise, seed):
+        total += given(passes.again(images, {"input_grads"}).input_grads)
+    return total / num_samples
+
+
+def _noisy(evidence: Evidence, passes: Passes, num_samples: int, noise: float, seed: int) -> Iterator[Tensor]:
+    """The images with noise, so many times."""
+    x = evidence.images
+    span = x.amax((1, 2, 3), keepdim=True) - x.amin((1, 2, 3), keepdim=True)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in passes.steps(range(num_samples), "noisy images"):
+        yield x + noise * span * torch.randn(1, *x.shape[1:], generator=generator).to(x)

@@ -1,0 +1,102 @@
+"""Raw attributions -> heatmaps, and why one may be blank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Normalize: TypeAlias = Literal["max", "minmax", "shared"]
+"""How raw attributions become heatmaps; see `to_heatmaps`."""
+
+
+def to_heatmaps(attributions: Tensor, size: Sequence[int], normalize: Normalize = "max") -> Tensor:
+    """Turn raw attributions into heatmaps: upsampled bilinearly to the image, in [0, 1].
+
+    Args:
+        attributions: `(N, 1, h, w)`, signed or not.
+        size: (H, W) of the images.
+        normalize: `"max"`: max(raw, 0) / max, each image on its own; `"minmax"`: (raw − min) / (max − min), each image
+            on its own, so that a negative map shows too; `"shared"`: max(raw, 0) / the largest value of the whole
+            batch, so that a weak map looks weak.
+
+    Returns:
+        `(N, 1, H, W)` float32. A map without any signal (see `blank_reasons`) is 0 everywhere.
+
+    Raises:
+        ValueError: `normalize` is none of these.
+
+    Example:
+        >>> to_heatmaps(torch.tensor([[[[-1.0, 2.0], [4.0, 0.0]]]]), size=(2, 2))
+        tensor([[[[0.0000, 0.5000],
+                  [1.0000, 0.0000]]]])
+    """
+    if normalize not in get_args(Normalize):
+        raise ValueError(f"Expected `normalize` to be one of {', '.join(get_args(Normalize))}, got {normalize!r}.")
+    blank = torch.tensor([reason is not None for reason in blank_reasons(attributions, normalize)])
+    raw = attributions.float().masked_fill(blank.to(attributions.device)[:, None, None, None], 0.0)
+    # ReLU before upsampling: the other order would let negative neighbours eat into the map
+    raw = raw - raw.amin((2, 3), keepdim=True) if normalize == "minmax" else raw.relu()
+    over = (0, 1, 2, 3) if normalize == "shared" else (2, 3)
+    # once before, so that tiny values don't underflow, and once after: a small map's peak may fall between two pixels
+    return _divided_by_max(
+        F.interpolate(_divided_by_max(raw, over), size=tuple(size), mode="bilinear", align_corners=False), over
+    )
+
+
+def fused(attributions: Sequence[Tensor], how: Literal["mean", "max"]) -> Tensor:
+    """Make one map of those of several layers: each without its negative part, divided by its maximum, at the finest size.
+
+    Args:
+        attributions: Raw maps `(N, 1, h, w)`, each of its own size.
+        how: Their mean, or their maximum.
+
+    Returns:
+        `(N, 1, h, w)` float32 in [0, 1].
+
+    Example:
+        >>> one, other = torch.tensor([[[[4.0, 0.0]]]]), torch.tensor([[[[1.0, 2.0]]]])
+        >>> fused([one, other], "mean"), fused([one, other], "max")
+        (tensor([[[[0.7500, 0.5000]]]]), tensor([[[[1., 1.]]]]))
+    """
+    size = max((tuple(maps.shape[2:]) for maps in attributions), key=math.prod)
+    stacked = torch.stack([to_heatmaps(maps, size) for maps in attributions])
+    return stacked.mean(0) if how == "mean" else stacked.amax(0)
+
+
+def blank_reasons(attributions: Tensor, normalize: Normalize = "max") -> list[str | None]:
+    """Why each map has nothing to show: `"not finite"`, `"constant …"`, `"all negative"`; None where it has.
+
+    Methods that end in a ReLU say `"constant 0"` where nothing in the map is positive.
+
+    Args:
+        attributions: `(N, 1, h, w)`.
+        normalize: As in `to_heatmaps`; `"minmax"` shows a negative map.
+
+    Example:
+        >>> maps = torch.tensor([[[[0.0, 1.0]]], [[[-2.0, -1.0]]], [[[0.0, 0.0]]], [[[0.0, float("nan")]]]])
+        >>> blank_reasons(maps)
+        [None, 'all negative', 'constant 0', 'not finite']
+    """
+    low, high = attributions.flatten(1).aminmax(dim=1)
+    finite = attributions.flatten(1).isfinite().all(1)
+    reasons: list[str | None] = []
+    for is_finite, least, most in zip(finite.tolist(), low.tolist(), high.tolist(), strict=True):
+        if not is_finite:
+            reasons.append("not finite")
+        elif least == most:
+            reasons.append(f"constant {most:.3g}")
+        elif most <= 0 and normalize != "minmax":
+            reasons.append("all negative")
+        else:
+            reasons.append(None)
+    return reasons
+
+
+def _divided_by_max(maps: Tensor, over: tuple[int, ...]) -> Tensor:
+    top = maps.amax(over, keepdim=True)
+    return torch.where(top > 0, maps / top, 0.0).clamp(max=1)

@@ -1,0 +1,49 @@
+"""Methods whose backward goes through ReLUs by another rule: signed, one value a channel, `(N, C, H, W)`.
+
+Simonyan et al. 2014, section 4: the gradient, the deconvnet and guided backprop differ in nothing else. With R from
+above and X the ReLU's input, they pass on [X > 0] R, [R > 0] R, and [X > 0] [R > 0] R.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_saliency.attribution.cam import given, grad_cam
+from lightning_saliency.evidence import Evidence, Passes
+
+
+def guided_backprop(evidence: Evidence, passes: Passes) -> Tensor:
+    """Guided backpropagation (Springenberg et al. 2015, "Striving for Simplicity: The All Convolutional Net").
+
+    The gradient, where each ReLU passes on the positive part only: [X > 0] [R > 0] R. Shown is its maximum over the
+    channels in magnitude. It sees little of the class (Adebayo et al. 2018).
+
+    Raises:
+        ValueError: The model has no ReLU.
+    """
+    return given(passes.again(evidence.images, {"input_grads"}, "guided").input_grads)
+
+
+def deconvnet(evidence: Evidence, passes: Passes) -> Tensor:
+    """Deconvnet (Zeiler & Fergus 2014, "Visualizing and Understanding Convolutional Networks").
+
+    The gradient, where each ReLU passes on the positive part of what comes from above, active or not: [R > 0] R. Shown
+    is its maximum over the channels in magnitude.
+
+    Raises:
+        ValueError: The model has no ReLU.
+    """
+    return given(passes.again(evidence.images, {"input_grads"}, "deconvnet").input_grads)
+
+
+def guided_grad_cam(evidence: Evidence, passes: Passes) -> Tensor:
+    """Guided Grad-CAM (Selvaraju et al. 2017, section 3.2).
+
+    Guided backpropagation ⊙ Grad-CAM, upsampled bilinearly to the image.
+
+    Raises:
+        ValueError: The model has no ReLU.
+    """
+    guided = guided_backprop(evidence, passes)
+    return guided * F.interpolate(grad_cam(evidence), guided.shape[2:], mode="bilinear", align_corners=False)

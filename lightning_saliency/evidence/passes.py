@@ -1,0 +1,285 @@
+"""One pass, forward and where a method needs it backward, from which all plain methods are read; and further ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence, Set
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lightning_saliency.evidence.logits import Unsoftened
+from lightning_saliency.evidence.rectify import Rectifier, rectify
+from lightning_saliency.evidence.state import ForwardContext, as_model_input
+from lightning_saliency.evidence.tap import Tap
+from lightning_saliency.evidence.trace import graph_everywhere
+from lightning_saliency.layers import TargetLayer, find_class_weights
+from lightning_saliency.targets import ParsedTarget, check_classes, select_scores
+
+Need: TypeAlias = Literal["activations", "activation_grads", "input_grads", "class_weights"]
+"""What a method reads."""
+
+T = TypeVar("T")
+
+_PATIENCE = 3.0
+"""Seconds before a progress bar is shown."""
+
+_FLOAT16_SCALE = 2.0**12
+"""Float16 gradients are taken of the score times this, lest they underflow; where that overflows, of the score."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one pass over N images shows; every method is a function of this.
+
+    All tensors are detached; half precision is widened to float32. What no method asked for is None.
+
+    Attributes:
+        images: The model's input `(N, C, H, W)`.
+        logits: `(N, K)`.
+        scores: The explained logit of each image, `(N,)`.
+        classes: The explained class of each image, `(N,)`; None where the target is a callable.
+        activations: A, the target layer's output `(N, D, h, w)`.
+        activation_grads: g = ∂score/∂A, `(N, D, h, w)`.
+        input_grads: ∂score/∂input, `(N, C, H, W)`.
+        class_weights: The explained score's row of the linear layer after global average pooling, `(N, D)`.
+        all_class_weights: Its row of each class, `(K, D)`; for a single logit, those of the classes 0 and 1.
+        pooled_activations: The map that the linear layer sees pooled: A, or ReLU(A) (see `find_class_weights`).
+    """
+
+    images: Tensor
+    logits: Tensor
+    scores: Tensor
+    classes: Tensor | None = None
+    activations: Tensor | None = None
+    activation_grads: Tensor | None = None
+    input_grads: Tensor | None = None
+    class_weights: Tensor | None = None
+    all_class_weights: Tensor | None = None
+    pooled_activations: Tensor | None = None
+
+
+def collect(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    target: ParsedTarget,
+    needs: Set[Need],
+    layer: TargetLayer | None = None,
+    rectifier: Rectifier | None = None,
+    output_fn: Callable[[Any], Tensor] | None = None,
+    forward_context: ForwardContext = nullcontext,
+) -> Evidence:
+    """`collect_layers` of one layer, or of none."""
+    layers = [] if layer is None else [layer]
+    found = collect_layers(
+        model,
+        images,
+        target=target,
+        needs=needs,
+        layers=layers,
+        rectifier=rectifier,
+        output_fn=output_fn,
+        forward_context=forward_context,
+    )
+    return found[0]
+
+
+def collect_layers(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    target: ParsedTarget,
+    needs: Set[Need],
+    layers: Sequence[TargetLayer] = (),
+    rectifier: Rectifier | None = None,
+    output_fn: Callable[[Any], Tensor] | None = None,
+    forward_context: ForwardContext = nullcontext,
+) -> list[Evidence]:
+    """Run the model once, forward and, if a method needs a gradient, backward; to be called inside `undisturbed`.
+
+    No gradient of a parameter is computed. If the input's gradient is not needed, the graph starts at the first target
+    layer: what comes before it runs without one. A model that ends in a softmax is explained by what went into it.
+
+    Args:
+        model: Any module that returns logits.
+        images: `(N, C, H, W)`.
+        target: What `parse_target` returned for these images.
+        needs: What the methods read.
+        layers: The target layers; not needed for the input's gradient alone.
+        rectifier: Another rule than the gradient's for the backward through ReLUs.
+        output_fn: Takes the logits out of what the model returns.
+        forward_context: Makes the context for the forward, for instance autocast.
+
+    Returns:
+        The evidence at each layer; without a layer one that has none.
+
+    Raises:
+        ValueError: A layer does not run exactly once or returns no feature map, a target class does not exist, or the
+            score does not depend on what is asked for, or on no ReLU where a rule for these is asked for.
+    """
+    wants_input, wants_map = "input_grads" in needs, "activation_grads" in needs
+    if isinstance(target, Tensor):
+        target = target.clone()  # autograd saves it: refused if it was made in inference mode
+    # A model may run a part of itself under `no_grad` (a frozen backbone, say). Then the graph that starts where it is
+    # cheapest does not reach the score, and the second try builds one everywhere.
+    for everywhere in (False, True) if wants_input or wants_map else (False,):
+        leaf = images.detach().clone().requires_grad_(wants_input)
+        taps = [Tap(layer, starts_graph=wants_map and not wants_input) for layer in layers]
+        with ExitStack() as stack:
+            stack.enter_context(graph_everywhere(model) if everywhere else torch.set_grad_enabled(wants_input))
+            stack.enter_context(forward_context())
+            for tap in taps:
+                stack.enter_context(tap)
+            logits = Unsoftened(len(images), output_fn).run(model, leaf.clone() if wants_input else leaf)
+        activations = [tap.read() for tap in taps]
+        check_classes(target, logits)
+        with torch.set_grad_enabled(wants_input or wants_map):
+            scores, classes = select_scores(_widen(logits), target)
+        wanted = [*(activations if wants_map else []), *([leaf] if wants_input else [])]
+        gradients = _gradients(scores, wanted, logits.dtype, rectifier)
+        if gradients is not None:
+            break
+    else:
+        source = f"the output of the layer {layers[0].name!r}" if layers and wants_map else "the input"
+        raise ValueError(
+            f"The explained score does not depend on {source} through operations that have a gradient. A `detach()`, "
+            "inference mode or activation checkpointing with `use_reentrant=True` inside the model cuts the graph: "
+            "use `use_reentrant=False`, or choose a later `layer`."
+        )
+    input_grads = gradients.pop() if wants_input else None
+
+    def at(layer: int | None) -> Evidence:
+        shared = Evidence(
+            _widen(images.detach()), _widen(logits.detach()), scores.detach(), classes, input_grads=input_grads
+        )
+        if layer is None:
+            return shared
+        class_weights = all_weights = pooled = None
+        if "class_weights" in needs:
+            weight, pooled = find_class_weights(model, activations[layer].detach(), logits.detach())
+            all_weights = torch.cat([-weight, weight]) if len(weight) == 1 else weight
+            class_weights = all_weights[classes] if classes is not None else _mixture(logits, target) @ weight
+        return replace(
+            shared,
+            activations=_widen(activations[layer].detach()),
+            activation_grads=gradients[layer] if wants_map else None,
+            class_weights=class_weights,
+            all_class_weights=all_weights,
+            pooled_activations=pooled,
+        )
+
+    return [at(layer) for layer in range(len(layers))] or [at(None)]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Further passes for the classes that one pass has explained: for the methods that need more than that one.
+
+    Attributes:
+        model: The model.
+        target: The explained class of each image, `(N,)`, or a callable.
+        num_images: N.
+        layer: The target layer, where a method reads it.
+        output_fn: Takes the logits out of what the model returns.
+        forward_context: Makes the context for the forward.
+        batch_size: At most so many images in a forward of `scores`.
+        progress: Whether a bar shows how far the passes are, where they take more than a few seconds.
+        notes: What a method says of its map, one number an image.
+    """
+
+    model: nn.Module
+    target: ParsedTarget
+    num_images: int
+    layer: TargetLayer | None = None
+    output_fn: Callable[[Any], Tensor] | None = None
+    forward_context: ForwardContext = nullcontext
+    batch_size: int = 32
+    progress: bool = False
+    notes: dict[str, Tensor] = field(default_factory=dict)
+
+    def steps(self, steps: Sequence[T], what: str) -> Iterable[T]:
+        """The steps, behind a progress bar."""
+        bar: Iterable[T] = tqdm(steps, desc=what, delay=_PATIENCE, disable=not self.progress, leave=False)
+        return bar
+
+    def again(self, images: Tensor, needs: Set[Need], rectifier: Rectifier | None = None) -> Evidence:
+        """Another pass over as many images, `(N, C, H, W)`, each for the class of its place."""
+        return collect(
+            self.model,
+            as_model_input(self.model, images),
+            target=self.target,
+            needs=needs,
+            layer=None if needs <= {"input_grads"} else self.layer,
+            rectifier=rectifier,
+            output_fn=self.output_fn,
+            forward_context=self.forward_context,
+        )
+
+    def scores(self, images: Tensor, row: int, activations: Tensor | None = None) -> Tensor:
+        """The scores `(n,)` of other images `(n, C, H, W)` for the class of one image, by forward passes alone.
+
+        Args:
+            images: Changed copies of the image, or the image itself as often as there are `activations`.
+            row: Which image's class.
+            activations: `(n, D, h, w)` that take the place of the target layer's.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(self.forward_context())
+            if activations is not None and self.layer is not None:
+                stack.enter_context(Tap(self.layer, starts_graph=False, replacement=activations))
+            logits = Unsoftened(len(images), self.output_fn).run(self.model, as_model_input(self.model, images).clone())
+        logits = _widen(logits)
+        if isinstance(self.target, Tensor):
+            return select_scores(logits, self.target[row].expand(len(images)))[0]
+        # a callable may give each place in the batch another score: each copy is shown to it in the image's own place
+        alone = [one.expand(self.num_images, -1) for one in logits]
+        return torch.stack([select_scores(batch, self.target)[0][row] for batch in alone])
+
+
+def _gradients(
+    scores: Tensor, wanted: list[Tensor], dtype: torch.dtype, rectifier: Rectifier | None
+) -> list[Tensor] | None:
+    """∂score/∂tensor for each wanted tensor, or None where a score does not depend on one of them."""
+    if not wanted:
+        return []
+    if not scores.requires_grad or not all(tensor.requires_grad for tensor in wanted):
+        return None
+    if rectifier is not None:
+        rectify(scores, rectifier)
+
+    def backward(scale: float, *, again: bool = False) -> list[Tensor] | None:
+        weights = torch.full_like(scores, scale)
+        found = torch.autograd.grad(scores, wanted, weights, retain_graph=again, allow_unused=True)
+        gradients = [_widen(gradient) / scale for gradient in found if gradient is not None]
+        return gradients if len(gradients) == len(wanted) else None
+
+    if torch.float16 not in (dtype, *(tensor.dtype for tensor in wanted)):
+        return backward(1.0)
+    scaled = backward(_FLOAT16_SCALE, again=True)
+    if scaled is None or all(_finite(gradient).all() for gradient in scaled):
+        return scaled
+    plain = backward(1.0) or scaled
+    # image by image: one that overflows does not take the scale from the others
+    return [large.where(_finite(large), small) for large, small in zip(scaled, plain, strict=True)]
+
+
+def _mixture(logits: Tensor, target: ParsedTarget) -> Tensor:
+    """∂score/∂logits `(N, K)`, on the logits alone: which mix of the linear layer's rows the score is."""
+    with torch.enable_grad():
+        leaf = _widen(logits.detach()).requires_grad_()
+        return torch.autograd.grad(select_scores(leaf, target)[0].sum(), leaf)[0]
+
+
+def _finite(maps: Tensor) -> Tensor:
+    """Which images' maps are finite throughout: `(N, C, h, w)` -> `(N, 1, 1, 1)`."""
+    return maps.isfinite().all(3, keepdim=True).all(2, keepdim=True).all(1, keepdim=True)
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    """At least float32."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

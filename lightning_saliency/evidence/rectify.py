@@ -1,0 +1,59 @@
+"""Other rules than the gradient's for the backward through ReLUs, on the graph of one forward."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+from torch import Tensor
+
+Rectifier: TypeAlias = Literal["guided", "deconvnet"]
+"""`"guided"`: the gradient's positive part (Springenberg 2015); `"deconvnet"`: the positive part of what comes from
+above, whether the ReLU was active or not (Zeiler & Fergus 2014)."""
+
+
+def rectify(scores: Tensor, rectifier: Rectifier) -> None:
+    """Let each ReLU between the scores and the input follow another rule in the backward that is to come.
+
+    ReLUs are found in the graph, whatever made them: `nn.ReLU`, `F.relu`, `torch.relu`, `clamp(min=0)` and the forms in
+    place (but not of a slice); ReLU6 too. The model is not touched: the rule ends with the graph.
+
+    Raises:
+        ValueError: There is none.
+    """
+    nodes = [node for node in _graph(scores.grad_fn) if _is_relu(node)]
+    if not nodes:
+        raise ValueError(
+            "The methods `guided_backprop`, `deconvnet` and `guided_grad_cam` change the backward through ReLUs, and "
+            "between this model's score and its input there is none: on it they would be the plain gradient. Use "
+            "`saliency`, `smooth_grad` or `integrated_gradients`."
+        )
+    for node in nodes:
+        node.register_hook(_guided if rectifier == "guided" else _deconvolved)
+
+
+def _guided(grad_inputs: tuple[Any, ...], grad_outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(None if grad is None else grad.clamp(min=0) for grad in grad_inputs)
+
+
+def _deconvolved(grad_inputs: tuple[Any, ...], grad_outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (None if grad_outputs[0] is None else grad_outputs[0].clamp(min=0), *grad_inputs[1:])
+
+
+def _graph(root: Any) -> list[Any]:
+    """All autograd nodes from here to the leaves."""
+    found, waiting = {root}, [root]
+    while waiting:
+        for parent, _ in waiting.pop().next_functions:
+            if parent is not None and parent not in found:
+                found.add(parent)
+                waiting.append(parent)
+    return list(found)
+
+
+def _is_relu(node: Any) -> bool:
+    kind = node.name().rstrip("0123456789")
+    if kind == "HardtanhBackward":  # ReLU6
+        return float(node._saved_min_val) == 0
+    if kind in ("ClampBackward", "ClampMinBackward"):
+        return getattr(node, "_saved_min", None) == 0
+    return bool(kind == "ReluBackward")

@@ -1,0 +1,86 @@
+"""The target layer's map, read as the forward runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from lightning_saliency.layers import TargetLayer, is_activation
+
+
+class Tap(TorchFunctionMode):
+    """Reads the target layer's map as the forward runs.
+
+    The model goes on with a copy, so that what it does to the map in place later does not change what is read.
+
+    Args:
+        layer: The target layer.
+        starts_graph: Whether the graph begins here, if none has begun before.
+        replacement: What the model goes on with in place of the map.
+    """
+
+    def __init__(self, layer: TargetLayer, *, starts_graph: bool, replacement: Tensor | None = None) -> None:
+        super().__init__()
+        self.layer = layer
+        self.starts_graph = starts_graph
+        self.replacement = replacement
+        self.calls = 0
+        self.map: Tensor | None = None
+        self.passed_on: Tensor | None = None
+
+    def __enter__(self) -> Tap:
+        # removed when the forward ends: activation checkpointing runs the layer once more in backward
+        self.handle = self.layer.module.register_forward_hook(self._hook)
+        if self.layer.activated:
+            super().__enter__()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.handle.remove()
+        if self.layer.activated:
+            super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def read(self) -> Tensor:
+        """The map, once the forward has ended."""
+        if self.map is None or self.calls != 1:
+            raise ValueError(
+                f"Expected the target layer {self.layer.name!r} to run once in a forward, it ran {self.calls} times. "
+                "Choose a `layer` that runs once: for a shared activation, the layer before it or the block around it."
+            )
+        return self.map
+
+    def _hook(self, module: nn.Module, args: Any, output: Any) -> Tensor | None:
+        self.calls += 1
+        if not isinstance(output, Tensor) or output.dim() != 4:
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(
+                f"Expected the target layer {self.layer.name!r} to return a feature map (N, D, h, w), got {shape}."
+            )
+        if self.starts_graph and not output.requires_grad:
+            output = output.detach().requires_grad_()
+            torch.set_grad_enabled(True)  # from here on; ends with the context around the forward
+        return self._keep(output, is_last=not self.layer.activated)
+
+    def _keep(self, output: Tensor, *, is_last: bool) -> Tensor:
+        self.map = output
+        if is_last and self.replacement is not None:
+            self.passed_on = self.replacement.to(output)
+        else:
+            self.passed_on = output.clone()
+        return self.passed_on
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if self.passed_on is not None and is_activation(func) and args and args[0] is self.passed_on:
+            in_place = result is self.passed_on
+            kept = self._keep(result, is_last=True)
+            if in_place and self.replacement is not None:
+                result.copy_(kept)  # the model may go on with the tensor rather than with what is returned
+            result, self.passed_on = kept, None  # one activation, the first
+        return result
