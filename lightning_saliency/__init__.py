@@ -3,6 +3,8 @@
 from lightning_saliency.attribution import METHODS
 from lightning_saliency.callbacks import (
     CAMCallback,
+    ClassModelCallback,
+    FoolingCallback,
     GradCAMCallback,
     GradCAMPlusPlusCallback,
     GradientSaliencyCallback,
@@ -13,21 +15,28 @@ from lightning_saliency.evidence import find_target_layer
 from lightning_saliency.explain import Explanation, explain
 from lightning_saliency.heads import GAPHead, GAPModel, gap_model
 from lightning_saliency.metrics import heatmaps_to_boxes
+from lightning_saliency.optimize import ClassModelImages, FoolingImages, class_model_image, fooling_image
 
 __all__ = [
     "METHODS",
     "CAMCallback",
     "CAMClassifier",
     "CAMPrediction",
+    "ClassModelCallback",
+    "ClassModelImages",
     "Explanation",
+    "FoolingCallback",
+    "FoolingImages",
     "GAPHead",
     "GAPModel",
     "GradCAMCallback",
     "GradCAMPlusPlusCallback",
     "GradientSaliencyCallback",
     "SaliencyCallback",
+    "class_model_image",
     "explain",
     "find_target_layer",
+    "fooling_image",
     "gap_model",
     "heatmaps_to_boxes",
 ]

@@ -16,6 +16,16 @@ from lightning_saliency.samples import Samples, find_class_names, find_normaliza
 
 
 @dataclass(frozen=True)
+class Names:
+    """What classes are called: their names, or where there are none their numbers."""
+
+    names: Sequence[str] | None
+
+    def __getitem__(self, index: int) -> str:
+        return str(self.names[index]) if self.names is not None and index < len(self.names) else str(index)
+
+
+@dataclass(frozen=True)
 class Look:
     """How the pictures look; checked when it is made.
 
@@ -69,12 +79,11 @@ class Look:
         Returns:
             uint8 pictures `(3, H, W)` by method key, under `overview`, and under `class_maps` for `top_k` above 1.
         """
-        num_channels = samples.images.shape[1]
-        images = to_rgb(samples.images, *self._normalization(dataset, num_channels), self.channels)
-        names = _Names(self.class_names or find_class_names(dataset))
+        images = self.to_rgb(samples.images, dataset)
+        names = self.names(dataset)
         captions = _captions(samples, explanation, names)
         layer = f"layer: {explanation.layer}" if explanation.layer else ""
-        channels = shown_channels(num_channels, self.channels)
+        channels = shown_channels(samples.images.shape[1], self.channels)
 
         def sheet(
             columns: Mapping[str, Tensor], explained: str, labels: Mapping[str, Sequence[Caption]] | None = None
@@ -103,6 +112,14 @@ class Look:
             pictures["class_maps"] = sheet(most_probable, f"the {len(labels)} most probable classes", labels)
         return pictures
 
+    def to_rgb(self, images: Tensor, dataset: Any = None) -> Tensor:
+        """Images as the model takes them -> uint8 `(N, 3, H, W)`, as they were before their normalisation."""
+        return to_rgb(images, *self._normalization(dataset, images.shape[1]), self.channels)
+
+    def names(self, dataset: Any = None) -> Names:
+        """What the classes are called."""
+        return Names(self.class_names or find_class_names(dataset))
+
     def _normalization(self, dataset: Any, num_channels: int) -> tuple[Any, Any]:
         if self.mean is not None:
             return self.mean, self.std
@@ -117,18 +134,8 @@ def _title(key: str) -> str:
     return f"{METHODS[method].title} · {layer}" if layer else METHODS[method].title
 
 
-@dataclass(frozen=True)
-class _Names:
-    """What classes are called: their names, or where there are none their numbers."""
-
-    names: Sequence[str] | None
-
-    def __getitem__(self, index: int) -> str:
-        return str(self.names[index]) if self.names is not None and index < len(self.names) else str(index)
-
-
 def _class_columns(
-    samples: Samples, explanation: Explanation, names: _Names, top_k: int
+    samples: Samples, explanation: Explanation, names: Names, top_k: int
 ) -> tuple[dict[str, Tensor], dict[str, list[Caption]]]:
     """A column for each rank: the CAM of that class of each sample, and what it is called."""
     probabilities, classes = explanation.probabilities.topk(min(top_k, explanation.probabilities.shape[1]))
@@ -147,7 +154,7 @@ def _class_columns(
     return columns, labels
 
 
-def _captions(samples: Samples, explanation: Explanation, names: _Names) -> list[Caption]:
+def _captions(samples: Samples, explanation: Explanation, names: Names) -> list[Caption]:
     labels = [None] * len(samples) if samples.labels is None else samples.labels.tolist()
     predictions = explanation.predictions.tolist()
     confidences = explanation.probabilities.amax(1).tolist()

@@ -60,13 +60,13 @@ class Probe:
         Raises:
             ValueError: There is no such layer or submodule, or it is not clear which submodule to explain.
         """
-        model = self._explained_module(pl_module)
+        model = find_model(pl_module, self.model)
         for name in [self.layer] if isinstance(self.layer, str) else self.layer or ():
             name_layer(model, name)
 
     def explain(self, trainer: Trainer, pl_module: LightningModule, samples: Samples) -> Explanation:
         """Explain the samples in the trainer's precision, in smaller chunks where the memory does not suffice."""
-        model = self._explained_module(pl_module)
+        model = find_model(pl_module, self.model)
         images = samples.images.to(pl_module.device)
         run: dict[str, Any] = {
             "output_fn": self.output_fn,
@@ -133,15 +133,24 @@ class Probe:
     def _must_find_layer(self) -> bool:
         return self.layer is None and any(METHODS[method].reads_layer for method in self.methods)
 
-    def _explained_module(self, pl_module: LightningModule) -> nn.Module:
-        if self.model is not None:
-            return name_layer(pl_module, self.model, argument="model").module
-        if overrides(pl_module, "forward"):
-            return pl_module
-        children = [name for name, child in pl_module.named_children() if any(True for _ in child.parameters())]
-        if len(children) != 1:
-            raise ValueError(
-                f"{type(pl_module).__name__} defines no `forward`, so it is not clear what turns images into logits. "
-                f"Define it, or name a submodule: `model=...`, one of {', '.join(children) or 'none'}."
-            )
-        return pl_module.get_submodule(children[0])
+
+def find_model(pl_module: LightningModule, name: str | None = None) -> nn.Module:
+    """The part of a LightningModule that turns images into logits.
+
+    It is the submodule of that name; without one the module itself if it defines `forward`, else its only submodule
+    with parameters.
+
+    Raises:
+        ValueError: There is no such submodule, or it is not clear which.
+    """
+    if name is not None:
+        return name_layer(pl_module, name, argument="model").module
+    if overrides(pl_module, "forward"):
+        return pl_module
+    children = [name for name, child in pl_module.named_children() if any(True for _ in child.parameters())]
+    if len(children) != 1:
+        raise ValueError(
+            f"{type(pl_module).__name__} defines no `forward`, so it is not clear what turns images into logits. "
+            f"Define it, or name a submodule: `model=...`, one of {', '.join(children) or 'none'}."
+        )
+    return pl_module.get_submodule(children[0])

@@ -49,7 +49,7 @@ def to_heatmaps(attributions: Tensor, size: Sequence[int], normalize: Normalize 
 
 
 def fused(attributions: Sequence[Tensor], how: Literal["mean", "max"]) -> Tensor:
-    """Make one map of those of several layers: each without its negative part, divided by its maximum, at the finest size.
+    """Make one map of several layers' maps: each without its negative part, divided by its maximum, at the finest size.
 
     Args:
         attributions: Raw maps `(N, 1, h, w)`, each of its own size.

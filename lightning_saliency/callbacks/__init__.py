@@ -1,5 +1,6 @@
 """Thin Lightning shells: they check options, take samples from the validation stream, and log pictures."""
 
+from lightning_saliency.callbacks.made import ClassModelCallback, FoolingCallback
 from lightning_saliency.callbacks.saliency import (
     CAMCallback,
     GradCAMCallback,
@@ -10,6 +11,8 @@ from lightning_saliency.callbacks.saliency import (
 
 __all__ = [
     "CAMCallback",
+    "ClassModelCallback",
+    "FoolingCallback",
     "GradCAMCallback",
     "GradCAMPlusPlusCallback",
     "GradientSaliencyCallback",

@@ -23,12 +23,16 @@ class Unsoftened(TorchFunctionMode):
     Args:
         num_images: N.
         output_fn: Takes the logits out of what the model returns.
+        warns: Whether a warning says so: the first pass does, further ones need not.
     """
 
-    def __init__(self, num_images: int, output_fn: Callable[[Any], Tensor] | None = None) -> None:
+    def __init__(
+        self, num_images: int, output_fn: Callable[[Any], Tensor] | None = None, *, warns: bool = True
+    ) -> None:
         super().__init__()
         self.num_images = num_images
         self.output_fn = output_fn
+        self.warns = warns
         self.softened: list[tuple[Tensor, Tensor]] = []
 
     def run(self, model: nn.Module, images: Tensor) -> Tensor:
@@ -40,12 +44,18 @@ class Unsoftened(TorchFunctionMode):
             return found
         for logits, result in reversed(self.softened):
             if result.shape == found.shape and (result is found or torch.equal(result, found)):
-                _warn("what goes into its softmax is explained instead")
+                self._warn("what goes into its softmax is explained instead")
                 return logits
         if _are_probabilities(found.detach()):
-            _warn("their logarithm is explained instead; better return the logits (`output_fn`)")
+            self._warn("their logarithm is explained instead; better return the logits (`output_fn`)")
             return found.clamp(min=torch.finfo(found.dtype).tiny).log()
         return found
+
+    def _warn(self, what: str) -> None:
+        if self.warns:
+            warnings.warn(
+                f"The model returns probabilities, whose gradient vanishes where it is sure: {what}.", stacklevel=2
+            )
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -60,12 +70,7 @@ class Unsoftened(TorchFunctionMode):
 
 
 def _are_probabilities(rows: Tensor) -> bool:
-    """Whether all rows are not negative and sum to 1."""
-    off = (rows.float().sum(1) - 1).abs()
-    return bool(
-        (rows >= 0).all() and (off < 1e-2 if rows.dtype in (torch.float16, torch.bfloat16) else off < 1e-4).all()
-    )
-
-
-def _warn(what: str) -> None:
-    warnings.warn(f"The model returns probabilities, whose gradient vanishes where it is sure: {what}.", stacklevel=2)
+    """Whether all rows are not negative and sum to 1, as near as a softmax comes to that."""
+    tolerance = 50 * torch.finfo(rows.dtype).eps
+    wide = rows.double()
+    return bool((wide >= 0).all() and ((wide.sum(1) - 1).abs() < tolerance).all())

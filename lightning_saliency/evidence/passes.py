@@ -72,6 +72,7 @@ def collect(
     rectifier: Rectifier | None = None,
     output_fn: Callable[[Any], Tensor] | None = None,
     forward_context: ForwardContext = nullcontext,
+    is_further: bool = False,
 ) -> Evidence:
     """`collect_layers` of one layer, or of none."""
     layers = [] if layer is None else [layer]
@@ -84,6 +85,7 @@ def collect(
         rectifier=rectifier,
         output_fn=output_fn,
         forward_context=forward_context,
+        is_further=is_further,
     )
     return found[0]
 
@@ -98,6 +100,7 @@ def collect_layers(
     rectifier: Rectifier | None = None,
     output_fn: Callable[[Any], Tensor] | None = None,
     forward_context: ForwardContext = nullcontext,
+    is_further: bool = False,
 ) -> list[Evidence]:
     """Run the model once, forward and, if a method needs a gradient, backward; to be called inside `undisturbed`.
 
@@ -113,6 +116,7 @@ def collect_layers(
         rectifier: Another rule than the gradient's for the backward through ReLUs.
         output_fn: Takes the logits out of what the model returns.
         forward_context: Makes the context for the forward, for instance autocast.
+        is_further: Whether a pass has already warned of what there is to warn of.
 
     Returns:
         The evidence at each layer; without a layer one that has none.
@@ -134,7 +138,8 @@ def collect_layers(
             stack.enter_context(forward_context())
             for tap in taps:
                 stack.enter_context(tap)
-            logits = Unsoftened(len(images), output_fn).run(model, leaf.clone() if wants_input else leaf)
+            unsoftened = Unsoftened(len(images), output_fn, warns=not is_further)
+            logits = unsoftened.run(model, leaf.clone() if wants_input else leaf)
         activations = [tap.read() for tap in taps]
         check_classes(target, logits)
         with torch.set_grad_enabled(wants_input or wants_map):
@@ -217,6 +222,7 @@ class Passes:
             rectifier=rectifier,
             output_fn=self.output_fn,
             forward_context=self.forward_context,
+            is_further=True,
         )
 
     def scores(self, images: Tensor, row: int, activations: Tensor | None = None) -> Tensor:
@@ -232,8 +238,8 @@ class Passes:
             stack.enter_context(self.forward_context())
             if activations is not None and self.layer is not None:
                 stack.enter_context(Tap(self.layer, starts_graph=False, replacement=activations))
-            logits = Unsoftened(len(images), self.output_fn).run(self.model, as_model_input(self.model, images).clone())
-        logits = _widen(logits)
+            copies = as_model_input(self.model, images).clone()
+            logits = _widen(Unsoftened(len(images), self.output_fn, warns=False).run(self.model, copies))
         if isinstance(self.target, Tensor):
             return select_scores(logits, self.target[row].expand(len(images)))[0]
         # a callable may give each place in the batch another score: each copy is shown to it in the image's own place

@@ -67,15 +67,15 @@ def grid(
     colormap: str = "turbo",
     alpha: float = 0.5,
 ) -> Tensor:
-    """Draw one sheet: a row per sample, its image first, then the image under each of its heatmaps.
+    """Draw one sheet: a row per sample, its image first, then the image under each of its heatmaps, or other pictures.
 
     The larger side of a cell is between 128 and 256 pixels. Smaller images are enlarged by a whole factor, so that each
     pixel stays a crisp square, while their heatmaps are interpolated; larger images are reduced with antialiasing.
 
     Args:
         images: `(N, 3, H, W)`, uint8, as `to_rgb` returns them.
-        heatmaps: For each column's title a `(N, 1, h, w)` in [0, 1], commonly at the images' size. Columns stand in the
-            mapping's order.
+        heatmaps: For each column's title a `(N, 1, h, w)` in [0, 1], commonly at the images' size, or pictures that are
+            shown as they are, uint8 `(N, 3, h, w)`. Columns stand in the mapping's order.
         title: Stands on top, such as "epoch 12".
         captions: One for each row.
         blanks: For a column's title and each row the reason why that heatmap is blank, or None where it is not. A blank
@@ -112,7 +112,7 @@ def grid(
         for row, reason in enumerate(blanks.get(name, ())):
             if reason is not None:
                 _write_reason(draw, sheet, row, column, reason)
-    if heatmaps:
+    if any(_is_heatmap(maps) for maps in heatmaps.values()):
         _draw_scale(page, draw, sheet, colormap)
     return torch.from_numpy(np.array(page)).permute(2, 0, 1).contiguous()
 
@@ -127,7 +127,10 @@ def _check_grid(
     check_images(images)
     count = len(images)
     for name, maps in heatmaps.items():
-        check_heatmaps(f"heatmaps[{name!r}]", maps)
+        if _is_heatmap(maps):
+            check_heatmaps(f"heatmaps[{name!r}]", maps)
+        else:
+            check_images(maps)
         if len(maps) != count:
             raise ValueError(f"Expected `heatmaps[{name!r}]` to hold {count} maps, one per image, got {len(maps)}")
     if captions is not None and len(captions) != count:
@@ -168,16 +171,27 @@ def _cells(
 ) -> Tensor:
     """All cells at their final size, `(N, columns, h, w, 3)`."""
     size = _cell_size(*images.shape[2:])
+    images = _enlarge(images, size)
+    columns = [images]
+    for name, maps in heatmaps.items():
+        if not _is_heatmap(maps):
+            columns.append(_enlarge(maps.cpu(), size))
+            continue
+        over = overlay(images, _resize(maps.detach().float().cpu(), size).clamp_(0, 1), colormap, alpha)
+        blank = torch.tensor([reason is not None for reason in blanks.get(name, [None] * len(images))])
+        over[blank] = (images[blank] * _DIM).round().to(torch.uint8)
+        columns.append(over)
+    return torch.stack(columns, dim=1).permute(0, 1, 3, 4, 2)
+
+
+def _is_heatmap(maps: Tensor) -> bool:
+    return maps.dtype != torch.uint8
+
+
+def _enlarge(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Small images with crisp pixels, larger ones reduced with antialiasing."""
     small = max(images.shape[2:]) < _LEAST_SIDE
-    images = F.interpolate(images, size=size, mode="nearest") if small else _resize(images, size)
-    if not heatmaps:
-        return images.permute(0, 2, 3, 1)[:, None]
-    maps = torch.cat([_resize(maps.detach().float().cpu(), size) for maps in heatmaps.values()])
-    under = images.repeat(len(heatmaps), 1, 1, 1)
-    over = overlay(under, maps.clamp_(0, 1), colormap, alpha)
-    blank = torch.tensor([r is not None for name in heatmaps for r in blanks.get(name, [None] * len(images))])
-    over[blank] = (under[blank] * _DIM).round().to(torch.uint8)
-    return torch.cat([images, over]).view(-1, *images.shape).permute(1, 0, 3, 4, 2)
+    return F.interpolate(images, size=size, mode="nearest") if small else _resize(images, size)
 
 
 @lru_cache
