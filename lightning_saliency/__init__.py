@@ -13,12 +13,14 @@ from lightning_saliency.callbacks import (
 from lightning_saliency.classifier import CAMClassifier, CAMPrediction
 from lightning_saliency.evidence import find_target_layer
 from lightning_saliency.explain import Explanation, explain
+from lightning_saliency.figures import TUTORIAL_PANELS, tutorial_figure
 from lightning_saliency.heads import GAPHead, GAPModel, gap_model
 from lightning_saliency.metrics import heatmaps_to_boxes
 from lightning_saliency.optimize import ClassModelImages, FoolingImages, class_model_image, fooling_image
 
 __all__ = [
     "METHODS",
+    "TUTORIAL_PANELS",
     "CAMCallback",
     "CAMClassifier",
     "CAMPrediction",
@@ -39,5 +41,6 @@ __all__ = [
     "fooling_image",
     "gap_model",
     "heatmaps_to_boxes",
+    "tutorial_figure",
 ]
 __version__ = "0.1.0"

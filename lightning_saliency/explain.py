@@ -133,6 +133,26 @@ class Explanation:
             return torch.einsum("kd,ndhw->nkhw", self.all_class_weights, self.pooled_activations).float()
         return torch.einsum("nkd,ndhw->nkhw", self.all_class_weights[classes], self.pooled_activations).float()
 
+    def __getitem__(self, rows: slice) -> Explanation:
+        """The explanation of some of its images."""
+        if not isinstance(rows, slice):
+            raise TypeError(f"Expected a slice of the images, such as [2:3] for the third, got {rows!r}.")
+
+        def some(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {key: values[rows] for key, values in maps.items()}
+
+        return replace(
+            self,
+            images=self.images[rows],
+            logits=self.logits[rows],
+            scores=self.scores[rows],
+            classes=None if self.classes is None else self.classes[rows],
+            attributions=some(self.attributions),
+            signed=some(self.signed),
+            notes=some(self.notes),
+            pooled_activations=None if self.pooled_activations is None else self.pooled_activations[rows],
+        )
+
     def blanks(self, normalize: Normalize = "max") -> dict[str, list[str | None]]:
         """For each map the reason why its heatmap is blank, or None."""
         return {method: blank_reasons(raw, normalize) for method, raw in self.attributions.items()}
@@ -280,18 +300,21 @@ class _Reader:
             pooled_activations=first.pooled_activations,
         )
         fixed = first.classes if first.classes is not None else target
+        shared: dict[str, Tensor] = {}
         for key in self.methods:
-            self._attribute(key, found, fixed, explanation)
+            self._attribute(key, found, fixed, shared, explanation)
         return explanation
 
-    def _attribute(self, key: str, found: Sequence[Evidence], target: ParsedTarget, into: Explanation) -> None:
+    def _attribute(
+        self, key: str, found: Sequence[Evidence], target: ParsedTarget, shared: dict[str, Tensor], into: Explanation
+    ) -> None:
         """Add a method's attributions: of each layer its own, or fused."""
         method, maps = METHODS[key], []
         evidences = found if method.reads_layer else found[:1]
         for index, evidence in enumerate(evidences):
             name = f"{key}@{self.layers[index]}" if len(evidences) > 1 and self.fuse is None else key
             layer = self.layers[index] if method.reads_layer else None
-            passes = Passes(self.model, target, len(evidence.images), layer, **self.further, **self.run)
+            passes = Passes(self.model, target, len(evidence.images), layer, shared=shared, **self.further, **self.run)
             into.attributions[name], signed = method.attribute(evidence, passes, self.options.get(key))
             if signed is not None:
                 into.signed[name] = signed

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models import get_model, list_models
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from lightning_saliency.evidence import as_model_input, find_target_layer, undisturbed
 from lightning_saliency.layers import POOLINGS
+from lightning_saliency.sources import check_torchvision_name, torchvision_model
 from lightning_saliency.targets import find_logits
 
 Pooling: TypeAlias = Literal["avg", "max", "lse"]
@@ -196,16 +194,8 @@ def gap_model(
 
 def _torchvision_model(name: str, weights: Any, in_channels: int) -> nn.Module:
     """The model, made for images of so many channels."""
-    names = list_models(module=torchvision.models)
-    if name not in names:
-        near = get_close_matches(name, names, n=5) or names[:5]
-        raise ValueError(
-            f"Expected `backbone` to name a classification model of torchvision, got {name!r}. Nearest: "
-            f"{', '.join(near)}."
-        )
-    # these two would spend a minute on initial values that torch's own replace as well
-    slow = {"init_weights": False} if name in ("googlenet", "inception_v3") and weights is None else {}
-    model: nn.Module = get_model(name, weights=weights, **slow)
+    check_torchvision_name(name, "`backbone`")
+    model = torchvision_model(name, weights)
     if in_channels == 3:
         return model
     if hasattr(model, "transform_input"):  # from the one normalisation of RGB to another

@@ -86,12 +86,19 @@ class Look:
         channels = shown_channels(samples.images.shape[1], self.channels)
 
         def sheet(
-            columns: Mapping[str, Tensor], explained: str, labels: Mapping[str, Sequence[Caption]] | None = None
+            columns: Mapping[str, Tensor],
+            explained: str,
+            labels: Mapping[str, Sequence[Caption]] | None = None,
+            strengths: Mapping[str, Tensor] | None = None,
         ) -> Tensor:
             """Draw raw attributions, a column each; a scale that is shared is shared by all samples of a column."""
+            heatmaps = {
+                name: to_heatmaps(raw, images.shape[2:], self.normalize).cpu() * (strengths or {}).get(name, 1)
+                for name, raw in columns.items()
+            }
             return grid(
                 images,
-                {name: to_heatmaps(raw, images.shape[2:], self.normalize).cpu() for name, raw in columns.items()},
+                heatmaps,
                 title=title,
                 captions=captions,
                 blanks={name: blank_reasons(raw, self.normalize) for name, raw in columns.items()},
@@ -109,7 +116,11 @@ class Look:
             )
         if self.top_k > 1:
             most_probable, labels = _class_columns(samples, explanation, names, self.top_k)
-            pictures["class_maps"] = sheet(most_probable, f"the {len(labels)} most probable classes", labels)
+            note = f"the {len(labels)} most probable classes"
+            strengths = None
+            if self.normalize == "max":  # the maps of an image's classes can be compared: on one scale
+                strengths, note = _strengths(most_probable), f"{note}, one scale a row"
+            pictures["class_maps"] = sheet(most_probable, note, labels, strengths)
         return pictures
 
     def to_rgb(self, images: Tensor, dataset: Any = None) -> Tensor:
@@ -152,6 +163,13 @@ def _class_columns(
             )
         ]
     return columns, labels
+
+
+def _strengths(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """How strong each column's map is beside the strongest of its row: `(N, 1, 1, 1)` in [0, 1]."""
+    peaks = torch.stack([raw.relu().amax((1, 2, 3), keepdim=True).cpu() for raw in columns.values()])
+    shares = torch.where(peaks.amax(0) > 0, peaks / peaks.amax(0), 0.0).nan_to_num(0.0)
+    return dict(zip(columns, shares, strict=True))
 
 
 def _captions(samples: Samples, explanation: Explanation, names: Names) -> list[Caption]:

@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "attribution": {"evidence"},
     "explain": {"attribution", "evidence", "layers", "targets"},
     "optimize": {"evidence", "targets"},
-    "heads": {"evidence", "layers", "targets"},
+    "sources": set(),
+    "heads": {"evidence", "layers", "sources", "targets"},
     "_compat": set(),
     "classifier": {"attribution", "heads", "metrics", "samples", "targets", "_compat"},
     "metrics": {"attribution"},
@@ -28,6 +29,7 @@ MAY_IMPORT = {
     "record": set(),
     "samples": set(),
     "pictures": {"attribution", "explain", "render", "samples"},
+    "figures": {"attribution", "explain", "pictures", "render"},
     "loggers": {"render"},
     "audit": set(),
     "guard": {"audit", "_compat"},
@@ -37,6 +39,8 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["callbacks"] = set(MAY_IMPORT) - {"dashboard"}
 MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"dashboard"}
+MAY_IMPORT["cli"] = {"attribution", "explain", "figures", "pictures", "samples", "sources"}
+MAY_IMPORT["__main__"] = {"cli"}
 
 # Who may know what is outside; a library that is not listed here or in STANDARD is known to nobody.
 STANDARD = {"torch", "numpy"}
@@ -45,10 +49,10 @@ KNOWN_TO = {
     "lightning": {"_compat"},
     "torchmetrics": {"classifier", "metrics"},
     "scipy": {"metrics"},
-    "torchvision": {"render", "heads", "optimize"},
-    "tqdm": {"evidence"},
-    "matplotlib": {"render"},
-    "PIL": {"render", "loggers"},
+    "torchvision": {"render", "heads", "optimize", "sources", "cli"},
+    "tqdm": {"evidence", "cli"},
+    "matplotlib": {"render", "figures"},
+    "PIL": {"render", "loggers", "cli"},
     "tensorboard": {"loggers", "record", "dashboard"},
     "torch.utils.tensorboard": {"loggers", "record", "dashboard"},
 }

@@ -36,6 +36,7 @@ from lightning_saliency import (
 )
 from lightning_saliency.attribution import blank_reasons, to_heatmaps
 from lightning_saliency.render import Caption, grid, to_rgb
+from lightning_saliency.samples import Samples
 
 
 def picture(event) -> torch.Tensor:
@@ -210,7 +211,12 @@ def test_cam_of_the_most_probable_classes_takes_one_forward_and_no_backward(tmp_
     images, labels = data()[:5]
     explanation = explain(model, images, methods="cam", target=labels)
     chances, classes = explanation.probabilities.topk(2)
-    heatmaps = [to_heatmaps(explanation.class_maps(classes)[:, rank, None], (16, 16)) for rank in (0, 1)]
+    maps = explanation.class_maps(classes)
+    heatmaps = [to_heatmaps(maps[:, rank, None], (16, 16)) for rank in (0, 1)]
+    for image in range(5):  # of an image's two maps the weaker is as much weaker in the picture
+        peaks = [max(float(maps[image, rank].max()), 0.0) for rank in (0, 1)]
+        for rank in (0, 1):
+            heatmaps[rank][image] *= peaks[rank] / max(*peaks, 1e-9)
     reasons = [blank_reasons(explanation.class_maps(classes)[:, rank, None]) for rank in (0, 1)]
     names, predictions = ["cat", "dog", "owl"], explanation.predictions.tolist()
     expected = grid(
@@ -231,7 +237,7 @@ def test_cam_of_the_most_probable_classes_takes_one_forward_and_no_backward(tmp_
             ]
             for rank in (0, 1)
         },
-        note=f"explained: the 2 most probable classes · layer: {explanation.layer}",
+        note=f"explained: the 2 most probable classes, one scale a row · layer: {explanation.layer}",
     )
     found = events(tmp_path)
     assert set(found.Tags()["images"]) == {"saliency/cam", "saliency/class_maps"}
@@ -248,6 +254,35 @@ def test_of_more_classes_than_there_are_all_are_shown_and_others_have_none(tmp_p
     assert CAMCallback().look.top_k == 3
     with pytest.raises(ValueError, match=r"`methods` to include 'cam', whose maps `top_k=2` shows"):
         SaliencyCallback(["grad_cam"], top_k=2)
+
+
+def test_several_layers_have_a_picture_each_or_one_that_is_fused(tmp_path):
+    layers = ["backbone.2", "backbone.6"]
+    trainer(tmp_path / "each", GradCAMCallback(layer=layers, on_error="raise")).validate(
+        TinyClassifier(), loader(), verbose=False
+    )
+    tags = {"saliency/grad_cam@backbone.2", "saliency/grad_cam@backbone.6", "saliency/overview"}
+    assert set(events(tmp_path / "each").Tags()["images"]) == tags
+    trainer(tmp_path / "one", GradCAMCallback(layer=layers, fuse="max", on_error="raise")).validate(
+        TinyClassifier(), loader(), verbose=False
+    )
+    assert events(tmp_path / "one").Tags()["images"] == ["saliency/grad_cam"]
+    with pytest.raises(ValueError, match="`layer` to name a module of TinyClassifier, got 'nowhere'"):
+        trainer(tmp_path, GradCAMCallback(layer=["backbone.2", "nowhere"])).validate(TinyClassifier(), loader())
+
+
+def test_the_options_of_methods_and_mirroring_reach_the_maps(tmp_path):
+    images, labels = data()[:4]
+    options = {"smooth_grad": {"num_samples": 3, "noise": 0.3, "reduce": "signed"}}
+    callback = SaliencyCallback("smooth_grad", num_samples=4, flip=True, method_options=options, on_error="raise")
+    model = TinyClassifier()
+    runner = trainer(tmp_path, callback)
+    runner.validate(model, loader(), verbose=False)
+    found = callback.probe.explain(runner, model, Samples(images, labels))
+    expected = explain(model, images, methods="smooth_grad", target=labels, flip=True, method_options=options)
+    assert torch.equal(found.attributions["smooth_grad"], expected.attributions["smooth_grad"])
+    plain = explain(model, images, methods="smooth_grad", target=labels)
+    assert not torch.allclose(plain.attributions["smooth_grad"], expected.attributions["smooth_grad"])
 
 
 # --- loggers
@@ -544,6 +579,10 @@ def test_a_batch_of_any_shape_is_understood_or_an_input_fn_takes_it_apart(tmp_pa
         ({"colormap": "jett"}, ValueError, "jet"),
         ({"alpha": 1.5}, ValueError, "`alpha`"),
         ({"normalize": "sum"}, ValueError, "`normalize`"),
+        ({"fuse": "sum"}, ValueError, "`fuse` to be one of mean, max, None, got 'sum'"),
+        ({"layer": ["a", 3]}, TypeError, "`layer` to be a dotted name, several, or None, got list"),
+        ({"method_options": {"cam": {}}}, ValueError, "`method_options` for the methods .*, got 'cam'"),
+        ({"method_options": {"saliency": {"noise": 1}}}, ValueError, "'saliency' in `method_options` out of reduce"),
         ({"channels": "last"}, ValueError, "`channels`"),
         ({"on_error": "ignore"}, ValueError, "`on_error`"),
     ],

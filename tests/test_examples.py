@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from tiny import events, trainer
 
-from lightning_saliency import SaliencyCallback
+from lightning_saliency import METHODS, SaliencyCallback
 from lightning_saliency.audit import digest
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -257,3 +257,14 @@ def test_the_table_has_a_row_for_each_network_and_map_and_its_figures_are_counte
     localisation.draw(models, data.val_set, num_images=2).savefig(tmp_path / "boxes.png")
     with Image.open(tmp_path / "boxes.png") as picture:
         assert picture.width > picture.height
+
+
+# --- method_costs.py
+
+
+def test_the_costs_of_all_methods_are_measured():
+    with example("method_costs") as module:
+        found = module.costs("resnet18", batch=1, size=48, rounds=1)
+    assert found.keys() == {"forward", *METHODS}
+    assert found["forward"] == 1
+    assert found["smooth_grad"] > found["saliency"] > 0

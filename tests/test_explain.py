@@ -8,7 +8,6 @@ from torch import nn
 
 from lightning_saliency import METHODS, Explanation, GAPHead, explain, find_target_layer
 
-
 PLAIN = [key for key, method in METHODS.items() if method.further is None]
 
 
@@ -97,6 +96,20 @@ def test_a_binary_model_has_a_map_of_each_class():
     for label in (0, 1):
         one = explain(model, IMAGES, methods="cam", target=label).attributions["cam"]
         torch.testing.assert_close(maps[:, label, None], one)
+
+
+def test_a_part_of_an_explanation_is_that_of_its_images():
+    whole = explain(network(), IMAGES, methods=["cam", "saliency"], target=[3, 0, 1, 2, 2])
+    part = whole[1:3]
+    alone = explain(network(), IMAGES[1:3], methods=["cam", "saliency"], target=[0, 1])
+    assert_close(part.attributions, alone.attributions)
+    assert_close(part.signed, alone.signed)
+    torch.testing.assert_close(part.class_maps(), alone.class_maps())
+    assert torch.equal(part.classes, alone.classes)
+    assert torch.equal(part.images, alone.images)
+    assert part.layer == alone.layer == "5"
+    with pytest.raises(TypeError, match=r"a slice of the images, such as \[2:3\] for the third, got 1"):
+        whole[1]
 
 
 def test_the_maps_of_several_classes_take_one_forward_and_no_graph():
@@ -314,3 +327,10 @@ def test_the_layer_found_once_serves_later_calls():
     model = network()
     layer = find_target_layer(model, IMAGES)
     assert layer.name == explain(model, IMAGES, layer=layer).layer == explain(model, IMAGES).layer
+
+
+def test_methods_that_read_the_same_rectified_pass_share_it():
+    model, forwards = network(), []
+    model[6].register_forward_hook(lambda *_: forwards.append(1))
+    explain(model, IMAGES, methods=["guided_backprop", "guided_grad_cam", "deconvnet"], layer="5")
+    assert len(forwards) == 3  # the plain one, the guided one, the deconvnet's

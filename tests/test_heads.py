@@ -164,7 +164,7 @@ def test_a_named_backbone_takes_other_channels_and_sees_in_them_what_it_saw_in_c
     torch.manual_seed(0)
     slow = {"init_weights": False} if name == "googlenet" else {}
     coloured = torchvision.models.get_model(name, weights=None, **slow)
-    monkeypatch.setattr("lightning_saliency.heads.get_model", lambda *_, **__: copy.deepcopy(coloured))
+    monkeypatch.setattr("lightning_saliency.sources.get_model", lambda *_, **__: copy.deepcopy(coloured))
     grey = torch.randn(1, 1, 96, 96)
     with torch.no_grad():
         expected, found = (

@@ -91,7 +91,8 @@ def integrated_gradients(evidence: Evidence, passes: Passes, *, steps: int = 32,
     start = passes.again(torch.full_like(evidence.images, baseline), frozenset())
     rise = evidence.scores - start.scores
     total_size = attribution.abs().sum((1, 2, 3))
-    error = torch.where(total_size > 0, (attribution.sum((1, 2, 3)) - rise).abs() / total_size, 0.0)
+    gap = (attribution.sum((1, 2, 3)) - rise).abs()
+    error = torch.where(gap == 0, 0.0, gap / total_size)
     passes.notes["completeness_error"] = error
     if (error > _TOLERANCE).any():
         warnings.warn(
@@ -108,9 +109,9 @@ def smooth_grad_cam_plus_plus(
     """Smooth Grad-CAM++ (Omeiza et al. 2019, "Smooth Grad-CAM++: An Enhanced Inference Level Visualization Technique").
 
     Grad-CAM++ with the means over n noisy images of g, g² and g³ in place of these: L = ReLU(Σ_k w_k A_k), w_k = Σ_ij
-    α_kij ReLU(D¹), α = D² / (2 D² + D³ Σ_ab A_kab), D^p = (1/n) Σ_i g_i^p. See `smooth_grad` for the options. All g of
-    an image are divided by their largest first, to which the map is indifferent but for its scale, so that no power
-    underflows.
+    α_kij ReLU(D¹), α = D² / (2 D² + D³ Σ_ab A_kab), D^p = (1/n) Σ_i g_i^p. Without noise it is Grad-CAM++: the numerator
+    is the mean of g², the factor exp(score) is left out, A is the clean image's. See `smooth_grad` for the options. All
+    g of an image are divided by their largest first, so that no power underflows; the formula takes that into account.
     """
     moments: list[Tensor] = []
     A = given(evidence.activations)
@@ -149,4 +150,4 @@ def _noisy(evidence: Evidence, passes: Passes, num_samples: int, noise: float, s
     span = x.amax((1, 2, 3), keepdim=True) - x.amin((1, 2, 3), keepdim=True)
     generator = torch.Generator().manual_seed(seed)
     for _ in passes.steps(range(num_samples), "noisy images"):
-        yield x + noise * span * torch.randn(1, *x.shape[1:], generator=generator).to(x)
+        yield x + noise * span * torch.randn(1, *x.shape[1:], generator=generator, device="cpu").to(x)

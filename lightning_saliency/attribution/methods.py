@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -110,6 +111,29 @@ METHODS: dict[str, Method] = {
 }
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "reduce": (f"one of {', '.join(get_args(Reduce))}", lambda value: value in get_args(Reduce)),
+    "principal": ("True or False", lambda value: isinstance(value, bool)),
+    "num_samples": ("a positive int", _is_count),
+    "steps": ("a positive int", _is_count),
+    "noise": ("a number that is not negative", lambda value: _is_number(value) and value >= 0),
+    "seed": ("an int", lambda value: isinstance(value, int)),
+    "baseline": ("a number", _is_number),
+    "fill": ("a number", _is_number),
+    "size": ("a positive int or None", lambda value: value is None or _is_count(value)),
+    "stride": ("a positive int or None", lambda value: value is None or _is_count(value)),
+}
+"""Of each option what it is expected to be."""
+
+
 def parse_methods(methods: str | Iterable[str]) -> tuple[str, ...]:
     """Check the keys of methods, and drop repeats.
 
@@ -135,7 +159,7 @@ def parse_options(method_options: MethodOptions | None, methods: Iterable[str]) 
     """Check that the options are those of the methods.
 
     Raises:
-        ValueError: A method is not among the methods, or has no such option.
+        ValueError: A method is not among the methods, has no such option, or the option cannot have this value.
 
     Example:
         >>> parse_options({"smooth_grad": {"num_samples": 50}}, ["smooth_grad"])
@@ -152,6 +176,7 @@ def parse_options(method_options: MethodOptions | None, methods: Iterable[str]) 
                     f"Expected the options of {key!r} in `method_options` out of {', '.join(allowed) or 'none'}, "
                     f"got {option!r}."
                 )
-            if option == "reduce" and value not in get_args(Reduce):
-                raise ValueError(f"Expected `reduce` to be one of {', '.join(get_args(Reduce))}, got {value!r}.")
+            expected, fits = _VALUES.get(option, ("", lambda _: True))
+            if not fits(value):
+                raise ValueError(f"Expected `{option}` of {key!r} to be {expected}, got {value!r}.")
     return parsed

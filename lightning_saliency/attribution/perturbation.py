@@ -19,7 +19,8 @@ def score_cam(evidence: Evidence, passes: Passes) -> Tensor:
     """Score-CAM (Wang et al. 2020, "Score-CAM: Score-Weighted Visual Explanations for CNNs").
 
     L = ReLU(Σ_k w_k A_k), w = softmax_k(S(x ⊙ H_k) − S(0)), H_k = A_k upsampled to the image and brought to [0, 1]. A
-    channel that is constant marks nothing: it takes no part.
+    channel that is constant marks nothing: it takes no part. S is the logit, as in the paper's Algorithm 1, so that the
+    weights can be near to one channel's alone; the authors' code weighs by the class's probability instead.
 
     Args:
         evidence: Of the shared pass.
@@ -29,7 +30,8 @@ def score_cam(evidence: Evidence, passes: Passes) -> Tensor:
     masks = F.interpolate(A, evidence.images.shape[2:], mode="bilinear", align_corners=False)
     masks = masks - masks.amin((2, 3), keepdim=True)
     top = masks.amax((2, 3), keepdim=True)
-    marks = top[:, :, 0, 0] > 0
+    # upsampling leaves rounding noise in a constant channel: looked for in A itself
+    marks = (top[:, :, 0, 0] > 0) & (A.amax((2, 3)) > A.amin((2, 3)))
     masks = torch.where(top > 0, masks / top, 0.0)
 
     def masked_scores(row: int, channels: slice) -> Tensor:
@@ -55,7 +57,7 @@ def ablation_cam(evidence: Evidence, passes: Passes) -> Tensor:
     def ablated_scores(row: int, channels: slice) -> Tensor:
         numbers = torch.arange(A.shape[1], device=A.device)[channels]
         copies = A[row].repeat(len(numbers), 1, 1, 1)
-        copies[torch.arange(len(numbers)), numbers] = 0
+        copies[torch.arange(len(numbers), device=A.device), numbers] = 0
         return passes.scores(evidence.images[row].expand(len(numbers), -1, -1, -1), row, copies)
 
     scores = _over_channels(passes, A, ablated_scores, "ablation_cam")
@@ -75,7 +77,7 @@ def occlusion(
     """Occlusion (Zeiler & Fergus 2014, section 4.2).
 
     A square slides over the image; the map at a pixel is the mean of S(x) − S(x with the square covered) over the
-    squares that cover it, signed.
+    squares that cover it, signed; 0 where none does.
 
     Args:
         evidence: Of the shared pass.
@@ -89,7 +91,7 @@ def occlusion(
     size = min(size or max(min(height, width) // 8, 1), height, width)
     stride = stride or max(size // 2, 1)
     places = [(top, left) for top in _starts(height, size, stride) for left in _starts(width, size, stride)]
-    drops, covers = torch.zeros(len(x), height, width).to(x), torch.zeros(height, width).to(x)
+    drops, covers = x.new_zeros(len(x), height, width), x.new_zeros(height, width)
     for top, left in places:
         covers[top : top + size, left : left + size] += 1
     chunks = [
@@ -103,7 +105,7 @@ def occlusion(
             copy[:, top : top + size, left : left + size] = fill
         for drop, (top, left) in zip(evidence.scores[row] - passes.scores(covered, row), chunk, strict=True):
             drops[row, top : top + size, left : left + size] += drop
-    return (drops / covers)[:, None]
+    return (drops / covers.clamp(min=1))[:, None]
 
 
 def _over_channels(passes: Passes, A: Tensor, scores: Callable[[int, slice], Tensor], what: str) -> Tensor:

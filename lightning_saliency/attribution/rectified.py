@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_saliency.attribution.cam import given, grad_cam
+from lightning_saliency.attribution.cam import grad_cam
 from lightning_saliency.evidence import Evidence, Passes
 
 
@@ -22,7 +22,7 @@ def guided_backprop(evidence: Evidence, passes: Passes) -> Tensor:
     Raises:
         ValueError: The model has no ReLU.
     """
-    return given(passes.again(evidence.images, {"input_grads"}, "guided").input_grads)
+    return passes.rectified(evidence.images, "guided")
 
 
 def deconvnet(evidence: Evidence, passes: Passes) -> Tensor:
@@ -34,7 +34,7 @@ def deconvnet(evidence: Evidence, passes: Passes) -> Tensor:
     Raises:
         ValueError: The model has no ReLU.
     """
-    return given(passes.again(evidence.images, {"input_grads"}, "deconvnet").input_grads)
+    return passes.rectified(evidence.images, "deconvnet")
 
 
 def guided_grad_cam(evidence: Evidence, passes: Passes) -> Tensor:

@@ -149,7 +149,9 @@ def collect_layers(
         if gradients is not None:
             break
     else:
-        source = f"the output of the layer {layers[0].name!r}" if layers and wants_map else "the input"
+        names = ", ".join(repr(layer.name) for layer in layers)
+        source = f"the output of {'the layer' if len(layers) == 1 else 'each of the layers'} {names}"
+        source = source if layers and wants_map else "the input"
         raise ValueError(
             f"The explained score does not depend on {source} through operations that have a gradient. A `detach()`, "
             "inference mode or activation checkpointing with `use_reentrant=True` inside the model cuts the graph: "
@@ -194,6 +196,7 @@ class Passes:
         batch_size: At most so many images in a forward of `scores`.
         progress: Whether a bar shows how far the passes are, where they take more than a few seconds.
         notes: What a method says of its map, one number an image.
+        shared: What methods that read the same images have found together.
     """
 
     model: nn.Module
@@ -205,6 +208,15 @@ class Passes:
     batch_size: int = 32
     progress: bool = False
     notes: dict[str, Tensor] = field(default_factory=dict)
+    shared: dict[str, Tensor] = field(default_factory=dict)
+
+    def rectified(self, images: Tensor, rectifier: Rectifier) -> Tensor:
+        """∂score/∂input `(N, C, H, W)` by another rule for ReLUs; from one pass for all methods that read it."""
+        if rectifier not in self.shared:
+            found = self.again(images, {"input_grads"}, rectifier).input_grads
+            assert found is not None  # it is what was asked for
+            self.shared[rectifier] = found
+        return self.shared[rectifier]
 
     def steps(self, steps: Sequence[T], what: str) -> Iterable[T]:
         """The steps, behind a progress bar."""

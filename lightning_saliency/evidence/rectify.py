@@ -15,7 +15,7 @@ def rectify(scores: Tensor, rectifier: Rectifier) -> None:
     """Let each ReLU between the scores and the input follow another rule in the backward that is to come.
 
     ReLUs are found in the graph, whatever made them: `nn.ReLU`, `F.relu`, `torch.relu`, `clamp(min=0)` and the forms in
-    place (but not of a slice); ReLU6 too. The model is not touched: the rule ends with the graph.
+    place (but not of a slice or another view); ReLU6 too. The model is not touched: the rule ends with the graph.
 
     Raises:
         ValueError: There is none.
@@ -55,5 +55,6 @@ def _is_relu(node: Any) -> bool:
     if kind == "HardtanhBackward":  # ReLU6
         return float(node._saved_min_val) == 0
     if kind in ("ClampBackward", "ClampMinBackward"):
-        return getattr(node, "_saved_min", None) == 0
+        low = getattr(node, "_saved_min", None)
+        return bool((low == 0).all()) if isinstance(low, Tensor) else low == 0
     return bool(kind == "ReluBackward")

@@ -1,6 +1,7 @@
 """Model inputs as pictures, heatmaps as colours, and both as overlays: tensors in, tensors out."""
 
 import difflib
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -215,3 +216,37 @@ def color_table(colormap: str) -> Tensor:
         raise ValueError(f"Expected `colormap` to be a name in `matplotlib.colormaps`, got {colormap!r}{hint}")
     colours = matplotlib.colormaps[colormap](np.linspace(0, 1, 256), bytes=True)
     return torch.from_numpy(np.ascontiguousarray(colours[:, :3], dtype=np.uint8))
+
+
+def signed_to_rgb(signed: Tensor) -> Tensor:
+    """Show signed values in space, such as the gradient at the input, in colour around mid grey.
+
+    Each image is divided by the 99th percentile of its magnitudes that are not 0, so that a few extreme pixels don't
+    grey out the rest; what lies beyond is clamped. 0 is mid grey, brighter is positive, darker is negative.
+
+    Args:
+        signed: `(N, C, H, W)`, on any device. Three channels are shown as RGB, others as `to_rgb` shows them. Values
+            that are not finite are shown as 0.
+
+    Returns:
+        `(N, 3, H, W)`, uint8, on the CPU.
+
+    Raises:
+        ValueError: If `signed` is not a non-empty `(N, C, H, W)` of floating-point numbers.
+
+    Example:
+        >>> signed_to_rgb(torch.tensor([-2.0, -1.0, 0.0, 2.0]).view(1, 1, 1, 4))[0, 0]
+        tensor([[  0,  64, 128, 255]], dtype=torch.uint8)
+    """
+    if signed.ndim != 4 or signed.numel() == 0 or not signed.is_floating_point():
+        raise ValueError(
+            f"Expected `signed` to be a non-empty (N, C, H, W) of floating-point numbers, "
+            f"got shape {tuple(signed.shape)}, {signed.dtype}"
+        )
+    values = _select(signed.detach().to("cpu", torch.float32), "first")
+    values = torch.where(values.isfinite(), values, 0)
+    for image in values:
+        magnitudes = image[image != 0].abs()
+        if len(magnitudes):  # not quantile(), which takes 16 million at most
+            image.div_(magnitudes.kthvalue(math.ceil(0.99 * len(magnitudes))).values)
+    return (values.clamp_(-1, 1) * 127.5 + 127.5).round_().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()

@@ -1,0 +1,65 @@
+"""What each method costs, in forward passes of the same batch.
+
+    python examples/method_costs.py            # some minutes on two CPU cores
+    python examples/method_costs.py --small    # seconds, to see that everything works
+
+Each method alone on a network with random weights, its target layer given; the medians of several rounds in which all
+methods and the forward take turns, so that a busy machine slows all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from torchvision.models import get_model
+
+from lightning_saliency import METHODS, explain, find_target_layer
+
+
+def costs(name: str, batch: int, size: int, rounds: int) -> dict[str, float]:
+    """Return for each method its time over that of one forward."""
+    torch.manual_seed(0)
+    model, images = get_model(name, weights=None).eval(), torch.randn(batch, 3, size, size)
+    layer = find_target_layer(model, images)
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return model(images)
+
+    def explaining(method: str) -> Callable[[], Any]:
+        return lambda: explain(model, images, methods=method, layer=layer, progress=False)
+
+    runs = {"forward": forward} | {method: explaining(method) for method in METHODS}
+    seconds: dict[str, list[float]] = {key: [] for key in runs}
+    for turn in range(rounds + 1):  # the first warms up
+        for key, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if turn:
+                seconds[key].append(time.perf_counter() - start)
+    return {key: median(taken) / median(seconds["forward"]) for key, taken in seconds.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Print the costs."""
+    parser = argparse.ArgumentParser(description="What each method costs, in forward passes of the same batch.")
+    parser.add_argument("--small", action="store_true", help="a batch of 2 at 64×64: seconds, for a test")
+    parser.add_argument(
+        "--model", default="resnet18", help="a torchvision model with a GAP head, for cam (default: %(default)s)"
+    )
+    args = parser.parse_args(argv)
+    batch, size, rounds = (2, 64, 1) if args.small else (4, 224, 3)
+    found = costs(args.model, batch, size, rounds)
+    print(f"{args.model}, {batch} images of {size}×{size}, in forward passes of this batch:")
+    for method in METHODS:
+        print(f"{method:28}{found[method]:8.3g}")
+    return found
+
+
+if __name__ == "__main__":
+    main()
