@@ -109,9 +109,9 @@ def smooth_grad_cam_plus_plus(
     """Smooth Grad-CAM++ (Omeiza et al. 2019, "Smooth Grad-CAM++: An Enhanced Inference Level Visualization Technique").
 
     Grad-CAM++ with the means over n noisy images of g, g² and g³ in place of these: L = ReLU(Σ_k w_k A_k), w_k = Σ_ij
-    α_kij ReLU(D¹), α = D² / (2 D² + D³ Σ_ab A_kab), D^p = (1/n) Σ_i g_i^p. Without noise it is Grad-CAM++: the numerator
-    is the mean of g², the factor exp(score) is left out, A is the clean image's. See `smooth_grad` for the options. All
-    g of an image are divided by their largest first, so that no power underflows; the formula takes that into account.
+    α_kij ReLU(D¹), α = D² / (2 D² + D³ Σ_ab A_kab), D^p = (1/n) Σ_i g_i^p. Without noise it is Grad-CAM++: the
+    numerator is the mean of g², the factor exp(score) is left out, A is the clean image's. See `smooth_grad` for the
+    options. All g of an image are divided by their largest first, so that no power underflows.
     """
     moments: list[Tensor] = []
     A = given(evidence.activations)
