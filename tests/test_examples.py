@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from tiny import events, trainer
 
-from lightning_saliency import METHODS, SaliencyCallback
+from lightning_saliency import METHODS, SaliencyCallback, class_model_image, fooling_image
 from lightning_saliency.audit import digest
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -104,6 +104,19 @@ def test_the_demos_training_ends_bit_for_bit_the_same_with_and_without_the_callb
         endings.append(digest([*states, random.getstate(), np.random.get_state()]))
     assert endings[0] == endings[1]
     assert len(events(tmp_path / "1").Images("saliency/overview")) == 3
+
+
+def test_the_demos_network_takes_its_own_class_images_for_what_they_show_and_is_fooled(demo, tmp_path):
+    L.seed_everything(0)
+    model, data = demo.DigitClassifier(), demo.ClutteredDigitsDataModule(2500, 50)
+    trainer(tmp_path, max_epochs=5, logger=False, limit_val_batches=0).fit(model, datamodule=data)
+    model.eval()
+    made = class_model_image(model, range(10), (1, 64, 64))
+    assert model(made.images).argmax(1).tolist() == list(range(10))
+    assert (made.scores > made.start_scores).all()
+    fooled = fooling_image(model, data.val_set.tensors[0], bounds=(0.0, 1.0))
+    assert fooled.fooled.all()
+    assert torch.equal(model(fooled.images).argmax(1), fooled.targets)
 
 
 def test_the_demos_help_reads_well(demo, capsys):
