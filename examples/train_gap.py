@@ -129,7 +129,13 @@ def split_folders(
                 f"Expected the same classes in {root / 'train'} and {root / 'val'}, but not in both: {odd}."
             )
         return Subset(train, range(len(train))), Subset(val, range(len(val)))
+    if (root / "train").is_dir() or (root / "val").is_dir():
+        raise ValueError(
+            f"Expected both `train` and `val` in {root}, or the folders of the classes, got one of the two."
+        )
     train, val = ImageFolder(root, augment), ImageFolder(root, resize)
+    if len(val.classes) < 2:
+        raise ValueError(f"Expected at least two classes, a folder each, in {root}, got {val.classes}.")
     num_val = round(val_fraction * len(val))
     if not 0 < num_val < len(val):
         raise ValueError(f"Expected `val_fraction` to leave images on both sides of {len(val)}, got {val_fraction}.")
@@ -196,7 +202,19 @@ class CommandLine(LightningCLI):
         parser.set_defaults({f"trainer.{option}": value for option, value in TRAINER_DEFAULTS.items()})
         parser.set_defaults({"checkpoint.monitor": "val_loss", "checkpoint.filename": "best"})
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
-        parser.link_arguments("data.image_size", "model.image_size")
+        parser.link_arguments("model.image_size", "data.image_size")  # a checkpoint knows the model's
+
+    def before_predict(self) -> None:
+        """Refuse an untrained network."""
+        self._needs_checkpoint()
+
+    def before_validate(self) -> None:
+        """Refuse an untrained network."""
+        self._needs_checkpoint()
+
+    def _needs_checkpoint(self) -> None:
+        if not self.config[self.subcommand].ckpt_path:
+            self.parser.error(f"{self.subcommand} needs a trained network: --ckpt_path FILE")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -50,7 +50,8 @@ class CAMClassifier(LightningModule):
 
     Args:
         num_classes: K.
-        backbone: The name of a torchvision classification model, or any module that torch.fx can trace.
+        backbone: The name of a torchvision classification model, or any module that torch.fx can trace. A module is to
+            be given again to `load_from_checkpoint(path, backbone=...)`.
         weights: For a name, torchvision's weights, such as "DEFAULT"; none for random ones.
         resolution: Height and width of the class maps at `image_size`. Default: the paper's for alexnet, vgg16 and
             googlenet; else that of the last convolutional map.
@@ -103,6 +104,11 @@ class CAMClassifier(LightningModule):
         for option, value in (("task", task), ("metric", metric), ("schedule", schedule)):
             if value not in choices[option]:
                 raise ValueError(f"Expected `{option}` to be one of {', '.join(choices[option])}, got {value!r}.")
+        if num_classes < 2:
+            raise ValueError(f"Expected `num_classes` to be at least 2, got {num_classes}.")
+        for option, rate in (("learning_rate", learning_rate), ("backbone_learning_rate", backbone_learning_rate)):
+            if rate is not None and not rate >= 0:
+                raise ValueError(f"Expected `{option}` not to be negative, got {rate}.")
         if unfreeze_at_epoch < 0:
             raise ValueError(f"Expected `unfreeze_at_epoch` to be at least 0, got {unfreeze_at_epoch}.")
         if not 0 <= box_threshold < 1:
@@ -155,7 +161,7 @@ class CAMClassifier(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Learn the labels."""
-        images, labels = batch[:2]
+        images, labels = _pair(batch)
         loss = self._loss(self(images), labels)
         self.log("train_loss", loss)
         return loss
@@ -211,12 +217,22 @@ class CAMClassifier(LightningModule):
         return F.cross_entropy(logits, labels)
 
     def _evaluate(self, stage: str, batch: Any) -> None:
-        images, labels = batch[:2]
+        images, labels = _pair(batch)
         logits = self(images)
         metric: Any = self.metrics[stage]
-        metric(logits, labels)
+        metric(logits, labels.long())
         self.log(f"{stage}_loss", self._loss(logits, labels), prog_bar=True)
         self.log(f"{stage}_{self.metric_name}", metric, prog_bar=True)
+
+
+def _pair(batch: Any) -> tuple[Tensor, Tensor]:
+    """Images and labels, the first two of a batch."""
+    if not isinstance(batch, tuple | list) or len(batch) < 2:
+        raise TypeError(
+            f"Expected a batch to be (images, labels, ...), got a {type(batch).__name__}. Override `training_step` and "
+            "`validation_step` to take another kind apart, and pass the pair on."
+        )
+    return batch[0], batch[1]
 
 
 class _BackboneFreezing(BaseFinetuning):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -218,7 +219,9 @@ def _preprocessing(
     given = {}
     for option, numbers in (("mean", mean), ("std", std)):
         if numbers is not None:
-            if len(numbers) not in (1, 3) or (option == "std" and min(numbers) <= 0):
+            if len(numbers) not in (1, 3) or not all(
+                -math.inf < x < math.inf and (option == "mean" or x > 0) for x in numbers
+            ):
                 what = "one positive number or three" if option == "std" else "one number or three"
                 raise WrongArgumentError(f"Expected --{option} to be {what}, got {' '.join(map(str, numbers))}.")
             given[option] = [*numbers] * (3 // len(numbers))
@@ -270,7 +273,10 @@ def _output_names(paths: Sequence[Path]) -> list[str]:
 def _read(path: Path) -> Image.Image | None:
     try:
         with Image.open(path) as photo:
-            return ImageOps.exif_transpose(photo).convert("RGB")
+            upright = ImageOps.exif_transpose(photo)
+            if upright.mode.startswith("I"):  # 16 bits a pixel, which `convert` would cut off at 255
+                upright = Image.fromarray((np.asarray(upright, dtype=np.float64) / 257).round().astype(np.uint8))
+            return upright.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         tqdm.write(f"Skipped {path}: {error}", file=sys.stderr)
         return None

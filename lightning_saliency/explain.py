@@ -16,6 +16,7 @@ from lightning_saliency.attribution import (
     Normalize,
     blank_reasons,
     fused,
+    fused_signed,
     parse_methods,
     parse_options,
     to_heatmaps,
@@ -309,19 +310,25 @@ class _Reader:
         self, key: str, found: Sequence[Evidence], target: ParsedTarget, shared: dict[str, Tensor], into: Explanation
     ) -> None:
         """Add a method's attributions: of each layer its own, or fused."""
-        method, maps = METHODS[key], []
+        method, maps, every_signed = METHODS[key], [], []
         evidences = found if method.reads_layer else found[:1]
         for index, evidence in enumerate(evidences):
             name = f"{key}@{self.layers[index]}" if len(evidences) > 1 and self.fuse is None else key
             layer = self.layers[index] if method.reads_layer else None
             passes = Passes(self.model, target, len(evidence.images), layer, shared=shared, **self.further, **self.run)
-            into.attributions[name], signed = method.attribute(evidence, passes, self.options.get(key))
+            raw, signed = method.attribute(evidence, passes, self.options.get(key))
+            # of an image that has no score, a gradient may still look like one
+            without_score = ~evidence.scores.isfinite()[:, None, None, None]
+            into.attributions[name] = raw.masked_fill(without_score, torch.nan)
             if signed is not None:
-                into.signed[name] = signed
+                into.signed[name] = signed.masked_fill(without_score, torch.nan)
+                every_signed.append(into.signed[name])
             into.notes.update({f"{name}/{note}": values for note, values in passes.notes.items()})
             maps.append(into.attributions[name])
         if len(maps) > 1 and self.fuse is not None:
             into.attributions[key] = fused(maps, self.fuse)
+            if every_signed:
+                into.signed[key] = fused_signed(every_signed, self.fuse)
 
 
 def _parse_layers(model: nn.Module, layer: Layer | Sequence[Layer] | None) -> list[TargetLayer]:
@@ -345,10 +352,15 @@ def _mean_of_mirrored(part: Explanation, mirrored: Explanation) -> Explanation:
     def mean(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {key: (maps + other[key].flip(3)) / 2 for key, maps in one.items()}
 
+    def mean_of(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+        return None if one is None or other is None else (one + other.flip(3)) / 2
+
     return replace(
         part,
         attributions=mean(part.attributions, mirrored.attributions),
         signed=mean(part.signed, mirrored.signed),
+        # the classes' maps are linear in these: their mean is the mean of the maps
+        pooled_activations=mean_of(part.pooled_activations, mirrored.pooled_activations),
     )
 
 

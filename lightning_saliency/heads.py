@@ -164,6 +164,9 @@ def gap_model(
         >>> model.cut, model.class_maps(torch.randn(1, 3, 224, 224)).shape
         ('layer3', torch.Size([1, 5, 14, 14]))
     """
+    for option, number in (("hidden", hidden), ("in_channels", in_channels), ("image_size", image_size)):
+        if number is not None and number < 1:
+            raise ValueError(f"Expected `{option}` to be at least 1, got {number}.")
     if isinstance(backbone, str):
         if resolution is None and backbone in PAPER_RESOLUTIONS:  # a layer, which is found at the paper's size
             resolution, image_size = PAPER_RESOLUTIONS[backbone], 224

@@ -293,6 +293,7 @@ def _pass(
         needs={"input_grads"},
         output_fn=output_fn,
         forward_context=forward_context,
+        is_further=True,  # hundreds of passes; `explain` says what there is to say
     )
     gradients: Any = evidence.input_grads  # not None: asked for
     finite = evidence.scores.isfinite() & gradients.flatten(1).isfinite().all(1)

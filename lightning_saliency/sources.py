@@ -48,7 +48,12 @@ def load_model(source: str, weights: str | None, num_classes: int | None) -> tup
         raise WrongArgumentError(f"Expected --model as torchvision:NAME or package.module:callable, got {source!r}.")
     if place != "torchvision":
         known: Mapping[str, Any] = {}
-        model = _called(place, name, options)
+        function = _found(place, name)
+        if weights is not None and Path(weights).is_file() and hasattr(function, "load_from_checkpoint"):
+            loaded = _from_checkpoint(function, Path(weights), options)
+            if loaded is not None:
+                return loaded, None
+        model = _called(function, place, name, options)
     else:
         check_torchvision_name(name, "--model")
         known = get_model_weights(name).__members__
@@ -71,9 +76,29 @@ def load_model(source: str, weights: str | None, num_classes: int | None) -> tup
     return model, None
 
 
-def _called(place: str, name: str, options: Mapping[str, Any]) -> nn.Module:
+def _found(place: str, name: str) -> Any:
     try:
-        function = attrgetter(name)(import_module(place))
+        return attrgetter(name)(import_module(place))
+    except (ImportError, AttributeError) as error:
+        raise WrongArgumentError(f"Expected --model to be {name} of {place}, got {error!r}.") from error
+
+
+def _from_checkpoint(function: Any, path: Path, options: Mapping[str, Any]) -> nn.Module | None:
+    """A LightningModule as its checkpoint says that it was made; None for a file without that."""
+    found = _torch_load(path)
+    if not isinstance(found, Mapping) or "hyper_parameters" not in found:
+        return None
+    try:
+        model: nn.Module = function.load_from_checkpoint(path, map_location="cpu", **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise WrongArgumentError(
+            f"Expected --weights to fit --model as the checkpoint's hyperparameters make it, got {first_line(error)}"
+        ) from error
+    return model
+
+
+def _called(function: Any, place: str, name: str, options: Mapping[str, Any]) -> nn.Module:
+    try:
         model = function(**options)
     except (ImportError, AttributeError, TypeError) as error:
         call = f"{name}({', '.join(f'{option}={value}' for option, value in options.items())})"
@@ -85,14 +110,8 @@ def _called(place: str, name: str, options: Mapping[str, Any]) -> nn.Module:
 
 def _load_weights(model: nn.Module, path: Path) -> None:
     """Load a state dict, or a checkpoint that holds one, under whatever prefix it fits."""
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever unpickling a file of another kind may raise
-        raise WrongArgumentError(
-            f"Expected --weights to be a file of tensors, as `torch.save(model.state_dict(), path)` writes it, got "
-            f"{path}: {type(error).__name__}: {first_line(error)}"
-        ) from error
-    named = found if isinstance(found, Mapping) else {}
+    found = _torch_load(path)
+    named: Any = found if isinstance(found, Mapping) else {}
     state: Any = next((named[key] for key in _STATES if isinstance(named.get(key), Mapping)), named)
     if not state or not all(isinstance(key, str) for key in state):
         raise WrongArgumentError(f"Expected --weights to hold a state dict, got a {type(found).__name__} in {path}.")
@@ -113,6 +132,16 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     if any(faults.values()):
         told = "; ".join(f"{what}: {_few(keys)}" for what, keys in faults.items() if keys)
         raise WrongArgumentError(f"Expected --weights to fit --model (and --num-classes), got in {path} {told}.")
+
+
+def _torch_load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever unpickling a file of another kind may raise
+        raise WrongArgumentError(
+            f"Expected --weights to be a file of tensors, as `torch.save(model.state_dict(), path)` writes it, got "
+            f"{path}: {type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
 def first_line(error: Exception) -> str:

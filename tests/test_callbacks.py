@@ -444,6 +444,22 @@ def test_two_callbacks_in_one_trainer_keep_apart(tmp_path):
     assert {"saliency/grad_cam", "early/grad_cam"} <= set(events(tmp_path).Tags()["images"])
 
 
+def test_of_callbacks_that_share_a_name_the_time_of_all_is_logged(tmp_path, monkeypatch):
+    first, second = CAMCallback(num_samples=2), GradCAMCallback(num_samples=3)
+    trainer(tmp_path, first, second).fit(TinyClassifier(), loader(), loader())
+    logged = [event.value for event in events(tmp_path).Scalars("saliency/seconds")]
+    assert len(logged) == 2
+
+    def two_seconds(guard, *_):
+        guard.seconds += 2.0
+        return True
+
+    monkeypatch.setattr(type(first._guard), "run", two_seconds)
+    trainer(tmp_path / "fixed", first, second, num_sanity_val_steps=0).fit(TinyClassifier(), loader(), loader())
+    logged = [event.value for event in events(tmp_path / "fixed").Scalars("saliency/seconds")]
+    assert all(value % 2 == 0 and value >= 4 for value in logged)
+
+
 def test_two_callbacks_that_would_share_a_tag_are_refused(tmp_path):
     callbacks = [GradCAMCallback(layer="backbone.0"), GradCAMCallback(num_samples=2)]
     with pytest.raises(ValueError, match=r"'saliency/grad_cam' twice.*`name=...`"):

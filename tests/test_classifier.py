@@ -237,11 +237,31 @@ def test_checkpoints_go_round_and_fetch_no_weights_again(tmp_path):
         ({"unfreeze_at_epoch": -1}, "`unfreeze_at_epoch` to be at least 0, got -1"),
         ({"box_threshold": 1.0}, r"`box_threshold` to be in \[0, 1\), got 1.0"),
         ({"resolution": 5}, "convolutional map of 5×5"),
+        ({"hidden": 0}, "`hidden` to be at least 1, got 0"),
+        ({"in_channels": 0}, "`in_channels` to be at least 1, got 0"),
+        ({"learning_rate": -1.0}, r"`learning_rate` not to be negative, got -1\.0"),
     ],
 )
 def test_wrong_options_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
         classifier(**options)
+
+
+def test_a_single_class_and_batches_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="`num_classes` to be at least 2, got 1"):
+        CAMClassifier(1)
+    images = DataLoader(data(4).tensors[0], batch_size=2)
+    with pytest.raises(TypeError, match=r"a batch to be \(images, labels, ...\), got a Tensor"):
+        trainer(tmp_path).fit(classifier(), images, images)
+
+
+def test_several_labels_may_be_floats(tmp_path):
+    images, labels = multilabel_data().tensors
+    dataset = TensorDataset(images, labels.float())
+    for metric in ("accuracy", "auroc"):
+        trainer(tmp_path / metric, num_sanity_val_steps=0).fit(
+            classifier(task="multilabel", metric=metric), loader(dataset), loader(dataset)
+        )
 
 
 def test_the_command_line_takes_it_and_explains_its_options(tmp_path, capsys, monkeypatch):

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from tiny import TinyClassifier, trainer
+from tiny import L, TinyClassifier, trainer
 from torchvision.models import SqueezeNet1_1_Weights, resnet18, squeezenet1_1
 from torchvision.transforms import v2
 
-from lightning_saliency import explain
-from lightning_saliency.cli import _find_images, _output_names, main
+from lightning_saliency import CAMClassifier, explain
+from lightning_saliency.cli import _find_images, _output_names, _read, main
 from lightning_saliency.pictures import Look
 from lightning_saliency.samples import Samples
 
@@ -339,8 +339,8 @@ def test_named_weights_bring_their_own_preprocessing_and_names(own, monkeypatch)
         ("--images empty", "Expected --images to be folders with images, got none in empty."),
         ("--output two.txt", "Expected --output to be a folder, got two.txt: File exists."),
         ("--model own", "Expected --model as torchvision:NAME or package.module:callable, got 'own'."),
-        ("--model none:make", "Expected --model to be called as make() of none, got ModuleNotFoundError"),
-        ("--model own:none", "Expected --model to be called as none() of own, got AttributeError"),
+        ("--model none:make", "Expected --model to be make of none, got ModuleNotFoundError"),
+        ("--model own:none", "Expected --model to be none of own, got AttributeError"),
         ("--model own:needs", "Expected --model to be called as needs() of own, got TypeError"),
         ("--model own:number", "Expected --model own:number to return a model, got int."),
         ("--model own:number --num-classes 3", "called as number(num_classes=3) of own, got TypeError"),
@@ -423,3 +423,23 @@ def test_it_runs_as_a_module(tmp_path):
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "python -m lightning_saliency: error: the following arguments are required: explain\n"
+
+
+def test_a_photo_of_16_bits_is_not_cut_off(tmp_path):
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    photo = np.asarray(_read(tmp_path / "ramp.png"))
+    assert photo.shape == (64, 64, 3)
+    np.testing.assert_allclose(photo[..., 0], ramp / 257, atol=0.5)
+
+
+def test_a_lightning_checkpoint_is_loaded_as_it_was_made(tmp_path):
+    model = CAMClassifier(4, "squeezenet1_1", hidden=8, image_size=64, resolution=7)
+    trainer = L.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", max_epochs=0)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(tmp_path / "best.ckpt")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (70, 70, 3)).astype(np.uint8)).save(tmp_path / "a.png")
+    given = ["--model", "lightning_saliency:CAMClassifier", "--weights", str(tmp_path / "best.ckpt")]
+    where = ["--images", str(tmp_path / "a.png"), "--output", str(tmp_path)]
+    assert main(["explain", *given, *where, "--size", "64", "--methods", "cam"]) == 0
+    assert np.load(tmp_path / "a.cam.npy").shape == (7, 7)

@@ -2,6 +2,7 @@ import csv
 import importlib.util
 import random
 import re
+import shutil
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_the_demos_help_reads_well(demo, capsys):
 
 # --- train_gap.py
 
-SMALL = ["--data.image_size=64", "--data.num_workers=0", "--data.batch_size=12", "--trainer.logger.save_dir=logs"]
+SMALL = ["--data.num_workers=0", "--data.batch_size=12", "--trainer.logger.save_dir=logs"]
 
 
 def write_photos(root, number, seed=0):
@@ -155,7 +156,8 @@ def test_a_cam_model_is_trained_on_folders_of_jpegs_and_finds_its_boxes(train_ga
     squares = write_photos(tmp_path / "photos/val", 8, seed=1)
     monkeypatch.setattr(sys, "argv", ["train_gap.py"])
     train_gap.main(
-        ["fit", "--data.root=photos", *SMALL, "--model.backbone=resnet18", "--model.resolution=8", "--model.hidden=32",
+        ["fit", "--data.root=photos", *SMALL, "--model.image_size=64",
+         "--model.backbone=resnet18", "--model.resolution=8", "--model.hidden=32",
          "--trainer.max_epochs=6", "--model.unfreeze_at_epoch=1", "--trainer.log_every_n_steps=1"]
     )  # fmt: skip
     logs = tmp_path / "logs/train_gap"
@@ -165,6 +167,10 @@ def test_a_cam_model_is_trained_on_folders_of_jpegs_and_finds_its_boxes(train_ga
     checkpoint = logs / "version_0/checkpoints/best.ckpt"
     train_gap.main(["predict", "--data.root=photos", *SMALL, f"--ckpt_path={checkpoint}"])  # no option of the model
     written = capsys.readouterr().out.split("Boxes: ")[1].splitlines()[0]
+    for subcommand in ("predict", "validate"):
+        with pytest.raises(SystemExit, match="2"):
+            train_gap.main([subcommand, "--data.root=photos", *SMALL])
+        assert f"{subcommand} needs a trained network: --ckpt_path FILE" in capsys.readouterr().err
     with open(written) as file:
         rows = list(csv.DictReader(file))
     assert [str(tmp_path / row["file"]) for row in rows] == sorted(
@@ -204,6 +210,17 @@ def test_other_classes_for_validation_are_refused(train_gap, tmp_path):
         ValueError, match=r"the same classes in .*train and .*val, but not in both: \['orange', 'red'\]"
     ):
         train_gap.ImageFolders(str(tmp_path / "photos"))
+
+
+def test_a_root_with_one_part_or_one_class_is_refused(train_gap, tmp_path):
+    write_photos(tmp_path / "photos/train", 1)
+    with pytest.raises(ValueError, match="Expected both `train` and `val` in"):
+        train_gap.ImageFolders(str(tmp_path / "photos"))
+    write_photos(tmp_path / "single", 2)
+    for other in ("green", "blue"):
+        shutil.rmtree(tmp_path / "single" / other)
+    with pytest.raises(ValueError, match=r"at least two classes, a folder each, in .*single, got \['red'\]"):
+        train_gap.ImageFolders(str(tmp_path / "single"))
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"]])

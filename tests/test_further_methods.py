@@ -1,6 +1,7 @@
 """Further methods, options, several layers, mirrored images and softmax ends: each against its closed form."""
 
 import random
+import warnings
 from contextlib import nullcontext
 from functools import partial
 from itertools import product
@@ -1167,3 +1168,60 @@ def test_every_method_works_on_a_single_logit_whose_sign_the_class_turns(frozen,
             weights.append(float((model[6:](without[None]) - model[6:](A[row : row + 1])).detach()))
         against = relu(weighted(A[row], weights)) / abs(score(model, image, 0))
         torch.testing.assert_close(found[0].attributions["ablation_cam"][row, 0].double(), against, rtol=0, atol=1e-6)
+
+
+def test_what_several_layers_make_of_a_signed_method_is_fused_as_the_maps_are():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), GAPHead(4, 3)).eval()
+    images = torch.randn(2, 3, 9, 9)
+    each = explain(model, images, methods="guided_grad_cam", layer=["1", "3"]).signed
+    one, other = each["guided_grad_cam@1"], each["guided_grad_cam@3"]
+    for fuse, expected in (("mean", (one + other) / 2), ("max", torch.where(one.abs() >= other.abs(), one, other))):
+        found = explain(model, images, methods="guided_grad_cam", layer=["1", "3"], fuse=fuse).signed
+        assert list(found) == ["guided_grad_cam"]
+        torch.testing.assert_close(found["guided_grad_cam"], expected)
+
+
+def test_the_maps_of_the_classes_are_mirrored_as_cam_is():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), GAPHead(4, 3)).eval()
+    found = explain(model, torch.randn(2, 3, 9, 9), methods="cam", target=[0, 2], flip=True)
+    torch.testing.assert_close(found.class_maps(torch.tensor([[0], [2]])), found.attributions["cam"])
+
+
+def test_an_image_without_a_score_has_no_map_by_any_method():
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 2), nn.ReLU()]
+    model = nn.Sequential(*body, GAPHead(4, 3)).eval()
+    images = torch.randn(2, 3, 9, 9)
+    images[1, 0, 4, 4] = torch.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # integrated gradients say that they are not complete
+        blanks = explain(model, images, methods=METHODS).blanks()
+    assert all(reasons == [None, "not finite"] for reasons in blanks.values()), blanks
+
+
+@pytest.mark.parametrize("method", ["guided_backprop", "deconvnet"])
+def test_a_rectified_pass_goes_through_a_backbone_that_the_model_runs_without_a_graph(method):
+    class Frozen(nn.Module):
+        def __init__(self, cut):
+            super().__init__()
+            self.cut, self.body, self.head = cut, nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), GAPHead(4, 3)
+
+        def forward(self, images):
+            with torch.set_grad_enabled(not self.cut and torch.is_grad_enabled()):
+                features = self.body(images)
+            return self.head(features)
+
+    torch.manual_seed(0)
+    plain, frozen, images = Frozen(False), Frozen(True), torch.randn(2, 3, 9, 9)
+    frozen.load_state_dict(plain.state_dict())
+    expected, found = (explain(model, images, methods=method).attributions[method] for model in (plain, frozen))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("given", [["smooth_grad"], {"smooth_grad": None}, "smooth_grad"])
+def test_options_that_are_no_dict_of_dicts_are_refused(given):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), GAPHead(4, 3))
+    with pytest.raises(TypeError, match="`method_options` to be a dict of dicts"):
+        explain(model, torch.randn(1, 3, 9, 9), methods="smooth_grad", method_options=given)

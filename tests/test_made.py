@@ -59,6 +59,13 @@ def test_chosen_classes_alone_are_made_and_at_most_ten_by_default(tmp_path):
     assert events(tmp_path).Tags()["images"] == ["class_model/2"]
 
 
+def test_classes_of_one_name_have_each_a_picture(tmp_path):
+    callback = ClassModelCallback(steps=1, class_names=["a/b", "a-b", "seconds"], on_error="raise")
+    trainer(tmp_path, callback).validate(TinyClassifier(), loader(), verbose=False)
+    tags = {"class_model/a-b", "class_model/a-b (1)", "class_model/seconds (2)"}
+    assert set(events(tmp_path).Tags()["images"]) == tags
+
+
 def test_the_fooled_samples_and_how_many_steps_it_took(tmp_path):
     L.seed_everything(0)
     model = TinyClassifier()
@@ -101,6 +108,8 @@ def test_the_fooled_samples_and_how_many_steps_it_took(tmp_path):
         (lambda: ClassModelCallback([]), ValueError, r"`classes` to be class indices from 0, got \[\]"),
         (lambda: ClassModelCallback([-1]), ValueError, "`classes` to be class indices"),
         (lambda: ClassModelCallback(steps=0), ValueError, "`steps` to be a positive int, got 0"),
+        (lambda: ClassModelCallback(step_size=-1), ValueError, "`step_size` to be above 0, got -1"),
+        (lambda: ClassModelCallback(blur=-0.5), ValueError, r"`blur` not to be negative, got -0\.5"),
         (lambda: ClassModelCallback(output_fn=3), TypeError, "`output_fn` to be a function or None, got int"),
         (lambda: ClassModelCallback(every_n_epochs=0), ValueError, "`every_n_epochs` to be a positive int"),
         (lambda: FoolingCallback(-1), ValueError, "`target` to be a class index from 0 or None, got -1"),

@@ -19,7 +19,7 @@ from lightning_saliency.attribution.gradient import (
     smooth_grad,
     smooth_grad_cam_plus_plus,
 )
-from lightning_saliency.attribution.heatmaps import Normalize, blank_reasons, fused, to_heatmaps
+from lightning_saliency.attribution.heatmaps import Normalize, blank_reasons, fused, fused_signed, to_heatmaps
 from lightning_saliency.attribution.methods import METHODS, Method, MethodOptions, parse_methods, parse_options
 from lightning_saliency.attribution.perturbation import ablation_cam, occlusion, score_cam
 from lightning_saliency.attribution.rectified import deconvnet, guided_backprop, guided_grad_cam
@@ -35,6 +35,7 @@ __all__ = [
     "deconvnet",
     "eigen_cam",
     "fused",
+    "fused_signed",
     "grad_cam",
     "grad_cam_plus_plus",
     "guided_backprop",

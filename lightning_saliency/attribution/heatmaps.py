@@ -68,6 +68,20 @@ def fused(attributions: Sequence[Tensor], how: Literal["mean", "max"]) -> Tensor
     return stacked.mean(0) if how == "mean" else stacked.amax(0)
 
 
+def fused_signed(attributions: Sequence[Tensor], how: Literal["mean", "max"]) -> Tensor:
+    """Make one of several layers' signed maps, `(N, C, H, W)` each: their mean, or at each place the strongest.
+
+    Example:
+        >>> one, other = torch.tensor([[[[4.0, 1.0]]]]), torch.tensor([[[[-2.0, -3.0]]]])
+        >>> fused_signed([one, other], "mean"), fused_signed([one, other], "max")
+        (tensor([[[[ 1., -1.]]]]), tensor([[[[ 4., -3.]]]]))
+    """
+    stacked = torch.stack(list(attributions))
+    if how == "mean":
+        return stacked.mean(0)
+    return stacked.gather(0, stacked.abs().argmax(0, keepdim=True))[0]
+
+
 def blank_reasons(attributions: Tensor, normalize: Normalize = "max") -> list[str | None]:
     """Why each map has nothing to show: `"not finite"`, `"constant …"`, `"all negative"`; None where it has.
 

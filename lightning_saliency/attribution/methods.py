@@ -159,13 +159,20 @@ def parse_options(method_options: MethodOptions | None, methods: Iterable[str]) 
     """Check that the options are those of the methods.
 
     Raises:
+        TypeError: It is no dict of dicts.
         ValueError: A method is not among the methods, has no such option, or the option cannot have this value.
 
     Example:
         >>> parse_options({"smooth_grad": {"num_samples": 50}}, ["smooth_grad"])
         {'smooth_grad': {'num_samples': 50}}
     """
-    parsed = {key: dict(options) for key, options in (method_options or {}).items()}
+    given = method_options or {}
+    if not isinstance(given, Mapping) or not all(isinstance(options, Mapping) for options in given.values()):
+        raise TypeError(
+            f"Expected `method_options` to be a dict of dicts, such as {{'smooth_grad': {{'num_samples': 50}}}}, got "
+            f"{method_options!r}."
+        )
+    parsed = {key: dict(options) for key, options in given.items()}
     for key, options in parsed.items():
         if key not in set(methods):
             raise ValueError(f"Expected `method_options` for the methods {', '.join(methods)}, got {key!r}.")

@@ -83,6 +83,7 @@ class PictureCallback(Callback):
         self._since: float | None = None
         self._periods_shown = 0
         self._scalars: dict[str, float] = {}
+        self._unlogged = 0.0
         self._begin_run()
 
     @property
@@ -191,11 +192,23 @@ class PictureCallback(Callback):
         self._periods_shown = periods
         self._finish("validate", trainer, pl_module, is_due=is_due)
         # all ranks log what rank 0 measured, so that callbacks on all ranks can monitor it
-        measured = trainer.strategy.broadcast(self._scalars | {"seconds": self._guard.seconds})
+        peers = self._peers(trainer)
+        self._unlogged += self._guard.seconds
+        measured = dict(self._scalars)
+        if self is peers[-1]:  # of those that share a name, the last logs the time of all
+            measured["seconds"] = sum(peer._unlogged for peer in peers)
+            for peer in peers:
+                peer._unlogged = 0.0
+        measured = trainer.strategy.broadcast(measured)
         for scalar, value in measured.items():
             pl_module.log(f"{self.name}/{scalar}", value, on_step=False, on_epoch=True)
         self._scalars = {}
         self._guard.seconds, self._since = 0.0, time.perf_counter()
+
+    def _peers(self, trainer: Trainer) -> list[PictureCallback]:
+        """The callbacks of the trainer that log under the same name, in their order."""
+        every: Any = trainer.callbacks  # type: ignore[attr-defined] # set by the Trainer's connector
+        return [other for other in every if isinstance(other, PictureCallback) and other.name == self.name]
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Explain the samples of the test stream and log the pictures."""

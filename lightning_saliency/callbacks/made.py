@@ -90,6 +90,11 @@ class ClassModelCallback(PictureCallback):
         audit: bool = False,
     ) -> None:
         check_count("steps", steps)
+        if not step_size > 0:
+            raise ValueError(f"Expected `step_size` to be above 0, got {step_size!r}.")
+        for option, number in (("weight_decay", weight_decay), ("jitter", jitter), ("blur", blur)):
+            if not number >= 0:
+                raise ValueError(f"Expected `{option}` not to be negative, got {number!r}.")
         check_function("output_fn", output_fn)
         if classes is not None and (not classes or not all(type(index) is int and index >= 0 for index in classes)):
             raise ValueError(f"Expected `classes` to be class indices from 0, got {classes!r}.")
@@ -143,7 +148,9 @@ class ClassModelCallback(PictureCallback):
             zip(classes, made.start_scores.tolist(), made.scores.tolist(), strict=True)
         ):
             reason = made.reasons[row]
-            pictures[names[index].replace("/", "-")] = grid(
+            tag = names[index].replace("/", "-")  # a slash would begin a group of its own
+            taken = tag in pictures or tag == "seconds"
+            pictures[f"{tag} ({index})" if taken else tag] = grid(
                 images[row, None],
                 {},
                 title=title_of(stage, trainer),

@@ -268,7 +268,7 @@ def _gradients(
     if not scores.requires_grad or not all(tensor.requires_grad for tensor in wanted):
         return None
     if rectifier is not None:
-        rectify(scores, rectifier)
+        rectify(scores, wanted[-1], rectifier)
 
     def backward(scale: float, *, again: bool = False) -> list[Tensor] | None:
         weights = torch.full_like(scores, scale)

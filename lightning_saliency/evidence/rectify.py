@@ -11,16 +11,24 @@ Rectifier: TypeAlias = Literal["guided", "deconvnet"]
 above, whether the ReLU was active or not (Zeiler & Fergus 2014)."""
 
 
-def rectify(scores: Tensor, rectifier: Rectifier) -> None:
+def rectify(scores: Tensor, source: Tensor, rectifier: Rectifier) -> None:
     """Let each ReLU between the scores and the input follow another rule in the backward that is to come.
 
     ReLUs are found in the graph, whatever made them: `nn.ReLU`, `F.relu`, `torch.relu`, `clamp(min=0)` and the forms in
     place (but not of a slice or another view); ReLU6 too. The model is not touched: the rule ends with the graph.
 
+    Args:
+        scores: With their graph.
+        source: The leaf that the graph may begin with; where it does not, there is nothing to do.
+        rectifier: The rule.
+
     Raises:
-        ValueError: There is none.
+        ValueError: There is no ReLU.
     """
-    nodes = [node for node in _graph(scores.grad_fn) if _is_relu(node)]
+    graph = _graph(scores.grad_fn)
+    if not any(getattr(node, "variable", None) is source for node in graph):
+        return
+    nodes = [node for node in graph if _is_relu(node)]
     if not nodes:
         raise ValueError(
             "The methods `guided_backprop`, `deconvnet` and `guided_grad_cam` change the backward through ReLUs, and "
