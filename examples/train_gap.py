@@ -84,22 +84,13 @@ class ImageFolders(L.LightningDataModule):
     @property
     def classes(self) -> list[str]:
         """The names of the folders."""
-        return list(self._folder.classes)
+        folder: Any = self.val_set.dataset
+        return list(folder.classes)
 
     @property
     def num_classes(self) -> int:
         """The number of folders."""
         return len(self.classes)
-
-    @property
-    def val_files(self) -> list[str]:
-        """The files of the validation images, in their order."""
-        return [self._folder.samples[index][0] for index in self.val_set.indices]
-
-    @property
-    def _folder(self) -> ImageFolder:
-        folder: ImageFolder = self.val_set.dataset
-        return folder
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training images, shuffled and augmented."""
@@ -143,6 +134,12 @@ def split_folders(
     return Subset(train, sorted(order[num_val:])), Subset(val, sorted(order[:num_val]))
 
 
+def files_of(images: Subset[Any]) -> list[str]:
+    """Return the files of a part of a folder, in their order."""
+    folder: Any = images.dataset
+    return [folder.samples[index][0] for index in images.indices]
+
+
 class BoxWriter(L.Callback):
     """Writes `boxes.csv` into the logger's folder, a row for each image: its file, class, probability and box."""
 
@@ -156,20 +153,23 @@ class BoxWriter(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         """Add the batch's rows."""
-        data: ImageFolders = trainer.datamodule  # type: ignore[attr-defined] # set by the Trainer's connector
+        loader: Any = trainer.predict_dataloaders
+        images: Subset[Any] = loader.dataset
+        folder: Any = images.dataset
         prediction: CAMPrediction = outputs
-        names, paths = data.classes, data.val_files[len(self.rows) :]
+        height, width = prediction.heatmaps.shape[2:]
+        done = len(self.rows)
         probabilities = prediction.logits.softmax(1).amax(1)
         for path, name, probability, box, found in zip(
-            paths,
-            [names[index] for index in prediction.classes.tolist()],
+            files_of(images)[done : done + len(prediction.boxes)],
+            [folder.classes[index] for index in prediction.classes.tolist()],
             probabilities.tolist(),
             prediction.boxes.cpu(),
             prediction.found.tolist(),
-            strict=False,  # the paths are those of all batches that are to come
+            strict=True,
         ):
             with Image.open(path) as photo:
-                scale = torch.tensor(photo.size * 2) / data.image_size
+                scale = torch.tensor(photo.size * 2) / torch.tensor([width, height] * 2)
             corners = (box * scale).round().int().tolist() if found else [""] * 4
             self.rows.append([path, name, f"{probability:.4f}", *corners])
 

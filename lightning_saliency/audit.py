@@ -46,8 +46,7 @@ def fingerprint(trainer: Any, pl_module: Any) -> dict[str, str]:
     parts["the precision plugin"] = trainer.precision_plugin.state_dict()
     parts["the loop counters"] = [trainer.global_step, trainer.current_epoch, trainer.fit_loop.state_dict()]
     parts["torch's random state"] = torch.get_rng_state()
-    has_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call] # torch leaves it untyped
-    for device in range(torch.cuda.device_count() if has_cuda else 0):
+    for device in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
         parts[f"the random state of cuda:{device}"] = torch.cuda.get_rng_state(device)
     parts["Python's random state"] = random.getstate()
     parts["NumPy's random state"] = np.random.get_state()

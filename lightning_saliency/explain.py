@@ -337,11 +337,12 @@ def _parse_layers(model: nn.Module, layer: Layer | Sequence[Layer] | None) -> li
     Raises:
         ValueError: One is named twice.
     """
-    several = isinstance(layer, Sequence) and not isinstance(layer, str | nn.Module)  # nn.Sequential has no order here
-    given: Sequence[Any] = [layer] if not several else layer  # type: ignore[assignment] # narrowed by `several`
-    layers = [one if isinstance(one, TargetLayer) else name_layer(model, one) for one in given if one is not None]
+    if layer is None:
+        return []
+    given = [layer] if isinstance(layer, str | nn.Module | TargetLayer) else layer  # a nn.Sequential is one layer
+    layers = [one if isinstance(one, TargetLayer) else name_layer(model, one) for one in given]
     names = list(map(str, layers))
-    if several and (not names or len(set(names)) < len(names)):
+    if not names or len(set(names)) < len(names):
         raise ValueError(f"Expected `layer` to name different layers, got {names}.")
     return layers
 

@@ -201,8 +201,9 @@ def _torchvision_model(name: str, weights: Any, in_channels: int) -> nn.Module:
     model = torchvision_model(name, weights)
     if in_channels == 3:
         return model
-    if hasattr(model, "transform_input"):  # from the one normalisation of RGB to another
-        model.transform_input = False  # type: ignore[assignment] # a plain flag
+    flags: Any = model
+    if hasattr(flags, "transform_input"):  # from the one normalisation of RGB to another
+        flags.transform_input = False
     where, first = next((where, part) for where, part in model.named_modules() if isinstance(part, nn.Conv2d))
     options = {option: getattr(first, option) for option in ("kernel_size", "stride", "padding", "dilation")}
     other = nn.Conv2d(in_channels, first.out_channels, bias=first.bias is not None, **options)

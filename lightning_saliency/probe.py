@@ -111,7 +111,7 @@ class Probe:
                     raise
             # out of the handler: the fault holds the frames, and these the tensors
             chunk = self._fitting_chunk = chunk // 2
-            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch leaves it untyped
+            if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
 
     def explained(self, samples: Samples) -> str:

@@ -25,12 +25,12 @@ def classifier(package) -> type:
         if name in ("forward", "training_step", "validation_step", "configure_optimizers")
     }
 
-    def __init__(self):  # noqa: N807
+    def initialise(self):
         package.LightningModule.__init__(self)
         like = TinyClassifier()
         self.backbone, self.head = like.backbone, like.head
 
-    return type("Classifier", (package.LightningModule,), members | {"__init__": __init__, "__module__": __name__})
+    return type("Classifier", (package.LightningModule,), members | {"__init__": initialise, "__module__": __name__})
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)

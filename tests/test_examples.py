@@ -196,8 +196,12 @@ def test_a_folder_without_train_and_val_is_split_without_overlap(train_gap, tmp_
     assert module.num_classes == 3
     assert len(module.train_set) == 21
     assert set(module.train_set.indices).isdisjoint(module.val_set.indices)
-    assert module.val_files == train_gap.ImageFolders(str(tmp_path / "photos"), val_fraction=0.3).val_files
-    assert module.val_files != train_gap.ImageFolders(str(tmp_path / "photos"), val_fraction=0.3, seed=1).val_files
+    assert train_gap.files_of(module.val_set) == train_gap.files_of(
+        train_gap.ImageFolders(str(tmp_path / "photos"), val_fraction=0.3).val_set
+    )
+    assert train_gap.files_of(module.val_set) != train_gap.files_of(
+        train_gap.ImageFolders(str(tmp_path / "photos"), val_fraction=0.3, seed=1).val_set
+    )
     with pytest.raises(ValueError, match="`val_fraction` to leave images on both sides of 30"):
         train_gap.ImageFolders(str(tmp_path / "photos"), val_fraction=0.0)
 

@@ -128,9 +128,9 @@ class PictureCallback(Callback):
         self._begin_run()
         for batch in self._batches.values():
             batch.reset()  # another run may have other data; a checkpoint's samples are loaded after this
-        for other in trainer.callbacks:  # type: ignore[attr-defined] # set by the Trainer's connector
-            shared = self._tags & other._tags if isinstance(other, PictureCallback) and other is not self else set()
-            if shared:
+        for other in _picture_callbacks(trainer):
+            shared = self._tags & other._tags
+            if shared and other is not self:
                 raise ValueError(
                     f"Expected the callbacks of a Trainer to log under different tags, got {min(shared)!r} twice. "
                     "Give one of them another `name=...`."
@@ -207,8 +207,7 @@ class PictureCallback(Callback):
 
     def _peers(self, trainer: Trainer) -> list[PictureCallback]:
         """The callbacks of the trainer that log under the same name, in their order."""
-        every: Any = trainer.callbacks  # type: ignore[attr-defined] # set by the Trainer's connector
-        return [other for other in every if isinstance(other, PictureCallback) and other.name == self.name]
+        return [other for other in _picture_callbacks(trainer) if other.name == self.name]
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Explain the samples of the test stream and log the pictures."""
@@ -301,6 +300,11 @@ class PictureCallback(Callback):
         raise ValueError(
             f"Expected `dataloader_idx` to be below the number of loaders, {num_loaders}, got {self.dataloader_idx}."
         )
+
+
+def _picture_callbacks(trainer: Any) -> list[PictureCallback]:
+    """Ours among a trainer's callbacks, which its connector sets without any annotation."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, PictureCallback)]
 
 
 def check_count(option: str, count: int) -> None:

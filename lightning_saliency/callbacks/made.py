@@ -26,7 +26,26 @@ from lightning_saliency.render import Caption, Channels, grid, to_rgb
 from lightning_saliency.samples import Choose, Samples
 
 
-class ClassModelCallback(PictureCallback):
+class _AscentCallback(PictureCallback):
+    """What runs gradient ascent through the explained part of the module."""
+
+    def __init__(
+        self, look: Look, *, model: str | None, output_fn: Callable[[Any], Tensor] | None, **shared: Any
+    ) -> None:
+        check_function("output_fn", output_fn)
+        self.model = model
+        self.output_fn = output_fn
+        super().__init__(look, **shared)
+
+    def _check(self, pl_module: LightningModule) -> None:
+        find_model(pl_module, self.model)
+
+    def _run(self, trainer: Trainer) -> dict[str, Any]:
+        """How the model is run."""
+        return {"output_fn": self.output_fn, "forward_context": trainer.precision_plugin.forward_context}
+
+
+class ClassModelCallback(_AscentCallback):
     """Shows, epoch after epoch, the image that each class's score is highest for (Simonyan et al. 2014, section 2).
 
     Logged, with the same steps as Lightning's scalars:
@@ -95,12 +114,9 @@ class ClassModelCallback(PictureCallback):
         for option, number in (("weight_decay", weight_decay), ("jitter", jitter), ("blur", blur)):
             if not number >= 0:
                 raise ValueError(f"Expected `{option}` not to be negative, got {number!r}.")
-        check_function("output_fn", output_fn)
         if classes is not None and (not classes or not all(type(index) is int and index >= 0 for index in classes)):
             raise ValueError(f"Expected `classes` to be class indices from 0, got {classes!r}.")
         self.classes = classes
-        self.model = model
-        self.output_fn = output_fn
         self.ascent: dict[str, Any] = {
             "steps": steps,
             "step_size": step_size,
@@ -110,6 +126,8 @@ class ClassModelCallback(PictureCallback):
         }
         super().__init__(
             Look(mean, std, check_names(class_names), channels=channels),
+            model=model,
+            output_fn=output_fn,
             num_samples=1,
             samples=None,
             choose="first",
@@ -127,20 +145,16 @@ class ClassModelCallback(PictureCallback):
     def _tags(self) -> set[str]:
         return {self.name}
 
-    def _check(self, pl_module: LightningModule) -> None:
-        find_model(pl_module, self.model)
-
     def _draw(
         self, stage: str, trainer: Trainer, pl_module: LightningModule, samples: Samples, dataset: Any
     ) -> dict[str, Tensor]:
         model = find_model(pl_module, self.model)
-        run: dict[str, Any] = {"output_fn": self.output_fn, "forward_context": trainer.precision_plugin.forward_context}
         sample = samples.images[:1].to(pl_module.device)
         with muted(pl_module):
             classes = self.classes or list(
-                range(min(explain(model, sample, methods="saliency", **run).probabilities.shape[1], 10))
+                range(min(explain(model, sample, methods="saliency", **self._run(trainer)).probabilities.shape[1], 10))
             )
-            made = class_model_image(model, classes, sample.shape[1:], **self.ascent, **run)
+            made = class_model_image(model, classes, sample.shape[1:], **self.ascent, **self._run(trainer))
         images = self.look.to_rgb(made.images.cpu(), dataset)
         names = self.look.names(dataset)
         pictures = {}
@@ -160,7 +174,7 @@ class ClassModelCallback(PictureCallback):
         return pictures
 
 
-class FoolingCallback(PictureCallback):
+class FoolingCallback(_AscentCallback):
     """Shows, epoch after epoch, how little it takes until the model takes the samples for another class.
 
     Logged, with the same steps as Lightning's scalars:
@@ -230,17 +244,16 @@ class FoolingCallback(PictureCallback):
     ) -> None:
         check_count("max_steps", max_steps)
         check_choice("method", method, get_args(StepMethod))
-        check_function("output_fn", output_fn)
         if not step_size > 0:
             raise ValueError(f"Expected `step_size` to be above 0, got {step_size!r}.")
         if target is not None and (type(target) is not int or target < 0):
             raise ValueError(f"Expected `target` to be a class index from 0 or None, got {target!r}.")
         self.target = target
-        self.model = model
-        self.output_fn = output_fn
         self.ascent: dict[str, Any] = {"method": method, "step_size": step_size, "max_steps": max_steps}
         super().__init__(
             Look(mean, std, check_names(class_names), channels=channels),
+            model=model,
+            output_fn=output_fn,
             num_samples=num_samples,
             samples=samples,
             choose=choose,
@@ -258,16 +271,14 @@ class FoolingCallback(PictureCallback):
     def _tags(self) -> set[str]:
         return {f"{self.name}/samples"}
 
-    def _check(self, pl_module: LightningModule) -> None:
-        find_model(pl_module, self.model)
-
     def _draw(
         self, stage: str, trainer: Trainer, pl_module: LightningModule, samples: Samples, dataset: Any
     ) -> dict[str, Tensor]:
         model = find_model(pl_module, self.model)
-        run: dict[str, Any] = {"output_fn": self.output_fn, "forward_context": trainer.precision_plugin.forward_context}
         with muted(pl_module):
-            made = fooling_image(model, samples.images.to(pl_module.device), self.target, **self.ascent, **run)
+            made = fooling_image(
+                model, samples.images.to(pl_module.device), self.target, **self.ascent, **self._run(trainer)
+            )
         steps = torch.where(made.fooled, made.steps, self.ascent["max_steps"])
         self._scalars["median_steps"] = steps.float().median().item()
         changes = made.changes.cpu()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from lightning_saliency.layers import TargetLayer, is_activation
 
 
-class Tap(TorchFunctionMode):
+class Tap:
     """Reads the target layer's map as the forward runs.
 
     The model goes on with a copy, so that what it does to the map in place later does not change what is read.
@@ -24,7 +25,6 @@ class Tap(TorchFunctionMode):
     """
 
     def __init__(self, layer: TargetLayer, *, starts_graph: bool, replacement: Tensor | None = None) -> None:
-        super().__init__()
         self.layer = layer
         self.starts_graph = starts_graph
         self.replacement = replacement
@@ -34,15 +34,14 @@ class Tap(TorchFunctionMode):
 
     def __enter__(self) -> Tap:
         # removed when the forward ends: activation checkpointing runs the layer once more in backward
-        self.handle = self.layer.module.register_forward_hook(self._hook)
+        self.stack = ExitStack()
+        self.stack.callback(self.layer.module.register_forward_hook(self._hook).remove)
         if self.layer.activated:
-            super().__enter__()  # type: ignore[no-untyped-call] # torch leaves it untyped
+            self.stack.enter_context(_Watch(self._after))
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.handle.remove()
-        if self.layer.activated:
-            super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self.stack.close()
 
     def read(self) -> Tensor:
         """The map, once the forward has ended."""
@@ -73,10 +72,8 @@ class Tap(TorchFunctionMode):
             self.passed_on = output.clone()
         return self.passed_on
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
+    def _after(self, func: Callable[..., Any], args: tuple[Any, ...], result: Any) -> Any:
+        """What the model goes on with after a torch function: the map, if it was the layer's activation."""
         if self.passed_on is not None and is_activation(func) and args and args[0] is self.passed_on:
             in_place = result is self.passed_on
             kept = self._keep(result, is_last=True)
@@ -84,3 +81,16 @@ class Tap(TorchFunctionMode):
                 result.copy_(kept)  # the model may go on with the tensor rather than with what is returned
             result, self.passed_on = kept, None  # one activation, the first
         return result
+
+
+class _Watch(TorchFunctionMode):
+    """Shows each torch function's result to someone who may replace it."""
+
+    def __init__(self, after: Callable[[Callable[..., Any], tuple[Any, ...], Any], Any]) -> None:
+        super().__init__()
+        self.after = after
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return self.after(func, args, func(*args, **(kwargs or {})))
