@@ -244,10 +244,10 @@ def explain(
         reader = _Reader(model, keys, options, layers, fuse, task, further, run)
         parts = []
         for chunk in (slice(start, start + step) for start in range(0, len(images), step)):
-            part = reader.read(inputs[chunk], parsed[chunk] if isinstance(parsed, Tensor) else parsed)
+            chosen = parsed[chunk] if isinstance(parsed, Tensor) else parsed
+            part = reader.read(inputs[chunk], chosen)
             if flip:
-                fixed = parsed[chunk] if isinstance(parsed, Tensor) else parsed
-                mirrored = reader.read(inputs[chunk].flip(3), part.classes if part.classes is not None else fixed)
+                mirrored = reader.read(inputs[chunk].flip(3), chosen if part.classes is None else part.classes)
                 part = _mean_of_mirrored(part, mirrored)
             parts.append(part)
     return _joined(images, parts)

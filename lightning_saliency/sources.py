@@ -46,34 +46,49 @@ def load_model(source: str, weights: str | None, num_classes: int | None) -> tup
     options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if not place or not name:
         raise WrongArgumentError(f"Expected --model as torchvision:NAME or package.module:callable, got {source!r}.")
-    if place != "torchvision":
-        known: Mapping[str, Any] = {}
-        function = _found(place, name)
-        if weights is not None and Path(weights).is_file() and hasattr(function, "load_from_checkpoint"):
-            loaded = _from_checkpoint(function, Path(weights), options)
-            if loaded is not None:
-                return loaded, None
-        model = _called(function, place, name, options)
-    else:
-        check_torchvision_name(name, "--model")
-        known = get_model_weights(name).__members__
-        if weights is not None and weights in known:
-            try:
-                return torchvision_model(name, known[weights], **options), known[weights]
-            except (OSError, ValueError, RuntimeError) as error:  # no connection, another number of classes, a hash
-                raise WrongArgumentError(
-                    f"Expected torchvision's weights {known[weights]} for --weights {weights}, got "
-                    f"{type(error).__name__}: {error} (a file of weights can be given instead)"
-                ) from error
-        model = torchvision_model(name, **options)
-    if weights is not None:
-        if not Path(weights).is_file():
-            choices = f"one of {', '.join(known)}, or " if known else ""
-            raise WrongArgumentError(f"Expected --weights to be {choices}an existing file, got {weights!r}.")
-        _load_weights(model, Path(weights))
-    elif place == "torchvision":
+    if place == "torchvision":
+        return _from_torchvision(name, weights, options)
+    return _from_import(place, name, weights, options), None
+
+
+def _from_torchvision(name: str, weights: str | None, options: Mapping[str, Any]) -> tuple[nn.Module, Any]:
+    check_torchvision_name(name, "--model")
+    if weights is None:
         print("Without --weights the network is untrained, and its maps show nothing learnt.", file=sys.stderr)
-    return model, None
+        return torchvision_model(name, **options), None
+    known = get_model_weights(name).__members__
+    if weights not in known:
+        path = _file_of(weights, f"one of {', '.join(known)}, or ")
+        model = torchvision_model(name, **options)
+        _load_weights(model, path)
+        return model, None
+    try:
+        return torchvision_model(name, known[weights], **options), known[weights]
+    except (OSError, ValueError, RuntimeError) as error:  # no connection, another number of classes, a hash
+        raise WrongArgumentError(
+            f"Expected torchvision's weights {known[weights]} for --weights {weights}, got "
+            f"{type(error).__name__}: {error} (a file of weights can be given instead)"
+        ) from error
+
+
+def _from_import(place: str, name: str, weights: str | None, options: Mapping[str, Any]) -> nn.Module:
+    function = _found(place, name)
+    if weights is None:
+        return _called(function, place, name, options)
+    path = _file_of(weights)
+    if hasattr(function, "load_from_checkpoint"):
+        loaded = _from_checkpoint(function, path, options)
+        if loaded is not None:
+            return loaded
+    model = _called(function, place, name, options)
+    _load_weights(model, path)
+    return model
+
+
+def _file_of(weights: str, choices: str = "") -> Path:
+    if not Path(weights).is_file():
+        raise WrongArgumentError(f"Expected --weights to be {choices}an existing file, got {weights!r}.")
+    return Path(weights)
 
 
 def _found(place: str, name: str) -> Any:
