@@ -339,7 +339,7 @@ def _parse_layers(model: nn.Module, layer: Layer | Sequence[Layer] | None) -> li
     """
     if layer is None:
         return []
-    given = [layer] if isinstance(layer, str | nn.Module | TargetLayer) else layer  # a nn.Sequential is one layer
+    given: Sequence[Any] = layer if isinstance(layer, list | tuple) else [layer]
     layers = [one if isinstance(one, TargetLayer) else name_layer(model, one) for one in given]
     names = list(map(str, layers))
     if not names or len(set(names)) < len(names):
