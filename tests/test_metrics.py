@@ -5,11 +5,20 @@ import torch
 
 from lightning_saliency.metrics import (
     area_above,
+    area_under_curve,
+    average_drop,
+    box_accuracy,
+    box_hits,
+    box_iou,
     boxes_to_masks,
     center_of_mass,
+    center_shift,
     energy_inside,
     entropy,
     heatmaps_to_boxes,
+    increase_in_confidence,
+    masks_to_boxes,
+    max_box_accuracy,
     pointing_game,
     rank_correlation,
 )
@@ -63,6 +72,16 @@ def test_a_blank_map_gives_no_box_and_says_so():
     boxes, found = heatmaps_to_boxes(heatmaps)
     assert found.tolist() == [False, True, False, False]
     assert boxes.tolist() == [[0, 0, 0, 0], [3, 2, 4, 3], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_the_maximum_itself_is_above_any_threshold_also_where_float32_rounds_their_product_up_to_it():
+    heatmaps = torch.zeros(2, 1, 4, 4)
+    heatmaps[0, 0, 1, 2] = 1.0
+    heatmaps[1, 0, 1, 2] = 1e-45  # the smallest number: 0.9 of it is itself
+    for threshold in (0.9, 1 - 1e-12):
+        boxes, found = heatmaps_to_boxes(heatmaps, threshold)
+        assert found.all()
+        assert boxes.tolist() == [[2, 1, 3, 2]] * 2
 
 
 def test_wrong_arguments_are_named():
@@ -145,6 +164,202 @@ def test_pointing_and_energy_are_counted_on_the_objects_pixels():
     blank = torch.zeros(1, 1, 5, 7)
     assert not pointing_game(blank, masks[:1]).any()
     assert energy_inside(blank, masks[:1]).isnan().all()
+
+
+def test_the_shift_is_the_distance_of_the_centers_whatever_the_sizes():
+    one, other = maps(seed=1), maps(height=4, width=3, seed=2)
+    centers = zip(center_of_mass(one).tolist(), center_of_mass(other).tolist(), strict=True)
+    expected = [math.hypot(x - u, y - v) for (x, y), (u, v) in centers]
+    assert min(expected) > 0
+    assert center_shift(one, other).tolist() == pytest.approx(expected)
+    assert center_shift(one, one).tolist() == [0] * 6
+    corners = torch.zeros(2, 1, 50, 40)
+    corners[0, 0, 0, 0] = corners[1, 0, -1, -1] = 0.3
+    assert center_shift(corners[:1], corners[1:]).item() == pytest.approx(math.hypot(0.975, 0.98))
+    blank = torch.zeros(1, 1, 2, 2)
+    assert center_shift(blank, one[:1]).isnan().all()
+    assert center_shift(one[:1], blank).isnan().all()
+    with pytest.raises(ValueError, match="`others` to be 6 maps as `heatmaps`, got 3"):
+        center_shift(one, other[:3])
+    with pytest.raises(ValueError, match=r"`others` to be \(N, 1, H, W\), got shape \(6, 4, 3\)"):
+        center_shift(one, other[:, 0])
+    with pytest.raises(ValueError, match="`others` not to be negative"):
+        center_shift(one, -other)
+
+
+def test_no_maps_give_no_numbers():
+    none = torch.zeros(0, 1, 5, 7)
+    masks = none.bool()
+    found = [entropy(none), area_above(none), rank_correlation(none, none), center_shift(none, none)]
+    found += [pointing_game(none, masks), energy_inside(none, masks), box_accuracy(none, torch.zeros(0, 4))]
+    assert [tuple(numbers.shape) for numbers in found] == [(0,)] * 7
+    assert masks_to_boxes(masks).shape == (0, 4)
+    assert max_box_accuracy(none, torch.zeros(0, 4)).isnan()
+
+
+def test_the_pixels_of_several_boxes_are_those_of_any():
+    several = [
+        torch.tensor([[0, 0, 3, 2], [2, 1, 5, 4]]),
+        torch.empty(0, 4),
+        torch.tensor([[6.0, 4.0, 7.0, 5.0], [0.0, 0.0, 1.0, 1.0], [0.0, 4.0, 2.5, 5.0]]),
+    ]
+    masks = boxes_to_masks(several, (5, 7))
+    assert masks.shape == (3, 1, 5, 7)
+    assert masks.dtype == torch.bool
+    for mask, boxes in zip(masks[:, 0], several, strict=True):
+        for i in range(5):
+            for j in range(7):
+                assert bool(mask[i, j]) is any(x1 <= j < x2 and y1 <= i < y2 for x1, y1, x2, y2 in boxes.tolist())
+    assert masks.sum((1, 2, 3)).tolist() == [14, 0, 5]
+    one_each = torch.tensor([[0, 0, 3, 2], [2, 1, 5, 4]])
+    assert torch.equal(boxes_to_masks(tuple(one_each[:, None]), (5, 7)), boxes_to_masks(one_each, (5, 7)))
+    assert boxes_to_masks([], (5, 7)).shape == (0, 1, 5, 7)
+
+
+def test_a_box_is_the_smallest_that_holds_the_mask():
+    masks = torch.rand(20, 1, 6, 9, generator=torch.Generator().manual_seed(0)) > 0.93
+    masks[3] = False
+    masks[4] = True
+    boxes = masks_to_boxes(masks)
+    assert boxes.dtype == torch.float32
+    for box, mask in zip(boxes.tolist(), masks[:, 0], strict=True):
+        pixels = [(i, j) for i in range(6) for j in range(9) if mask[i, j]]
+        xs, ys = [j for _, j in pixels], [i for i, _ in pixels]
+        assert box == ([min(xs), min(ys), max(xs) + 1, max(ys) + 1] if pixels else [0, 0, 0, 0])
+    wanted = torch.tensor([[2, 1, 5, 4], [0, 0, 9, 6], [8, 5, 9, 6]])
+    assert torch.equal(masks_to_boxes(boxes_to_masks(wanted, (6, 9))), wanted.float())
+    for wrong in (masks.float(), masks[:, 0]):
+        with pytest.raises(ValueError, match=r"`masks` to be bool of shape \(N, 1, H, W\), got torch\.\w+ of shape"):
+            masks_to_boxes(wrong)
+
+
+def iou_by_hand(one, other):
+    """Of boxes with whole corners: counted on pixels."""
+    pixels = [
+        {(x, y) for x in range(int(x1), int(x2)) for y in range(int(y1), int(y2))} for x1, y1, x2, y2 in (one, other)
+    ]
+    union = len(pixels[0] | pixels[1])
+    return len(pixels[0] & pixels[1]) / union if union else 0.0
+
+
+def test_the_iou_is_counted_on_the_boxes_pixels_row_by_row():
+    boxes = torch.tensor(
+        [[0, 0, 4, 2], [1, 1, 3, 3], [0, 0, 2, 2], [2, 2, 2, 5], [0, 0, 0, 0], [5, 5, 3, 3], [0, 0, 9, 9]]
+    )
+    others = torch.tensor(
+        [[2, 0, 6, 2], [1, 1, 3, 3], [2, 0, 4, 2], [0, 0, 4, 6], [0, 0, 0, 0], [3, 3, 5, 5], [1, 2, 4, 7]]
+    )
+    expected = [iou_by_hand(one, other) for one, other in zip(boxes.tolist(), others.tolist(), strict=True)]
+    assert expected == [1 / 3, 1, 0, 0, 0, 0, 15 / 81]
+    for kind in (torch.int64, torch.float32, torch.float64, torch.float16):
+        assert box_iou(boxes.to(kind), others.to(kind)).tolist() == pytest.approx(expected)
+    torch.testing.assert_close(box_iou(others, boxes), box_iou(boxes, others))
+    assert box_iou(torch.tensor([[0.25, 0.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.0, 0.5, 1.0]])).item() == 0.25
+    with pytest.raises(ValueError, match=r"`others` to be \(7, 4\), a row for each of `boxes`, got shape \(3, 4\)"):
+        box_iou(boxes, others[:3])
+
+
+def blobs(num=16):
+    """Smooth maps, and true boxes some of which their boxes find at some thresholds."""
+    generator = torch.Generator().manual_seed(3)
+    coarse = torch.rand(num, 1, 4, 5, generator=generator) ** 2
+    heatmaps = torch.nn.functional.interpolate(coarse, size=(17, 21), mode="bilinear")
+    boxes = heatmaps_to_boxes(heatmaps, 0.55)[0]
+    boxes[1::4] = heatmaps_to_boxes(heatmaps, 0.3)[0][1::4]
+    boxes[::2] += torch.randint(-2, 3, (num // 2, 4), generator=generator)
+    return heatmaps, boxes.clamp(min=0)
+
+
+@pytest.mark.parametrize("iou", [0.3, 0.5, 0.7, 1.0])
+def test_a_box_is_found_whose_overlap_suffices_and_the_best_threshold_is_one_for_all_images(iou):
+    heatmaps, boxes = blobs()
+    thresholds = [step / 20 for step in range(1, 20)]
+    expected = [
+        [
+            iou_by_hand(box_by_hand(heatmap, threshold), box) >= iou
+            for heatmap, box in zip(heatmaps[:, 0], boxes.tolist(), strict=True)
+        ]
+        for threshold in thresholds
+    ]
+    hits = box_hits(heatmaps, boxes, thresholds, iou)
+    assert hits.dtype == torch.bool
+    assert hits.tolist() == expected
+    shares = [sum(row) / 16 for row in expected]
+    assert len(set(shares)) > 1
+    assert max_box_accuracy(heatmaps, boxes, iou=iou).item() == pytest.approx(max(shares))
+    each_at_its_own = sum(any(row[image] for row in expected) for image in range(16)) / 16
+    assert max(shares) < each_at_its_own
+    for level in (3, 10):
+        assert box_accuracy(heatmaps, boxes, thresholds[level], iou).tolist() == expected[level]
+    assert max_box_accuracy(heatmaps, boxes, thresholds[:2], iou).item() == pytest.approx(max(shares[:2]))
+
+
+def test_the_usual_localisation_is_at_a_fifth_of_the_maximum_and_half_of_the_union():
+    heatmap = torch.tensor([[[[1.0, 0.25, 0.15, 0.0, 0.0]]]])
+    for width, found in ((1, True), (2, True), (4, True), (5, False)):
+        assert box_accuracy(heatmap, torch.tensor([[0, 0, width, 1]])).tolist() == [found]
+
+
+def test_blank_maps_and_empty_boxes_are_never_hits():
+    heatmaps, boxes = blobs(4)
+    heatmaps[0], heatmaps[1] = 0, torch.nan
+    boxes[0], boxes[2] = 0, 0
+    boxes[3] = heatmaps_to_boxes(heatmaps[3:], 0.3)[0][0]
+    assert box_hits(heatmaps, boxes, (0.1, 0.3), iou=0.01)[:, :3].any().item() is False
+    assert max_box_accuracy(heatmaps, boxes).item() == 0.25
+
+
+def test_wrong_boxes_and_options_are_named():
+    heatmaps, boxes = blobs(6)
+    for wrong in (boxes[:4], boxes[:, :3], boxes[0]):
+        for function in (box_accuracy, box_hits, max_box_accuracy):
+            with pytest.raises(ValueError, match=r"`boxes` to be \(6, 4\), a row for each of `heatmaps`, got shape"):
+                function(heatmaps, wrong)
+    for function in (box_accuracy, box_hits, max_box_accuracy):
+        with pytest.raises(ValueError, match=r"`heatmaps` to be \(N, 1, H, W\), got shape \(6, 17, 21\)"):
+            function(heatmaps[:, 0], boxes)
+        for iou in (0, 1.1):
+            with pytest.raises(ValueError, match=r"`iou` to be in \(0, 1\], got"):
+                function(heatmaps, boxes, iou=iou)
+    for thresholds in ((), (0.5, 1.0), (-0.1,), torch.tensor([0.5, torch.nan])):
+        with pytest.raises(ValueError, match=r"`thresholds` to be one or more numbers in \[0, 1\), got"):
+            max_box_accuracy(heatmaps, boxes, thresholds)
+    for function in (lambda threshold: box_accuracy(heatmaps, boxes, threshold), lambda t: area_above(heatmaps, t)):
+        with pytest.raises(ValueError, match=r"`threshold` to be in \[0, 1\), got 1\.0"):
+            function(1.0)
+    with pytest.raises(ValueError, match=r"`boxes` to be \(N, 4\), got shape \(6, 3\)"):
+        boxes_to_masks(boxes[:, :3], (5, 7))
+    with pytest.raises(ValueError, match=r"`boxes\[1\]` to be \(N, 4\), got shape \(4,\)"):
+        boxes_to_masks([boxes, boxes[0]], (5, 7))
+
+
+def test_the_drop_is_the_lost_share_of_the_confidence_and_a_gain_is_none():
+    before = torch.tensor([0.8, 0.5, 0.9, 0.3, 0.0, -0.2, torch.nan, 0.4], dtype=torch.float64)
+    after = torch.tensor([0.6, 0.7, 0.0, 0.3, 0.5, 0.1, 0.5, torch.nan], dtype=torch.float64)
+    drops, increases = average_drop(before, after), increase_in_confidence(before, after)
+    for found, one, other in zip(drops.tolist()[:4], before.tolist(), after.tolist(), strict=False):
+        assert found == pytest.approx(max(0.0, one - other) / one)
+    assert drops[:4].tolist() == pytest.approx([0.25, 0, 1, 0])
+    assert drops[4:].isnan().all()
+    assert increases.tolist() == [False, True, False, False, True, True, False, False]
+    assert increases.dtype == torch.bool
+    for function in (average_drop, increase_in_confidence):
+        with pytest.raises(ValueError, match=r"`after` to be \(8,\) as `before`, got shape \(3,\)"):
+            function(before, after[:3])
+        with pytest.raises(ValueError, match=r"`before` to be \(N,\), got shape \(8, 1\)"):
+            function(before[:, None], after[:, None])
+
+
+def test_the_area_under_a_curve_is_that_of_its_trapezoids():
+    curves = torch.rand(5, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for found, curve in zip(area_under_curve(curves).tolist(), curves.tolist(), strict=True):
+        assert found == pytest.approx(sum((curve[step] + curve[step + 1]) / 2 / 8 for step in range(8)))
+    assert area_under_curve(torch.full((1, 4), 0.3)).item() == pytest.approx(0.3)
+    assert area_under_curve(torch.tensor([[0, 1], [1, 1]])).tolist() == [0.5, 1]
+    assert area_under_curve(torch.tensor([[0.0, torch.nan, 1.0], [0.0, 0.5, 1.0]])).isnan().tolist() == [True, False]
+    for wrong in (torch.rand(5), torch.rand(5, 1), torch.rand(5, 3, 2)):
+        with pytest.raises(ValueError, match=r"`curves` to be \(N, S\) with 2 steps or more, got shape"):
+            area_under_curve(wrong)
 
 
 @pytest.mark.parametrize("function", [entropy, area_above, center_of_mass])

@@ -1,0 +1,61 @@
+"""What a heatmap says in numbers: pure functions, and `torchmetrics.Metric` shells that add them up over batches."""
+
+from lightning_saliency.metrics.faithfulness import area_under_curve, average_drop, increase_in_confidence
+from lightning_saliency.metrics.focus import area_above, center_of_mass, center_shift, entropy, rank_correlation
+from lightning_saliency.metrics.objects import (
+    box_accuracy,
+    box_hits,
+    box_iou,
+    boxes_to_masks,
+    energy_inside,
+    heatmaps_to_boxes,
+    masks_to_boxes,
+    max_box_accuracy,
+    pointing_game,
+)
+from lightning_saliency.metrics.shells import (
+    AreaAbove,
+    AreaUnderCurve,
+    AverageDrop,
+    BoxAccuracy,
+    BoxIoU,
+    CenterShift,
+    EnergyInside,
+    HeatmapEntropy,
+    IncreaseInConfidence,
+    MaxBoxAccuracy,
+    PointingGame,
+    RankCorrelation,
+)
+
+__all__ = [
+    "AreaAbove",
+    "AreaUnderCurve",
+    "AverageDrop",
+    "BoxAccuracy",
+    "BoxIoU",
+    "CenterShift",
+    "EnergyInside",
+    "HeatmapEntropy",
+    "IncreaseInConfidence",
+    "MaxBoxAccuracy",
+    "PointingGame",
+    "RankCorrelation",
+    "area_above",
+    "area_under_curve",
+    "average_drop",
+    "box_accuracy",
+    "box_hits",
+    "box_iou",
+    "boxes_to_masks",
+    "center_of_mass",
+    "center_shift",
+    "energy_inside",
+    "entropy",
+    "heatmaps_to_boxes",
+    "increase_in_confidence",
+    "masks_to_boxes",
+    "max_box_accuracy",
+    "pointing_game",
+    "rank_correlation",
+]
