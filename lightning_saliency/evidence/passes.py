@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
@@ -246,17 +247,63 @@ class Passes:
             activations: `(n, D, h, w)` that take the place of the target layer's.
         """
         with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(self.forward_context())
             if activations is not None and self.layer is not None:
                 stack.enter_context(Tap(self.layer, starts_graph=False, replacement=activations))
-            copies = as_model_input(self.model, images).clone()
-            logits = _widen(Unsoftened(len(images), self.output_fn, warns=False).run(self.model, copies))
+            logits = forward_logits(self.model, images, output_fn=self.output_fn, forward_context=self.forward_context)
         if isinstance(self.target, Tensor):
             return select_scores(logits, self.target[row].expand(len(images)))[0]
         # a callable may give each place in the batch another score: each copy is shown to it in the image's own place
         alone = [one.expand(self.num_images, -1) for one in logits]
         return torch.stack([select_scores(batch, self.target)[0][row] for batch in alone])
+
+
+def forward_logits(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    output_fn: Callable[[Any], Tensor] | None = None,
+    forward_context: ForwardContext = nullcontext,
+) -> Tensor:
+    """The logits `(N, K)` of further images, by a forward without a graph; to be called inside `undisturbed`.
+
+    Args:
+        model: Any module that returns logits, or what a softmax makes of them.
+        images: `(N, C, H, W)`, on any device and in any precision; what the model writes on is a copy.
+        output_fn: Takes the logits out of what the model returns.
+        forward_context: Makes the context for the forward, for instance autocast.
+
+    Returns:
+        The logits, at least float32.
+    """
+    with torch.no_grad(), forward_context():
+        copies = as_model_input(model, images).clone()
+        return _widen(Unsoftened(len(copies), output_fn, warns=False).run(model, copies))
+
+
+def forward_logits_in_chunks(
+    model: nn.Module,
+    images: Iterable[Tensor],
+    *,
+    batch_size: int,
+    output_fn: Callable[[Any], Tensor] | None = None,
+    forward_context: ForwardContext = nullcontext,
+) -> Tensor:
+    """`forward_logits` of any number of images, which are made as they are needed.
+
+    Args:
+        model: As for `forward_logits`.
+        images: n times `(C, H, W)`.
+        batch_size: How many go through the model at a time: n / batch_size forwards, rounded up.
+        output_fn: As for `forward_logits`.
+        forward_context: As for `forward_logits`.
+
+    Returns:
+        The logits `(n, K)`, at least float32.
+    """
+    images, found = iter(images), []
+    while chunk := list(islice(images, batch_size)):
+        found.append(forward_logits(model, torch.stack(chunk), output_fn=output_fn, forward_context=forward_context))
+    return torch.cat(found)
 
 
 def _gradients(

@@ -1,0 +1,142 @@
+"""The layer that makes the logits, and other parameters in a module's place for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from lightning_saliency.evidence.state import ForwardContext, as_model_input, bare_module, undisturbed
+from lightning_saliency.evidence.trace import graph_everywhere
+from lightning_saliency.targets import find_logits
+
+_PARAMETRIZATIONS = ".parametrizations."
+"""What stands in the name of a parameter from which `torch.nn.utils.parametrize` makes the module's own."""
+
+
+def find_head(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    output_fn: Callable[[Any], Tensor] | None = None,
+    forward_context: ForwardContext = nullcontext,
+) -> str:
+    """Find the layer that makes the logits, from a run of the first image: the one whose weight they meet last.
+
+    A weight is a floating-point parameter of two dimensions or more that the logits depend on. What a model calls
+    after its classifier, for another purpose than the logits, is so passed over; where several layers make them
+    together (the mean of two heads), it is the last. It costs one forward of one image (two, where the model runs its
+    head under `no_grad`), and leaves the model as it was.
+
+    Args:
+        model: Any model of images that returns logits.
+        images: `(N, C, H, W)`.
+        output_fn: Takes the logits out of what the model returns.
+        forward_context: Makes the context for the forward, for instance autocast.
+
+    Returns:
+        Its dotted name in `model.named_modules()`; empty where the weight is the model's own.
+
+    Raises:
+        ValueError: The logits depend on no weight.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 5))
+        >>> find_head(model, torch.randn(1, 3, 8, 8))
+        '4'
+    """
+    model = bare_module(model)
+    owners: dict[Any, str] = {}
+    with undisturbed(model), ExitStack() as stack:
+        for name, module in model.named_modules():
+            # a frozen weight has no place in the graph, and a tied one has two owners: each gets a stand-in of its own
+            stand_ins = {key: nn.Parameter(weight.detach()) for key, weight in _weights(module)}
+            owners.update(dict.fromkeys(stand_ins.values(), name))
+            stack.enter_context(replaced_parameters(module, stand_ins))
+        # a model may run its head under `no_grad`; it is tried last, for scripted modules have no hooks
+        for graph in (torch.enable_grad, partial(graph_everywhere, model)):
+            with graph(), forward_context():
+                image = as_model_input(model, images[:1]).detach().clone()
+                weight = _last_met(find_logits(model(image), 1, output_fn), owners)
+            if weight is not None:
+                return f".{owners[weight]}.".partition(_PARAMETRIZATIONS)[0].strip(".")
+    raise ValueError(
+        f"Expected the logits of {type(model).__name__} to depend on a floating-point parameter of two dimensions or "
+        "more, the weight of its head, but the run shows none."
+    )
+
+
+def own_parameters(module: nn.Module) -> dict[str, Tensor]:
+    """A module's floating-point parameters without its children's, and what its parametrizations make: by name."""
+    names = [*(name for name, _ in module.named_parameters(recurse=False)), *getattr(module, "parametrizations", ())]
+    with undisturbed(module), torch.enable_grad():  # a parametrization may count, or draw
+        tensors = {name: getattr(module, name) for name in names}
+    return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+
+
+@contextmanager
+def replaced_parameters(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Put other parameters in the place of a module's own, and the very same objects back, also after an error.
+
+    The originals are not written to, so that who else holds them (an optimizer, a module that they are tied to) does
+    not notice.
+
+    Args:
+        module: The module.
+        parameters: By name, as in `own_parameters`.
+
+    Example:
+        >>> linear = nn.Linear(2, 1, bias=False)
+        >>> with replaced_parameters(linear, {"weight": nn.Parameter(torch.ones(1, 2))}):
+        ...     linear(torch.ones(2)).item()
+        2.0
+    """
+    with ExitStack() as stack:
+        for name, parameter in parameters.items():
+            if is_parametrized(module, name):
+                makers: Any = module.parametrizations
+                stack.callback(makers.__setitem__, name, makers[name])
+                makers[name] = _Made(parameter)
+            else:
+                # by `setattr`, since recurrent and scripted modules keep what they compute with elsewhere too
+                stack.callback(setattr, module, name, getattr(module, name))
+                setattr(module, name, parameter)
+        yield
+
+
+class _Made(nn.Module):
+    """Takes the place of a parametrization."""
+
+    def __init__(self, parameter: nn.Parameter) -> None:
+        super().__init__()
+        self.parameter = parameter
+
+    def forward(self) -> Tensor:
+        return self.parameter
+
+
+def _weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    for name, parameter in module.named_parameters(recurse=False):
+        if parameter.is_floating_point() and parameter.dim() >= 2:
+            yield name, parameter
+
+
+def _last_met(logits: Tensor, weights: Collection[Any]) -> Any:
+    """The weight whose use was the last that the logits depend on; None where they depend on none."""
+    waiting: set[Any] = {logits.grad_fn} - {None}
+    while waiting:
+        # nodes are numbered as the forward makes them: nothing that waits needs the one with the highest number
+        node = max(waiting, key=lambda node: node._sequence_nr())
+        waiting.remove(node)
+        for parent, _ in node.next_functions:
+            leaf = getattr(parent, "variable", None)
+            if leaf is None:
+                waiting |= {parent} - {None}
+            elif leaf in weights:
+                return leaf
+    return None

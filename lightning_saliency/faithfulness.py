@@ -1,0 +1,187 @@
+"""Whether the pixels that a heatmap marks are those that the model decides by: the image is changed there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from functools import reduce
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_saliency.attribution import blank_reasons
+from lightning_saliency.evidence import (
+    ForwardContext,
+    as_model_input,
+    bare_module,
+    forward_logits_in_chunks,
+    undisturbed,
+)
+from lightning_saliency.explain import Explanation
+from lightning_saliency.metrics import area_under_curve, average_drop, increase_in_confidence
+from lightning_saliency.targets import check_classes, class_probabilities
+
+_BLUR_SIGMA, _BLUR_RADIUS, _BLUR_SIDE = 5, 5, 224
+"""σ and reach of the blur, in pixels, as the authors of RISE have them, and the side of their images."""
+
+
+def faithfulness(
+    model: nn.Module,
+    explanation: Explanation,
+    *,
+    heatmaps: Mapping[str, Tensor] | None = None,
+    steps: int = 16,
+    batch_size: int = 32,
+    output_fn: Callable[[Any], Tensor] | None = None,
+    forward_context: ForwardContext = nullcontext,
+) -> dict[str, dict[str, Tensor]]:
+    """Measure what the explained class's probability does when the image is changed as a heatmap says.
+
+    Y is the explained class's probability for the image x, as in `Explanation.probabilities`, and H the heatmap at the
+    image's size. Of each image:
+
+    - `average_drop` (Chattopadhyay et al. 2018, "Grad-CAM++", section 4.1): max(0, Y − O) / Y, where O is the
+      probability for x ⊙ H. In [0, 1], lower is better; NaN where Y is 0.
+    - `increase_in_confidence` (the same): 1 where O > Y, else 0; higher is better.
+    - `deletion` (Petsiuk et al. 2018, "RISE"): the area under the curve of the probability while pixels are set to 0,
+      those with the highest H first. In [0, 1], lower is better.
+    - `insertion` (the same): the area under the curve while pixels of the image take the place of those of its blurred
+      copy, those with the highest H first. In [0, 1], higher is better.
+
+    0 is the mean colour where the input is normalised. The blur is Gaussian, as by the authors of RISE: σ = 5 pixels,
+    cut off at 5 pixels to either side, and in proportion more where the image's shorter side is longer than 224. A
+    curve has `steps + 1` points, at equal shares of the pixels; pixels of the same value go row by row. A heatmap that
+    is blank, the same everywhere or not finite marks nothing: all four are NaN.
+
+    It takes forward passes alone. Through the model go 2N + 1 images (each whole, each blurred, one empty) and for each
+    heatmap N · (2 · `steps` − 1), `batch_size` of them in a forward; the result does not depend on `batch_size`. The
+    model is run in eval mode and left exactly as it was, as by `explain`.
+
+    Args:
+        model: The model that was explained.
+        explanation: What `explain` found, for classes that it knows (its target was no callable).
+        heatmaps: By name, of each image one in [0, 1] at its size, `(N, 1, H, W)`: `explanation.heatmaps()` by default.
+        steps: In how many equal parts the pixels are deleted and inserted.
+        batch_size: How many images at most go through the model at a time.
+        output_fn: Takes the logits out of what the model returns.
+        forward_context: Makes the context for the forward, for instance autocast.
+
+    Returns:
+        By heatmap, by metric, a value per image: `(N,)`, on the model's device, at least float32.
+
+    Raises:
+        TypeError: An argument is of the wrong kind.
+        ValueError: The explanation knows no classes, or the model does not have them; the heatmaps do not fit the
+            images; `steps` or `batch_size` is not a positive int.
+
+    Example:
+        >>> from lightning_saliency import explain
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        >>> explanation = explain(model, torch.randn(2, 3, 32, 32), methods=["grad_cam", "saliency"])
+        >>> measured = faithfulness(model, explanation, steps=8)
+        >>> list(measured), list(measured["saliency"])
+        (['grad_cam', 'saliency'], ['average_drop', 'increase_in_confidence', 'deletion', 'insertion'])
+        >>> measured["saliency"]["deletion"].shape
+        torch.Size([2])
+    """
+    classes = _check(model, explanation, steps, batch_size)
+    model = bare_module(model)
+    with undisturbed(model):
+        images = as_model_input(model, explanation.images)
+        images = images.to(torch.promote_types(images.dtype, torch.float32))  # for the blur is a sum
+        maps = _parse_heatmaps(explanation.heatmaps() if heatmaps is None else heatmaps, images)
+        logits = forward_logits_in_chunks(
+            model,
+            _copies(images, maps.values(), steps),
+            batch_size=batch_size,
+            output_fn=output_fn,
+            forward_context=forward_context,
+        )
+    check_classes(classes, logits)
+    # of each row, the probability of each image's class
+    probabilities = class_probabilities(logits, explanation.task)[:, classes.to(logits.device)]
+    return _measured(probabilities, maps, steps)
+
+
+def _measured(probabilities: Tensor, heatmaps: Mapping[str, Tensor], steps: int) -> dict[str, dict[str, Tensor]]:
+    """The metrics, from the probabilities of what `_copies` made, in that order, for the classes of the N images."""
+    num_images = probabilities.shape[1]
+    shared, changed = probabilities[: 2 * num_images + 1], probabilities[2 * num_images + 1 :]
+    whole, blurred = (rows.diagonal() for rows in shared[:-1].split(num_images))
+    empty = shared[-1]
+    changed = changed.view(len(heatmaps), num_images, 2 * steps - 1, num_images)
+    found = {}
+    for (name, maps), rows in zip(heatmaps.items(), changed, strict=True):
+        marked, *partly = rows.diagonal(dim1=0, dim2=2)
+        deleted, inserted = [whole, *partly[: steps - 1], empty], [blurred, *partly[steps - 1 :], whole]
+        measured = {
+            "average_drop": average_drop(whole, marked),
+            "increase_in_confidence": increase_in_confidence(whole, marked).to(whole.dtype),
+            "deletion": area_under_curve(torch.stack(deleted, dim=1)),
+            "insertion": area_under_curve(torch.stack(inserted, dim=1)),
+        }
+        blank = torch.tensor([reason is not None for reason in blank_reasons(maps)], device=whole.device)
+        found[name] = {metric: values.masked_fill(blank, torch.nan) for metric, values in measured.items()}
+    return found
+
+
+def _check(model: nn.Module, explanation: Explanation, steps: int, batch_size: int) -> Tensor:
+    """The explained classes, where the arguments can be what they are."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"Expected `model` to be a torch.nn.Module, got {type(model).__name__}.")
+    if not isinstance(explanation, Explanation):
+        raise TypeError(f"Expected `explanation` to be what `explain` returned, got {type(explanation).__name__}.")
+    for name, value in (("steps", steps), ("batch_size", batch_size)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"Expected `{name}` to be a positive int, got {value!r}.")
+    if explanation.classes is None:
+        raise ValueError(
+            "Expected `explanation` to be of classes, which have a probability, got one of a callable target."
+        )
+    return explanation.classes
+
+
+def _parse_heatmaps(heatmaps: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+    """The heatmaps on the images' device."""
+    size = (len(images), 1, *images.shape[2:])
+    for name, maps in heatmaps.items():
+        if maps.shape != size:
+            raise ValueError(f"Expected `heatmaps` to be {size} as the images, got {tuple(maps.shape)} of {name!r}.")
+        if (maps < 0).any() or (maps > 1).any():
+            low, high = float(maps.min()), float(maps.max())
+            raise ValueError(f"Expected `heatmaps` to be in [0, 1], got {low:.3g} to {high:.3g} of {name!r}.")
+    return {name: maps.detach().to(images.device) for name, maps in heatmaps.items()}
+
+
+def _copies(images: Tensor, heatmaps: Iterable[Tensor], steps: int) -> Iterator[Tensor]:
+    """The images that go through the model: whole, blurred, empty; then for each heatmap those changed as it says."""
+    blurred = _blurred(images)
+    yield from images
+    yield from blurred
+    yield torch.zeros_like(images[0])
+    pixels = images.shape[2:].numel()
+    counts = torch.tensor([pixels * step // steps for step in range(1, steps)], device=images.device)
+    for maps in heatmaps:
+        for image, blur, heatmap in zip(images, blurred, maps, strict=True):
+            yield image * heatmap
+            # a stable sort: which of two equal pixels goes first is not left to chance
+            ranks = heatmap.flatten().argsort(descending=True, stable=True).argsort().view(heatmap.shape)
+            first = ranks < counts[:, None, None, None]
+            yield from torch.where(first, 0.0, image)
+            yield from torch.where(first, image, blur)
+
+
+def _blurred(images: Tensor) -> Tensor:
+    """The images under a Gaussian blur, mirrored at their borders."""
+    side = min(images.shape[2:])
+    scale = max(1.0, side / _BLUR_SIDE)
+    radius = min(round(_BLUR_RADIUS * scale), side - 1)  # mirrored can be no more than there is
+    taps = [math.exp(-((offset / (_BLUR_SIGMA * scale)) ** 2) / 2) for offset in range(-radius, radius + 1)]
+    blurred = F.pad(images, (radius, radius, radius, radius), mode="reflect")
+    for dim, size in ((2, images.shape[2]), (3, images.shape[3])):
+        shifted = [blurred.narrow(dim, start, size) for start in range(len(taps))]
+        blurred = reduce(torch.add, (view * (tap / sum(taps)) for view, tap in zip(shifted, taps, strict=True)))
+    return blurred
