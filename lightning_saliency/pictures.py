@@ -108,7 +108,7 @@ class Look:
                 alpha=self.alpha,
             )
 
-        columns = {key: {_title(key): raw} for key, raw in explanation.attributions.items()}
+        columns = {key: {method_title(key): raw} for key, raw in explanation.attributions.items()}
         pictures = {method: sheet(column, explained) for method, column in columns.items()}
         if len(columns) > 1:
             pictures["overview"] = sheet(
@@ -139,7 +139,7 @@ class Look:
         return found if found is not None and fits else (None, None)
 
 
-def _title(key: str) -> str:
+def method_title(key: str) -> str:
     """What a picture calls a method, or one of its several layers: `grad_cam@layer3`."""
     method, _, layer = key.partition("@")
     return f"{METHODS[method].title} · {layer}" if layer else METHODS[method].title

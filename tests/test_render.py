@@ -8,7 +8,7 @@ import torch
 from PIL import ImageFont
 
 from lightning_saliency.render import Caption, colorize, grid, overlay, shown_channels, to_rgb
-from lightning_saliency.render.sheet import _cut, _font, _wrap
+from lightning_saliency.render.layout import _cut, font_of, wrap
 
 FRAME, PAPER = 218, 255
 GREEN, RED = (0, 114, 84), (184, 66, 0)
@@ -527,8 +527,8 @@ def test_grid_says_what_is_wrong(arguments, message):
 @pytest.mark.parametrize("lines", [1, 2, 3])
 @pytest.mark.parametrize("text", ["", "w", LONG, LONG * 5, ENDLESS, "✗ " + ENDLESS, "a_" * 200, "W " * 99])
 def test_broken_lines_fit_and_lose_nothing_silently(text, lines, width):
-    font = _font(13)
-    broken = _wrap(text, font, width, lines)
+    font = font_of(13)
+    broken = wrap(text, font, width, lines)
     assert len(broken) <= lines
     assert all(font.getlength(line) <= width for line in broken)
     kept = "".join("".join(broken).split())
@@ -540,15 +540,15 @@ def test_broken_lines_fit_and_lose_nothing_silently(text, lines, width):
 
 
 def test_breaks_come_where_a_reader_expects_them():
-    font = _font(13)
-    assert _wrap(LONG, font, 600) == [LONG]
-    assert _wrap(LONG, font, 250) == ["true: golden retriever", "predicted: labrador 93 %"]
-    assert _wrap("grad_cam_plus_plus", font, 110) == ["grad_cam_plus_", "plus"]
-    assert _wrap("  two \n words ", font, 300) == ["two words"]
+    font = font_of(13)
+    assert wrap(LONG, font, 600) == [LONG]
+    assert wrap(LONG, font, 250) == ["true: golden retriever", "predicted: labrador 93 %"]
+    assert wrap("grad_cam_plus_plus", font, 110) == ["grad_cam_plus_", "plus"]
+    assert wrap("  two \n words ", font, 300) == ["two words"]
 
 
 def test_a_cut_text_is_as_long_as_it_can_be():
-    font = _font(13)
+    font = font_of(13)
     cut = _cut(ENDLESS, font, 150)
     assert cut.endswith("…")
     longer = ENDLESS[: len(cut)] + "…"
@@ -556,7 +556,7 @@ def test_a_cut_text_is_as_long_as_it_can_be():
 
 
 def test_the_font_is_the_one_that_comes_with_matplotlib():
-    font = _font(13)
+    font = font_of(13)
     assert isinstance(font, ImageFont.FreeTypeFont)
     assert font.getname() == ("DejaVu Sans", "Book")
-    assert _font(13) is font
+    assert font_of(13) is font

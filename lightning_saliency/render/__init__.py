@@ -1,6 +1,19 @@
-"""Heatmaps -> pixels: colours and overlays, and the labelled sheets that show them."""
+"""Heatmaps -> pixels: colours and overlays, the labelled sheets that show them, and films of these."""
 
+from lightning_saliency.render.gif import gif
+from lightning_saliency.render.layout import Caption
 from lightning_saliency.render.pixels import Channels, colorize, overlay, shown_channels, signed_to_rgb, to_rgb
-from lightning_saliency.render.sheet import Caption, grid
+from lightning_saliency.render.sheet import grid, tiles
 
-__all__ = ["Caption", "Channels", "colorize", "grid", "overlay", "shown_channels", "signed_to_rgb", "to_rgb"]
+__all__ = [
+    "Caption",
+    "Channels",
+    "colorize",
+    "gif",
+    "grid",
+    "overlay",
+    "shown_channels",
+    "signed_to_rgb",
+    "tiles",
+    "to_rgb",
+]
