@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,51 @@ def log_picture(logger: Any, tag: str, picture: Tensor, step: int) -> None:
         path = Path(folder, tag, f"step={step:07d}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         _image(picture).save(path)
+
+
+def log_animation(logger: Any, tag: str, path: Path, step: int) -> None:
+    """Show an animated GIF in a Lightning logger, by what it can do.
+
+    In this order: the experiment's `add_image` (TensorBoard, which plays the file as it is), the logger's `log_video`
+    (Weights & Biases), the experiment's `log_artifact` (MLflow), its `log_image` (Comet). Others have the file itself.
+
+    Args:
+        logger: One of `trainer.loggers`.
+        tag: As in TensorBoard, `saliency/grad_cam/animation`.
+        path: The GIF.
+        step: On the same axis as Lightning's scalars; see `scalar_step`.
+    """
+    experiment: Any = getattr(logger, "experiment", None)
+    if hasattr(experiment, "add_image"):
+        from tensorboard.compat.proto.summary_pb2 import Summary  # not before it is needed: it takes a while
+
+        with Image.open(path) as image:
+            width, height = image.size
+        picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
+        experiment.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=picture)]), step)
+    elif hasattr(logger, "log_video"):
+        logger.log_video(key=tag, videos=[str(path)], step=step)
+    elif hasattr(experiment, "log_artifact") and hasattr(logger, "run_id"):
+        experiment.log_artifact(logger.run_id, str(path), tag)
+    elif hasattr(experiment, "log_image"):
+        experiment.log_image(str(path), name=tag, step=step)
+
+
+def run_folder(loggers: Sequence[Any]) -> Path | None:
+    """The folder of the run: that of TensorBoard's event file, else the first logger's that has one.
+
+    To be called on one rank only, as `log_picture`.
+    """
+    own: list[Path] = []
+    for logger in loggers:
+        folder, saved = getattr(logger, "log_dir", None), getattr(logger, "save_dir", None)
+        if isinstance(folder, str | Path) and hasattr(getattr(logger, "experiment", None), "add_image"):
+            return Path(folder)
+        if isinstance(folder, str | Path):
+            own.append(Path(folder))
+        elif isinstance(saved, str | Path):
+            own.append(Path(saved, str(logger.name), str(logger.version)))
+    return own[0] if own else None
 
 
 def scalar_step(trainer: Any) -> int:

@@ -13,9 +13,14 @@ from lightning_saliency._compat import LightningModule, Trainer, is_oom_error, m
 from lightning_saliency.attribution import METHODS, MethodOptions
 from lightning_saliency.evidence import find_target_layer
 from lightning_saliency.explain import Explanation, Fuse, explain
+from lightning_saliency.faithfulness import faithfulness
 from lightning_saliency.layers import TargetLayer, name_layer
 from lightning_saliency.samples import Samples
+from lightning_saliency.sanity import head_similarity
 from lightning_saliency.targets import Task
+
+_AT_ONCE = 32
+"""Images in a forward whose number grows with the samples'."""
 
 CallbackTarget = Literal["label", "predicted"] | int | list[int] | Callable[[Tensor], Tensor]
 
@@ -64,14 +69,20 @@ class Probe:
         for name in [self.layer] if isinstance(self.layer, str) else self.layer or ():
             name_layer(model, name)
 
-    def explain(self, trainer: Trainer, pl_module: LightningModule, samples: Samples) -> Explanation:
-        """Explain the samples in the trainer's precision, in smaller chunks where the memory does not suffice."""
+    def explain(
+        self, trainer: Trainer, pl_module: LightningModule, samples: Samples, at_once: int | None = None
+    ) -> Explanation:
+        """Explain the samples in the trainer's precision, in smaller chunks where the memory does not suffice.
+
+        Args:
+            trainer: The trainer.
+            pl_module: Its module.
+            samples: Any number of images.
+            at_once: In what chunks, where no size of chunks is set; None for all at once.
+        """
         model = find_model(pl_module, self.model)
         images = samples.images.to(pl_module.device)
-        run: dict[str, Any] = {
-            "output_fn": self.output_fn,
-            "forward_context": trainer.precision_plugin.forward_context,
-        }
+        run = self._run(trainer)
         target: Any = self.target
         if target == "label":
             target = self._fitting_labels(samples)
@@ -80,7 +91,7 @@ class Probe:
         elif isinstance(target, Sequence) and samples.rows is not None:  # sanity checking may show a part of them
             target = [target[row] for row in samples.rows]
         own_task = getattr(pl_module, "task", None)
-        chunk = min(self._fitting_chunk or self.chunk_size or len(images), len(images))
+        chunk = min(self._fitting_chunk or self.chunk_size or at_once or len(images), len(images))
         while True:
             try:
                 with muted(pl_module):
@@ -94,11 +105,8 @@ class Probe:
                         target=target,
                         layer=layer,
                         task=self.task or ("multilabel" if own_task == "multilabel" else "multiclass"),
-                        fuse=self.fuse,
-                        flip=self.flip,
-                        method_options=self.method_options,
                         chunk_size=chunk,
-                        progress=False,
+                        **self._options,
                         **run,
                     )
             except TypeError as fault:
@@ -113,6 +121,45 @@ class Probe:
             chunk = self._fitting_chunk = chunk // 2
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
+
+    def faithfulness(
+        self, trainer: Trainer, pl_module: LightningModule, explanation: Explanation
+    ) -> dict[str, dict[str, Tensor]]:
+        """How much of the model's decision the maps hold; see `lightning_saliency.faithfulness`."""
+        with muted(pl_module):
+            return faithfulness(
+                find_model(pl_module, self.model),
+                explanation,
+                batch_size=self._fitting_chunk or self.chunk_size or _AT_ONCE,
+                **self._run(trainer),
+            )
+
+    def head_similarity(
+        self, trainer: Trainer, pl_module: LightningModule, explanation: Explanation
+    ) -> dict[str, Tensor]:
+        """How like the maps are to those of a randomised head; see `lightning_saliency.sanity`."""
+        with muted(pl_module):
+            return head_similarity(
+                find_model(pl_module, self.model),
+                explanation,
+                chunk_size=self._fitting_chunk or self.chunk_size or _AT_ONCE,
+                **self._options,
+                **self._run(trainer),
+            )
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """How the maps are made."""
+        return {
+            "fuse": self.fuse,
+            "flip": self.flip,
+            "method_options": self.method_options,
+            "progress": False,
+        }
+
+    def _run(self, trainer: Trainer) -> dict[str, Any]:
+        """How the model is run."""
+        return {"output_fn": self.output_fn, "forward_context": trainer.precision_plugin.forward_context}
 
     def explained(self, samples: Samples) -> str:
         """In words, which class is explained."""

@@ -3,7 +3,7 @@
 A record is one file of blocks. A block is a header (a mark, the version, the kind, epoch, step, the payload's length
 and a checksum of all of it) and a payload, which is a NumPy archive (`.npz`). Blocks are only ever appended. A block
 that a killed process left unfinished is the last one: readers pass over it, and the next writer cuts it off. A moment
-that a resumed run comes to again supersedes those of the same and of later steps.
+that a resumed run comes to again supersedes those of the same and of later epochs and steps.
 
 Attributions are stored at their native resolution with 8 bits a value, from each map's minimum to its maximum, which
 are stored in float32: within 1/510 of that range. Before compression a moment takes `h·w + 8` bytes for each map, `4·K`
@@ -143,7 +143,7 @@ class Record:
 
     def _take(self, block: _Block, file: io.BufferedReader) -> None:
         if block.kind == "moment":
-            self._blocks = [earlier for earlier in self._blocks if earlier.step < block.step]
+            self._blocks = [earlier for earlier in self._blocks if earlier.when < block.when]
             self._blocks.append(block)
         elif block.kind == "samples":
             about, arrays = block.read(file)
@@ -166,7 +166,13 @@ class RecordWriter:
         self.record = Record(path)
 
     def write_samples(
-        self, images: Tensor, labels: Sequence[int | None], rows: Sequence[int], class_names: Sequence[str] | None
+        self,
+        images: Tensor,
+        labels: Sequence[int | None],
+        rows: Sequence[int],
+        class_names: Sequence[str] | None,
+        *,
+        anew: bool = False,
     ) -> None:
         """Write those of the samples that the record does not have yet.
 
@@ -177,19 +183,23 @@ class RecordWriter:
             labels: Their classes.
             rows: Their places among all samples.
             class_names: What the classes are called.
+            anew: Whether the record begins anew in any case: another run has the same folder.
         """
         known = self.record.samples
         at = {} if known is None else {row: place for place, row in enumerate(known.rows)}
-        differs = known is not None and not all(
-            torch.equal(known.images[at[row]], image) and known.labels[at[row]] == label
-            for row, image, label in zip(rows, images, labels, strict=True)
-            if row in at
+        anew = known is not None and (
+            anew
+            or not all(
+                torch.equal(known.images[at[row]], image) and known.labels[at[row]] == label
+                for row, image, label in zip(rows, images, labels, strict=True)
+                if row in at
+            )
         )
-        new = [place for place, row in enumerate(rows) if differs or row not in at]
+        new = [place for place, row in enumerate(rows) if anew or row not in at]
         if not new:
             return
         about = {
-            "anew": differs,
+            "anew": anew,
             "rows": [rows[place] for place in new],
             "labels": [labels[place] for place in new],
             "class_names": None if class_names is None else list(class_names),
@@ -197,7 +207,7 @@ class RecordWriter:
         self._append("samples", 0, 0, about, {"images": images[new].numpy()})
 
     def write(self, moment: Moment) -> None:
-        """Write a moment, which supersedes those of its and of later steps."""
+        """Write a moment, which supersedes itself and all later ones."""
         arrays: dict[str, NDArray[Any]] = {"logits": moment.logits.detach().cpu().float().numpy()}
         for key, maps in moment.attributions.items():
             arrays[f"map/{key}"], arrays[f"range/{key}"] = _quantized(maps)
@@ -276,6 +286,11 @@ class _Block:
     @property
     def end(self) -> int:
         return self.start + self.length
+
+    @property
+    def when(self) -> tuple[int, int]:
+        """The untrained network comes before the first step, which may have the same number."""
+        return self.epoch, self.step
 
     def read(self, file: io.BufferedReader) -> tuple[Any, Arrays]:
         """What the payload says, and its arrays, which are unpacked when they are asked for."""

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency.metrics import boxes_to_masks
+
 InputFn: TypeAlias = Callable[[Any], Tensor | tuple[Tensor, Tensor]]
 """Takes the images `(N, C, H, W)`, or the images and the labels `(N,)`, out of a batch."""
+
+Objects: TypeAlias = Callable[[Any], Any] | Tensor | Sequence[Tensor]
+"""Takes out of a batch where the objects are, as `objects_to_masks` takes it; or that itself, for each sample."""
 
 Choose: TypeAlias = Literal["first", "per_class"]
 
@@ -27,18 +32,29 @@ class Samples:
         images: `(N, C, H, W)` on the CPU.
         labels: `(N,)` int64 on the CPU, or None.
         rows: Which rows of the whole selection these are, where it is not complete; None for all.
+        masks: Where the objects are, `(N, 1, H, W)` bool on the CPU, or None where that is not known.
     """
 
     images: Tensor
     labels: Tensor | None = None
     rows: list[int] | None = None
+    masks: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, rows: slice) -> Samples:
-        labels = None if self.labels is None else self.labels[rows]
-        return Samples(self.images[rows], labels, None if self.rows is None else self.rows[rows])
+        return Samples(
+            self.images[rows],
+            None if self.labels is None else self.labels[rows],
+            None if self.rows is None else self.rows[rows],
+            None if self.masks is None else self.masks[rows],
+        )
+
+    @property
+    def places(self) -> list[int]:
+        """Their places in the whole selection."""
+        return list(range(len(self))) if self.rows is None else self.rows
 
 
 @dataclass
@@ -51,6 +67,7 @@ class FixedBatch:
         indices: Positions in the stream, which are kept instead, in this order.
         input_fn: Takes images, or images and labels, out of a batch that `split_batch` does not understand.
         given: Samples that are given, so that nothing is collected.
+        objects: Where the objects are, or a function that takes that out of a batch; None where it is not known.
 
     Attributes:
         fixed: The samples, once they are complete.
@@ -61,8 +78,9 @@ class FixedBatch:
     indices: Sequence[int] | None = None
     input_fn: InputFn | None = None
     given: Samples | None = None
+    objects: Objects | None = None
     fixed: Samples | None = field(init=False)
-    _kept: dict[int, tuple[Tensor, int | None]] = field(default_factory=dict)
+    _kept: dict[int, tuple[Tensor, int | None, Tensor | None]] = field(default_factory=dict)
     _position: int = 0
 
     def __post_init__(self) -> None:
@@ -70,7 +88,7 @@ class FixedBatch:
 
     def reset(self) -> None:
         """Forget what was collected: another run may have other data."""
-        self.fixed = self.given
+        self.fixed = None if self.given is None else self._masked(self.given)
         self.begin()
 
     def begin(self) -> None:
@@ -92,9 +110,13 @@ class FixedBatch:
                 "Expected `choose='per_class'` to find integer labels (N,) in the batch, found none. "
                 "Pass an `input_fn` that returns (images, labels)."
             )
-        for image, label in zip(images, [None] * len(images) if labels is None else labels.tolist(), strict=True):
+        masks = objects_to_masks(self.objects(batch), images) if callable(self.objects) else None
+        nothing = [None] * len(images)
+        for image, label, mask in zip(
+            images, nothing if labels is None else labels.tolist(), nothing if masks is None else masks, strict=True
+        ):
             if self._wants(label):
-                self._keep(image, label)
+                self._keep(image, label, mask)
             self._position += 1
         if self._is_complete():
             self.end(whole=True)
@@ -119,21 +141,41 @@ class FixedBatch:
         if self.fixed is not None or not self._kept:
             return self.fixed
         found = [(row, *self._kept[at]) for row, at in enumerate(self._order()) if at in self._kept]
-        labels = [label for _, _, label in found if label is not None]
-        return Samples(
-            torch.stack([image for _, image, _ in found]),
-            torch.tensor(labels) if len(labels) == len(found) else None,
-            [row for row, _, _ in found],
+        labels = [label for _, _, label, _ in found if label is not None]
+        masks = [mask for _, _, _, mask in found if mask is not None]
+        return self._masked(
+            Samples(
+                torch.stack([image for _, image, _, _ in found]),
+                torch.tensor(labels) if len(labels) == len(found) else None,
+                [row for row, _, _, _ in found],
+                torch.stack(masks) if masks else None,
+            )
         )
 
     def state_dict(self) -> dict[str, Any]:
         """The samples as tensors, for a checkpoint."""
-        return {} if self.fixed is None else {"images": self.fixed.images, "labels": self.fixed.labels}
+        if self.fixed is None:
+            return {}
+        return {"images": self.fixed.images, "labels": self.fixed.labels, "masks": self.fixed.masks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the samples of a checkpoint, unless some were given."""
-        if state and self.given is None:
-            self.fixed = Samples(state["images"], state["labels"])
+        """Take the samples of a checkpoint, unless some were given, or it does not know where the objects are."""
+        masks = state.get("masks")
+        if state and self.given is None and (not callable(self.objects) or masks is not None):
+            self.fixed = self._masked(Samples(state["images"], state["labels"], masks=masks))
+
+    def _masked(self, samples: Samples) -> Samples:
+        """With the objects that were given for the samples."""
+        if self.objects is None or callable(self.objects):
+            return samples
+        if len(self.objects) <= max(samples.places):
+            raise ValueError(
+                f"Expected `objects` to hold one entry for each sample, got {len(self.objects)} for the sample "
+                f"{max(samples.places)}."
+            )
+        own = [self.objects[place] for place in samples.places]
+        objects = torch.stack(own) if isinstance(self.objects, Tensor) else own
+        return replace(samples, masks=objects_to_masks(objects, samples.images))
 
     def _wants(self, label: int | None) -> bool:
         if self.indices is not None:
@@ -146,15 +188,15 @@ class FixedBatch:
             return len(groups[label]) < self.num_samples
         return len(groups) < self.num_samples
 
-    def _keep(self, image: Tensor, label: int | None) -> None:
-        for first, _ in self._kept.values():
+    def _keep(self, image: Tensor, label: int | None, mask: Tensor | None) -> None:
+        for first, _, _ in self._kept.values():
             if first.shape != image.shape:
                 raise ValueError(
                     f"Expected the samples to be of one size, got {tuple(first.shape)} and {tuple(image.shape)}. "
                     "Choose images of one size by `samples`, or pass them as a tensor."
                 )
             break
-        self._kept[self._position] = image.detach().cpu().clone(), label
+        self._kept[self._position] = image.detach().cpu().clone(), label, mask
 
     def _is_complete(self) -> bool:
         if self.indices is not None:
@@ -174,7 +216,7 @@ class FixedBatch:
 
     def _positions_by_class(self) -> dict[int, list[int]]:
         groups: dict[int, list[int]] = defaultdict(list)
-        for position, (_, label) in self._kept.items():
+        for position, (_, label, _) in self._kept.items():
             if label is not None:  # `offer` has seen that there are labels
                 groups[label].append(position)
         return dict(groups)
@@ -222,6 +264,43 @@ def parse_samples(samples: Any) -> tuple[Samples | None, list[int] | None]:
     if not samples:
         raise ValueError("Expected `samples` to hold at least one position, got none.")
     return None, list(samples)
+
+
+def objects_to_masks(objects: Any, images: Tensor) -> Tensor:
+    """Where the objects are -> their pixels.
+
+    Args:
+        objects: For images `(N, C, H, W)` boxes `(N, 4)` as (x1, y1, x2, y2) in their pixels, x2 and y2 outside; N
+            tensors of boxes `(k, 4)`, for several objects an image; or masks `(N, H, W)` or `(N, 1, H, W)`, of which
+            what is not 0 is the object.
+        images: The images.
+
+    Returns:
+        `(N, 1, H, W)` bool on the CPU.
+
+    Raises:
+        ValueError: It is none of these.
+
+    Example:
+        >>> objects_to_masks(torch.tensor([[1, 0, 3, 1]]), torch.zeros(1, 3, 2, 4)).int()
+        tensor([[[[0, 1, 1, 0],
+                  [0, 0, 0, 0]]]], dtype=torch.int32)
+    """
+    count, size = len(images), images.shape[2:]
+    if isinstance(objects, list | tuple) and len(objects) == count:
+        if all(isinstance(boxes, Tensor) and boxes.dim() == 2 and boxes.shape[1] == 4 for boxes in objects):
+            return boxes_to_masks([boxes.detach().cpu() for boxes in objects], size)
+    elif isinstance(objects, Tensor) and len(objects) == count:
+        objects = objects.detach().cpu()
+        if objects.dim() == 2 and objects.shape[1] == 4:
+            return boxes_to_masks(objects, size)
+        if objects.shape in ((count, *size), (count, 1, *size)):
+            present: Tensor = objects != 0
+            return present.view(count, 1, *size)
+    raise ValueError(
+        f"Expected `objects` to be, for {count} images of {size[0]}×{size[1]}, boxes ({count}, 4), a list of {count} "
+        f"tensors of boxes (k, 4), or masks ({count}, 1, {size[0]}, {size[1]}), got {_describe(objects)}."
+    )
 
 
 def split_batch(batch: Any, input_fn: InputFn | None = None) -> tuple[Tensor, Tensor | None]:

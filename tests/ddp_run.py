@@ -34,10 +34,12 @@ class Leaves(L.Callback):
 
 def main(folder: str, strategy: str, mode: str) -> None:
     L.seed_everything(3)
-    ours = [SaliencyCallback(["cam", "saliency"], num_samples=4, on_error="raise", audit=True)]
+    watched = {"metrics_samples": 6, "faithfulness": True, "sanity_every_n_epochs": 1}
+    ours = [SaliencyCallback(["cam", "saliency"], num_samples=4, on_error="raise", audit=True, **watched)]
     monitors = [
         L.callbacks.EarlyStopping("saliency/seconds", patience=9, check_on_train_epoch_end=False, strict=True),
-        L.callbacks.ModelCheckpoint(folder, filename="best", monitor="saliency/seconds"),
+        L.callbacks.EarlyStopping("saliency/cam/entropy", patience=9, check_on_train_epoch_end=False, strict=True),
+        L.callbacks.ModelCheckpoint(folder, filename="best", monitor="saliency/cam/rank_correlation_previous"),
     ]
     callbacks = [*ours, *monitors] if mode == "with" else []
     trainer(

@@ -27,17 +27,20 @@ MAY_IMPORT = {
     "metrics": {"attribution"},
     "render": set(),
     "record": set(),
-    "samples": set(),
-    "pictures": {"attribution", "explain", "record", "render", "samples"},
+    "samples": {"metrics"},
+    "checks": set(),
+    "pictures": {"attribution", "explain", "render", "samples"},
     "faithfulness": {"attribution", "evidence", "explain", "metrics", "targets"},
     "sanity": {"attribution", "evidence", "explain", "metrics", "targets"},
     "measures": {"attribution", "explain", "metrics"},
+    "film": {"attribution", "checks", "pictures", "record", "render", "targets"},
     "figures": {"attribution", "explain", "pictures", "render"},
     "loggers": {"render"},
     "audit": set(),
     "guard": {"audit", "_compat"},
     "budget": set(),
-    "probe": {"attribution", "evidence", "explain", "layers", "samples", "targets", "_compat"},
+    "probe": {"attribution", "evidence", "explain", "faithfulness", "layers", "sanity", "samples", "targets"}
+    | {"_compat"},
     "dashboard": {"record"},
 }
 MAY_IMPORT["callbacks"] = set(MAY_IMPORT) - {"dashboard"}

@@ -20,6 +20,7 @@ from tiny import (
     data,
     events,
     loader,
+    sheets,
     trainer,
 )
 from torch import nn
@@ -59,10 +60,10 @@ def test_every_epoch_and_the_untrained_network_are_in_the_event_file_at_the_scal
         TinyClassifier(), loader(shuffle=True), loader()
     )
     found = events(tmp_path)
-    assert set(found.Tags()["images"]) == {"saliency/cam", "saliency/saliency", "saliency/overview"}
+    assert sheets(tmp_path) == {"saliency/cam", "saliency/saliency", "saliency/overview"}
     scalar_steps = [event.step for event in found.Scalars("val_loss")]
     assert scalar_steps == [2, 5, 8]
-    for tag in found.Tags()["images"]:
+    for tag in sheets(tmp_path):
         assert [event.step for event in found.Images(tag)] == [0, *scalar_steps]
 
 
@@ -318,7 +319,8 @@ def test_each_logger_gets_the_pictures_in_the_way_it_can(tmp_path):
     for sheet, file in zip(sheets, files, strict=True):
         with Image.open(file) as image:
             assert torch.equal(torch.from_numpy(np.array(image)).permute(2, 0, 1), sheet)
-    assert [(key, step) for key, _, step in takes.seen] == [("saliency/grad_cam", step) for step in (0, 2, 5)]
+    drawn = [(key, step) for key, _, step in takes.seen if key == "saliency/grad_cam"]
+    assert drawn == [("saliency/grad_cam", step) for step in (0, 2, 5)]
 
 
 def test_no_logger_is_one_warning_and_training_goes_on(tmp_path):

@@ -39,5 +39,8 @@ def test_two_processes_end_like_those_without_the_callback_and_can_monitor_its_s
     assert weights[0] == weights[1]
     assert len(weights[0]) == 8
     assert ours[0][1]["saliency/seconds"] == ours[1][1]["saliency/seconds"] > 0
+    own = [{name: value for name, value in ending.items() if name.startswith("saliency/")} for _, ending in ours]
+    assert own[0] == own[1]
+    assert {"saliency/cam/deletion", "saliency/saliency/rank_correlation_random_head"} <= own[0].keys()
     assert (tmp_path / "with/best.ckpt").exists()
     assert len(events(tmp_path / "with").Images("saliency/cam")) == 3  # from one rank only

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import L, TinyClassifier, data, events, loader, trainer
+from tiny import L, TinyClassifier, data, events, loader, sheets, trainer
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 from torchmetrics import MeanMetric
@@ -213,6 +213,11 @@ class Recipe:
     options: dict = field(default_factory=dict)
 
 
+def squares(batch):
+    """Where the bright squares of the tiny data are."""
+    return torch.stack([torch.tensor([1 + 5 * label, 1, 5 + 5 * label, 5]) for label in batch[1].tolist()])
+
+
 def ema():
     return [L.callbacks.WeightAveraging(device="cpu")]
 
@@ -271,6 +276,17 @@ RECIPES = [
         )
         for kind in (dict, Pair, Record)
     ),
+    Recipe(
+        "all that can be measured",
+        LogsInForward,
+        options={
+            "objects": squares,
+            "metrics_samples": 6,
+            "faithfulness": True,
+            "sanity_every_n_epochs": 1,
+            "animation_every_n_epochs": 1,
+        },
+    ),
     Recipe("a time budget, which this tiny training overruns", pictures=None, options={"max_fraction": 0.5}),
 ]
 
@@ -301,7 +317,7 @@ def test_training_with_the_callback_is_the_training_without_it(recipe, tmp_path)
     tags = {f"saliency/{method}" for method in [*METHODS, "overview"]}
     if recipe.pictures is not None:
         found = events(tmp_path / "with")
-        assert set(found.Tags()["images"]) == tags
+        assert sheets(tmp_path / "with") == tags
         assert all(len(found.Images(tag)) == recipe.pictures for tag in tags)
 
 
@@ -350,7 +366,9 @@ def test_evaluation_under_inference_mode_leaves_everything_as_it_was(tmp_path, s
         L.seed_everything(3)
         module, witness = TinyClassifier(), Witness()
         runner = trainer(tmp_path, *callbacks, witness)
-        metrics = getattr(runner, stage)(module, loader(), verbose=False)
+        (logged,) = getattr(runner, stage)(module, loader(), verbose=False)
+        metrics = {key: value for key, value in logged.items() if not key.startswith("saliency/")}
+        assert metrics.keys() == {"val_loss"}
         witness.note(runner, module)
         endings.append(witness.ending | {"metrics": digest(metrics)})
     assert changed(*endings) == []
@@ -380,9 +398,9 @@ class Meddles(SaliencyCallback):
         super().__init__(["grad_cam"], **options)
         explain = self.probe.explain
 
-        def meddle(trainer, pl_module, samples):
+        def meddle(trainer, pl_module, samples, **options):
             deed(trainer, pl_module)
-            return explain(trainer, pl_module, samples)
+            return explain(trainer, pl_module, samples, **options)
 
         self.probe.explain = meddle
 

@@ -73,6 +73,12 @@ def trainer(folder: Path, *callbacks: L.Callback, **options) -> L.Trainer:
     return L.Trainer(callbacks=list(callbacks), **(defaults | options))
 
 
+def sheets(folder: Path) -> set[str]:
+    """The tags of the pictures that are drawn each time; not those of the run so far."""
+    tags = events(folder).Tags()["images"]
+    return {tag for tag in tags if not tag.endswith(("/filmstrip", "/animation"))}
+
+
 def events(folder: Path) -> EventAccumulator:
     accumulator = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
     accumulator.Reload()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
 
 from torch import Tensor
 
@@ -20,19 +22,73 @@ from lightning_saliency._compat import (
     rank_zero_warn,
 )
 from lightning_saliency.budget import Budget
+from lightning_saliency.checks import check_choice, check_count, check_function
 from lightning_saliency.guard import Guard
-from lightning_saliency.loggers import log_picture, scalar_step
+from lightning_saliency.loggers import log_animation, log_picture, scalar_step
 from lightning_saliency.pictures import Look
-from lightning_saliency.samples import Choose, FixedBatch, Samples, find_dataset, parse_samples
+from lightning_saliency.samples import Choose, FixedBatch, Objects, Samples, find_dataset, parse_samples
 
 OnError = Literal["warn", "raise"]
+
+Pictures: TypeAlias = dict[str, Tensor | Path]
+"""By the last part of its tag a picture, uint8 `(3, H, W)`, or an animation's file."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One time that the callback looks.
+
+    Attributes:
+        stage: `validate` or `test`.
+        trainer: The trainer.
+        pl_module: Its module.
+        samples: What is looked at.
+        share: How much that is of all samples: less than 1 where the time budget has thinned them.
+        dataset: Where to look for the normalisation and the classes' names.
+        is_logged: Whether the pictures go to the loggers.
+        is_fresh: Whether the training began, or begins, with this run.
+    """
+
+    stage: str
+    trainer: Trainer
+    pl_module: LightningModule
+    samples: Samples
+    share: float
+    dataset: Any
+    is_logged: bool
+    is_fresh: bool
+
+    @property
+    def in_fit(self) -> bool:
+        """Whether it is in a training, or before it."""
+        return self.trainer.state.fn == "fit"
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether the network has made no step yet."""
+        return self.trainer.sanity_checking and self.trainer.global_step == 0
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether it only brings out errors before the first step of a resumed run."""
+        return self.trainer.sanity_checking and self.trainer.global_step > 0
+
+    @property
+    def title(self) -> str:
+        """What stands on top of a picture: when it was."""
+        if self.trainer.sanity_checking:
+            return "before training"
+        if self.in_fit:
+            return f"epoch {self.trainer.current_epoch} · step {scalar_step(self.trainer)}"
+        return self.stage
 
 
 class PictureCallback(Callback):
     """Takes samples from the validation stream, and logs pictures that are made of them after each validation.
 
     What the pictures are is up to a subclass: `_draw` makes them, on rank 0 alone and guarded, `_tags` says under which
-    tags, `_check` what can be refused before anything runs. See `SaliencyCallback` for the options.
+    tags, `_check` what can be refused before anything runs. What more it does each time is in `_acts`. See
+    `SaliencyCallback` for the options.
     """
 
     def __init__(
@@ -50,6 +106,7 @@ class PictureCallback(Callback):
         on_error: OnError,
         max_fraction: float | None,
         audit: bool,
+        objects: Objects | None = None,
     ) -> None:
         super().__init__()
         for option, count in (("num_samples", num_samples), ("every_n_epochs", every_n_epochs)):
@@ -74,13 +131,16 @@ class PictureCallback(Callback):
 
         given, indices = parse_samples(samples)
         self.num_shown = len(given if given is not None else indices or range(num_samples))
+        in_test = objects if callable(objects) or given is not None else None  # other images than those in validation
         self._batches = {
-            stage: FixedBatch(num_samples, choose, indices, input_fn, given) for stage in ("validate", "test")
+            "validate": FixedBatch(num_samples, choose, indices, input_fn, given, objects),
+            "test": FixedBatch(num_samples, choose, indices, input_fn, given, in_test),
         }
         self._key = self._generate_state_key(
             name=name, num_samples=self.num_shown, choose=choose, samples=indices, dataloader_idx=dataloader_idx
         )
         self._since: float | None = None
+        self._first_step: int | None = None
         self._periods_shown = 0
         self._scalars: dict[str, float] = {}
         self._unlogged = 0.0
@@ -92,14 +152,19 @@ class PictureCallback(Callback):
         """The tags of the pictures, so that two callbacks do not write under the same."""
 
     @abstractmethod
-    def _draw(
-        self, stage: str, trainer: Trainer, pl_module: LightningModule, samples: Samples, dataset: Any
-    ) -> dict[str, Tensor]:
+    def _draw(self, turn: Turn) -> Pictures:
         """The pictures by the last part of their tags; numbers may be added to `_scalars`."""
+
+    def _acts(self, turn: Turn) -> list[Callable[[], Pictures]]:
+        """What is done, in this order; one that fails does not keep the others from theirs."""
+        return [partial(self._draw, turn)]
 
     @abstractmethod
     def _check(self, pl_module: LightningModule) -> None:
         """Refuse what cannot work with this module."""
+
+    def _end_turn(self) -> None:  # most keep nothing from one act to the next
+        """Let go of what the acts of a turn had in common."""
 
     def _forget(self) -> None:  # most have nothing to let go of
         """Let go of the model."""
@@ -145,6 +210,7 @@ class PictureCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The time of the first epoch starts."""
+        self._first_step = trainer.global_step
         self._since = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -181,9 +247,11 @@ class PictureCallback(Callback):
         if trainer.sanity_checking:
             # a resumed run is sanity checked too; there the pass only brings out errors before the first step
             self._finish("validate", trainer, pl_module, logs=self.log_untrained and trainer.global_step == 0)
+            self._scalars = {}  # nothing is logged in sanity checking
             return
         if trainer.state.fn != "fit":
             self._finish("validate", trainer, pl_module)
+            self._log_scalars(trainer, pl_module)
             return
         self._has_validated = True
         # also where validation itself comes only every so many epochs, and just misses the one
@@ -191,19 +259,20 @@ class PictureCallback(Callback):
         is_due = into == 0 or periods > self._periods_shown
         self._periods_shown = periods
         self._finish("validate", trainer, pl_module, is_due=is_due)
-        # all ranks log what rank 0 measured, so that callbacks on all ranks can monitor it
         peers = self._peers(trainer)
         self._unlogged += self._guard.seconds
-        measured = dict(self._scalars)
         if self is peers[-1]:  # of those that share a name, the last logs the time of all
-            measured["seconds"] = sum(peer._unlogged for peer in peers)
+            self._scalars["seconds"] = sum(peer._unlogged for peer in peers)
             for peer in peers:
                 peer._unlogged = 0.0
-        measured = trainer.strategy.broadcast(measured)
-        for scalar, value in measured.items():
-            pl_module.log(f"{self.name}/{scalar}", value, on_step=False, on_epoch=True)
-        self._scalars = {}
+        self._log_scalars(trainer, pl_module)
         self._guard.seconds, self._since = 0.0, time.perf_counter()
+
+    def _log_scalars(self, trainer: Trainer, pl_module: LightningModule, suffix: str = "") -> None:
+        """All ranks log what rank 0 measured, so that callbacks on all ranks can monitor it."""
+        for scalar, value in trainer.strategy.broadcast(self._scalars).items():
+            pl_module.log(f"{self.name}/{scalar}{suffix}", value, on_step=False, on_epoch=True)
+        self._scalars = {}
 
     def _peers(self, trainer: Trainer) -> list[PictureCallback]:
         """The callbacks of the trainer that log under the same name, in their order."""
@@ -212,6 +281,7 @@ class PictureCallback(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Explain the samples of the test stream and log the pictures."""
         self._finish("test", trainer, pl_module)
+        self._log_scalars(trainer, pl_module, "/test")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the model."""
@@ -225,14 +295,24 @@ class PictureCallback(Callback):
         self._forget()
         self._has_validated = False
         self._periods_shown = 0
+        self._first_step = None
         self._since = None
+
+    def _is_fresh(self, trainer: Trainer) -> bool:
+        return (trainer.global_step if self._first_step is None else self._first_step) == 0
 
     def _capture(
         self, stage: str, trainer: Trainer, pl_module: LightningModule, batch: Any, dataloader_idx: int
     ) -> None:
-        samples = self._batches[stage]
-        if trainer.is_global_zero and dataloader_idx == self.dataloader_idx and samples.fixed is None:
-            self._guarded(trainer, pl_module, lambda: samples.offer(batch))
+        if not trainer.is_global_zero or dataloader_idx != self.dataloader_idx:
+            return
+        for samples in self._collected(stage):
+            if samples.fixed is None:
+                self._guarded(trainer, pl_module, partial(samples.offer, batch))
+
+    def _collected(self, stage: str) -> list[FixedBatch]:
+        """What is collected from the stream."""
+        return [self._batches[stage]]
 
     def _finish(
         self, stage: str, trainer: Trainer, pl_module: LightningModule, *, is_due: bool = True, logs: bool = True
@@ -244,9 +324,10 @@ class PictureCallback(Callback):
         loaders = trainer.num_test_batches if stage == "test" else trainer.num_val_batches
         if self.dataloader_idx >= len(loaders):
             self._guarded(trainer, pl_module, partial(self._refuse_loader, len(loaders)))
-        if batch.fixed is None:
-            whole = not trainer.sanity_checking or _sanity_sees_all(trainer, self.dataloader_idx)
-            self._guarded(trainer, pl_module, lambda: batch.end(whole=whole))
+        whole = not trainer.sanity_checking or _sanity_sees_all(trainer, self.dataloader_idx)
+        for collected in self._collected(stage):
+            if collected.fixed is None:
+                self._guarded(trainer, pl_module, partial(collected.end, whole=whole))
         if not is_due or not trainer.loggers:
             return
         samples = batch.current()
@@ -261,14 +342,14 @@ class PictureCallback(Callback):
         if not len(shown):
             return
         spent = self._guard.seconds
-        pictures: dict[str, Tensor] = {}
         found = trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders
         dataset = find_dataset(found, self.dataloader_idx)
-        self._guarded(
-            trainer, pl_module, lambda: pictures.update(self._draw(stage, trainer, pl_module, shown, dataset))
+        turn = Turn(
+            stage, trainer, pl_module, shown, len(shown) / len(samples), dataset, logs, is_fresh=self._is_fresh(trainer)
         )
-        for logger in trainer.loggers if logs else ():  # one that fails does not keep the others from theirs
-            self._guarded(trainer, pl_module, partial(self._log, stage, trainer, logger, pictures))
+        for act in self._acts(turn):
+            self._show(stage, trainer, pl_module, act, trainer.loggers if logs else ())
+        self._end_turn()
         if self._since is not None:  # sanity checking is the warm-up, which says little of what follows
             self._budget.record(self._guard.seconds - spent, len(shown))
 
@@ -276,10 +357,28 @@ class PictureCallback(Callback):
         if not self._guard.run(trainer, pl_module, step):
             self._forget()
 
-    def _log(self, stage: str, trainer: Trainer, logger: Any, pictures: dict[str, Tensor]) -> None:
+    def _show(
+        self,
+        stage: str,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        act: Callable[[], Pictures],
+        loggers: Sequence[Any],
+    ) -> None:
+        """Do something, and log the pictures that it makes."""
+        pictures: Pictures = {}
+        self._guarded(trainer, pl_module, lambda: pictures.update(act()))
+        for logger in loggers if pictures else ():  # one that fails does not keep the others from theirs
+            self._guarded(trainer, pl_module, partial(self._log, stage, trainer, logger, pictures))
+
+    def _log(self, stage: str, trainer: Trainer, logger: Any, pictures: Pictures) -> None:
         suffix = "" if stage == "validate" else f"/{stage}"
         for tag, picture in pictures.items():
-            log_picture(logger, f"{self.name}/{tag}{suffix}", picture, scalar_step(trainer))
+            whole_tag, step = f"{self.name}/{tag}{suffix}", scalar_step(trainer)
+            if isinstance(picture, Path):
+                log_animation(logger, whole_tag, picture, step)
+            else:
+                log_picture(logger, whole_tag, picture, step)
 
     def _affordable(self, num_samples: int) -> int:
         """How many samples the time budget allows now."""
@@ -307,24 +406,6 @@ def _picture_callbacks(trainer: Any) -> list[PictureCallback]:
     return [callback for callback in trainer.callbacks if isinstance(callback, PictureCallback)]
 
 
-def check_count(option: str, count: int) -> None:
-    """Refuse what is no positive int."""
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"Expected `{option}` to be a positive int, got {count!r}.")
-
-
-def check_choice(option: str, value: Any, allowed: Sequence[Any]) -> None:
-    """Refuse a value that is not one of these."""
-    if value not in allowed:
-        raise ValueError(f"Expected `{option}` to be one of {', '.join(map(str, allowed))}, got {value!r}.")
-
-
-def check_function(option: str, function: Any) -> None:
-    """Refuse what is neither a function nor None."""
-    if function is not None and not callable(function):
-        raise TypeError(f"Expected `{option}` to be a function or None, got {type(function).__name__}.")
-
-
 def check_names(class_names: Any) -> list[str] | None:
     """The classes' names as a list."""
     if isinstance(class_names, str):
@@ -336,12 +417,3 @@ def _sanity_sees_all(trainer: Trainer, dataloader_idx: int) -> bool:
     """Whether sanity checking ran over the whole validation stream."""
     ran, all_of_it = trainer.num_sanity_val_batches, trainer.num_val_batches
     return dataloader_idx < len(ran) and ran[dataloader_idx] >= all_of_it[dataloader_idx]
-
-
-def title_of(stage: str, trainer: Trainer) -> str:
-    """What stands on top of a picture: when it was."""
-    if trainer.sanity_checking:
-        return "before training"
-    if trainer.state.fn == "fit":
-        return f"epoch {trainer.current_epoch} · step {scalar_step(trainer)}"
-    return stage

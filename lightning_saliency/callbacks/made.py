@@ -12,18 +12,17 @@ from lightning_saliency._compat import LightningModule, Trainer, muted
 from lightning_saliency.callbacks.base import (
     OnError,
     PictureCallback,
-    check_choice,
-    check_count,
-    check_function,
+    Pictures,
+    Turn,
     check_names,
-    title_of,
 )
+from lightning_saliency.checks import check_choice, check_count, check_function
 from lightning_saliency.explain import explain
 from lightning_saliency.optimize import StepMethod, class_model_image, fooling_image
 from lightning_saliency.pictures import Look
 from lightning_saliency.probe import find_model
 from lightning_saliency.render import Caption, Channels, grid, to_rgb
-from lightning_saliency.samples import Choose, Samples
+from lightning_saliency.samples import Choose
 
 
 class _AscentCallback(PictureCallback):
@@ -145,19 +144,18 @@ class ClassModelCallback(_AscentCallback):
     def _tags(self) -> set[str]:
         return {self.name}
 
-    def _draw(
-        self, stage: str, trainer: Trainer, pl_module: LightningModule, samples: Samples, dataset: Any
-    ) -> dict[str, Tensor]:
-        model = find_model(pl_module, self.model)
-        sample = samples.images[:1].to(pl_module.device)
-        with muted(pl_module):
+    def _draw(self, turn: Turn) -> Pictures:
+        model = find_model(turn.pl_module, self.model)
+        sample = turn.samples.images[:1].to(turn.pl_module.device)
+        run = self._run(turn.trainer)
+        with muted(turn.pl_module):
             classes = self.classes or list(
-                range(min(explain(model, sample, methods="saliency", **self._run(trainer)).probabilities.shape[1], 10))
+                range(min(explain(model, sample, methods="saliency", **run).probabilities.shape[1], 10))
             )
-            made = class_model_image(model, classes, sample.shape[1:], **self.ascent, **self._run(trainer))
-        images = self.look.to_rgb(made.images.cpu(), dataset)
-        names = self.look.names(dataset)
-        pictures = {}
+            made = class_model_image(model, classes, sample.shape[1:], **self.ascent, **run)
+        images = self.look.to_rgb(made.images.cpu(), turn.dataset)
+        names = self.look.names(turn.dataset)
+        pictures: Pictures = {}
         for row, (index, before, after) in enumerate(
             zip(classes, made.start_scores.tolist(), made.scores.tolist(), strict=True)
         ):
@@ -167,7 +165,7 @@ class ClassModelCallback(_AscentCallback):
             pictures[f"{tag} ({index})" if taken else tag] = grid(
                 images[row, None],
                 {},
-                title=title_of(stage, trainer),
+                title=turn.title,
                 captions=[Caption(f"{names[index]} · {reason}" if reason else names[index])],
                 note=f"score {before:.3g} → {after:.3g}",
             )
@@ -180,7 +178,7 @@ class FoolingCallback(_AscentCallback):
     Logged, with the same steps as Lightning's scalars:
         - `fooling/samples`: the image, the change magnified, the image with the change; see
           `lightning_saliency.fooling_image`.
-        - `fooling/median_steps`, a scalar in `fit`: the median number of steps until a sample is taken for another
+        - `fooling/median_steps`, a scalar: the median number of steps until a sample is taken for another
           class, `max_steps` for those that are not. The more, the more robust the model.
         - `fooling/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
 
@@ -271,24 +269,23 @@ class FoolingCallback(_AscentCallback):
     def _tags(self) -> set[str]:
         return {f"{self.name}/samples"}
 
-    def _draw(
-        self, stage: str, trainer: Trainer, pl_module: LightningModule, samples: Samples, dataset: Any
-    ) -> dict[str, Tensor]:
+    def _draw(self, turn: Turn) -> Pictures:
+        samples, pl_module = turn.samples, turn.pl_module
         model = find_model(pl_module, self.model)
         with muted(pl_module):
             made = fooling_image(
-                model, samples.images.to(pl_module.device), self.target, **self.ascent, **self._run(trainer)
+                model, samples.images.to(pl_module.device), self.target, **self.ascent, **self._run(turn.trainer)
             )
         steps = torch.where(made.fooled, made.steps, self.ascent["max_steps"])
         self._scalars["median_steps"] = steps.float().median().item()
         changes = made.changes.cpu()
         largest = changes.abs().amax((1, 2, 3), keepdim=True)
-        names = self.look.names(dataset)
+        names = self.look.names(turn.dataset)
         columns = {
             "the change, magnified": to_rgb(
                 torch.where(largest > 0, changes / largest, 0.0), 0.5, 0.5, self.look.channels
             ),
-            "with the change": self.look.to_rgb(made.images.cpu(), dataset),
+            "with the change": self.look.to_rgb(made.images.cpu(), turn.dataset),
         }
         captions = [
             Caption(
@@ -303,9 +300,9 @@ class FoolingCallback(_AscentCallback):
                 strict=True,
             )
         ]
-        images = self.look.to_rgb(samples.images, dataset)
+        images = self.look.to_rgb(samples.images, turn.dataset)
         note = f"steps of {self.ascent['step_size']:g} a pixel, method: {self.ascent['method']}"
-        return {"samples": grid(images, columns, title=title_of(stage, trainer), captions=captions, note=note)}
+        return {"samples": grid(images, columns, title=turn.title, captions=captions, note=note)}
 
 
 def _outcome(name: str, steps: int, fooled: bool, reason: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, get_args
 
 from torch import Tensor
@@ -12,17 +13,18 @@ from lightning_saliency.attribution import Normalize, parse_methods, parse_optio
 from lightning_saliency.callbacks.base import (
     OnError,
     PictureCallback,
-    check_choice,
-    check_count,
-    check_function,
+    Pictures,
+    Turn,
     check_names,
-    title_of,
 )
-from lightning_saliency.explain import Fuse
+from lightning_saliency.callbacks.history import History
+from lightning_saliency.callbacks.numbers import Numbers
+from lightning_saliency.checks import check_choice, check_count, check_function
+from lightning_saliency.explain import Explanation, Fuse
 from lightning_saliency.pictures import Look
 from lightning_saliency.probe import CallbackTarget, Probe
 from lightning_saliency.render import Channels
-from lightning_saliency.samples import Choose, Samples
+from lightning_saliency.samples import Choose, FixedBatch, Objects
 from lightning_saliency.targets import Task, parse_target
 
 
@@ -38,7 +40,21 @@ class SaliencyCallback(PictureCallback):
           `saliency/<method>/test`.
         - `saliency/overview`: the image and the overlays of all methods, where there are several.
         - `saliency/class_maps`: the image and CAM of its `top_k` most probable classes, where `top_k` is above 1.
+        - `saliency/<method>/filmstrip`: rows are samples, columns are epochs, the untrained network first; drawn anew
+          as the run goes on, ever more rarely, and at its end.
+        - `saliency/<method>/animation`: the same as a GIF, which TensorBoard plays; at the end of `fit`. It is also a
+          file, `saliency/<method>/animation.gif`, beside the event file.
         - `saliency/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
+        - `saliency/<method>/<metric>`, scalars in `fit`, `validate` and `test` (there with `/test` behind): what
+          `lightning_saliency.measures` says. Always: `entropy`, `area_above_half`, `blank_fraction`, `raw_maximum`, and
+          of several methods `agreement`. In `fit`, from the second look on: `rank_correlation_previous` and
+          `center_shift_previous`; and `rank_correlation_untrained` and `center_shift_untrained`, where sanity checking
+          has shown the untrained network. With `objects`: `pointing_game`, `energy_in_box`, `box_iou`, `box_accuracy`,
+          `max_box_accuracy`. With `faithfulness`: `average_drop`, `increase_in_confidence`, `deletion`, `insertion`.
+          With `sanity_every_n_epochs`: `rank_correlation_random_head`.
+
+    What was seen is kept in the run's record, `saliency.record` beside the event file, which
+    `lightning_saliency.load_record` reads.
 
     A wrong option is an error in `setup` or in sanity checking, before the first training step. After that a fault is
     one warning with its cause, and training goes on.
@@ -76,6 +92,19 @@ class SaliencyCallback(PictureCallback):
         channels: What to show of images with more than three channels: the `first` three, or the `mean`.
         top_k: Of how many classes of each sample, the most probable ones, CAM is shown side by side; 1 for no such
             picture. Needs `cam` among the methods, and no further pass. Default: 1, and 3 for `CAMCallback`.
+        record: Keep the run's record, and draw the filmstrips and animations from it.
+        animation_every_n_epochs: Also make the animations every so many epochs.
+        metrics: Log the numbers above.
+        metrics_samples: Measure the first so many images of the validation stream, in place of the shown ones. They are
+            kept in memory, and explained each time in chunks of 32, at the cost of so many images more.
+        objects: For the numbers that need to know where the objects are: a function that takes boxes `(N, 4)` as (x1,
+            y1, x2, y2) in pixels, a list of N tensors of them, or masks `(N, 1, H, W)` out of the batch; or these,
+            given, one for each sample.
+        faithfulness: Measure, by forward passes, how much of the model's decision the maps hold; see
+            `lightning_saliency.faithfulness`: 2 forwards a sample, and 31 for each of its maps.
+        sanity_every_n_epochs: Every so many epochs, compare the maps with those of the same network with a randomised
+            head, at the cost of explaining once more, and warn of a method whose maps look the same as these or as
+            those of the untrained network.
         chunk_size: At most so many images at a time, which bounds the memory.
         input_fn: Takes the images, or (images, labels), out of a batch that is not understood by itself.
         output_fn: Takes the logits out of what the model returns, where they are not found by themselves.
@@ -84,9 +113,10 @@ class SaliencyCallback(PictureCallback):
         max_fraction: The largest share of the training's time that this callback may take. Where the next call would
             exceed it, it shows fewer samples, then only every second, fourth … time, and says so once. Default: no
             limit.
-        audit: Hash everything that decides how training goes on before and after each call, and raise an error that
-            names what has changed. Weights, gradients and optimizer state go through one CPU core at about 1 GB/s,
-            twice for the pass and twice for each logger: seconds per validation for a large model.
+        audit: Hash everything that decides how training goes on before and after each step of a call (explaining,
+            measuring, recording, each logger), and raise an error that names what has changed. Weights, gradients and
+            optimizer state go through one CPU core at about 1 GB/s, twice for each: seconds per validation for a large
+            model.
 
     Raises:
         TypeError: An option is of the wrong kind.
@@ -126,6 +156,13 @@ class SaliencyCallback(PictureCallback):
         normalize: Normalize = "max",
         channels: Channels = "first",
         top_k: int | None = None,
+        record: bool = True,
+        animation_every_n_epochs: int | None = None,
+        metrics: bool = True,
+        metrics_samples: int | None = None,
+        objects: Objects | None = None,
+        faithfulness: bool = False,
+        sanity_every_n_epochs: int | None = None,
         chunk_size: int | None = None,
         input_fn: Callable[[Any], Any] | None = None,
         output_fn: Callable[[Any], Tensor] | None = None,
@@ -142,8 +179,21 @@ class SaliencyCallback(PictureCallback):
             raise ValueError(
                 f"Expected `methods` to include 'cam', whose maps `top_k={top_k}` shows, got {self.methods}."
             )
-        if chunk_size is not None:
-            check_count("chunk_size", chunk_size)
+        for option, count in (
+            ("chunk_size", chunk_size),
+            ("animation_every_n_epochs", animation_every_n_epochs),
+            ("metrics_samples", metrics_samples),
+            ("sanity_every_n_epochs", sanity_every_n_epochs),
+        ):
+            if count is not None:
+                check_count(option, count)
+        if metrics_samples is not None and isinstance(target, list | Tensor):
+            raise ValueError("Expected `target` not to be one class per sample where `metrics_samples` are others.")
+        if metrics_samples is not None and objects is not None and not callable(objects):
+            raise TypeError(
+                "Expected `objects` to be a function of the batch where `metrics_samples` are not the shown ones, got "
+                f"{type(objects).__name__}."
+            )
         check_choice("task", task, (*get_args(Task), None))
         check_choice("fuse", fuse, (*get_args(Fuse), None))
         check_function("output_fn", output_fn)
@@ -162,8 +212,15 @@ class SaliencyCallback(PictureCallback):
             output_fn=output_fn,
             chunk_size=chunk_size,
         )
+        measured = None
+        if metrics_samples is not None:
+            measured = FixedBatch(metrics_samples, input_fn=input_fn, objects=objects)
+        self._numbers = Numbers(self.probe, measured, faithfulness, sanity_every_n_epochs) if metrics else None
+        look = Look(mean, std, check_names(class_names), colormap, alpha, normalize, channels, top_k)
+        self._history = History(name, look, animation_every_n_epochs) if record else None
+        self._explanation: Explanation | None = None
         super().__init__(
-            Look(mean, std, check_names(class_names), colormap, alpha, normalize, channels, top_k),
+            look,
             num_samples=num_samples,
             samples=samples,
             choose=choose,
@@ -175,6 +232,7 @@ class SaliencyCallback(PictureCallback):
             on_error=on_error,
             max_fraction=max_fraction,
             audit=audit,
+            objects=objects,
         )
         if isinstance(target, str) and target not in ("label", "predicted"):
             raise ValueError(f"Expected `target` to be 'label', 'predicted', an index or a callable, got {target!r}.")
@@ -191,17 +249,77 @@ class SaliencyCallback(PictureCallback):
 
     def _forget(self) -> None:
         self.probe.forget()
+        self._explanation = None
 
-    def _draw(
-        self, stage: str, trainer: Trainer, pl_module: LightningModule, samples: Samples, dataset: Any
-    ) -> dict[str, Tensor]:
-        return self.look.draw(
-            samples,
-            self.probe.explain(trainer, pl_module, samples),
-            title=title_of(stage, trainer),
-            explained=self.probe.explained(samples),
-            dataset=dataset,
+    def _begin_run(self) -> None:
+        super()._begin_run()
+        for part in (self._numbers, self._history):
+            if part is not None:
+                part.reset()
+
+    def _collected(self, stage: str) -> list[FixedBatch]:
+        own = self._numbers.samples if self._numbers is not None and stage == "validate" else None
+        return [*super()._collected(stage), *([own] if own is not None else [])]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The samples, what drift is measured from, and where the record is."""
+        parts = {"numbers": self._numbers, "history": self._history}
+        own = {name: part.state_dict() for name, part in parts.items() if part is not None}
+        return super().state_dict() | own
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them."""
+        super().load_state_dict(state_dict)
+        if self._numbers is not None:
+            self._numbers.load_state_dict(state_dict.get("numbers", {}))
+        if self._history is not None:
+            self._history.load_state_dict(state_dict.get("history", {}))
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run over the validation stream starts."""
+        for batch in self._collected("validate"):
+            batch.begin()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the last filmstrips, and make the animations."""
+        super().on_train_end(trainer, pl_module)
+        if trainer.is_global_zero and self._history is not None:
+            self._show("validate", trainer, pl_module, self._history.end, trainer.loggers)
+
+    def _acts(self, turn: Turn) -> list[Callable[[], Pictures]]:
+        acts = super()._acts(turn)
+        if self._numbers is not None and not turn.is_rehearsal:
+            acts.append(partial(self._measure, self._numbers, turn))
+        if self._history is not None and turn.in_fit and turn.is_logged:
+            acts.append(partial(self._keep, self._history, turn))
+        return acts
+
+    def _end_turn(self) -> None:
+        self._explanation = None
+
+    def _draw(self, turn: Turn) -> Pictures:
+        self._explanation = self.probe.explain(turn.trainer, turn.pl_module, turn.samples)
+        return dict(
+            self.look.draw(
+                turn.samples,
+                self._explanation,
+                title=turn.title,
+                explained=self.probe.explained(turn.samples),
+                dataset=turn.dataset,
+            )
         )
+
+    def _measure(self, numbers: Numbers, turn: Turn) -> Pictures:
+        if self._explanation is not None:
+            self._scalars.update(numbers.of(turn, self._explanation))
+        return {}
+
+    def _keep(self, history: History, turn: Turn) -> Pictures:
+        if self._explanation is None:
+            return {}
+        peers = self._peers(turn.trainer).index(self)
+        file = f"{self.name}.{peers}" if peers else self.name
+        return history.add(turn, self._explanation, self._scalars, self.probe.explained(turn.samples), file)
 
 
 class GradCAMCallback(SaliencyCallback):
