@@ -19,6 +19,7 @@ import shlex
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_saliency import Explanation, GAPHead, SaliencyCallback, explain
+from lightning_saliency.metrics import boxes_to_masks, pointing_game
 
 CANVAS = 64
 DIGIT_SIZES = (20, 24, 28)
@@ -148,13 +150,14 @@ class DigitClassifier(L.LightningModule):
 
     Args:
         learning_rate: The highest learning rate of the one-cycle schedule.
+        in_channels: How many channels an image has.
     """
 
-    def __init__(self, learning_rate: float = 1e-2) -> None:
+    def __init__(self, learning_rate: float = 1e-2, in_channels: int = 1) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.features = nn.Sequential(
-            conv_block(1, 24, kernel_size=5, stride=2),  # 64×64 → 32×32
+            conv_block(in_channels, 24, kernel_size=5, stride=2),  # 64×64 → 32×32
             conv_block(24, 24),
             nn.MaxPool2d(2),  # → 16×16
             conv_block(24, 48),
@@ -168,7 +171,7 @@ class DigitClassifier(L.LightningModule):
         self.accuracy = MulticlassAccuracy(num_classes=10, average="micro")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits `(N, 10)` of images `(N, 1, 64, 64)`."""
+        """Return the logits `(N, 10)` of images `(N, in_channels, 64, 64)`."""
         logits: Tensor = self.head(self.features(images))
         return logits
 
@@ -209,10 +212,7 @@ def conv_block(in_channels: int, out_channels: int, kernel_size: int = 3, stride
 
 def points_at(boxes: Tensor, heatmaps: Tensor) -> Tensor:
     """Return for each heatmap `(N, 1, H, W)` whether its maximum is inside its box `(N, 4)`: the "pointing game"."""
-    maxima, positions = heatmaps.flatten(1).max(dim=1)
-    x, y = positions % heatmaps.shape[-1], positions // heatmaps.shape[-1]
-    x1, y1, x2, y2 = boxes.unbind(1)
-    return (x1 <= x) & (x < x2) & (y1 <= y) & (y < y2) & (maxima > 0)  # a blank heatmap points nowhere
+    return pointing_game(heatmaps, boxes_to_masks(boxes, heatmaps.shape[2:]))
 
 
 @dataclass(frozen=True)
@@ -254,6 +254,7 @@ def main(argv: Sequence[str] | None = None) -> Result:
                 methods=("cam", "grad_cam", "grad_cam_plus_plus", "saliency"),
                 num_samples=10,
                 choose="per_class",  # one digit of each kind
+                objects=itemgetter(2),  # the boxes, in a batch of images, labels and boxes
             )
         ],
         enable_checkpointing=False,

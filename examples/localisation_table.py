@@ -29,14 +29,14 @@ from cluttered_digits import ClutteredDigits, ClutteredDigitsDataModule, DigitCl
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor, nn
-from torchvision.ops import box_area, box_iou
+from torchvision.ops import box_area
 
 from lightning_saliency import METHODS, CAMClassifier, explain, heatmaps_to_boxes
+from lightning_saliency.metrics import THRESHOLDS, box_overlaps
 from lightning_saliency.render import overlay, to_rgb
 
 UNITS = 96
 HEADS = {"GAP": ("cam", "saliency"), "GMP": ("cam",), "FC": ("grad_cam", "grad_cam_plus_plus", "saliency")}
-THRESHOLDS = [percent / 100 for percent in range(5, 100, 5)]
 
 
 @dataclass(frozen=True)
@@ -109,24 +109,19 @@ def measure(model: nn.Module, methods: Sequence[str], val_set: ClutteredDigits) 
     images, labels, boxes = val_set.tensors
     explanation = explain(model, images, methods=methods, chunk_size=100)
     correct = explanation.predictions == labels
-
-    def overlaps(heatmaps: Tensor, threshold: float) -> Tensor:
-        ious: Tensor = box_iou(heatmaps_to_boxes(heatmaps, threshold)[0], boxes.float()).diagonal()
-        return ious
-
     figures = {}
     for method, heatmaps in explanation.heatmaps().items():
-        ious = overlaps(heatmaps, 0.2)
+        overlaps = dict(zip(THRESHOLDS, box_overlaps(heatmaps, boxes), strict=True))
         areas = box_area(heatmaps_to_boxes(heatmaps)[0]) / box_area(boxes.float())
-        errors = {at: 1 - share(correct & (overlaps(heatmaps, at) >= 0.5)) for at in THRESHOLDS}
+        errors = {at: 1 - share(correct & (found >= 0.5)) for at, found in overlaps.items()}
         best = min(errors, key=errors.__getitem__)
         figures[method] = Figures(
             classification_error=1 - share(correct),
-            localisation_error=1 - share(correct & (ious >= 0.5)),
+            localisation_error=errors[0.2],
             best_localisation_error=errors[best],
             best_threshold=best,
             hits=share(points_at(boxes, heatmaps)),
-            mean_iou=ious.mean().item(),
+            mean_iou=overlaps[0.2].mean().item(),
             relative_area=areas.median().item(),
         )
     return figures

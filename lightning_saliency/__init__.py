@@ -13,10 +13,14 @@ from lightning_saliency.callbacks import (
 from lightning_saliency.classifier import CAMClassifier, CAMPrediction
 from lightning_saliency.evidence import find_target_layer
 from lightning_saliency.explain import Explanation, explain
+from lightning_saliency.faithfulness import faithfulness
 from lightning_saliency.figures import TUTORIAL_PANELS, tutorial_figure
+from lightning_saliency.film import animation, filmstrip
 from lightning_saliency.heads import GAPHead, GAPModel, gap_model
 from lightning_saliency.metrics import heatmaps_to_boxes
 from lightning_saliency.optimize import ClassModelImages, FoolingImages, class_model_image, fooling_image
+from lightning_saliency.record import Moment, Record, load_record
+from lightning_saliency.sanity import head_similarity, randomised_head
 
 __all__ = [
     "METHODS",
@@ -34,13 +38,21 @@ __all__ = [
     "GradCAMCallback",
     "GradCAMPlusPlusCallback",
     "GradientSaliencyCallback",
+    "Moment",
+    "Record",
     "SaliencyCallback",
+    "animation",
     "class_model_image",
     "explain",
+    "faithfulness",
+    "filmstrip",
     "find_target_layer",
     "fooling_image",
     "gap_model",
+    "head_similarity",
     "heatmaps_to_boxes",
+    "load_record",
+    "randomised_head",
     "tutorial_figure",
 ]
 __version__ = "0.1.0"

@@ -24,6 +24,7 @@ def filmstrip(
     record: Record,
     method: str,
     *,
+    rows: Sequence[int] | None = None,
     max_columns: int = 12,
     normalize: Normalize = "shared",
     colormap: str = "turbo",
@@ -36,6 +37,7 @@ def filmstrip(
     Args:
         record: What `load_record` returned.
         method: A key of its attributions.
+        rows: Which samples, by their places; all by default.
         max_columns: At most so many moments, evenly spaced, with the first and the last.
         normalize: `"shared"`: one scale for each row, so that a map that is weak beside the others of its sample looks
             weak; `"max"` and `"minmax"`: each map on its own.
@@ -59,7 +61,7 @@ def filmstrip(
         torch.Size([3, 438, 603])
     """
     check_count("max_columns", max_columns)
-    samples, frames = _frames(record, method, max_columns, normalize)
+    samples, frames = _frames(record, method, rows, max_columns, normalize)
     heads = _heads([frame.moment for frame in frames])
     return grid(
         samples.images,
@@ -78,6 +80,7 @@ def animation(
     record: Record,
     method: str,
     *,
+    rows: Sequence[int] | None = None,
     max_frames: int = 50,
     max_bytes: int = 4_000_000,
     seconds: float = 0.5,
@@ -90,6 +93,7 @@ def animation(
     Args:
         record: What `load_record` returned.
         method: A key of its attributions.
+        rows: Which samples, by their places; all by default.
         max_frames: At most so many moments, evenly spaced, with the first and the last.
         max_bytes: The most that the file may take; the frames are made smaller until it does.
         seconds: How long each frame stands.
@@ -104,15 +108,16 @@ def animation(
         ValueError: An argument does not fit, or the record holds no map of this method.
     """
     check_count("max_frames", max_frames)
-    samples, frames = _frames(record, method, max_frames, normalize)
+    samples, frames = _frames(record, method, rows, max_frames, normalize)
     heads = _heads([frame.moment for frame in frames])
     pages = [
         tiles(
             samples.images,
             frame.heatmaps,
-            title=f"{method_title(method)}, {head}",
+            title=head,
             labels=frame.labels,
             blanks=frame.blanks,
+            note=f"{method_title(method)} · {_note(frames[-1].moment, normalize)}",
             progress=at / max(len(frames) - 1, 1),
             cell_side=_CELL_SIDE,
             colormap=colormap,
@@ -142,7 +147,9 @@ class _Frame:
     blanks: list[str | None]
 
 
-def _frames(record: Record, method: str, most: int, normalize: Normalize) -> tuple[RecordedSamples, list[_Frame]]:
+def _frames(
+    record: Record, method: str, rows: Sequence[int] | None, most: int, normalize: Normalize
+) -> tuple[RecordedSamples, list[_Frame]]:
     """The samples, and what is shown of them at evenly spaced moments."""
     check_choice("normalize", normalize, get_args(Normalize))
     moments = [record[at] for at in _spaced(len(record), most)]
@@ -153,6 +160,8 @@ def _frames(record: Record, method: str, most: int, normalize: Normalize) -> tup
         raise ValueError(
             f"Expected `method` to be one that the record holds, {', '.join(known) or 'none yet'}, got {method!r}."
         )
+    if rows is not None:
+        samples = _chosen(samples, rows)
     own_scale: Normalize = "max" if normalize == "shared" else normalize
     frames = [_frame(moment, moment.attributions[method], samples, own_scale) for moment in seen]
     if normalize == "shared":
@@ -165,17 +174,29 @@ def _frames(record: Record, method: str, most: int, normalize: Normalize) -> tup
 def _frame(moment: Moment, attributions: Tensor, samples: RecordedSamples, normalize: Normalize) -> _Frame:
     """A moment in the order of the samples; those that it did not see are blank."""
     names, size, count = Names(samples.class_names), samples.images.shape[2:], len(samples)
-    places = [samples.rows.index(row) for row in moment.rows]
+    seen = [at for at, row in enumerate(moment.rows) if row in samples.rows]
+    places = [samples.rows.index(moment.rows[at]) for at in seen]
+    attributions = attributions[seen]
     heatmaps, peaks = torch.zeros(count, 1, *size), torch.zeros(count)
     heatmaps[places] = to_heatmaps(attributions, size, normalize)
     peaks[places] = attributions.flatten(1).amax(1).relu().nan_to_num(0.0)
     labels, blanks = [Caption("")] * count, list[str | None]([_NOT_SEEN] * count)
-    predictions = predicted_classes(moment.logits).tolist()
+    predictions = predicted_classes(moment.logits)[seen].tolist()
     for place, predicted, reason in zip(places, predictions, blank_reasons(attributions, normalize), strict=True):
         true = samples.labels[place]
         labels[place] = Caption(names[predicted], None if true is None else predicted == true)
         blanks[place] = reason
     return _Frame(moment, heatmaps, peaks, labels, blanks)
+
+
+def _chosen(samples: RecordedSamples, rows: Sequence[int]) -> RecordedSamples:
+    missing = [row for row in rows if row not in samples.rows]
+    if missing or not rows:
+        raise ValueError(f"Expected `rows` out of the record's samples, {samples.rows}, got {list(rows)}.")
+    places = [samples.rows.index(row) for row in rows]
+    return RecordedSamples(
+        list(rows), samples.images[places], [samples.labels[place] for place in places], samples.class_names
+    )
 
 
 def _true(samples: RecordedSamples) -> list[Caption]:
@@ -188,7 +209,7 @@ def _note(last: Moment, normalize: Normalize) -> str:
     parts = (
         f"explained: {last.explained}" if last.explained else "",
         f"layer: {', '.join(last.layers)}" if last.layers else "",
-        "one scale a row" if normalize == "shared" else "",
+        "one scale a sample" if normalize == "shared" else "",
     )
     return " · ".join(part for part in parts if part)
 

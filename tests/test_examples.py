@@ -12,7 +12,7 @@ import pytest
 import pytorch_lightning as L
 import torch
 from PIL import Image
-from tiny import events, trainer
+from tiny import events, sheets, trainer
 
 from lightning_saliency import METHODS, SaliencyCallback, class_model_image, fooling_image
 from lightning_saliency.audit import digest
@@ -51,8 +51,10 @@ def test_the_demo_trains_logs_and_reports(demo, tmp_path, capsys):
     assert all(0 <= rate <= 1 for rate in [*result.hits.values(), *result.untrained_hits.values()])
     found = events(Path(result.log_dir))
     expected = {f"saliency/{name}" for name in ("cam", "grad_cam", "grad_cam_plus_plus", "saliency", "overview")}
-    assert set(found.Tags()["images"]) == expected
+    assert sheets(Path(result.log_dir)) == expected
     assert len(found.Images("saliency/cam")) == 1 + 2  # before training, and two epochs
+    assert {"saliency/cam/filmstrip", "saliency/cam/animation"} <= set(found.Tags()["images"])
+    assert len(found.Scalars("saliency/cam/energy_in_box")) == 2
     printed = capsys.readouterr().out
     assert f"Validation accuracy: {result.accuracy:.1%}" in printed
     assert f"tensorboard --logdir {tmp_path} --samples_per_plugin images=500" in printed

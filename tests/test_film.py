@@ -53,7 +53,7 @@ def test_a_filmstrip_has_a_row_a_sample_a_column_a_moment_and_one_scale_a_row(tm
             "epoch 1": [Caption("bee", True), Caption("ant", False)],
         },
         blanks={"untrained": [None] * 2, "epoch 0": [None] * 2, "epoch 1": [None, "constant 0"]},
-        note="explained: true class · layer: layer4 · one scale a row",
+        note="explained: true class · layer: layer4 · one scale a sample",
         cell_side=144,
     )
     assert torch.equal(filmstrip(record, "grad_cam"), expected)
@@ -90,10 +90,28 @@ def test_what_was_not_seen_is_said_and_an_epoch_that_is_there_twice_has_its_step
             **{head: [Caption("1"), Caption("2", True)] for head in heads[1:]},
         },
         blanks={heads[0]: ["not seen", None], heads[1]: [None, None], heads[2]: [None, None]},
-        note="explained: true class · layer: layer4 · one scale a row",
+        note="explained: true class · layer: layer4 · one scale a sample",
         cell_side=144,
     )
     assert torch.equal(filmstrip(record, "grad_cam"), expected)
+
+
+def test_some_of_the_samples_are_shown_in_the_order_that_is_asked_for(tmp_path):
+    maps = torch.cat([ramp(1.0), ramp(2.0), ramp(4.0)])
+    moments = [(0, 10, maps, [1, 2, 3]), (1, 20, maps[[2, 0]], [0, 1], [2, 0])]
+    record, _ = recorded(tmp_path, moments, num=3, labels=[1, 2, 3])
+    alone = [filmstrip(record, "grad_cam", rows=[row]) for row in range(3)]
+    both = filmstrip(record, "grad_cam", rows=[2, 0])
+    filled = (alone[0] != 255).any(0).float().mean(1)
+    top = int((filled > 0.7).nonzero()[0])  # where the first row of cells begins
+    pitch = both.shape[1] - alone[0].shape[1]
+    assert torch.equal(both[:, : top + 128], alone[2][:, : top + 128])
+    assert torch.equal(both[:, pitch + top : pitch + top + 128], alone[0][:, top : top + 128])
+    with Image.open(io.BytesIO(animation(record, "grad_cam", rows=[1]))) as film:
+        assert film.n_frames == 2
+    for rows in ([3], []):
+        with pytest.raises(ValueError, match=r"`rows` out of the record's samples, \[0, 1, 2\], got "):
+            filmstrip(record, "grad_cam", rows=rows)
 
 
 def test_wrong_arguments_are_named(tmp_path):
@@ -129,7 +147,8 @@ def test_an_animation_has_a_frame_a_moment_plays_for_ever_and_rests_at_its_end(t
     expected = tiles(
         images,
         to_heatmaps(record[4].attributions["grad_cam"], (64, 64)),
-        title="Grad-CAM, epoch 3",
+        title="epoch 3",
+        note="Grad-CAM · explained: true class · layer: layer4 · one scale a sample",
         labels=[Caption("0", False), Caption("2", True)],
         progress=1.0,
         cell_side=144,
@@ -140,6 +159,14 @@ def test_an_animation_has_a_frame_a_moment_plays_for_ever_and_rests_at_its_end(t
     assert off.flatten().kthvalue(int(0.99 * off.numel())).values < 60
     with opened(animation(record, "grad_cam", max_frames=2)) as film:
         assert film.n_frames == 2
+
+
+def test_frames_are_of_one_size_however_long_their_words_are(tmp_path):
+    long = [(at // 2, 10**at, ramp(1.0), [at % 2]) for at in range(8)]
+    names = ["a name that is far too long to stand in one line below so small a picture", "b"]
+    record, _ = recorded(tmp_path, long, num=1, labels=[0], names=names)
+    with opened(animation(record, "grad_cam")) as film:
+        assert film.n_frames == 8
 
 
 def film_durations(content):

@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,7 +7,8 @@ import torch
 from PIL import Image
 from tiny import CSVLogger, Logger, TensorBoardLogger, events
 
-from lightning_saliency.loggers import log_picture, scalar_step
+from lightning_saliency.loggers import log_animation, log_picture, run_folder, scalar_step
+from lightning_saliency.render import gif
 
 PICTURE = torch.arange(3 * 4 * 5, dtype=torch.uint8).reshape(3, 4, 5)
 
@@ -21,6 +23,12 @@ class Plain(Logger):
 
     def log_hyperparams(self, params, *args, **kwargs):
         pass
+
+
+class Saves(Plain):
+    """As Weights & Biases and MLflow: a folder for all runs, and the run's own name in it."""
+
+    name, version, save_dir = "saves", "v7", "somewhere"
 
 
 class WithExperiment(Plain):
@@ -64,3 +72,45 @@ def test_the_step_falls_back_to_the_optimizer_steps():
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=5))
     assert scalar_step(SimpleNamespace(fit_loop=loop, global_step=10)) == 5
     assert scalar_step(SimpleNamespace(fit_loop=SimpleNamespace(epoch_loop=None), global_step=10)) == 10
+
+
+@pytest.fixture
+def film(tmp_path):
+    path = tmp_path / "film.gif"
+    path.write_bytes(gif([PICTURE, 255 - PICTURE]))
+    return path
+
+
+def test_tensorboard_gets_the_gif_as_it_is(tmp_path, film):
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    log_animation(logger, "saliency/cam/animation", film, 7)
+    logger.finalize("success")
+    (event,) = events(tmp_path).Images("saliency/cam/animation")
+    assert (event.step, event.width, event.height) == (7, 5, 4)
+    assert event.encoded_image_string == film.read_bytes()
+
+
+def test_experiments_that_take_films_get_them_in_their_own_terms(film):
+    """W&B's logger takes (key, videos, step); MLflow's client (run_id, path, folder); Comet's (path, name, step)."""
+    calls = []
+    wandb = WithExperiment(SimpleNamespace(), log_video=lambda key, videos, step: calls.append((key, videos, step)))
+    mlflow = SimpleNamespace(log_artifact=lambda run_id, path, folder: calls.append((run_id, path, folder)))
+    comet = SimpleNamespace(log_image=lambda image, name, step: calls.append((image, name, step)))
+    for logger in (wandb, WithExperiment(mlflow, run_id="r1"), WithExperiment(comet), Plain()):
+        log_animation(logger, "saliency/cam/animation", film, 7)
+    assert calls == [
+        ("saliency/cam/animation", [str(film)], 7),
+        ("r1", str(film), "saliency/cam/animation"),
+        (str(film), "saliency/cam/animation", 7),
+    ]
+
+
+def test_the_runs_folder_is_that_of_the_event_file_or_the_first_there_is(tmp_path):
+    board = TensorBoardLogger(tmp_path / "tb", name="run", version=2)
+    csv = CSVLogger(tmp_path / "csv", name="run", version=3)
+    saves = Saves()
+    assert run_folder([csv, saves, board]) == tmp_path / "tb/run/version_2"
+    assert run_folder([csv, saves]) == tmp_path / "csv/run/version_3"
+    assert run_folder([Plain(), saves]) == Path("somewhere/saves/v7")
+    assert run_folder([Plain()]) is None
+    assert run_folder([]) is None

@@ -298,4 +298,4 @@ def test_options_out_of_range_are_named_when_the_shell_is_made(make, message):
 def test_each_public_shell_is_held_here_against_its_function():
     public = {name for name in metrics.__all__ if isinstance(getattr(metrics, name), type)}
     assert public == {type(shell).__name__ for shell, _ in ALL}
-    assert sorted(metrics.__all__, key=lambda name: (name[0].islower(), name)) == metrics.__all__
+    assert sorted(metrics.__all__, key=lambda name: (not name.isupper(), name[0].islower(), name)) == metrics.__all__

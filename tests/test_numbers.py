@@ -230,6 +230,7 @@ def test_a_time_budget_thins_what_is_measured(tmp_path):
         ({"sanity_every_n_epochs": -1}, ValueError, "`sanity_every_n_epochs` to be a positive int, got -1"),
         ({"animation_every_n_epochs": 1.5}, ValueError, "`animation_every_n_epochs` to be a positive int, got 1.5"),
         ({"metrics_samples": 9, "target": [1, 2, 0, 1]}, ValueError, "`target` not to be one class per sample"),
+        ({"faithfulness": True, "target": torch.sum}, ValueError, "`target` to be a class, whose probability"),
         ({"metrics_samples": 9, "objects": GIVEN[:4]}, TypeError, "`objects` to be a function of the batch"),
     ],
 )

@@ -23,6 +23,8 @@ def test_every_python_block_of_the_readme_runs_when_pasted(block, tmp_path, monk
     methods = dict(METHODS)
     scope: dict = {}
     try:
+        if "load_record" in block:  # of a run, such as the first block's
+            exec(BLOCKS[0], {})
         exec(block, scope)
         if "METHODS[" in block:
             model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 36, 2))

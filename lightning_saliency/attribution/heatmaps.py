@@ -37,7 +37,7 @@ def to_heatmaps(attributions: Tensor, size: Sequence[int], normalize: Normalize 
     """
     if normalize not in get_args(Normalize):
         raise ValueError(f"Expected `normalize` to be one of {', '.join(get_args(Normalize))}, got {normalize!r}.")
-    blank = torch.tensor([reason is not None for reason in blank_reasons(attributions, normalize)])
+    blank = torch.tensor([reason is not None for reason in blank_reasons(attributions, normalize)], dtype=torch.bool)
     raw = attributions.float().masked_fill(blank.to(attributions.device)[:, None, None, None], 0.0)
     # ReLU before upsampling: the other order would let negative neighbours eat into the map
     raw = raw - raw.amin((2, 3), keepdim=True) if normalize == "minmax" else raw.relu()

@@ -187,6 +187,10 @@ class SaliencyCallback(PictureCallback):
         ):
             if count is not None:
                 check_count(option, count)
+        if faithfulness and callable(target):
+            raise ValueError(
+                "Expected `target` to be a class, whose probability `faithfulness` measures, got a callable."
+            )
         if metrics_samples is not None and isinstance(target, list | Tensor):
             raise ValueError("Expected `target` not to be one class per sample where `metrics_samples` are others.")
         if metrics_samples is not None and objects is not None and not callable(objects):

@@ -3,9 +3,11 @@
 from lightning_saliency.metrics.faithfulness import area_under_curve, average_drop, increase_in_confidence
 from lightning_saliency.metrics.focus import area_above, center_of_mass, center_shift, entropy, rank_correlation
 from lightning_saliency.metrics.objects import (
+    THRESHOLDS,
     box_accuracy,
     box_hits,
     box_iou,
+    box_overlaps,
     boxes_to_masks,
     energy_inside,
     heatmaps_to_boxes,
@@ -29,6 +31,7 @@ from lightning_saliency.metrics.shells import (
 )
 
 __all__ = [
+    "THRESHOLDS",
     "AreaAbove",
     "AreaUnderCurve",
     "AverageDrop",
@@ -47,6 +50,7 @@ __all__ = [
     "box_accuracy",
     "box_hits",
     "box_iou",
+    "box_overlaps",
     "boxes_to_masks",
     "center_of_mass",
     "center_shift",

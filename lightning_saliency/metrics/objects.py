@@ -233,11 +233,34 @@ def box_hits(heatmaps: Tensor, boxes: Tensor, thresholds: Sequence[float] = THRE
         tensor([[ True],
                 [False]])
     """
+    check_iou(iou)
+    return box_overlaps(heatmaps, boxes, thresholds) >= iou
+
+
+def box_overlaps(heatmaps: Tensor, boxes: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> Tensor:
+    """The IoU of the box around what each heatmap marks with the object's, at several thresholds.
+
+    Args:
+        heatmaps: `(N, 1, H, W)`, not negative.
+        boxes: `(N, 4)`, each image's true box.
+        thresholds: T fractions of each map's maximum, in [0, 1).
+
+    Returns:
+        `(T, N)` in [0, 1], higher is better; 0 for a blank map.
+
+    Raises:
+        ValueError: The heatmaps are not `(N, 1, H, W)`, or the boxes not `(N, 4)`, or a threshold is out of range.
+
+    Example:
+        >>> heatmap = torch.tensor([[[[0.1, 0.9, 0.6, 0.0]]]])
+        >>> box_overlaps(heatmap, torch.tensor([[1, 0, 3, 1]]), thresholds=(0.2, 0.8))
+        tensor([[1.0000],
+                [0.5000]])
+    """
     check_shape(heatmaps)
     check_boxes(boxes, len(heatmaps))
-    check_iou(iou)
     drawn, _ = _boxes_of(heatmaps, check_thresholds(thresholds))
-    return _iou(drawn, boxes) >= iou
+    return _iou(drawn, boxes)
 
 
 def max_box_accuracy(
@@ -293,16 +316,15 @@ def _area(boxes: Tensor) -> Tensor:
 
 def _boxes_of(heatmaps: Tensor, thresholds: Sequence[float]) -> tuple[Tensor, Tensor]:
     """The boxes of each heatmap at each threshold, `(T, N, 4)`, and whether it has any, `(N,)`."""
-    maps = heatmaps.detach()[:, 0].cpu().float()
-    tops = maps.amax((1, 2))
-    found = (tops > 0) & maps.isfinite().all(2).all(1)
-    boxes = torch.zeros(len(thresholds), len(maps), 4)
-    for row in found.nonzero()[:, 0].tolist():
+    maps = heatmaps.detach()[:, 0].cpu().float().numpy()
+    tops = maps.max((1, 2), initial=-np.inf)
+    found = (tops > 0) & np.isfinite(maps).all((1, 2))
+    boxes = np.zeros((len(thresholds), len(maps), 4), dtype=np.float32)
+    for row in np.flatnonzero(found):
         peak = maps[row] == tops[row]  # exceeds each threshold, also where their product is rounded up to it
         for level, threshold in enumerate(thresholds):
-            hot = (maps[row] > threshold * tops[row]) | peak
-            boxes[level, row] = torch.tensor(_largest_region(hot.numpy()))
-    return boxes.to(heatmaps.device), found.to(heatmaps.device)
+            boxes[level, row] = _largest_region((maps[row] > np.float32(threshold) * tops[row]) | peak)
+    return torch.from_numpy(boxes).to(heatmaps.device), torch.from_numpy(found).to(heatmaps.device)
 
 
 def _largest_region(hot: NDArray[Any]) -> list[int]:

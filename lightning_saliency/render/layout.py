@@ -147,6 +147,7 @@ def plan(
     captions: Sequence[Caption],
     labels: Sequence[Sequence[Caption]],
     note: str,
+    title_lines: int = 2,
 ) -> tuple[Sheet, list[Words]]:
     """Break all words into lines, and give each thing its place."""
     rows, columns, *cell = cells.shape[:4]
@@ -154,13 +155,13 @@ def plan(
     em = min(15, max(13, slot[1] // 14))
     inner = columns * (slot[1] + em) - em
     large, text, small = font_of(em + 4, "-Bold"), font_of(em), font_of(em - 2)
-    title_lines = wrap(title, large, inner)
+    top_lines = wrap(title, large, inner, title_lines)
     head_lines = [wrap(name, text, slot[1]) for name in heads]
     strips = [wrap(VERDICTS[caption.correct][0] + caption.text, text, inner) for caption in captions]
     note_lines = wrap(note, small, inner, lines=3)
 
     margin, line = 2 * em, line_height(text)
-    heads_top = margin + len(title_lines) * line_height(large) + (em if title_lines else 0)
+    heads_top = margin + len(top_lines) * line_height(large) + (em if top_lines else 0)
     tallest = max(map(len, head_lines))
     rows_top = heads_top + tallest * line + (em if captions else em // 2)
     strip = max(map(len, strips), default=0) * line
@@ -175,7 +176,7 @@ def plan(
     size = (foot_bottom + (3 * em // 2 if foot else em), inner + 2 * margin)
     sheet = Sheet(em, (cell[0], cell[1]), slot, rows_top, strip, row_pitch, foot_bottom, size)
 
-    words = [Words(title_lines, margin, margin, large, INK), Words(note_lines, margin, foot_top, small, QUIET)]
+    words = [Words(top_lines, margin, margin, large, INK), Words(note_lines, margin, foot_top, small, QUIET)]
     for column, lines in enumerate(head_lines):
         middle = sheet.corner(0, column)[1] + slot[1] // 2
         words.append(Words(lines, middle, heads_top + (tallest - len(lines)) * line, text, QUIET, centred=True))

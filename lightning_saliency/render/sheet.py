@@ -113,7 +113,7 @@ def tiles(
     Args:
         images: `(N, 3, H, W)`, uint8, as `to_rgb` returns them.
         heatmaps: `(N, 1, h, w)` in [0, 1].
-        title: Stands on top, such as "epoch 12".
+        title: Stands on top, such as "epoch 12", cut to one line.
         labels: What stands below each.
         blanks: For each the reason why its heatmap is blank, or None.
         note: Stands small at the bottom.
@@ -123,7 +123,8 @@ def tiles(
         alpha: The weight of the colour, in [0, 1].
 
     Returns:
-        `(3, H', W')`, uint8, on the CPU. Its size does not depend on the heatmaps, nor on words that fit their lines.
+        `(3, H', W')`, uint8, on the CPU. Its size depends on the images and the note alone, and on whether there is a
+        title and labels.
 
     Raises:
         ValueError: If a shape, a dtype, a range or a length differs from the above, or if no colour map has that name.
@@ -144,7 +145,9 @@ def tiles(
     cells[:count] = over
     cells = cells.unflatten(0, (rows, columns))
     below = [*(labels or ()), *[Caption("")] * (rows * columns - count)] if labels else []
-    sheet, words = plan(cells, title, [""] * columns, (), [below[column::columns] for column in range(columns)], note)
+    sheet, words = plan(
+        cells, title, [""] * columns, (), [below[column::columns] for column in range(columns)], note, 1
+    )
     reasons = {divmod(at, columns): reason for at, reason in enumerate(blanks or ())}
     page = _drawn(cells, sheet, words, reasons, colormap if columns > 1 else None)
     draw = ImageDraw.Draw(page)
