@@ -9,11 +9,14 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from lightning_saliency.render import encode
+
 
 def log_picture(logger: Any, tag: str, picture: Tensor, step: int) -> None:
     """Write a picture to a Lightning logger, by what it can do.
 
-    In this order: the experiment's `add_image` (TensorBoard), the logger's `log_image` (Weights & Biases), the
+    In this order: the experiment's `add_image` (TensorBoard: as the bytes of a PNG or JPEG, see
+    `lightning_saliency.render.encode`), the logger's `log_image` (Weights & Biases), the
     experiment's `log_image` (MLflow, Comet), and for the others (CSV) a PNG file `<tag>/step=<step>.png` in the
     logger's own `log_dir`. To be called on one rank only: it never asks the trainer for a folder, which would wait for
     the other ranks.
@@ -29,7 +32,8 @@ def log_picture(logger: Any, tag: str, picture: Tensor, step: int) -> None:
     """
     experiment: Any = getattr(logger, "experiment", None)
     if hasattr(experiment, "add_image"):
-        experiment.add_image(tag, picture, step)
+        if not _add_bytes(experiment, tag, encode(picture)[0], (picture.shape[2], picture.shape[1]), step):
+            experiment.add_image(tag, picture, step)
     elif hasattr(logger, "log_image"):
         logger.log_image(key=tag, images=[_image(picture)], step=step)
     elif hasattr(experiment, "log_image") and hasattr(logger, "run_id"):
@@ -62,12 +66,8 @@ def log_animation(logger: Any, tag: str, path: Path, step: int) -> None:
     """
     experiment: Any = getattr(logger, "experiment", None)
     if hasattr(experiment, "add_image"):
-        from tensorboard.compat.proto.summary_pb2 import Summary  # not before it is needed: it takes a while
-
         with Image.open(path) as image:
-            width, height = image.size
-        picture = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
-        experiment.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=picture)]), step)
+            _add_bytes(experiment, tag, path.read_bytes(), image.size, step)
     elif hasattr(logger, "log_video"):
         logger.log_video(key=tag, videos=[str(path)], step=step)
     elif hasattr(experiment, "log_artifact") and hasattr(logger, "run_id"):
@@ -96,6 +96,23 @@ def run_folder(loggers: Sequence[Any]) -> Path | None:
 def scalar_step(trainer: Any) -> int:
     """The step at which Lightning logs scalars now: batches that stepped, not `global_step` (optimizer steps)."""
     return int(getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step))
+
+
+def _add_bytes(experiment: Any, tag: str, content: bytes, size: tuple[int, int], step: int) -> bool:
+    """Write a file's bytes, which TensorBoard serves as they are; `add_image` would make a PNG of them, slowly.
+
+    Returns:
+        Whether this experiment has the writer that takes them.
+    """
+    find_writer = getattr(experiment, "_get_file_writer", None)
+    writer: Any = None if find_writer is None else find_writer()
+    if not hasattr(writer, "add_summary"):
+        return False
+    from tensorboard.compat.proto.summary_pb2 import Summary  # not before it is needed: it takes a while
+
+    picture = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=content)
+    writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=picture)]), step)
+    return True
 
 
 def _image(picture: Tensor) -> Image.Image:

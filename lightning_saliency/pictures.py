@@ -11,8 +11,19 @@ from torch import Tensor
 
 from lightning_saliency.attribution import METHODS, Normalize, blank_reasons, to_heatmaps
 from lightning_saliency.explain import Explanation
-from lightning_saliency.render import Caption, Channels, grid, shown_channels, to_rgb
+from lightning_saliency.render import CELL_SIDE, Caption, Channels, grid, shown_channels, to_rgb
 from lightning_saliency.samples import Samples, find_class_names, find_normalization
+
+_OVERVIEW_SIDE = 160
+"""Of the overview's cells, in pixels: each method has its own, larger picture."""
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One heatmap of each sample, `(N, 1, H, W)`, or the reason why it is blank."""
+
+    heatmaps: Tensor
+    blanks: list[str | None]
 
 
 @dataclass(frozen=True)
@@ -86,41 +97,43 @@ class Look:
         channels = shown_channels(samples.images.shape[1], self.channels)
 
         def sheet(
-            columns: Mapping[str, Tensor],
+            columns: Mapping[str, _Column],
             explained: str,
             labels: Mapping[str, Sequence[Caption]] | None = None,
-            strengths: Mapping[str, Tensor] | None = None,
+            cell_side: int = CELL_SIDE,
         ) -> Tensor:
-            """Draw raw attributions, a column each; a scale that is shared is shared by all samples of a column."""
-            heatmaps = {
-                name: to_heatmaps(raw, images.shape[2:], self.normalize).cpu() * (strengths or {}).get(name, 1)
-                for name, raw in columns.items()
-            }
             return grid(
                 images,
-                heatmaps,
+                {name: column.heatmaps for name, column in columns.items()},
                 title=title,
                 captions=captions,
-                blanks={name: blank_reasons(raw, self.normalize) for name, raw in columns.items()},
+                blanks={name: column.blanks for name, column in columns.items()},
                 labels=labels,
                 note=" · ".join(note for note in (f"explained: {explained}", layer, channels) if note),
+                cell_side=cell_side,
                 colormap=self.colormap,
                 alpha=self.alpha,
             )
 
-        columns = {key: {method_title(key): raw} for key, raw in explanation.attributions.items()}
-        pictures = {method: sheet(column, explained) for method, column in columns.items()}
+        def column(raw: Tensor) -> _Column:
+            """A scale that is shared is shared by all samples of a column."""
+            heatmaps = to_heatmaps(raw, images.shape[2:], self.normalize).cpu()
+            return _Column(heatmaps, blank_reasons(raw, self.normalize))
+
+        columns = {key: column(raw) for key, raw in explanation.attributions.items()}
+        pictures = {key: sheet({method_title(key): shown}, explained) for key, shown in columns.items()}
         if len(columns) > 1:
-            pictures["overview"] = sheet(
-                {name: raw for column in columns.values() for name, raw in column.items()}, explained
-            )
+            side_by_side = {method_title(key): shown for key, shown in columns.items()}
+            pictures["overview"] = sheet(side_by_side, explained, cell_side=_OVERVIEW_SIDE)
         if self.top_k > 1:
             most_probable, labels = _class_columns(samples, explanation, names, self.top_k)
             note = f"the {len(labels)} most probable classes"
-            strengths = None
+            by_class = {rank: column(raw) for rank, raw in most_probable.items()}
             if self.normalize == "max":  # the maps of an image's classes can be compared: on one scale
-                strengths, note = _strengths(most_probable), f"{note}, one scale a row"
-            pictures["class_maps"] = sheet(most_probable, note, labels, strengths)
+                note = f"{note}, one scale a row"
+                for rank, strength in _strengths(most_probable).items():
+                    by_class[rank].heatmaps.mul_(strength)
+            pictures["class_maps"] = sheet(by_class, note, labels)
         return pictures
 
     def to_rgb(self, images: Tensor, dataset: Any = None) -> Tensor:

@@ -1,3 +1,4 @@
+import io
 import itertools
 import math
 
@@ -5,9 +6,9 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from PIL import ImageFont
+from PIL import Image, ImageFont
 
-from lightning_saliency.render import Caption, colorize, grid, overlay, shown_channels, to_rgb
+from lightning_saliency.render import Caption, colorize, encode, grid, overlay, shown_channels, to_rgb
 from lightning_saliency.render.layout import _cut, font_of, wrap
 
 FRAME, PAPER = 218, 255
@@ -560,3 +561,32 @@ def test_the_font_is_the_one_that_comes_with_matplotlib():
     assert isinstance(font, ImageFont.FreeTypeFont)
     assert font.getname() == ("DejaVu Sans", "Book")
     assert font_of(13) is font
+
+
+def test_small_and_flat_pictures_are_png_and_photographs_jpeg():
+    generator = torch.Generator().manual_seed(0)
+
+    def opened(picture):
+        content, form = encode(picture)
+        with Image.open(io.BytesIO(content)) as image:
+            assert image.format == form
+            return form, torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1), len(content)
+
+    noise = torch.randint(0, 256, (3, 25, 25), generator=generator, dtype=torch.uint8)
+    photo = torch.nn.functional.interpolate(noise[None].float(), size=(900, 900), mode="bicubic").clamp(0, 255)[0]
+    photo = (photo + torch.randn(3, 900, 900, generator=generator) * 6).clamp(0, 255).to(torch.uint8)
+    flat = torch.zeros(3, 900, 900, dtype=torch.uint8)
+    flat[:, 100:300, 200:700] = torch.tensor([200, 30, 90], dtype=torch.uint8)[:, None, None]
+
+    form, pixels, _ = opened(photo[:, :600, :600])
+    assert form == "PNG"  # small
+    assert torch.equal(pixels, photo[:, :600, :600])
+    form, pixels, _ = opened(flat)
+    assert form == "PNG"
+    assert torch.equal(pixels, flat)
+    form, pixels, size = opened(photo)
+    assert form == "JPEG"
+    assert (pixels.float() - photo.float()).abs().mean() < 6
+    assert size < photo.numel() / 6
+    with pytest.raises(ValueError, match="`images`"):
+        encode(photo.float())

@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import matplotlib
@@ -207,6 +208,7 @@ def _stretch(pixels: Tensor) -> Tensor:
     return torch.where(constant, 0.5, stretched)
 
 
+@lru_cache
 def color_table(colormap: str) -> Tensor:
     """The 256 colours of a matplotlib colour map, uint8 `(256, 3)`."""
     known = list(matplotlib.colormaps)
