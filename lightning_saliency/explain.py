@@ -26,10 +26,10 @@ from lightning_saliency.evidence import (
     ForwardContext,
     Need,
     Passes,
-    as_model_input,
     bare_module,
     collect_layers,
     find_target_layer,
+    in_fastest_layout,
     undisturbed,
 )
 from lightning_saliency.layers import TargetLayer, name_layer
@@ -231,26 +231,26 @@ def explain(
     images = images.detach()
     parsed = parse_target(target, len(images))
     model = bare_module(model)
-    layers = _parse_layers(model, layer)
+    layers, reads_layer = _parse_layers(model, layer), any(METHODS[key].reads_layer for key in keys)
     run: dict[str, Any] = {"output_fn": output_fn, "forward_context": forward_context}
-    inputs = as_model_input(model, images)
-    with undisturbed(model):
-        if not any(METHODS[key].reads_layer for key in keys):
-            layers = []
-        elif not layers:
-            layers = [find_target_layer(model, inputs, **run)]
-        step = chunk_size or len(images)
-        further = {"batch_size": min(_BATCH_SIZE, step) if chunk_size else _BATCH_SIZE, "progress": progress}
-        reader = _Reader(model, keys, options, layers, fuse, task, further, run)
-        parts = []
-        for chunk in (slice(start, start + step) for start in range(0, len(images), step)):
-            chosen = parsed[chunk] if isinstance(parsed, Tensor) else parsed
-            part = reader.read(inputs[chunk], chosen)
-            if flip:
-                mirrored = reader.read(inputs[chunk].flip(3), chosen if part.classes is None else part.classes)
-                part = _mean_of_mirrored(part, mirrored)
-            parts.append(part)
-    return _joined(images, parts)
+    step = chunk_size or len(images)
+    further = {"batch_size": min(_BATCH_SIZE, step) if chunk_size else _BATCH_SIZE, "progress": progress}
+
+    def read(inputs: Tensor) -> Explanation:
+        with undisturbed(model):
+            found = layers or [find_target_layer(model, inputs, **run)] if reads_layer else []
+            reader = _Reader(model, keys, options, found, fuse, task, further, run)
+            parts = []
+            for chunk in (slice(start, start + step) for start in range(0, len(images), step)):
+                chosen = parsed[chunk] if isinstance(parsed, Tensor) else parsed
+                part = reader.read(inputs[chunk], chosen)
+                if flip:
+                    mirrored = reader.read(inputs[chunk].flip(3), chosen if part.classes is None else part.classes)
+                    part = _mean_of_mirrored(part, mirrored)
+                parts.append(part)
+        return _joined(images, parts)
+
+    return in_fastest_layout(model, images, read)
 
 
 def check_images(images: Tensor) -> None:
@@ -321,7 +321,7 @@ class _Reader:
             without_score = ~evidence.scores.isfinite()[:, None, None, None]
             into.attributions[name] = raw.masked_fill(without_score, torch.nan)
             if signed is not None:
-                into.signed[name] = signed.masked_fill(without_score, torch.nan)
+                into.signed[name] = signed.masked_fill(without_score, torch.nan).contiguous()
                 every_signed.append(into.signed[name])
             into.notes.update({f"{name}/{note}": values for note, values in passes.notes.items()})
             maps.append(into.attributions[name])

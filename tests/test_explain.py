@@ -4,9 +4,11 @@ import gc
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lightning_saliency import METHODS, Explanation, GAPHead, explain, find_target_layer
+from lightning_saliency.evidence import state
 
 PLAIN = [key for key, method in METHODS.items() if method.further is None]
 
@@ -334,3 +336,69 @@ def test_methods_that_read_the_same_rectified_pass_share_it():
     model[6].register_forward_hook(lambda *_: forwards.append(1))
     explain(model, IMAGES, methods=["guided_backprop", "guided_grad_cam", "deconvnet"], layer="5")
     assert len(forwards) == 3  # the plain one, the guided one, the deconvnet's
+
+
+# --- how the images are laid out
+
+
+class Views(nn.Module):
+    """Flattens by `view`, as many a network does: it cannot take what a convolution returns channels last."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * 64, 5)
+        self.layouts = []
+
+    def forward(self, images):
+        self.layouts = [*self.layouts, images.is_contiguous()]
+        LAYOUTS.append(images.is_contiguous())
+        return self.linear(F.relu(self.conv(images)).view(len(images), -1))
+
+
+LAYOUTS: list[bool] = []
+
+
+def test_images_are_laid_out_channels_last_and_a_model_that_cannot_take_that_is_run_again_and_remembered():
+    torch.manual_seed(0)
+    images = torch.randn(3, 3, 8, 8)
+    model = Views()
+    LAYOUTS.clear()
+    found = explain(model, images, methods=["grad_cam", "saliency"], layer="conv")
+    assert LAYOUTS == [False, True]
+    assert model.layouts == []  # left as it was
+    again = explain(model, images, methods=["grad_cam", "saliency"], layer="conv")
+    assert LAYOUTS == [False, True, True]
+    for method, maps in found.attributions.items():
+        assert torch.equal(maps, again.attributions[method])
+    assert all(maps.is_contiguous() for maps in found.signed.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_another_layout_changes_maps_by_rounding_alone(dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 12, 3), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5),
+    ).to(dtype)  # fmt: skip
+    images = torch.randn(4, 3, 16, 16)
+    methods = ["cam", "grad_cam", "grad_cam_plus_plus", "saliency"]
+    found = explain(model, images, methods=methods, target=0)
+    state._NEEDS_ORDER.add(model)
+    usual = explain(model, images, methods=methods, target=0)
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 5e-2, torch.float64: 1e-12}[dtype]
+    for method, maps in usual.heatmaps().items():
+        assert (found.heatmaps()[method] - maps).abs().max() <= tolerance, method
+
+
+def test_a_models_own_fault_is_raised_as_it_is():
+    class Fails(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 1)
+
+        def forward(self, images):
+            raise RuntimeError("of its own")
+
+    with pytest.raises(RuntimeError, match=r"^of its own$") as caught:
+        explain(Fails(), torch.randn(1, 3, 8, 8), methods="saliency")
+    assert caught.value.__context__ is None

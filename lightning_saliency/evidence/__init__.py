@@ -14,7 +14,13 @@ from lightning_saliency.evidence.passes import (
     forward_logits_in_chunks,
 )
 from lightning_saliency.evidence.rectify import Rectifier
-from lightning_saliency.evidence.state import ForwardContext, as_model_input, bare_module, undisturbed
+from lightning_saliency.evidence.state import (
+    ForwardContext,
+    as_model_input,
+    bare_module,
+    in_fastest_layout,
+    undisturbed,
+)
 from lightning_saliency.evidence.trace import find_target_layer
 
 __all__ = [
@@ -31,6 +37,7 @@ __all__ = [
     "find_target_layer",
     "forward_logits",
     "forward_logits_in_chunks",
+    "in_fastest_layout",
     "own_parameters",
     "replaced_parameters",
     "undisturbed",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -28,6 +29,33 @@ def as_model_input(model: nn.Module, images: Tensor) -> Tensor:
         if parameter.is_floating_point():
             return images.to(parameter)
     return images
+
+
+_NEEDS_ORDER: WeakSet[nn.Module] = WeakSet()
+"""Models that have failed on images that were laid out channels last, as by a `view` of what a convolution returns."""
+
+T = TypeVar("T")
+
+
+def in_fastest_layout(model: nn.Module, images: Tensor, run: Callable[[Tensor], T]) -> T:
+    """Run something on the images as the model takes them: channels last on a CPU, where that can be.
+
+    Most convolutions are faster by it, by a tenth to a half; the results differ by rounding alone. A model that fails
+    is run again on images laid out as usual, and remembered.
+
+    Args:
+        model: The model.
+        images: `(N, C, H, W)`.
+        run: Of the inputs; may run twice, and is to leave no trace.
+    """
+    inputs = as_model_input(model, images)
+    is_faster = inputs.device.type == "cpu" and inputs.dtype in (torch.float32, torch.bfloat16)
+    if is_faster and model not in _NEEDS_ORDER:
+        try:
+            return run(inputs.contiguous(memory_format=torch.channels_last))
+        except RuntimeError:  # a fault of the model's own shows again, below
+            _NEEDS_ORDER.add(model)
+    return run(inputs)
 
 
 @contextmanager
