@@ -26,6 +26,7 @@ from lightning_saliency.evidence import (
     ForwardContext,
     Need,
     Passes,
+    as_model_input,
     bare_module,
     collect_layers,
     find_target_layer,
@@ -233,13 +234,15 @@ def explain(
     model = bare_module(model)
     layers, reads_layer = _parse_layers(model, layer), any(METHODS[key].reads_layer for key in keys)
     run: dict[str, Any] = {"output_fn": output_fn, "forward_context": forward_context}
+    inputs = as_model_input(model, images)
     step = chunk_size or len(images)
     further = {"batch_size": min(_BATCH_SIZE, step) if chunk_size else _BATCH_SIZE, "progress": progress}
 
-    def read(inputs: Tensor) -> Explanation:
+    def read(memory_format: torch.memory_format) -> Explanation:
         with undisturbed(model):
             found = layers or [find_target_layer(model, inputs, **run)] if reads_layer else []
-            reader = _Reader(model, keys, options, found, fuse, task, further, run)
+            laid_out = {**run, "memory_format": memory_format}
+            reader = _Reader(model, keys, options, found, fuse, task, further, laid_out)
             parts = []
             for chunk in (slice(start, start + step) for start in range(0, len(images), step)):
                 chosen = parsed[chunk] if isinstance(parsed, Tensor) else parsed
@@ -250,7 +253,7 @@ def explain(
                 parts.append(part)
         return _joined(images, parts)
 
-    return in_fastest_layout(model, images, read)
+    return in_fastest_layout(model, inputs, read)
 
 
 def check_images(images: Tensor) -> None:

@@ -14,7 +14,7 @@ from lightning_saliency.explain import Explanation
 from lightning_saliency.render import CELL_SIDE, Caption, Channels, grid, shown_channels, to_rgb
 from lightning_saliency.samples import Samples, find_class_names, find_normalization
 
-_OVERVIEW_SIDE = 160
+_OVERVIEW_SIDE = 144
 """Of the overview's cells, in pixels: each method has its own, larger picture."""
 
 

@@ -86,7 +86,7 @@ def test_the_last_picture_is_the_trained_model_explained_by_hand(tmp_path):
         ],
         blanks={"Grad-CAM": explanation.blanks()["grad_cam"], "Saliency": explanation.blanks()["saliency"]},
         note="explained: true class · layer: backbone",
-        cell_side=160,
+        cell_side=144,
     )
     last = events(tmp_path).Images("saliency/overview")[-1]
     assert last.encoded_image_string == encode(expected)[0]

@@ -73,6 +73,7 @@ def collect(
     rectifier: Rectifier | None = None,
     output_fn: Callable[[Any], Tensor] | None = None,
     forward_context: ForwardContext = nullcontext,
+    memory_format: torch.memory_format = torch.preserve_format,
     is_further: bool = False,
 ) -> Evidence:
     """`collect_layers` of one layer, or of none."""
@@ -86,6 +87,7 @@ def collect(
         rectifier=rectifier,
         output_fn=output_fn,
         forward_context=forward_context,
+        memory_format=memory_format,
         is_further=is_further,
     )
     return found[0]
@@ -101,6 +103,7 @@ def collect_layers(
     rectifier: Rectifier | None = None,
     output_fn: Callable[[Any], Tensor] | None = None,
     forward_context: ForwardContext = nullcontext,
+    memory_format: torch.memory_format = torch.preserve_format,
     is_further: bool = False,
 ) -> list[Evidence]:
     """Run the model once, forward and, if a method needs a gradient, backward; to be called inside `undisturbed`.
@@ -117,6 +120,7 @@ def collect_layers(
         rectifier: Another rule than the gradient's for the backward through ReLUs.
         output_fn: Takes the logits out of what the model returns.
         forward_context: Makes the context for the forward, for instance autocast.
+        memory_format: How the images are laid out for the model.
         is_further: Whether a pass has already warned of what there is to warn of.
 
     Returns:
@@ -132,7 +136,7 @@ def collect_layers(
     # A model may run a part of itself under `no_grad` (a frozen backbone, say). Then the graph that starts where it is
     # cheapest does not reach the score, and the second try builds one everywhere.
     for everywhere in (False, True) if wants_input or wants_map else (False,):
-        leaf = images.detach().clone().requires_grad_(wants_input)
+        leaf = images.detach().clone(memory_format=memory_format).requires_grad_(wants_input)
         taps = [Tap(layer, starts_graph=wants_map and not wants_input) for layer in layers]
         with ExitStack() as stack:
             stack.enter_context(graph_everywhere(model) if everywhere else torch.set_grad_enabled(wants_input))
@@ -194,6 +198,7 @@ class Passes:
         layer: The target layer, where a method reads it.
         output_fn: Takes the logits out of what the model returns.
         forward_context: Makes the context for the forward.
+        memory_format: How the images are laid out for the model.
         batch_size: At most so many images in a forward of `scores`.
         progress: Whether a bar shows how far the passes are, where they take more than a few seconds.
         notes: What a method says of its map, one number an image.
@@ -206,6 +211,7 @@ class Passes:
     layer: TargetLayer | None = None
     output_fn: Callable[[Any], Tensor] | None = None
     forward_context: ForwardContext = nullcontext
+    memory_format: torch.memory_format = torch.preserve_format
     batch_size: int = 32
     progress: bool = False
     notes: dict[str, Tensor] = field(default_factory=dict)
@@ -235,6 +241,7 @@ class Passes:
             rectifier=rectifier,
             output_fn=self.output_fn,
             forward_context=self.forward_context,
+            memory_format=self.memory_format,
             is_further=True,
         )
 
@@ -249,7 +256,13 @@ class Passes:
         with ExitStack() as stack:
             if activations is not None and self.layer is not None:
                 stack.enter_context(Tap(self.layer, starts_graph=False, replacement=activations))
-            logits = forward_logits(self.model, images, output_fn=self.output_fn, forward_context=self.forward_context)
+            logits = forward_logits(
+                self.model,
+                images,
+                output_fn=self.output_fn,
+                forward_context=self.forward_context,
+                memory_format=self.memory_format,
+            )
         if isinstance(self.target, Tensor):
             return select_scores(logits, self.target[row].expand(len(images)))[0]
         # a callable may give each place in the batch another score: each copy is shown to it in the image's own place
@@ -263,6 +276,7 @@ def forward_logits(
     *,
     output_fn: Callable[[Any], Tensor] | None = None,
     forward_context: ForwardContext = nullcontext,
+    memory_format: torch.memory_format = torch.preserve_format,
 ) -> Tensor:
     """The logits `(N, K)` of further images, by a forward without a graph; to be called inside `undisturbed`.
 
@@ -271,12 +285,13 @@ def forward_logits(
         images: `(N, C, H, W)`, on any device and in any precision; what the model writes on is a copy.
         output_fn: Takes the logits out of what the model returns.
         forward_context: Makes the context for the forward, for instance autocast.
+        memory_format: How the images are laid out for the model.
 
     Returns:
         The logits, at least float32.
     """
     with torch.no_grad(), forward_context():
-        copies = as_model_input(model, images).clone()
+        copies = as_model_input(model, images).clone(memory_format=memory_format)
         return _widen(Unsoftened(len(copies), output_fn, warns=False).run(model, copies))
 
 
