@@ -82,6 +82,12 @@ def pixels_of(path):
     return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
 
 
+def same_picture(path, expected):
+    """Equal but for a rounding of the images, which may move a pixel to the next colour."""
+    difference = (pixels_of(path).int() - expected.int()).abs()
+    return difference.max() <= 4 and (difference > 0).float().mean() < 0.001
+
+
 def close(path, expected):
     return np.allclose(np.load(path), expected.numpy(), rtol=1e-4, atol=1e-5 * expected.abs().max().item())
 
@@ -134,7 +140,7 @@ def test_the_sheet_is_the_callbacks_with_names_and_the_target(own):
     expected = explain(own.make(), images, methods=methods, target=2)
     look = Look([0.5] * 3, [0.25] * 3, ["ant", "bee", "Gürteltier"])
     drawn = look.draw(Samples(images), expected, title="one.png", explained="class Gürteltier")
-    assert torch.equal(pixels_of("out/one.sheet.png"), drawn["overview"])
+    assert same_picture("out/one.sheet.png", drawn["overview"])
     for method in methods:
         assert close(f"out/one.{method}.npy", expected.attributions[method][0, 0])
 
@@ -142,7 +148,7 @@ def test_the_sheet_is_the_callbacks_with_names_and_the_target(own):
     plain = explain(own.make(), model_input("photos/one.png", size=32), methods=["saliency"])
     look = Look(MEAN, STD)
     drawn = look.draw(Samples(plain.images), plain, title="one.png", explained="predicted class")
-    assert torch.equal(pixels_of("single/one.sheet.png"), drawn["saliency"])
+    assert same_picture("single/one.sheet.png", drawn["saliency"])
     assert written("single") == ["one.saliency.npy", "one.sheet.png"]
 
 

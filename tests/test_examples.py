@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -293,6 +294,167 @@ def test_the_table_has_a_row_for_each_network_and_map_and_its_figures_are_counte
     localisation.draw(models, data.val_set, num_images=2).savefig(tmp_path / "boxes.png")
     with Image.open(tmp_path / "boxes.png") as picture:
         assert picture.width > picture.height
+
+
+# --- shortcut.py
+
+
+@pytest.fixture(scope="module")
+def shortcut(demo):
+    with example("shortcut") as module:  # imports the demo that is loaded already
+        yield module
+
+
+@pytest.fixture(scope="module")
+def digits(demo):
+    module = demo.ClutteredDigitsDataModule(num_train=8, num_val=1000)
+    module.setup("fit")
+    return module.val_set
+
+
+@pytest.fixture(scope="module")
+def tried(shortcut, tmp_path_factory):
+    """What `--small` finds and writes: its trial and the folders of its page and its logs."""
+    docs, logs = (tmp_path_factory.mktemp(name) for name in ("docs", "logs"))
+    (trial,) = shortcut.main(["--small", "--docs", str(docs / "new"), "--output", str(logs)])
+    return trial, docs / "new", logs
+
+
+def squares(images, grey):
+    """Where the squares are, `(N, H, W)`: no channel of a grey pixel differs from the others."""
+    return (images != grey).any(1)
+
+
+def colours_of(images, grey, table):
+    """Which of the table's colours each square has; -1 for none of them."""
+    found = []
+    for image, where in zip(images, squares(images, grey), strict=True):
+        same = (table[:, :, None] == image[:, where]).all(1).all(1)
+        found.append(int(same.nonzero()) if same.sum() == 1 else -1)
+    return torch.tensor(found)
+
+
+def test_the_square_keeps_its_distance_from_the_digit_and_leaves_all_else_as_it_was(shortcut, digits):
+    grey, _, boxes = digits.tensors
+    images, _, same_boxes = shortcut.PatchedDigits(digits, 0.5, seed=0).tensors
+    assert images.shape == (1000, 3, 64, 64)
+    assert torch.equal(boxes, same_boxes)
+    distances = []
+    for where, (x1, y1, x2, y2) in zip(squares(images, grey), boxes.tolist(), strict=True):
+        rows, columns = where.any(1).nonzero().flatten().tolist(), where.any(0).nonzero().flatten().tolist()
+        assert len(rows) == len(columns) == 6
+        assert where.sum() == 36
+        distances.append(max(x1 - columns[-1] - 1, columns[0] - x2, y1 - rows[-1] - 1, rows[0] - y2))
+    assert min(distances) == 2
+    assert max(distances) > 20  # anywhere, not only beside it
+    assert squares(images, grey).any(0).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 0.95, 1.0])
+def test_the_colour_goes_with_the_class_as_often_as_was_asked_for(shortcut, digits, probability):
+    grey, labels, _ = digits.tensors
+    images, same_labels, _ = shortcut.PatchedDigits(digits, probability, seed=0).tensors
+    assert torch.equal(labels, same_labels)
+    colours = colours_of(images, grey, shortcut.COLOURS)
+    assert set(colours.tolist()) == set(range(10))
+    expected = probability + (1 - probability) / 10  # any of the ten may be the class's by chance
+    tolerance = 3 * (expected * (1 - expected) / 1000) ** 0.5
+    assert (colours == labels).float().mean().item() == pytest.approx(expected, abs=tolerance)
+    others = torch.bincount((colours - labels)[colours != labels] % 10, minlength=10)[1:]
+    assert others.max() <= 6 + 2 * (1 - probability) * 100  # no other colour is preferred
+
+
+def test_the_ten_colours_differ_clearly_and_none_is_a_grey(shortcut):
+    colours = shortcut.COLOURS
+    assert torch.cdist(colours, colours)[~torch.eye(10, dtype=torch.bool)].min() > 0.4
+    assert (colours.amax(1) - colours.amin(1)).min() > 0.4
+
+
+def test_the_two_validation_sets_and_the_runs_differ_in_nothing_but_colours(shortcut):
+    good, bad = (shortcut.Data.compose(probability, 60, 50, seed=0) for probability in (0.0, 0.95))
+    for one, other in (
+        (good.with_shortcut, good.clean),
+        (good.with_shortcut, bad.with_shortcut),
+        (good.clean, bad.clean),
+        (good.train, bad.train),
+    ):
+        differing = (one.tensors[0] != other.tensors[0]).any(1).flatten(1).sum(1)
+        assert set(differing.tolist()) <= {0, 36}
+        assert all(torch.equal(a, b) for a, b in zip(one.tensors[1:], other.tensors[1:], strict=True))
+    assert torch.equal(good.with_shortcut.tensors[0], bad.with_shortcut.tensors[0])
+    assert torch.equal(good.clean.tensors[0], bad.clean.tensors[0])
+    assert not torch.equal(good.with_shortcut.tensors[0], good.clean.tensors[0])
+    assert not torch.equal(good.train.tensors[0], bad.train.tensors[0])
+    areas = [(x2 - x1) * (y2 - y1) / 64**2 for x1, y1, x2, y2 in good.with_shortcut.tensors[2].tolist()]
+    assert good.even == pytest.approx(sum(areas) / 50)
+
+
+def test_the_alarm_stops_a_run_as_soon_as_its_eye_is_off_the_digit_and_looks_at_no_clean_image(shortcut, tried):
+    trial, _, logs = tried
+    threshold = 2 * shortcut.Data.compose(0.0, 8, 100, seed=0).even
+    assert trial.threshold == pytest.approx(threshold)
+    assert trial.caught.stopped
+    assert trial.caught.epochs == 1
+    assert trial.caught.curves[shortcut.ENERGY][0] < threshold
+    assert not trial.good.stopped
+    assert min(trial.good.curves[shortcut.ENERGY]) > threshold
+    assert not trial.bad.stopped
+    assert min(trial.bad.curves[shortcut.ENERGY]) < threshold
+    assert trial.good.epochs == trial.bad.epochs == 2
+    assert trial.caught.starts_like(trial.bad)
+    assert not trial.caught.starts_like(trial.good)
+    for run in (trial.good, trial.caught, trial.bad):
+        shown = run.record.samples
+        assert len(set(shown.labels)) == len(shown) == 4
+        assert run.record.epochs == [None, *range(run.epochs)]
+        for image, label in zip(shown.images, shown.labels, strict=True):
+            colour = (shortcut.COLOURS[label] * 255).round().to(torch.uint8)
+            assert (image == colour[:, None, None]).all(0).sum() >= 36
+        folder = run.record.path.parent
+        assert logs in folder.parents
+        scalars = [event.value for event in events(folder).Scalars(shortcut.ENERGY)]
+        assert scalars == pytest.approx(run.curves[shortcut.ENERGY])
+        assert len(events(folder).Images("saliency/grad_cam/filmstrip")) >= 1
+
+
+def test_the_page_has_the_figures_of_its_runs_and_two_pictures(shortcut, tried):
+    trial, docs, _ = tried
+    page = (docs / "shortcut.md").read_text(encoding="utf-8")
+    assert "\npython examples/shortcut.py --docs docs --small\n" in page
+    assert shortcut.table([trial]) in page
+    assert str(docs) not in page
+    assert all(len(line) <= 120 or line[0] == "|" for line in page.splitlines() if line)
+    for name in re.findall(r"!\[.+?\]\((.+?)\)", page):
+        with Image.open(docs / name) as picture:
+            assert 500 < picture.width <= 1500
+            assert picture.height > 500
+    assert sorted(path.name for path in docs.iterdir()) == [
+        "shortcut.md",
+        "shortcut_curves.png",
+        "shortcut_filmstrip.jpg",
+    ]
+
+
+def test_the_table_says_what_each_run_came_to_and_what_its_alarm_did(shortcut, tried):
+    def curves(run, accuracies, cleans, energies, hits):
+        values = {
+            shortcut.WITH_SHORTCUT: accuracies,
+            shortcut.CLEAN: cleans,
+            shortcut.ENERGY: energies,
+            shortcut.POINTING: hits,
+        }
+        return replace(run, curves=values, stopped=False)
+
+    trial = tried[0]
+    good = curves(trial.good, [0.5, 0.75], [0.25, 0.625], [0.4375, 0.5], [0.5, 1.0])
+    bad = curves(trial.bad, [0.5, 1.0], [0.125, 0.375], [0.0625, 0.25], [0.0, 0.375])
+    caught = replace(curves(trial.caught, [0.5], [0.125], [0.0625], [0.0]), stopped=True)
+    assert caught.starts_like(bad)
+    assert not caught.starts_like(good)
+    *_, first, second, third = shortcut.table([replace(trial, seed=7, good=good, caught=caught, bad=bad)]).splitlines()
+    assert first == "| 7 | p=0 | 2 | 75.0 % | 62.5 % | 0.500 | 0.438 | 100.0 % | never |"
+    assert second == "| 7 | p=0.95 | 1 | 50.0 % | 12.5 % | 0.062 | 0.062 | 0.0 % | epoch 0 |"
+    assert third == "| 7 | p=0.95 | 2 | 100.0 % | 37.5 % | 0.250 | 0.062 | 37.5 % | off |"
 
 
 # --- method_costs.py
