@@ -97,7 +97,7 @@ def blank_reasons(attributions: Tensor, normalize: Normalize = "max") -> list[st
         [None, 'all negative', 'constant 0', 'not finite']
     """
     low, high = attributions.flatten(1).aminmax(dim=1)
-    finite = attributions.flatten(1).isfinite().all(1)
+    finite = low.isfinite() & high.isfinite()  # a NaN is both
     reasons: list[str | None] = []
     for is_finite, least, most in zip(finite.tolist(), low.tolist(), high.tolist(), strict=True):
         if not is_finite:

@@ -182,7 +182,7 @@ def _drawn(
 
 
 def _tensor(page: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(page)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(page)).permute(2, 0, 1)  # as it lies: an encoder wants the rows of pixels again
 
 
 def _fewest_gaps(count: int) -> int:

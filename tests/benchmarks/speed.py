@@ -7,6 +7,7 @@ of the medians. Random weights, random images.
     python tests/benchmarks/speed.py                                       # all of it, on the CPU
     python tests/benchmarks/speed.py methods --models resnet18 --batches 8
     python tests/benchmarks/speed.py --device cuda --json figures.json
+    python tests/benchmarks/speed.py --page docs/performance.md
 
 F is one forward under `no_grad`; FB one forward and one backward to the input, without gradients of parameters; S one
 training step (forward, backward, SGD with momentum). Ours is given the layer, as the callback is after its first call.
@@ -19,6 +20,7 @@ import copy
 import json
 import logging
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -34,6 +36,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from measuring import in_turn, medians, peak_bytes
+from page import page
 from pytorch_lightning.loggers import TensorBoardLogger
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
@@ -64,7 +67,7 @@ def network(name: str, device: torch.device, classes: int = 1000) -> nn.Module:
 
 
 def floor(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Callable[[], Any]]:
-    """Return one forward, one forward and backward to the input, and one training step."""
+    """Return one forward, one forward and backward to the input, and one training step, laid out as the images are."""
     trained = network_like(model)
     optimizer = torch.optim.SGD(trained.parameters(), lr=1e-9, momentum=0.9)
 
@@ -145,11 +148,15 @@ def methods(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
                 "captum": peers.captum_library(model, images, labels, layer),
             }
             contenders = floor(model, images, labels)
+            laid_out = floor(model, images.contiguous(memory_format=torch.channels_last), labels)
+            contenders |= {f"{key}, channels last": laid_out[key] for key in ("F", "FB")}
+            family, everything = look(fitting(CAM_FAMILY, name)), look(fitting(EVERYTHING, name))
             if name != "vgg16":
                 contenders["cam"] = look(("cam",))
-            contenders["CAM family"] = look(fitting(CAM_FAMILY, name))
-            contenders["everything"] = look(fitting(EVERYTHING, name))
-            contenders["everything, laid out as usual"] = usual_layout(model, look(fitting(EVERYTHING, name)))
+            contenders["CAM family"] = family
+            contenders["CAM family, laid out as usual"] = usual_layout(model, family)
+            contenders["everything"] = everything
+            contenders["everything, laid out as usual"] = usual_layout(model, everything)
             contenders["three"] = look(THREE)
             saliency = libraries["captum"]["saliency"]
             for library in ("grad-cam", "torchcam"):
@@ -161,9 +168,10 @@ def methods(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
             contenders["captum: its three"] = in_turn(*libraries["captum"].values())
             found = medians(contenders, args.rounds, args.device)
             row = {"F in ms": 1000 * found["F"], "FB / F": found["FB"] / found["F"], "S / F": found["S"] / found["F"]}
-            row |= {f"{key} / F": found[key] / found["F"] for key in ("cam", "CAM family") if key in found}
-            against_floor = [key for key in found if key not in ("F", "FB", "S", "cam", "CAM family")]
-            row |= {f"{key} / FB": found[key] / found["FB"] for key in against_floor}
+            of_forward = ("F, channels last", "cam", "CAM family", "CAM family, laid out as usual")
+            row |= {f"{key} / F": found[key] / found["F"] for key in of_forward if key in found}
+            others = [key for key in found if key not in ("F", "FB", "S", *of_forward)]
+            row |= {f"{key} / FB": found[key] / found["FB"] for key in others}
             row["everything / S"] = found["everything"] / found["S"]
             yield f"{name}, batch {batch}", row
 
@@ -172,10 +180,12 @@ def usual_layout(model: nn.Module, run: Callable[[], Any]) -> Callable[[], Any]:
     """Return the same, without the layout that is faster on a CPU."""
     from lightning_saliency.evidence import state
 
-    def call() -> None:
+    def call() -> Any:
         state._NEEDS_ORDER.add(model)
-        run()
-        state._NEEDS_ORDER.discard(model)
+        try:
+            return run()
+        finally:
+            state._NEEDS_ORDER.discard(model)
 
     return call
 
@@ -204,6 +214,39 @@ def memory(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
                 "everything in chunks of 4 / FB": held["everything in chunks of 4"] / held["FB"],
             },
         )
+
+
+def beyond(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
+    """What else was tried, batch 16, all methods: time, memory, and how far heatmaps then are from the usual ones."""
+    for name in args.models:
+        model = network(name, args.device)
+        images, labels = photographs(16)[0].to(args.device), torch.arange(16, device=args.device)
+        look = partial(explain, model, images, methods=fitting(EVERYTHING, name), target=labels, layer=LAYERS[name])
+        autocast = partial(torch.autocast, args.device.type, torch.bfloat16)
+        tries: dict[str, Callable[[], Any]] = {
+            "laid out as usual": usual_layout(model, look),
+            "channels last": look,
+            "in chunks of 8": partial(look, chunk_size=8),
+            "in chunks of 4": partial(look, chunk_size=4),
+            "in chunks of 1": partial(look, chunk_size=1),
+            "autocast to bfloat16": partial(look, forward_context=autocast),
+        }
+        floors = {"FB": floor(model, images, labels)["FB"]}
+        found = medians(floors | tries, args.rounds, args.device)
+        usual = tries["laid out as usual"]().heatmaps()
+        held = peak_bytes(floors["FB"], args.device)
+        for key, run in tries.items():
+            heatmaps = run().heatmaps()
+            differ = {method: (maps - usual[method]).abs().amax((1, 2, 3)) for method, maps in heatmaps.items()}
+            yield (
+                f"{name}, {key}",
+                {
+                    "time / FB": found[key] / found["FB"],
+                    "memory / FB": peak_bytes(run, args.device) / held,
+                    "CAMs differ by": max(float(differ[cam].amax()) for cam in GRADIENT_CAMS),
+                    "saliency differs by": float(differ["saliency"].amax()),
+                },
+            )
 
 
 def pictures(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
@@ -463,7 +506,7 @@ def sizes(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
 
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], Iterator[tuple[str, Figures]]]] = {
-    section.__name__: section for section in (methods, memory, pictures, callbacks, growth, imports, sizes)
+    section.__name__: section for section in (methods, memory, beyond, pictures, callbacks, growth, imports, sizes)
 }
 
 
@@ -477,6 +520,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Figures]]:
     parser.add_argument("--epochs", type=int, default=10, help="of the section `sizes`")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--page", type=Path, help="write the tables there, in Markdown")
     args = parser.parse_args(argv)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")  # the libraries' own
@@ -498,6 +542,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Figures]]:
             print(f"- {row}: " + ", ".join(f"{key} {value:.3g}" for key, value in figures.items()), flush=True)
     if args.json:
         args.json.write_text(json.dumps({"about": about, "figures": found}, indent=1) + "\n")
+    if args.page:
+        command = shlex.join(["python", "tests/benchmarks/speed.py", *(sys.argv[1:] if argv is None else argv)])
+        args.page.write_text(page(about, found, command), encoding="utf-8")
     return found
 
 

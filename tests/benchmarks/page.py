@@ -1,0 +1,161 @@
+"""The figures as tables in Markdown, and the page that has them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+
+Figures = Mapping[str, float]
+
+MARK = "<!-- the one table -->"
+
+TEXTS = {
+    "methods": (
+        "All methods of a batch",
+        """\
+Random weights, random images of 224×224. F is one forward under `no_grad`; FB one forward and one backward to
+the input, without gradients of parameters; S one training step (forward, backward, SGD with momentum). *CAM
+family* is `cam`, `grad_cam`, `grad_cam_plus_plus`, `hires_cam`, `layer_cam` and `xgrad_cam` (without `cam` on
+VGG-16, which has no global average pooling); *everything* is these with `saliency` and `input_x_gradient`;
+*three* is `grad_cam`, `grad_cam_plus_plus` and `saliency`, the callback's default. The libraries are used as
+their documentation uses them, a call a method: *its CAM methods* are `grad_cam`, `grad_cam_plus_plus`,
+`hires_cam`, `layer_cam`, `xgrad_cam` for grad-cam, the same without `hires_cam` for torchcam. *captum: its
+three* is Grad-CAM, saliency and input × gradient. Where a figure is below one, the pass is faster than the
+floor: it lays images out channels last on a CPU, and F and FB do not. The rows *laid out as usual* and
+*channels last* compare like with like.""",
+    ),
+    "memory": (
+        "Memory",
+        """The most that torch holds beyond the model and the images, batch 16.""",
+    ),
+    "beyond": (
+        "What else was tried",
+        """Batch 16, all methods, photographs; the floor, FB, is laid out as usual. The last two columns say how far a
+heatmap in [0, 1] is from that of the usual layout at its worst pixel. *Channels last* is what the pass does
+on a CPU, in one chunk. *Autocast* is what it does in a `bf16-mixed` training, since it runs in the training's
+own precision; it is no option.""",
+    ),
+    "pictures": (
+        "Pictures",
+        """\
+From the maps of 8 photographs of 224×224 by three methods to a TensorBoard event that is written and flushed,
+in F of ResNet-18 at batch 8. *One grid* has all 32 cells in one picture; the callback writes *a sheet a
+method, and the overview*, four pictures. The loops write each overlay by itself, 24 pictures with no words on
+them.""",
+    ),
+    "callbacks": (
+        "A whole call of the callback",
+        """\
+16 photographs, three methods, TensorBoard: collecting, explaining, drawing, measuring, recording and writing,
+until the event file is flushed, in S of batch 16. *Pasted* is the callback that people paste: Grad-CAM and
+Grad-CAM++ of grad-cam, saliency of captum, overlays in a loop.""",
+    ),
+    "growth": (
+        "As work grows",
+        """ResNet-18. The floor of each row is that of its own batch.""",
+    ),
+    "imports": (
+        "Import",
+        """`import lightning_saliency`, beside `import pytorch_lightning, torchvision` in the same run.""",
+    ),
+    "sizes": (
+        "Bytes",
+        """What an epoch adds on disk: 8 photographs of 224×224, three methods, 1000 classes. *A PNG each* is the usual
+way, an overlay a sample and method through `add_image`.""",
+    ),
+}
+
+
+def page(about: Mapping[str, str], found: Mapping[str, Mapping[str, Figures]], command: str) -> str:
+    """Return the page."""
+    versions = ", ".join(f"{name} {version}" for name, version in about.items())
+    parts = [
+        "# Performance",
+        "All figures of this page come from one run of",
+        f"```bash\n{command}\n```",
+        wrapped(
+            f"with {versions}. What is compared ran interleaved, in one process, and each ratio is one of medians. "
+            "Another run gives figures that differ by a few percent."
+        ),
+    ]
+    if {"methods", "callbacks"} <= found.keys():
+        parts += ["## In short", MARK, in_short(found)]
+    for name, rows in found.items():
+        title, text = TEXTS[name]
+        parts += [f"## {title}", wrapped(text), *tables(rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def wrapped(text: str) -> str:
+    """Return a paragraph in lines."""
+    return fill(" ".join(text.split()), 119, break_on_hyphens=False, break_long_words=False)
+
+
+def in_short(found: Mapping[str, Mapping[str, Figures]]) -> str:
+    """Return the table that matters, a column a model."""
+    batch = max(int(row.rpartition(" ")[2]) for row in found["methods"])
+    columns = [row for row in found["methods"] if row.endswith(f"batch {batch}")]
+    of_pass = {
+        "CAM family, in forwards": "CAM family / F",
+        "all eight methods, in forwards with a backward": "everything / FB",
+        "the same, in training steps": "everything / S",
+        "three methods: ours": "three / FB",
+        "… torchcam and captum": "torchcam and captum: three / FB",
+        "… grad-cam and captum": "grad-cam and captum: three / FB",
+    }
+    of_call = {
+        "a whole call of the callback, in training steps: ours": "ours / S",
+        "… ours without numbers and record": "ours, pictures alone / S",
+        "… what people paste": "pasted / S",
+    }
+    models = [row.partition(",")[0] for row in columns]
+    lines = [header([f"batch {batch}, 224×224, CPU", *models])]
+    lines += [
+        line([title, *(written(key, found["methods"][row][key]) for row in columns)]) for title, key in of_pass.items()
+    ]
+    lines += [
+        line([title, *(written(key, found["callbacks"][model][key]) for model in models)])
+        for title, key in of_call.items()
+    ]
+    return "\n".join(lines)
+
+
+def tables(rows: Mapping[str, Figures]) -> list[str]:
+    """Return one for the rows that have the same figures: these stand in columns, or in rows where they are many."""
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    keys = list(dict.fromkeys(key for figures in rows.values() for key in figures))
+    for row, figures in rows.items():
+        kinds.setdefault(() if len(keys) > 6 else tuple(figures), []).append(row)
+    return [table({row: rows[row] for row in kind}, keys if len(keys) > 6 else None) for kind in kinds.values()]
+
+
+def table(rows: Mapping[str, Figures], keys: Sequence[str] | None = None) -> str:
+    """Return a row a row, or with `keys` a row a key."""
+    if keys is None:
+        keys = list(next(iter(rows.values())))
+        body = [line([row, *(written(key, figures[key]) for key in keys)]) for row, figures in rows.items()]
+        return "\n".join([header(["", *keys]), *body])
+    body = [
+        line([key, *(written(key, figures[key]) if key in figures else "–" for figures in rows.values())])
+        for key in keys
+    ]
+    return "\n".join([header(["", *rows]), *body])
+
+
+def header(cells: Sequence[str]) -> str:
+    """Return the head of a table."""
+    return f"{line(cells)}\n|{'---|' * len(cells)}"
+
+
+def line(cells: Sequence[str]) -> str:
+    """Return a line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def written(key: str, figure: float) -> str:
+    """Return a figure with the digits that mean something."""
+    if "differ" in key:
+        return f"{figure:.1g}" if figure else "0"
+    if key.endswith((" in ms", " in MiB", " in kB")):
+        return f"{figure:.0f}"
+    return f"{figure:.2f}"
