@@ -1,8 +1,8 @@
-"""A picture, a tag and a step, to any Lightning logger."""
+"""Pictures, their tags and a step, to any Lightning logger."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,19 @@ from torch import Tensor
 from lightning_saliency.render import encode
 
 
-def log_picture(logger: Any, tag: str, picture: Tensor, step: int) -> None:
-    """Write a picture to a Lightning logger, by what it can do.
+def log_pictures(logger: Any, pictures: Mapping[str, Tensor | Path], step: int) -> None:
+    """Write pictures and animations to a Lightning logger, by what it can do.
 
     In this order: the experiment's `add_image` (TensorBoard: as the bytes of a PNG or JPEG, see
-    `lightning_saliency.render.encode`), the logger's `log_image` (Weights & Biases), the
-    experiment's `log_image` (MLflow, Comet), and for the others (CSV) a PNG file `<tag>/step=<step>.png` in the
-    logger's own `log_dir`. To be called on one rank only: it never asks the trainer for a folder, which would wait for
-    the other ranks.
+    `lightning_saliency.render.encode`; animations as they are, which it plays), the logger's `log_image` and
+    `log_video` (Weights & Biases), the experiment's `log_image` and `log_artifact` (MLflow), its `log_image` (Comet),
+    and for the others (CSV) a PNG file `<tag>/step=<step>.png` in the logger's own `log_dir`; an animation is a file
+    already. To be called on one rank only: it never asks the trainer for a folder, which would wait for the other
+    ranks.
 
     Args:
         logger: One of `trainer.loggers`.
-        tag: As in TensorBoard, `saliency/grad_cam`.
-        picture: uint8 `(3, H, W)`.
+        pictures: By tag, as in TensorBoard, `saliency/grad_cam`: uint8 `(3, H, W)`, or the path of an animated GIF.
         step: On the same axis as Lightning's scalars; see `scalar_step`.
 
     Raises:
@@ -32,9 +32,21 @@ def log_picture(logger: Any, tag: str, picture: Tensor, step: int) -> None:
     """
     experiment: Any = getattr(logger, "experiment", None)
     if hasattr(experiment, "add_image"):
-        if not _add_bytes(experiment, tag, encode(picture)[0], (picture.shape[2], picture.shape[1]), step):
-            experiment.add_image(tag, picture, step)
-    elif hasattr(logger, "log_image"):
+        # all before the first is written: the writer's thread sums bytes up in Python, which would slow this down
+        files = {tag: _file(picture) for tag, picture in pictures.items()}
+        for tag, picture in pictures.items():
+            if not _add_bytes(experiment, tag, *files[tag], step) and isinstance(picture, Tensor):
+                experiment.add_image(tag, picture, step)
+        return
+    for tag, picture in pictures.items():
+        if isinstance(picture, Tensor):
+            _log_picture(logger, experiment, tag, picture, step)
+        else:
+            _log_animation(logger, experiment, tag, picture, step)
+
+
+def _log_picture(logger: Any, experiment: Any, tag: str, picture: Tensor, step: int) -> None:
+    if hasattr(logger, "log_image"):
         logger.log_image(key=tag, images=[_image(picture)], step=step)
     elif hasattr(experiment, "log_image") and hasattr(logger, "run_id"):
         experiment.log_image(logger.run_id, picture.permute(1, 2, 0).numpy(), key=tag, step=step)
@@ -52,23 +64,8 @@ def log_picture(logger: Any, tag: str, picture: Tensor, step: int) -> None:
         _image(picture).save(path)
 
 
-def log_animation(logger: Any, tag: str, path: Path, step: int) -> None:
-    """Show an animated GIF in a Lightning logger, by what it can do.
-
-    In this order: the experiment's `add_image` (TensorBoard, which plays the file as it is), the logger's `log_video`
-    (Weights & Biases), the experiment's `log_artifact` (MLflow), its `log_image` (Comet). Others have the file itself.
-
-    Args:
-        logger: One of `trainer.loggers`.
-        tag: As in TensorBoard, `saliency/grad_cam/animation`.
-        path: The GIF.
-        step: On the same axis as Lightning's scalars; see `scalar_step`.
-    """
-    experiment: Any = getattr(logger, "experiment", None)
-    if hasattr(experiment, "add_image"):
-        with Image.open(path) as image:
-            _add_bytes(experiment, tag, path.read_bytes(), image.size, step)
-    elif hasattr(logger, "log_video"):
+def _log_animation(logger: Any, experiment: Any, tag: str, path: Path, step: int) -> None:
+    if hasattr(logger, "log_video"):
         logger.log_video(key=tag, videos=[str(path)], step=step)
     elif hasattr(experiment, "log_artifact") and hasattr(logger, "run_id"):
         experiment.log_artifact(logger.run_id, str(path), tag)
@@ -76,10 +73,18 @@ def log_animation(logger: Any, tag: str, path: Path, step: int) -> None:
         experiment.log_image(str(path), name=tag, step=step)
 
 
+def _file(picture: Tensor | Path) -> tuple[bytes, tuple[int, int]]:
+    """A file's bytes, and the width and height of what it shows."""
+    if isinstance(picture, Tensor):
+        return encode(picture)[0], (picture.shape[2], picture.shape[1])
+    with Image.open(picture) as image:
+        return picture.read_bytes(), image.size
+
+
 def run_folder(loggers: Sequence[Any]) -> Path | None:
     """The folder of the run: that of TensorBoard's event file, else the first logger's that has one.
 
-    To be called on one rank only, as `log_picture`.
+    To be called on one rank only, as `log_pictures`.
     """
     own: list[Path] = []
     for logger in loggers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -14,8 +15,11 @@ from lightning_saliency.explain import Explanation
 from lightning_saliency.render import CELL_SIDE, Caption, Channels, grid, shown_channels, to_rgb
 from lightning_saliency.samples import Samples, find_class_names, find_normalization
 
-_OVERVIEW_SIDE = 144
-"""Of the overview's cells, in pixels: each method has its own, larger picture."""
+_AREA = 600_000
+"""Of all cells of a sheet together, in pixels: the cells of many samples, or of many methods, are smaller."""
+
+_LEAST_SIDE = 112
+"""Of a cell, in pixels, however many there are."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,8 @@ class Look:
             columns: Mapping[str, _Column],
             explained: str,
             labels: Mapping[str, Sequence[Caption]] | None = None,
-            cell_side: int = CELL_SIDE,
         ) -> Tensor:
+            fitting = math.isqrt(_AREA // (len(images) * (1 + len(columns))))
             return grid(
                 images,
                 {name: column.heatmaps for name, column in columns.items()},
@@ -110,7 +114,7 @@ class Look:
                 blanks={name: column.blanks for name, column in columns.items()},
                 labels=labels,
                 note=" · ".join(note for note in (f"explained: {explained}", layer, channels) if note),
-                cell_side=cell_side,
+                cell_side=min(CELL_SIDE, max(_LEAST_SIDE, fitting)),
                 colormap=self.colormap,
                 alpha=self.alpha,
             )
@@ -124,7 +128,7 @@ class Look:
         pictures = {key: sheet({method_title(key): shown}, explained) for key, shown in columns.items()}
         if len(columns) > 1:
             side_by_side = {method_title(key): shown for key, shown in columns.items()}
-            pictures["overview"] = sheet(side_by_side, explained, cell_side=_OVERVIEW_SIDE)
+            pictures["overview"] = sheet(side_by_side, explained)
         if self.top_k > 1:
             most_probable, labels = _class_columns(samples, explanation, names, self.top_k)
             note = f"the {len(labels)} most probable classes"

@@ -91,7 +91,7 @@ class Probe:
         elif isinstance(target, Sequence) and samples.rows is not None:  # sanity checking may show a part of them
             target = [target[row] for row in samples.rows]
         own_task = getattr(pl_module, "task", None)
-        chunk = min(self._fitting_chunk or self.chunk_size or at_once or len(images), len(images))
+        chunk = self._fitting_chunk or self.chunk_size or at_once
         while True:
             try:
                 with muted(pl_module):
@@ -115,10 +115,11 @@ class Probe:
                     f"{fault}. Name the submodule that does: `model=...`."
                 ) from fault
             except (RuntimeError, MemoryError) as fault:
-                if chunk == 1 or not (is_oom_error(fault) or isinstance(fault, MemoryError)):
+                tried = min(chunk or len(images), len(images))
+                if tried == 1 or not (is_oom_error(fault) or isinstance(fault, MemoryError)):
                     raise
             # out of the handler: the fault holds the frames, and these the tensors
-            chunk = self._fitting_chunk = chunk // 2
+            chunk = self._fitting_chunk = tried // 2
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
 

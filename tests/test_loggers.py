@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from tiny import CSVLogger, Logger, TensorBoardLogger, events
 
-from lightning_saliency.loggers import log_animation, log_picture, run_folder, scalar_step
+from lightning_saliency.loggers import log_pictures, run_folder, scalar_step
 from lightning_saliency.render import gif
 
 PICTURE = torch.arange(3 * 4 * 5, dtype=torch.uint8).reshape(3, 4, 5)
@@ -40,7 +40,7 @@ class WithExperiment(Plain):
 
 def test_tensorboard_gets_the_pixels_at_the_step(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="", version="")
-    log_picture(logger, "saliency/cam", PICTURE, 7)
+    log_pictures(logger, {"saliency/cam": PICTURE}, 7)
     logger.finalize("success")
     (event,) = events(tmp_path).Images("saliency/cam")
     assert (event.step, event.width, event.height) == (7, 5, 4)
@@ -48,7 +48,7 @@ def test_tensorboard_gets_the_pixels_at_the_step(tmp_path):
 
 def test_a_logger_without_pictures_gets_a_png_in_its_own_folder(tmp_path):
     logger = CSVLogger(tmp_path, name="run", version=3)
-    log_picture(logger, "saliency/cam", PICTURE, 7)
+    log_pictures(logger, {"saliency/cam": PICTURE}, 7)
     with Image.open(tmp_path / "run/version_3/saliency/cam/step=0000007.png") as image:
         assert np.array_equal(np.array(image), PICTURE.permute(1, 2, 0).numpy())
 
@@ -59,13 +59,13 @@ def test_experiments_that_take_images_get_them_in_their_own_terms():
     mlflow = SimpleNamespace(log_image=lambda run_id, image, key, step: calls.append((run_id, image.shape, key, step)))
     comet = SimpleNamespace(log_image=lambda image, name, step: calls.append((image.size, name, step)))
     for logger in (WithExperiment(mlflow, run_id="r1"), WithExperiment(comet)):
-        log_picture(logger, "saliency/cam", PICTURE, 7)
+        log_pictures(logger, {"saliency/cam": PICTURE}, 7)
     assert calls == [("r1", (4, 5, 3), "saliency/cam", 7), ((5, 4), "saliency/cam", 7)]
 
 
 def test_a_logger_that_can_do_nothing_is_named():
     with pytest.raises(ValueError, match="Plain takes no pictures and has no `log_dir`"):
-        log_picture(Plain(), "saliency/cam", PICTURE, 0)
+        log_pictures(Plain(), {"saliency/cam": PICTURE}, 0)
 
 
 def test_the_step_falls_back_to_the_optimizer_steps():
@@ -83,7 +83,7 @@ def film(tmp_path):
 
 def test_tensorboard_gets_the_gif_as_it_is(tmp_path, film):
     logger = TensorBoardLogger(tmp_path, name="", version="")
-    log_animation(logger, "saliency/cam/animation", film, 7)
+    log_pictures(logger, {"saliency/cam/animation": film}, 7)
     logger.finalize("success")
     (event,) = events(tmp_path).Images("saliency/cam/animation")
     assert (event.step, event.width, event.height) == (7, 5, 4)
@@ -97,7 +97,7 @@ def test_experiments_that_take_films_get_them_in_their_own_terms(film):
     mlflow = SimpleNamespace(log_artifact=lambda run_id, path, folder: calls.append((run_id, path, folder)))
     comet = SimpleNamespace(log_image=lambda image, name, step: calls.append((image, name, step)))
     for logger in (wandb, WithExperiment(mlflow, run_id="r1"), WithExperiment(comet), Plain()):
-        log_animation(logger, "saliency/cam/animation", film, 7)
+        log_pictures(logger, {"saliency/cam/animation": film}, 7)
     assert calls == [
         ("saliency/cam/animation", [str(film)], 7),
         ("r1", str(film), "saliency/cam/animation"),

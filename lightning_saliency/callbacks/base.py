@@ -24,7 +24,7 @@ from lightning_saliency._compat import (
 from lightning_saliency.budget import Budget
 from lightning_saliency.checks import check_choice, check_count, check_function
 from lightning_saliency.guard import Guard
-from lightning_saliency.loggers import log_animation, log_picture, scalar_step
+from lightning_saliency.loggers import log_pictures, scalar_step
 from lightning_saliency.pictures import Look
 from lightning_saliency.samples import Choose, FixedBatch, Objects, Samples, find_dataset, parse_samples
 
@@ -156,7 +156,7 @@ class PictureCallback(Callback):
         """The pictures by the last part of their tags; numbers may be added to `_scalars`."""
 
     def _acts(self, turn: Turn) -> list[Callable[[], Pictures]]:
-        """What is done, in this order; one that fails does not keep the others from theirs."""
+        """What is done, in this order, before the pictures are logged; see `_show`."""
         return [partial(self._draw, turn)]
 
     @abstractmethod
@@ -347,8 +347,7 @@ class PictureCallback(Callback):
         turn = Turn(
             stage, trainer, pl_module, shown, len(shown) / len(samples), dataset, logs, is_fresh=self._is_fresh(trainer)
         )
-        for act in self._acts(turn):
-            self._show(stage, trainer, pl_module, act, trainer.loggers if logs else ())
+        self._show(stage, trainer, pl_module, self._acts(turn), trainer.loggers if logs else ())
         self._end_turn()
         if self._since is not None:  # sanity checking is the warm-up, which says little of what follows
             self._budget.record(self._guard.seconds - spent, len(shown))
@@ -362,23 +361,17 @@ class PictureCallback(Callback):
         stage: str,
         trainer: Trainer,
         pl_module: LightningModule,
-        act: Callable[[], Pictures],
+        acts: Sequence[Callable[[], Pictures]],
         loggers: Sequence[Any],
     ) -> None:
-        """Do something, and log the pictures that it makes."""
+        """Do something, and log the pictures that it makes; what fails does not keep the rest from theirs."""
         pictures: Pictures = {}
-        self._guarded(trainer, pl_module, lambda: pictures.update(act()))
-        for logger in loggers if pictures else ():  # one that fails does not keep the others from theirs
-            self._guarded(trainer, pl_module, partial(self._log, stage, trainer, logger, pictures))
-
-    def _log(self, stage: str, trainer: Trainer, logger: Any, pictures: Pictures) -> None:
+        for act in acts:
+            self._guarded(trainer, pl_module, partial(_collect, act, pictures))
         suffix = "" if stage == "validate" else f"/{stage}"
-        for tag, picture in pictures.items():
-            whole_tag, step = f"{self.name}/{tag}{suffix}", scalar_step(trainer)
-            if isinstance(picture, Path):
-                log_animation(logger, whole_tag, picture, step)
-            else:
-                log_picture(logger, whole_tag, picture, step)
+        tagged = {f"{self.name}/{tag}{suffix}": picture for tag, picture in pictures.items()}
+        for logger in loggers if tagged else ():
+            self._guarded(trainer, pl_module, partial(log_pictures, logger, tagged, scalar_step(trainer)))
 
     def _affordable(self, num_samples: int) -> int:
         """How many samples the time budget allows now."""
@@ -399,6 +392,10 @@ class PictureCallback(Callback):
         raise ValueError(
             f"Expected `dataloader_idx` to be below the number of loaders, {num_loaders}, got {self.dataloader_idx}."
         )
+
+
+def _collect(act: Callable[[], Pictures], pictures: Pictures) -> None:
+    pictures.update(act())
 
 
 def _picture_callbacks(trainer: Any) -> list[PictureCallback]:

@@ -288,7 +288,7 @@ class SaliencyCallback(PictureCallback):
         """Draw the last filmstrips, and make the animations."""
         super().on_train_end(trainer, pl_module)
         if trainer.is_global_zero and self._history is not None:
-            self._show("validate", trainer, pl_module, self._history.end, trainer.loggers)
+            self._show("validate", trainer, pl_module, [self._history.end], trainer.loggers)
 
     def _acts(self, turn: Turn) -> list[Callable[[], Pictures]]:
         acts = super()._acts(turn)

@@ -21,8 +21,8 @@ VGG-16, which has no global average pooling); *everything* is these with `salien
 their documentation uses them, a call a method: *its CAM methods* are `grad_cam`, `grad_cam_plus_plus`,
 `hires_cam`, `layer_cam`, `xgrad_cam` for grad-cam, the same without `hires_cam` for torchcam. *captum: its
 three* is Grad-CAM, saliency and input × gradient. Where a figure is below one, the pass is faster than the
-floor: it lays images out channels last on a CPU, and F and FB do not. The rows *laid out as usual* and
-*channels last* compare like with like.""",
+floor: on a CPU it lays images out channels last and goes through a graph in chunks, which F and FB do not. The
+rows *laid out as usual* and *channels last* compare like with like.""",
     ),
     "memory": (
         "Memory",
@@ -30,10 +30,13 @@ floor: it lays images out channels last on a CPU, and F and FB do not. The rows 
     ),
     "beyond": (
         "What else was tried",
-        """Batch 16, all methods, photographs; the floor, FB, is laid out as usual. The last two columns say how far a
-heatmap in [0, 1] is from that of the usual layout at its worst pixel. *Channels last* is what the pass does
-on a CPU, in one chunk. *Autocast* is what it does in a `bf16-mixed` training, since it runs in the training's
-own precision; it is no option.""",
+        """
+Batch 16, all methods, photographs; the floor, FB, is laid out as usual and takes all images at once. *As it is* is what
+the pass does on a CPU: images channels last and, where the input's gradient is asked for, in chunks of about eight of
+224×224, which stay nearer to the caches. *Autocast* is what the pass does in a `bf16-mixed` training, since it runs in
+the training's own precision; it is no option. *Pixels off* are those of the heatmaps that are another of the 256
+colours than in float64, or nearly: where a ReLU or a maximum is undecided to within rounding, the gradient goes to
+either side, and float32 has such pixels however it is laid out.""",
     ),
     "pictures": (
         "Pictures",
@@ -154,8 +157,8 @@ def line(cells: Sequence[str]) -> str:
 
 def written(key: str, figure: float) -> str:
     """Return a figure with the digits that mean something."""
-    if "differ" in key:
-        return f"{figure:.1g}" if figure else "0"
+    if "pixels off" in key:
+        return f"{figure:.3f}"
     if key.endswith((" in ms", " in MiB", " in kB")):
         return f"{figure:.0f}"
     return f"{figure:.2f}"
