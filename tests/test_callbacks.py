@@ -1,4 +1,3 @@
-import io
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from tiny import (
     data,
     events,
     loader,
+    picture,
     sheets,
     trainer,
 )
@@ -38,12 +38,6 @@ from lightning_saliency import (
 from lightning_saliency.attribution import blank_reasons, to_heatmaps
 from lightning_saliency.render import Caption, encode, grid, to_rgb
 from lightning_saliency.samples import Samples
-
-
-def picture(event) -> torch.Tensor:
-    """The decoded PNG of an image event, uint8 (3, H, W)."""
-    with Image.open(io.BytesIO(event.encoded_image_string)) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def cells(sheet: torch.Tensor, colour) -> torch.Tensor:
@@ -86,7 +80,6 @@ def test_the_last_picture_is_the_trained_model_explained_by_hand(tmp_path):
         ],
         blanks={"Grad-CAM": explanation.blanks()["grad_cam"], "Saliency": explanation.blanks()["saliency"]},
         note="explained: true class · layer: backbone",
-        cell_side=144,
     )
     last = events(tmp_path).Images("saliency/overview")[-1]
     assert last.encoded_image_string == encode(expected)[0]
@@ -240,6 +233,7 @@ def test_cam_of_the_most_probable_classes_takes_one_forward_and_no_backward(tmp_
             for rank in (0, 1)
         },
         note=f"explained: the 2 most probable classes, one scale a row · layer: {explanation.layer}",
+        cell_side=200,
     )
     found = events(tmp_path)
     assert set(found.Tags()["images"]) == {"saliency/cam", "saliency/class_maps"}
@@ -312,7 +306,7 @@ class TakesImages(Logger):
 def test_each_logger_gets_the_pictures_in_the_way_it_can(tmp_path):
     takes = TakesImages()
     loggers = [TensorBoardLogger(tmp_path / "tb", name="", version=""), CSVLogger(tmp_path / "csv"), takes]
-    trainer(tmp_path, GradCAMCallback(), logger=loggers).fit(TinyClassifier(), loader(), loader())
+    trainer(tmp_path, GradCAMCallback(num_samples=2), logger=loggers).fit(TinyClassifier(), loader(), loader())
     sheets = [picture(event) for event in events(tmp_path / "tb").Images("saliency/grad_cam")]
     files = sorted((tmp_path / "csv").glob("**/saliency/grad_cam/*.png"))
     assert [file.name for file in files] == ["step=0000000.png", "step=0000002.png", "step=0000005.png"]

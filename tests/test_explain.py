@@ -1,6 +1,7 @@
 """The functional face: precisions, chunks, batches, errors, and memory."""
 
 import gc
+import importlib
 
 import pytest
 import torch
@@ -402,3 +403,29 @@ def test_a_models_own_fault_is_raised_as_it_is():
     with pytest.raises(RuntimeError, match=r"^of its own$") as caught:
         explain(Fails(), torch.randn(1, 3, 8, 8), methods="saliency")
     assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("methods", "target", "options", "sizes"),
+    [
+        ("saliency", None, {}, [3, 3, 3]),
+        (["grad_cam", "saliency"], [0, 1, 2] * 3, {}, [3, 3, 3]),
+        ("saliency", None, {"chunk_size": 2}, [2, 2, 2, 2, 1]),
+        (["cam", "grad_cam"], None, {}, [9]),  # the graph begins at the layer: nothing is gained
+        ("saliency", lambda logits: logits[:, 0] * torch.arange(9), {}, [9]),  # it may see all images together
+    ],
+)
+def test_a_graph_from_the_images_on_is_held_in_even_parts_that_fit_a_cpus_caches(
+    methods, target, options, sizes, monkeypatch
+):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+    model, images, seen = model.double(), torch.randn(9, 3, 12, 12).double(), []
+    asked = {"methods": methods, "target": target, "layer": "1"}
+    whole = explain(model, images, **asked).attributions
+    monkeypatch.setattr(importlib.import_module("lightning_saliency.explain"), "_CACHED_PIXELS", 4 * 12 * 12)
+    model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    parts = explain(model, images, **asked, **options).attributions
+    assert seen == sizes
+    for key, maps in parts.items():
+        assert torch.allclose(maps, whole[key], atol=1e-9)

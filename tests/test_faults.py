@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from tiny import CSVLogger, L, Logger, TensorBoardLogger, TinyClassifier, data, events, loader, trainer
+from tiny import CSVLogger, L, Logger, TensorBoardLogger, TinyClassifier, data, events, loader, picture, trainer
 from torch.utils.data import Dataset
 
 from lightning_saliency import SaliencyCallback
@@ -115,7 +115,9 @@ def test_out_of_memory_is_retried_with_smaller_chunks(tmp_path):
     fit_beside(tmp_path / "fed", TinyClassifier, callback())
     hungry, fed = (events(tmp_path / name / "with").Images("saliency/overview") for name in ("hungry", "fed"))
     assert len(hungry) == len(fed) == 4
-    assert hungry[-1].encoded_image_string == fed[-1].encoded_image_string
+    difference = (picture(hungry[-1]).int() - picture(fed[-1]).int()).abs()  # what rounding may do to a colour
+    assert difference.max() <= 32
+    assert difference.float().mean() < 0.01
 
 
 def test_out_of_memory_down_to_one_image_is_one_warning(tmp_path):

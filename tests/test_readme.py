@@ -46,3 +46,12 @@ def test_the_readme_lists_every_method_and_every_option():
     options = SaliencyCallback.__init__.__annotations__.keys() - {"return"}
     for option in options:
         assert re.search(rf"^\|.*`{option}`.*\|", README, re.MULTILINE), option
+
+
+def test_the_table_of_costs_is_that_of_the_page_with_all_figures():
+    mark = "<!-- the one table -->\n\n"
+    of_readme, of_page = (
+        text.partition(mark)[2].partition("\n\n")[0] for text in (README, (ROOT / "docs/performance.md").read_text())
+    )
+    assert of_readme.count("\n") > 5
+    assert of_readme == of_page

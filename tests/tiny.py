@@ -1,9 +1,12 @@
 """A tiny classifier and data set that the callback tests train in a second."""
 
+import io
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -83,3 +86,9 @@ def events(folder: Path) -> EventAccumulator:
     accumulator = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
     accumulator.Reload()
     return accumulator
+
+
+def picture(event) -> Tensor:
+    """The decoded picture of an image event, uint8 (3, H, W)."""
+    with Image.open(io.BytesIO(event.encoded_image_string)) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)

@@ -51,7 +51,8 @@ them.""",
         """\
 16 photographs, three methods, TensorBoard: collecting, explaining, drawing, measuring, recording and writing,
 until the event file is flushed, in S of batch 16. *Pasted* is the callback that people paste: Grad-CAM and
-Grad-CAM++ of grad-cam, saliency of captum, overlays in a loop.""",
+Grad-CAM++ of grad-cam, saliency of captum, overlays in a loop. The filmstrips, drawn ever more rarely, are not
+in it. The checksums that TensorBoard's writer computes in Python, in a thread of its own, are.""",
     ),
     "growth": (
         "As work grows",

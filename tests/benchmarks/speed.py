@@ -565,8 +565,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Figures]]:
         for row, figures in SECTIONS[name](args):
             found[name][row] = figures
             print(f"- {row}: " + ", ".join(f"{key} {value:.3g}" for key, value in figures.items()), flush=True)
-    if args.json:
-        args.json.write_text(json.dumps({"about": about, "figures": found}, indent=1) + "\n")
+            if args.json:  # each time: it is a long way
+                args.json.write_text(json.dumps({"about": about, "figures": found}, indent=1) + "\n")
     if args.page:
         command = shlex.join(["python", "tests/benchmarks/speed.py", *(sys.argv[1:] if argv is None else argv)])
         args.page.write_text(page(about, found, command), encoding="utf-8")
