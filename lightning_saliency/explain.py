@@ -48,7 +48,7 @@ Layer: TypeAlias = str | nn.Module | TargetLayer
 """A dotted name, a module of the model, or what `find_target_layer` returned."""
 
 _CACHED_PIXELS = 8 * 224 * 224
-"""Of images that go through the model together where their graph is held on a CPU; see docs/performance.md."""
+"""Of images that go through the model together on a CPU; see docs/performance.md."""
 
 _BATCH_SIZE = 32
 """Of changed copies of one image that go through the model without a graph."""
@@ -182,9 +182,9 @@ def explain(
 ) -> Explanation:
     """Explain what a model sees in images, by any set of methods from one shared pass.
 
-    One forward, and one backward if a method needs a gradient. The model is run in eval mode and left exactly as it
-    was: modes, gradients, buffers, random states and hooks. It works under `no_grad` and `inference_mode`, and on
-    frozen models.
+    Each image goes forward once, and backward once if a method needs a gradient. The model is run in eval mode and left
+    exactly as it was: modes, gradients, buffers, random states and hooks. It works under `no_grad` and
+    `inference_mode`, and on frozen models.
 
     Args:
         model: Any module that returns logits: `(N, K)`, or `(N,)` / `(N, 1)` for a binary model, whose class 1 is
@@ -203,7 +203,7 @@ def explain(
         output_fn: Takes the logits out of what the model returns, where that is not found by itself.
         task: For the probabilities only: `"multiclass"` (softmax), or `"multilabel"` (each class's sigmoid).
         chunk_size: At most so many images at a time, which bounds the memory; the result does not depend on it. On a
-            CPU, where it is faster, a pass with the input's gradient takes about eight images of 224×224 at a time.
+            CPU it is about eight of 224×224 in any case, which is faster.
         progress: Whether a bar shows how far methods are that take many passes and more than a few seconds.
         forward_context: Makes the context for the forward, for instance
             `lambda: torch.autocast("cuda", torch.bfloat16)`.
@@ -240,8 +240,7 @@ def explain(
     layers, reads_layer = _parse_layers(model, layer), any(METHODS[key].reads_layer for key in keys)
     run: dict[str, Any] = {"output_fn": output_fn, "forward_context": forward_context}
     inputs = as_model_input(model, images)
-    holds_graph = any("input_grads" in METHODS[key].needs for key in keys)
-    step = _chunk(inputs, chunk_size or len(images), parsed, holds_graph)
+    step = _chunk(inputs, chunk_size or len(images), parsed)
     further = {"batch_size": min(_BATCH_SIZE, chunk_size or _BATCH_SIZE), "progress": progress}
 
     def read(memory_format: torch.memory_format) -> Explanation:
@@ -262,12 +261,12 @@ def explain(
     return in_fastest_layout(model, inputs, read)
 
 
-def _chunk(images: Tensor, most: int, target: ParsedTarget, holds_graph: bool) -> int:
+def _chunk(images: Tensor, most: int, target: ParsedTarget) -> int:
     """How many images go through the model at a time, in parts that are as even as can be.
 
-    On a CPU a graph from the images on is faster in parts that fit its caches; a callable target sees all it may see.
+    On a CPU as many as its caches hold; a callable target sees all that it may see.
     """
-    if images.device.type == "cpu" and holds_graph and (target is None or isinstance(target, Tensor)):
+    if images.device.type == "cpu" and (target is None or isinstance(target, Tensor)):
         most = min(most, max(1, round(_CACHED_PIXELS / math.prod(images.shape[2:]))))
     return math.ceil(len(images) / math.ceil(len(images) / most))
 

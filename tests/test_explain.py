@@ -359,6 +359,19 @@ class Views(nn.Module):
 LAYOUTS: list[bool] = []
 
 
+@pytest.fixture
+def also_small(monkeypatch):
+    """As if small images were large."""
+    monkeypatch.setattr(state, "_SMALL", 0)
+
+
+def test_small_images_are_left_as_they_lie():
+    LAYOUTS.clear()
+    explain(Views(), torch.randn(3, 3, 8, 8), layer="conv")
+    assert LAYOUTS == [True]
+
+
+@pytest.mark.usefixtures("also_small")
 def test_images_are_laid_out_channels_last_and_a_model_that_cannot_take_that_is_run_again_and_remembered():
     torch.manual_seed(0)
     images = torch.randn(3, 3, 8, 8)
@@ -374,6 +387,7 @@ def test_images_are_laid_out_channels_last_and_a_model_that_cannot_take_that_is_
     assert all(maps.is_contiguous() for maps in found.signed.values())
 
 
+@pytest.mark.usefixtures("also_small")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_another_layout_changes_maps_by_rounding_alone(dtype):
     torch.manual_seed(0)
@@ -411,13 +425,11 @@ def test_a_models_own_fault_is_raised_as_it_is():
         ("saliency", None, {}, [3, 3, 3]),
         (["grad_cam", "saliency"], [0, 1, 2] * 3, {}, [3, 3, 3]),
         ("saliency", None, {"chunk_size": 2}, [2, 2, 2, 2, 1]),
-        (["cam", "grad_cam"], None, {}, [9]),  # the graph begins at the layer: nothing is gained
+        (["cam", "grad_cam"], None, {}, [3, 3, 3]),
         ("saliency", lambda logits: logits[:, 0] * torch.arange(9), {}, [9]),  # it may see all images together
     ],
 )
-def test_a_graph_from_the_images_on_is_held_in_even_parts_that_fit_a_cpus_caches(
-    methods, target, options, sizes, monkeypatch
-):
+def test_on_a_cpu_images_go_through_in_even_parts_that_fit_its_caches(methods, target, options, sizes, monkeypatch):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
     model, images, seen = model.double(), torch.randn(9, 3, 12, 12).double(), []

@@ -324,7 +324,7 @@ def test_a_thousand_calls_leave_memory_hooks_threads_files_and_figures_as_they_w
         hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
         figures = len(pyplot.get_fignums()) if pyplot else 0
         tensors = sum(issubclass(type(item), torch.Tensor) for item in gc.get_objects())
-        notes.append((pages, (hooks, threading.active_count(), len(os.listdir("/proc/self/fd")), figures, tensors)))
+        notes.append((pages, tensors, (hooks, threading.active_count(), len(os.listdir("/proc/self/fd")), figures)))
 
     class Repeats(L.Callback):
         def on_validation_epoch_end(self, trainer, pl_module):
@@ -336,6 +336,7 @@ def test_a_thousand_calls_leave_memory_hooks_threads_files_and_figures_as_they_w
 
     ours = SaliencyCallback(["saliency"], num_samples=1)
     trainer(tmp_path, ours, Repeats(), max_epochs=1).fit(TinyClassifier(), loader(), loader())
-    (early_pages, early), (late_pages, late) = notes
+    (early_pages, early_tensors, early), (late_pages, late_tensors, late) = notes
     assert early == late
+    assert late_tensors <= early_tensors  # what an earlier test has left may go meanwhile
     assert late_pages <= 1.01 * early_pages

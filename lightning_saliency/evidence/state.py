@@ -31,6 +31,9 @@ def as_model_input(model: nn.Module, images: Tensor) -> Tensor:
     return images
 
 
+_SMALL = 128 * 128
+"""Of an image, in pixels: up to there a ResNet would be slower channels last."""
+
 _NEEDS_ORDER: WeakSet[nn.Module] = WeakSet()
 """Models that have failed on images that were laid out channels last, as by a `view` of what a convolution returns."""
 
@@ -40,16 +43,16 @@ T = TypeVar("T")
 def in_fastest_layout(model: nn.Module, inputs: Tensor, run: Callable[[torch.memory_format], T]) -> T:
     """Run something with the images laid out as it is fastest: channels last on a CPU, where that can be.
 
-    Most convolutions are faster by it, by a tenth to a half; the results differ by rounding alone. A model that fails
-    is run again on images laid out as they are, and remembered.
+    Most convolutions are faster by it, by a tenth to a half, but for those on small maps; the results differ by
+    rounding alone. A model that fails is run again on images laid out as they are, and remembered.
 
     Args:
         model: The model.
         inputs: `(N, C, H, W)`, on its device and in its precision.
         run: Of the layout; may run twice, and is to leave no trace.
     """
-    is_faster = inputs.device.type == "cpu" and inputs.dtype in (torch.float32, torch.bfloat16)
-    if is_faster and model not in _NEEDS_ORDER:
+    is_fast = inputs.device.type == "cpu" and inputs.dtype in (torch.float32, torch.bfloat16)
+    if is_fast and inputs.shape[2] * inputs.shape[3] > _SMALL and model not in _NEEDS_ORDER:
         try:
             return run(torch.channels_last)
         except RuntimeError:  # a fault of the model's own shows again, below
