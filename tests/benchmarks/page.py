@@ -42,9 +42,9 @@ either side, and float32 has such pixels however it is laid out.""",
         "Pictures",
         """\
 From the maps of 8 photographs of 224×224 by three methods to a TensorBoard event that is written and flushed,
-in F of ResNet-18 at batch 8. *One grid* has all 32 cells in one picture; the callback writes *a sheet a
-method, and the overview*, four pictures. The loops write each overlay by itself, 24 pictures with no words on
-them.""",
+in F of ResNet-18 at batch 8. *One grid* has all 32 cells in one picture, as has *one matplotlib figure*; the
+callback writes *a sheet a method, and the overview*, four pictures. The loops write each overlay by itself, 24
+pictures with no words on them.""",
     ),
     "callbacks": (
         "A whole call of the callback",

@@ -32,6 +32,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytorch_lightning as L
 import torch
 import torch.nn.functional as F
@@ -316,10 +317,22 @@ def pictures(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
                     writer.add_figure(f"{key}/{at}", figure, 0)
             writer.flush()
 
+        def one_figure() -> None:
+            figure, axes = plt.subplots(len(shown), 1 + len(heatmaps), figsize=(6.4, 12.8), layout="constrained")
+            for row, picture in enumerate(shown):
+                for column, maps in enumerate([None, *heatmaps.values()]):
+                    axes[row, column].imshow(picture)
+                    axes[row, column].axis("off")
+                    if maps is not None:
+                        axes[row, column].imshow(maps[row], cmap="turbo", alpha=0.5)
+            writer.add_figure("figure", figure, 0)  # which closes it
+            writer.flush()
+
         contenders = {
             "F": floor(model, images.to(args.device), labels.to(args.device))["F"],
             "one grid": one_grid,
             "a sheet a method, and the overview": sheets,
+            "one matplotlib figure": one_figure,
             "grad-cam's overlays in a loop": in_a_loop(peers.overlays),
             "torchcam's overlays in a loop": in_a_loop(peers.torchcam_overlays),
             "captum's figures in a loop": figures,
@@ -568,7 +581,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Figures]]:
             if args.json:  # each time: it is a long way
                 args.json.write_text(json.dumps({"about": about, "figures": found}, indent=1) + "\n")
     if args.page:
-        command = shlex.join(["python", "tests/benchmarks/speed.py", *(sys.argv[1:] if argv is None else argv)])
+        given = list(sys.argv[1:] if argv is None else argv)
+        if "--json" in given:  # where these go is nobody's concern
+            del given[given.index("--json") : given.index("--json") + 2]
+        command = shlex.join(["python", "tests/benchmarks/speed.py", *given])
         args.page.write_text(page(about, found, command), encoding="utf-8")
     return found
 
