@@ -11,9 +11,9 @@ from torchmetrics import AUROC, Accuracy
 
 from lightning_saliency._compat import BaseFinetuning, Callback, LightningModule, Trainer
 from lightning_saliency.attribution import to_heatmaps
+from lightning_saliency.batches import split_batch
 from lightning_saliency.heads import Pooling, gap_model
 from lightning_saliency.metrics import heatmaps_to_boxes
-from lightning_saliency.samples import split_batch
 from lightning_saliency.targets import Task
 
 Metric: TypeAlias = Literal["accuracy", "auroc"]

@@ -245,7 +245,7 @@ def explain(
 
     def read(memory_format: torch.memory_format) -> Explanation:
         with undisturbed(model):
-            found = layers or [find_target_layer(model, inputs, **run)] if reads_layer else []
+            found = (layers or [find_target_layer(model, inputs, **run)]) if reads_layer else []
             laid_out = {**run, "memory_format": memory_format}
             reader = _Reader(model, keys, options, found, fuse, task, further, laid_out)
             parts = []

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.attribution import METHODS, Normalize, blank_reasons, to_heatmaps
+from lightning_saliency.datasets import find_class_names, find_normalization
 from lightning_saliency.explain import Explanation
 from lightning_saliency.render import CELL_SIDE, Caption, Channels, grid, shown_channels, to_rgb
-from lightning_saliency.samples import Samples, find_class_names, find_normalization
+from lightning_saliency.samples import Samples
 
 _AREA = 600_000
 """Of all cells of a sheet together, in pixels: the cells of many samples, or of many methods, are smaller."""

@@ -405,7 +405,8 @@ def test_another_layout_changes_maps_by_rounding_alone(dtype):
         assert (found.heatmaps()[method] - maps).abs().max() <= tolerance, method
 
 
-def test_a_models_own_fault_is_raised_as_it_is():
+@pytest.mark.usefixtures("also_small")
+def test_a_models_own_fault_is_raised_as_it_is_and_not_remembered():
     class Fails(nn.Module):
         def __init__(self):
             super().__init__()
@@ -414,9 +415,11 @@ def test_a_models_own_fault_is_raised_as_it_is():
         def forward(self, images):
             raise RuntimeError("of its own")
 
+    model = Fails()
     with pytest.raises(RuntimeError, match=r"^of its own$") as caught:
-        explain(Fails(), torch.randn(1, 3, 8, 8), methods="saliency")
+        explain(model, torch.randn(1, 3, 8, 8), methods="saliency")
     assert caught.value.__context__ is None
+    assert model not in state._NEEDS_ORDER
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from tiny import L, TinyClassifier, data, events, loader, trainer
 from torch import nn
 
 from lightning_saliency import SaliencyCallback, explain
+from lightning_saliency.batches import objects_to_masks
 from lightning_saliency.faithfulness import faithfulness
 from lightning_saliency.measures import Seen, drift, measure
 from lightning_saliency.record import load_record
-from lightning_saliency.samples import objects_to_masks
 from lightning_saliency.sanity import head_similarity
 
 METHODS = ["cam", "saliency"]

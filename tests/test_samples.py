@@ -10,14 +10,9 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 from torchvision.transforms._presets import ImageClassification
 
-from lightning_saliency.samples import (
-    FixedBatch,
-    Samples,
-    find_class_names,
-    find_dataset,
-    find_normalization,
-    split_batch,
-)
+from lightning_saliency.batches import split_batch
+from lightning_saliency.datasets import find_class_names, find_dataset, find_normalization
+from lightning_saliency.samples import FixedBatch, Samples
 
 X = torch.rand(4, 3, 8, 8)
 Y = torch.tensor([2, 0, 1, 2])

@@ -21,12 +21,14 @@ from lightning_saliency._compat import (
     rank_zero_info,
     rank_zero_warn,
 )
+from lightning_saliency.batches import Objects
 from lightning_saliency.budget import Budget
 from lightning_saliency.checks import check_choice, check_count, check_function
+from lightning_saliency.datasets import find_dataset
 from lightning_saliency.guard import Guard
 from lightning_saliency.loggers import log_pictures, scalar_step
 from lightning_saliency.pictures import Look
-from lightning_saliency.samples import Choose, FixedBatch, Objects, Samples, find_dataset, parse_samples
+from lightning_saliency.samples import Choose, FixedBatch, Samples, parse_samples
 
 OnError = Literal["warn", "raise"]
 

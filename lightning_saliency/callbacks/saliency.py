@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_saliency._compat import LightningModule, Trainer
 from lightning_saliency.attribution import Normalize, parse_methods, parse_options
+from lightning_saliency.batches import Objects
 from lightning_saliency.callbacks.base import (
     OnError,
     PictureCallback,
@@ -24,7 +25,7 @@ from lightning_saliency.explain import Explanation, Fuse
 from lightning_saliency.pictures import Look
 from lightning_saliency.probe import CallbackTarget, Probe
 from lightning_saliency.render import Channels
-from lightning_saliency.samples import Choose, FixedBatch, Objects
+from lightning_saliency.samples import Choose, FixedBatch
 from lightning_saliency.targets import Task, parse_target
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakSet
 
@@ -44,7 +44,7 @@ def in_fastest_layout(model: nn.Module, inputs: Tensor, run: Callable[[torch.mem
     """Run something with the images laid out as it is fastest: channels last on a CPU, where that can be.
 
     Most convolutions are faster by it, by a tenth to a half, but for those on small maps; the results differ by
-    rounding alone. A model that fails is run again on images laid out as they are, and remembered.
+    rounding alone. A model that fails is run again on images laid out as they are, and remembered if that helps.
 
     Args:
         model: The model.
@@ -53,10 +53,11 @@ def in_fastest_layout(model: nn.Module, inputs: Tensor, run: Callable[[torch.mem
     """
     is_fast = inputs.device.type == "cpu" and inputs.dtype in (torch.float32, torch.bfloat16)
     if is_fast and inputs.shape[2] * inputs.shape[3] > _SMALL and model not in _NEEDS_ORDER:
-        try:
+        with suppress(RuntimeError):  # a fault of the model's own shows again, below
             return run(torch.channels_last)
-        except RuntimeError:  # a fault of the model's own shows again, below
-            _NEEDS_ORDER.add(model)
+        found = run(torch.preserve_format)
+        _NEEDS_ORDER.add(model)
+        return found
     return run(torch.preserve_format)
 
 

@@ -113,42 +113,29 @@ def in_short(found: Mapping[str, Mapping[str, Figures]]) -> str:
         "… what people paste": "pasted / S",
     }
     models = [row.partition(",")[0] for row in columns]
-    lines = [header([f"batch {batch}, 224×224, CPU", *models])]
+    lines = [[title, *(written(key, found["methods"][row][key]) for row in columns)] for title, key in of_pass.items()]
     lines += [
-        line([title, *(written(key, found["methods"][row][key]) for row in columns)]) for title, key in of_pass.items()
+        [title, *(written(key, found["callbacks"][model][key]) for model in models)] for title, key in of_call.items()
     ]
-    lines += [
-        line([title, *(written(key, found["callbacks"][model][key]) for model in models)])
-        for title, key in of_call.items()
-    ]
-    return "\n".join(lines)
+    return table([f"batch {batch}, 224×224, CPU", *models], lines)
 
 
 def tables(rows: Mapping[str, Figures]) -> list[str]:
-    """Return one for the rows that have the same figures: these stand in columns, or in rows where they are many."""
-    kinds: dict[tuple[str, ...], list[str]] = {}
+    """Return a table for the rows that have the same figures; one with the rows as columns where figures are many."""
     keys = list(dict.fromkeys(key for figures in rows.values() for key in figures))
+    if len(keys) > 6:
+        lines = [[key, *(written(key, figures.get(key)) for figures in rows.values())] for key in keys]
+        return [table(["", *rows], lines)]
+    kinds: dict[tuple[str, ...], list[list[str]]] = {}
     for row, figures in rows.items():
-        kinds.setdefault(() if len(keys) > 6 else tuple(figures), []).append(row)
-    return [table({row: rows[row] for row in kind}, keys if len(keys) > 6 else None) for kind in kinds.values()]
+        cells = [written(key, figure) for key, figure in figures.items()]
+        kinds.setdefault(tuple(figures), []).append([row, *cells])
+    return [table(["", *kind], lines) for kind, lines in kinds.items()]
 
 
-def table(rows: Mapping[str, Figures], keys: Sequence[str] | None = None) -> str:
-    """Return a row a row, or with `keys` a row a key."""
-    if keys is None:
-        keys = list(next(iter(rows.values())))
-        body = [line([row, *(written(key, figures[key]) for key in keys)]) for row, figures in rows.items()]
-        return "\n".join([header(["", *keys]), *body])
-    body = [
-        line([key, *(written(key, figures[key]) if key in figures else "–" for figures in rows.values())])
-        for key in keys
-    ]
-    return "\n".join([header(["", *rows]), *body])
-
-
-def header(cells: Sequence[str]) -> str:
-    """Return the head of a table."""
-    return f"{line(cells)}\n|{'---|' * len(cells)}"
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a table."""
+    return "\n".join([line(head), f"|{'---|' * len(head)}", *map(line, lines)])
 
 
 def line(cells: Sequence[str]) -> str:
@@ -156,8 +143,10 @@ def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def written(key: str, figure: float) -> str:
+def written(key: str, figure: float | None) -> str:
     """Return a figure with the digits that mean something."""
+    if figure is None:
+        return "–"
     if "pixels off" in key:
         return f"{figure:.3f}"
     if key.endswith((" in ms", " in MiB", " in kB")):

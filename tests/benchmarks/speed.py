@@ -31,6 +31,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import matplotlib.pyplot as plt
 import pytorch_lightning as L
@@ -157,9 +158,9 @@ def methods(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
             if name != "vgg16":
                 contenders["cam"] = look(("cam",))
             contenders["CAM family"] = family
-            contenders["CAM family, laid out as usual"] = usual_layout(model, family)
+            contenders["CAM family, laid out as usual"] = usual_layout(family)
             contenders["everything"] = everything
-            contenders["everything, laid out as usual, all at once"] = all_at_once(usual_layout(model, everything))
+            contenders["everything, laid out as usual, all at once"] = all_at_once(usual_layout(everything))
             contenders["three"] = look(THREE)
             saliency = libraries["captum"]["saliency"]
             for library in ("grad-cam", "torchcam"):
@@ -179,31 +180,23 @@ def methods(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
             yield f"{name}, batch {batch}", row
 
 
-def usual_layout(model: nn.Module, run: Callable[[], Any]) -> Callable[[], Any]:
+def usual_layout(run: Callable[[], Any]) -> Callable[[], Any]:
     """Return the same, without the layout that is faster on a CPU."""
-    from lightning_saliency.evidence import state
-
-    def call() -> Any:
-        state._NEEDS_ORDER.add(model)
-        try:
-            return run()
-        finally:
-            state._NEEDS_ORDER.discard(model)
-
-    return call
+    return without(run, "lightning_saliency.evidence.state._SMALL")
 
 
 def all_at_once(run: Callable[[], Any]) -> Callable[[], Any]:
     """Return the same, without the chunks that are faster on a CPU."""
-    module = importlib.import_module("lightning_saliency.explain")
+    return without(run, f"{explain.__module__}._CACHED_PIXELS")
+
+
+def without(run: Callable[[], Any], limit: str) -> Callable[[], Any]:
+    """Return the same with a limit out of reach."""
+    module, _, name = limit.rpartition(".")
 
     def call() -> Any:
-        kept = module._CACHED_PIXELS
-        module._CACHED_PIXELS = 10**12
-        try:
+        with patch.object(importlib.import_module(module), name, 10**12):
             return run()
-        finally:
-            module._CACHED_PIXELS = kept
 
     return call
 
@@ -242,7 +235,7 @@ def beyond(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
         look = partial(explain, model, images, methods=fitting(EVERYTHING, name), target=labels, layer=LAYERS[name])
         autocast = partial(torch.autocast, args.device.type, torch.bfloat16)
         tries: dict[str, Callable[[], Any]] = {
-            "as usual: all at once": all_at_once(usual_layout(model, look)),
+            "as usual: all at once": all_at_once(usual_layout(look)),
             "channels last": all_at_once(look),
             "channels last, in chunks of 8: as it is": look,
             "channels last, in chunks of 4": partial(look, chunk_size=4),
