@@ -258,7 +258,7 @@ def explain(
                 parts.append(part)
         return _joined(images, parts)
 
-    return in_fastest_layout(model, inputs, read)
+    return in_fastest_layout(model, inputs[:step], read)
 
 
 def _chunk(images: Tensor, most: int, target: ParsedTarget) -> int:
@@ -335,11 +335,9 @@ class _Reader:
             layer = self.layers[index] if method.reads_layer else None
             passes = Passes(self.model, target, len(evidence.images), layer, shared=shared, **self.further, **self.run)
             raw, signed = method.attribute(evidence, passes, self.options.get(key))
-            # of an image that has no score, a gradient may still look like one
-            without_score = ~evidence.scores.isfinite()[:, None, None, None]
-            into.attributions[name] = raw.masked_fill(without_score, torch.nan)
+            into.attributions[name] = _of_scores(evidence.scores, raw)
             if signed is not None:
-                into.signed[name] = signed.masked_fill(without_score, torch.nan).contiguous()
+                into.signed[name] = _of_scores(evidence.scores, signed).contiguous()
                 every_signed.append(into.signed[name])
             into.notes.update({f"{name}/{note}": values for note, values in passes.notes.items()})
             maps.append(into.attributions[name])
@@ -347,6 +345,12 @@ class _Reader:
             into.attributions[key] = fused(maps, self.fuse)
             if every_signed:
                 into.signed[key] = fused_signed(every_signed, self.fuse)
+
+
+def _of_scores(scores: Tensor, maps: Tensor) -> Tensor:
+    """The maps `(N, c, h, w)`; of an image that has no score none, though a gradient may still look like one."""
+    has_score = scores.isfinite()
+    return maps if has_score.all() else maps.masked_fill(~has_score[:, None, None, None], torch.nan)
 
 
 def _parse_layers(model: nn.Module, layer: Layer | Sequence[Layer] | None) -> list[TargetLayer]:

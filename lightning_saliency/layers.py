@@ -45,6 +45,9 @@ POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
 # How far logits may lie from W·mean(A) + b, relative to the root of the sum of the squared terms.
 _HEAD_TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 
+_CHECKED_CLASSES = 1000
+"""Of more logits than these, evenly spread ones are compared: a check of all may take longer than the model."""
+
 
 @dataclass(frozen=True)
 class TargetLayer:
@@ -194,9 +197,9 @@ def last_convolutional_map(
 def find_class_weights(model: nn.Module, activations: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Find the linear layer W of a head that is global average pooling, then linear; checked on numbers.
 
-    Whatever the classes are called, the head is such a one if logits = W·mean(A) + b on the actual batch. Where a model
-    rectifies the map in place after the layer (DenseNet), this holds for ReLU(A); that is tried too. So are the other
-    poolings that a `GAPHead` can have.
+    Whatever the classes are called, the head is such a one if logits = W·mean(A) + b on the actual batch; of more than
+    a thousand logits, evenly spread ones are compared. Where a model rectifies the map in place after the layer
+    (DenseNet), this holds for ReLU(A); that is tried too. So are the other poolings that a `GAPHead` can have.
 
     Args:
         model: The model in which the linear layer (or 1×1 convolution) is looked for.
@@ -212,17 +215,18 @@ def find_class_weights(model: nn.Module, activations: Tensor, logits: Tensor) ->
     dtype = max(activations.dtype, logits.dtype, key=lambda dtype: torch.finfo(dtype).eps)
     work = torch.promote_types(torch.promote_types(activations.dtype, logits.dtype), torch.float32)
     activations, logits = activations.to(work), logits.to(work)
-    candidates = list(_linear_layers(model, logits.shape[1], activations.shape[1]))
-    for pool, rectified in product(POOLINGS.values(), (False, True)):
-        features = activations.relu() if rectified else activations
-        pooled = pool(features)
-        for weight, bias in candidates:
-            weight, bias = weight.to(work), bias.to(work)
-            error = (pooled @ weight.T + bias - logits).abs()
+    finite = logits.isfinite().all(1)
+    some = slice(None, None, math.ceil(logits.shape[1] / _CHECKED_CLASSES))
+    checked = logits[finite, some]
+    for every_weight, every_bias in _linear_layers(model, logits.shape[1], activations.shape[1]):
+        weight, bias = every_weight[some].to(work), every_bias[some].to(work)
+        for pool, rectified in product(POOLINGS.values(), (False, True)):
+            features = activations.relu() if rectified else activations
+            pooled = pool(features)[finite]
+            error = (pooled @ weight.T + bias - checked).abs()
             scale = (pooled.square() @ weight.square().T + bias.square()).sqrt()
-            finite = logits.isfinite().all(1)
-            if (error <= _HEAD_TOLERANCE[dtype] * scale)[finite].all():
-                return weight, features
+            if (error <= _HEAD_TOLERANCE[dtype] * scale).all():
+                return every_weight.to(work), features
     raise ValueError(
         "The method `cam` needs a model whose head is global average pooling, then one linear layer, so that "
         "logits = W·mean(A) + b. On this batch that holds for no layer of the model: make it such a one "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -17,11 +18,12 @@ from lightning_saliency.metrics import (
     area_above,
     box_overlaps,
     center_shift,
+    correlation,
     energy_inside,
     entropy,
     masks_to_boxes,
     pointing_game,
-    rank_correlation,
+    ranks,
 )
 
 _SIDE = 32
@@ -39,6 +41,11 @@ class Seen:
 
     rows: list[int]
     maps: dict[str, Tensor]
+
+    @cached_property
+    def ranks(self) -> dict[str, Tensor]:
+        """By method the order of the maps' pixels, `(n, P)`: sorted once, compared several times."""
+        return {key: ranks(maps) for key, maps in self.maps.items()}
 
     @classmethod
     def of(cls, explanation: Explanation, rows: Sequence[int]) -> Seen:
@@ -91,7 +98,7 @@ def measure(explanation: Explanation, seen: Seen, masks: Tensor | None = None) -
         if masks is not None:
             on_object = _on_objects(heatmaps[key].cpu(), masks)
             found.update({f"{key}/{metric}": value for metric, value in on_object.items()})
-    found.update(_agreement(seen.maps))
+    found.update(_agreement(seen.ranks))
     return found
 
 
@@ -108,9 +115,9 @@ def drift(seen: Seen, earlier: Seen, name: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for key, maps in seen.maps.items():
         if key in earlier.maps:
-            pair = maps[now], earlier.maps[key][then]
-            found[f"{key}/rank_correlation_{name}"] = mean_of(rank_correlation(*pair), 0.0)
-            found[f"{key}/center_shift_{name}"] = mean_of(center_shift(*pair), 0.0)
+            likeness = correlation(seen.ranks[key][now], earlier.ranks[key][then])
+            found[f"{key}/rank_correlation_{name}"] = mean_of(likeness, 0.0)
+            found[f"{key}/center_shift_{name}"] = mean_of(center_shift(maps[now], earlier.maps[key][then]), 0.0)
     return found
 
 
@@ -130,10 +137,10 @@ def _on_objects(heatmaps: Tensor, masks: Tensor) -> dict[str, float]:
     }
 
 
-def _agreement(maps: Mapping[str, Tensor]) -> dict[str, float]:
-    likeness: dict[str, list[float]] = {key: [] for key in maps}
-    for one, other in combinations(maps, 2):
-        value = mean_of(rank_correlation(maps[one], maps[other]), 0.0)
+def _agreement(ranks: Mapping[str, Tensor]) -> dict[str, float]:
+    likeness: dict[str, list[float]] = {key: [] for key in ranks}
+    for one, other in combinations(ranks, 2):
+        value = mean_of(correlation(ranks[one], ranks[other]), 0.0)
         likeness[one].append(value)
         likeness[other].append(value)
     return {f"{key}/agreement": _average(values) for key, values in likeness.items() if values}

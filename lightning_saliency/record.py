@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import torch
@@ -223,10 +224,8 @@ class RecordWriter:
         self._append("moment", epoch, moment.step, about, arrays)
 
     def _append(self, kind: Literal["samples", "moment"], epoch: int, step: int, about: Any, arrays: Arrays) -> None:
-        stream = io.BytesIO()
         text = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
-        np.savez_compressed(stream, allow_pickle=False, about=text, **arrays)
-        block = _packed(kind, epoch, step, stream.getvalue())
+        block = _packed(kind, epoch, step, _archive({"about": text, **arrays}))
         self.record.path.parent.mkdir(parents=True, exist_ok=True)
         with self.record.path.open("ab") as file:
             if file.tell() > self.record._end:  # what a killed process left unfinished
@@ -337,6 +336,16 @@ def _blocks(file: io.BufferedReader, start: int) -> Iterator[_Block]:
         # a kind that a later version adds is passed over
         yield _Block(_KINDS[kind] if kind < len(_KINDS) else "", epoch, step, start, length, checksum)
         start += length
+
+
+def _archive(arrays: Arrays) -> bytes:
+    """A NumPy archive, compressed as fast as can be: of maps, which look like noise, a better way saves one percent."""
+    stream = io.BytesIO()
+    with ZipFile(stream, "w", ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+    return stream.getvalue()
 
 
 def _packed(kind: Literal["samples", "moment"], epoch: int, step: int, payload: bytes) -> bytes:

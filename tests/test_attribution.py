@@ -330,6 +330,20 @@ def test_cam_of_another_head_is_refused_and_named_an_alternative():
             explain(nn.Sequential(*body, *head), images, methods=["grad_cam", "cam"])
 
 
+def test_cam_of_very_many_classes_is_checked_on_some_of_them():
+    torch.manual_seed(8)
+    images = torch.randn(2, 1, 5, 5)
+    features = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU())
+    head = nn.Linear(6, 3500)
+    found = explain(
+        nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head), images, methods="cam", target=3457
+    )
+    expected = torch.einsum("d,ndhw->nhw", head.weight[3457], features(images)).detach()
+    torch.testing.assert_close(found.attributions["cam"][:, 0], expected)
+    with pytest.raises(ValueError, match="`cam` needs a model whose head is global average pooling"):
+        explain(nn.Sequential(features, nn.LPPool2d(2, 3), nn.Flatten(), head), images, methods="cam")
+
+
 def test_layer_cam_is_hires_cam_where_no_gradient_is_negative_and_not_elsewhere():
     torch.manual_seed(9)
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))

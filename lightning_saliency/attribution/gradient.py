@@ -133,8 +133,9 @@ def reduced(attribution: Tensor, reduce: str) -> Tensor:
         return attribution.sum(1, keepdim=True)
     if reduce == "positive":
         return attribution.relu().amax(1, keepdim=True)
-    strongest = attribution.abs().max(1, keepdim=True)
-    return strongest.values if reduce == "absolute" else attribution.gather(1, strongest.indices)
+    if reduce == "absolute":
+        return attribution.abs().amax(1, keepdim=True)
+    return attribution.gather(1, attribution.abs().argmax(1, keepdim=True))
 
 
 def _noisy_mean(evidence: Evidence, passes: Passes, num_samples: int, noise: float, seed: int) -> Tensor:

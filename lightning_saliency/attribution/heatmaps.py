@@ -37,15 +37,18 @@ def to_heatmaps(attributions: Tensor, size: Sequence[int], normalize: Normalize 
     """
     if normalize not in get_args(Normalize):
         raise ValueError(f"Expected `normalize` to be one of {', '.join(get_args(Normalize))}, got {normalize!r}.")
+    raw = attributions.float()
     blank = torch.tensor([reason is not None for reason in blank_reasons(attributions, normalize)], dtype=torch.bool)
-    raw = attributions.float().masked_fill(blank.to(attributions.device)[:, None, None, None], 0.0)
+    if blank.any():
+        raw = raw.masked_fill(blank.to(raw.device)[:, None, None, None], 0.0)
     # ReLU before upsampling: the other order would let negative neighbours eat into the map
     raw = raw - raw.amin((2, 3), keepdim=True) if normalize == "minmax" else raw.relu()
     over = (0, 1, 2, 3) if normalize == "shared" else (2, 3)
+    heatmaps = _divided_by_max(raw, over)
+    if heatmaps.shape[2:] == tuple(size):
+        return heatmaps
     # once before, so that tiny values don't underflow, and once after: a small map's peak may fall between two pixels
-    return _divided_by_max(
-        F.interpolate(_divided_by_max(raw, over), size=tuple(size), mode="bilinear", align_corners=False), over
-    )
+    return _divided_by_max(F.interpolate(heatmaps, size=tuple(size), mode="bilinear", align_corners=False), over)
 
 
 def fused(attributions: Sequence[Tensor], how: Literal["mean", "max"]) -> Tensor:
@@ -114,4 +117,4 @@ def blank_reasons(attributions: Tensor, normalize: Normalize = "max") -> list[st
 
 def _divided_by_max(maps: Tensor, over: tuple[int, ...]) -> Tensor:
     top = maps.amax(over, keepdim=True)
-    return torch.where(top > 0, maps / top, 0.0).clamp(max=1)
+    return maps / torch.where(top > 0, top, torch.inf)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakSet
@@ -31,8 +31,8 @@ def as_model_input(model: nn.Module, images: Tensor) -> Tensor:
     return images
 
 
-_SMALL = 128 * 128
-"""Of an image, in pixels: up to there a ResNet would be slower channels last."""
+_SMALL = 3 * 224 * 224
+"""Of the images that go through a model together, in pixels: of fewer, a ResNet may be slower channels last."""
 
 _NEEDS_ORDER: WeakSet[nn.Module] = WeakSet()
 """Models that have failed on images that were laid out channels last, as by a `view` of what a convolution returns."""
@@ -43,16 +43,17 @@ T = TypeVar("T")
 def in_fastest_layout(model: nn.Module, inputs: Tensor, run: Callable[[torch.memory_format], T]) -> T:
     """Run something with the images laid out as it is fastest: channels last on a CPU, where that can be.
 
-    Most convolutions are faster by it, by a tenth to a half, but for those on small maps; the results differ by
-    rounding alone. A model that fails is run again on images laid out as they are, and remembered if that helps.
+    Most convolutions are faster by it, by a tenth to a half, if they have much to do: their weights are laid out anew
+    each time. The results differ by rounding alone. A model that fails is run again on images laid out as they are, and
+    remembered if that helps.
 
     Args:
         model: The model.
-        inputs: `(N, C, H, W)`, on its device and in its precision.
+        inputs: `(N, C, H, W)`, on its device and in its precision; those that go through it at a time.
         run: Of the layout; may run twice, and is to leave no trace.
     """
     is_fast = inputs.device.type == "cpu" and inputs.dtype in (torch.float32, torch.bfloat16)
-    if is_fast and inputs.shape[2] * inputs.shape[3] > _SMALL and model not in _NEEDS_ORDER:
+    if is_fast and inputs.numel() // inputs.shape[1] >= _SMALL and model not in _NEEDS_ORDER:
         with suppress(RuntimeError):  # a fault of the model's own shows again, below
             return run(torch.channels_last)
         found = run(torch.preserve_format)
@@ -73,7 +74,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     Args:
         model: Any module.
     """
-    flags = [(module, module.training) for module in model.modules()]
+    modules = list(model.modules())
+    flags = [(module, module.training) for module in modules]
     cuda = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with ExitStack() as stack:
@@ -83,30 +85,32 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
-        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        if any(isinstance(module, nn.RNNBase) for module in modules):
             # cuDNN has no backward through a recurrent layer in eval mode; torch's own kernels have
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        stack.enter_context(_buffers_kept(model))
-        stack.enter_context(_attributes_kept(model))
+        stack.enter_context(_buffers_kept(modules))
+        stack.enter_context(_attributes_kept(modules))
         # a traced module with a graph for each mode swaps them in `train`
         swapped = [(module, flag) for module, flag in flags if isinstance(module, GraphModule)]
         try:
             for traced, _ in swapped:
                 traced.eval()
-            for module, _ in flags:
-                module.training = False  # not module.eval(): a user may have overridden it
+            for module, flag in flags:
+                if flag:
+                    module.training = False  # not module.eval(): a user may have overridden it
             yield
         finally:
             for traced, flag in swapped:
                 traced.train(flag)
             for module, flag in flags:
-                module.training = flag
+                if module.training != flag:
+                    module.training = flag
 
 
 @contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
+def _buffers_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Undo what the forward does to buffers: some change in eval mode too (fake quantisation, counters)."""
-    registered = [(module._buffers, dict(module._buffers.items())) for module in model.modules()]
+    registered = [(module._buffers, dict(module._buffers.items())) for module in modules]
     kept = [
         (buffer, buffer.clone(), buffer._version)
         for _, buffers in registered
@@ -129,14 +133,15 @@ def _buffers_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _attributes_kept(model: nn.Module) -> Iterator[None]:
+def _attributes_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Undo what the forward assigns to modules: a metric's states, features kept for later, counters."""
-    kept = [(vars(module), dict(vars(module))) for module in model.modules() if not isinstance(module, ScriptModule)]
+    kept = [(vars(module), dict(vars(module))) for module in modules if not isinstance(module, ScriptModule)]
     lists = [(value, list(value)) for _, names in kept for value in names.values() if isinstance(value, list)]
     try:
         for current, names in kept:  # copies to work on: a metric adds to its states in place
-            copies = {name: value.detach().clone() for name, value in names.items() if isinstance(value, Tensor)}
-            current.update(copies)
+            for name, value in names.items():
+                if isinstance(value, Tensor):
+                    current[name] = value.detach().clone()
         yield
     finally:
         for current, names in kept:

@@ -127,10 +127,35 @@ def rank_correlation(heatmaps: Tensor, others: Tensor) -> Tensor:
     """
     if heatmaps.shape != others.shape:
         raise ValueError(f"Expected `others` to be {tuple(heatmaps.shape)} as `heatmaps`, got {tuple(others.shape)}.")
-    ranks = [_ranks(maps.detach().flatten(1)) for maps in (heatmaps, others)]
-    centred = [rank - rank.mean(1, keepdim=True) for rank in ranks]
-    product = (centred[0] * centred[1]).sum(1)
-    return (product / (centred[0].square().sum(1) * centred[1].square().sum(1)).sqrt()).float().clamp(-1, 1)
+    return correlation(ranks(heatmaps), ranks(others))
+
+
+def ranks(heatmaps: Tensor) -> Tensor:
+    """The place of each pixel in its map's order, from 1; equal values share the mean of theirs.
+
+    Args:
+        heatmaps: `(N, 1, H, W)`.
+
+    Returns:
+        `(N, H·W)` float64.
+
+    Example:
+        >>> ranks(torch.tensor([[[[0.1, 0.9, 0.1]]]]))
+        tensor([[1.5000, 3.0000, 1.5000]], dtype=torch.float64)
+    """
+    values = heatmaps.detach().flatten(1).double().cpu().numpy()
+    return torch.from_numpy(rankdata(values, axis=1)).to(heatmaps.device)
+
+
+def correlation(values: Tensor, others: Tensor) -> Tensor:
+    """Pearson's correlation of each row with the other's: `(N, P)` -> `(N,)` in [-1, 1]; NaN where a row is constant.
+
+    Example:
+        >>> correlation(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[2.0, 4.0, 6.0]]))
+        tensor([1.])
+    """
+    one, other = (rows - rows.mean(1, keepdim=True) for rows in (values, others))
+    return ((one * other).sum(1) / (one.square().sum(1) * other.square().sum(1)).sqrt()).float().clamp(-1, 1)
 
 
 def _centers(values: Tensor) -> Tensor:
@@ -144,8 +169,3 @@ def _centers(values: Tensor) -> Tensor:
 
 def _places(count: int, like: Tensor) -> Tensor:
     return (torch.arange(count, device=like.device, dtype=like.dtype) + 0.5) / count
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """From 1, equal values sharing the mean of theirs: `(N, P)` -> `(N, P)` float64."""
-    return torch.from_numpy(rankdata(values.double().cpu().numpy(), axis=1)).to(values.device)

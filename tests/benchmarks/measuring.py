@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -14,13 +15,17 @@ Contenders = Mapping[str, Callable[[], Any]]
 
 
 def medians(contenders: Contenders, rounds: int, device: torch.device) -> dict[str, float]:
-    """Run all contenders in turn, `rounds` times after a warm-up, and return the median of each in seconds."""
+    """Run all contenders, `rounds` times after a warm-up, and return the median of each in seconds.
+
+    Each round has another order: what ran before leaves its mark on the caches and the allocator.
+    """
     taken: dict[str, list[float]] = {name: [] for name in contenders}
+    shuffled = random.Random(0)
     for turn in range(rounds + 1):
-        for name, run in contenders.items():
+        for name in shuffled.sample(list(contenders), len(contenders)):
             synchronize(device)
             start = time.perf_counter()
-            run()
+            contenders[name]()
             synchronize(device)
             if turn:
                 taken[name].append(time.perf_counter() - start)
