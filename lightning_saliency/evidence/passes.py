@@ -136,7 +136,8 @@ def collect_layers(
     # A model may run a part of itself under `no_grad` (a frozen backbone, say). Then the graph that starts where it is
     # cheapest does not reach the score, and the second try builds one everywhere.
     for everywhere in (False, True) if wants_input or wants_map else (False,):
-        leaf = images.detach().clone(memory_format=memory_format).requires_grad_(wants_input)
+        # what the model writes on is a copy; one that was made in inference mode can be no leaf
+        leaf = (images.clone() if images.is_inference() else images.detach()).requires_grad_(wants_input)
         taps = [Tap(layer, starts_graph=wants_map and not wants_input) for layer in layers]
         with ExitStack() as stack:
             stack.enter_context(graph_everywhere(model) if everywhere else torch.set_grad_enabled(wants_input))
@@ -144,7 +145,7 @@ def collect_layers(
             for tap in taps:
                 stack.enter_context(tap)
             unsoftened = Unsoftened(len(images), output_fn, warns=not is_further)
-            logits = unsoftened.run(model, leaf.clone() if wants_input else leaf)
+            logits = unsoftened.run(model, leaf.clone(memory_format=memory_format))
         activations = [tap.read() for tap in taps]
         check_classes(target, logits)
         with torch.set_grad_enabled(wants_input or wants_map):
