@@ -202,8 +202,8 @@ def explain(
             `{"smooth_grad": {"num_samples": 50}, "grad_cam": {"principal": True}, "saliency": {"reduce": "signed"}}`.
         output_fn: Takes the logits out of what the model returns, where that is not found by itself.
         task: For the probabilities only: `"multiclass"` (softmax), or `"multilabel"` (each class's sigmoid).
-        chunk_size: At most so many images at a time, which bounds the memory; the result does not depend on it. On a
-            CPU it is about eight of 224×224 in any case, which is faster.
+        chunk_size: At most so many images at a time, which bounds the memory; but for rounding, the result does not
+            depend on it. On a CPU it is about eight of 224×224 in any case, which is faster.
         progress: Whether a bar shows how far methods are that take many passes and more than a few seconds.
         forward_context: Makes the context for the forward, for instance
             `lambda: torch.autocast("cuda", torch.bfloat16)`.
@@ -258,7 +258,9 @@ def explain(
                 parts.append(part)
         return _joined(images, parts)
 
-    return in_fastest_layout(model, inputs[:step], read)
+    is_perturbed = any(METHODS[key].further == "perturbed" for key in keys)
+    at_once = max(step, further["batch_size"]) if is_perturbed else step
+    return in_fastest_layout(model, inputs, at_once, read)
 
 
 def _chunk(images: Tensor, most: int, target: ParsedTarget) -> int:
@@ -397,6 +399,7 @@ def _joined(images: Tensor, parts: Sequence[Explanation]) -> Explanation:
     def cat_each(name: str) -> dict[str, Tensor]:
         return {key: torch.cat([getattr(part, name)[key] for part in parts]) for key in getattr(parts[0], name)}
 
+    weights = parts[0].all_class_weights
     return replace(
         parts[0],
         images=images,
@@ -406,5 +409,6 @@ def _joined(images: Tensor, parts: Sequence[Explanation]) -> Explanation:
         attributions=cat_each("attributions"),
         signed=cat_each("signed"),
         notes=cat_each("notes"),
+        all_class_weights=None if weights is None else weights.clone(),  # the model's own go on to be trained
         pooled_activations=cat(part.pooled_activations for part in parts),
     )

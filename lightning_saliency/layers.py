@@ -216,9 +216,12 @@ def find_class_weights(model: nn.Module, activations: Tensor, logits: Tensor) ->
     work = torch.promote_types(torch.promote_types(activations.dtype, logits.dtype), torch.float32)
     activations, logits = activations.to(work), logits.to(work)
     finite = logits.isfinite().all(1)
-    some = slice(None, None, math.ceil(logits.shape[1] / _CHECKED_CLASSES))
-    checked = logits[finite, some]
-    for every_weight, every_bias in _linear_layers(model, logits.shape[1], activations.shape[1]):
+    count = logits.shape[1]
+    some: slice | Tensor = slice(None)
+    if count > _CHECKED_CLASSES:
+        some = torch.linspace(0, count - 1, _CHECKED_CLASSES, dtype=torch.float64).round().long().to(logits.device)
+    checked = logits[finite][:, some]
+    for every_weight, every_bias in _linear_layers(model, count, activations.shape[1]):
         weight, bias = every_weight[some].to(work), every_bias[some].to(work)
         for pool, rectified in product(POOLINGS.values(), (False, True)):
             features = activations.relu() if rectified else activations

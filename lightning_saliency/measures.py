@@ -18,13 +18,12 @@ from lightning_saliency.metrics import (
     area_above,
     box_overlaps,
     center_shift,
-    correlation,
     energy_inside,
     entropy,
     masks_to_boxes,
     pointing_game,
-    ranks,
 )
+from lightning_saliency.metrics.focus import correlation, ranks
 
 _SIDE = 32
 """Of the maps that are compared: coarse, so that it costs little, and says the same of images of any size."""
@@ -103,7 +102,7 @@ def measure(explanation: Explanation, seen: Seen, masks: Tensor | None = None) -
 
 
 def drift(seen: Seen, earlier: Seen, name: str) -> dict[str, float]:
-    """How far the maps have moved since an earlier moment, as means over the images that both have.
+    """How far the maps have moved since an earlier moment, as means over the images that both have in the same size.
 
     `<method>/rank_correlation_<name>`, in [-1, 1], 1 for the same; `<method>/center_shift_<name>`, the way of the
     centre of mass in shares of the image's width and height, in [0, √2].
@@ -114,7 +113,7 @@ def drift(seen: Seen, earlier: Seen, name: str) -> dict[str, float]:
     now, then = ([one.rows.index(row) for row in common] for one in (seen, earlier))
     found: dict[str, float] = {}
     for key, maps in seen.maps.items():
-        if key in earlier.maps:
+        if key in earlier.maps and maps.shape[1:] == earlier.maps[key].shape[1:]:
             likeness = correlation(seen.ranks[key][now], earlier.ranks[key][then])
             found[f"{key}/rank_correlation_{name}"] = mean_of(likeness, 0.0)
             found[f"{key}/center_shift_{name}"] = mean_of(center_shift(maps[now], earlier.maps[key][then]), 0.0)

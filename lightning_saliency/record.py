@@ -339,7 +339,7 @@ def _blocks(file: io.BufferedReader, start: int) -> Iterator[_Block]:
 
 
 def _archive(arrays: Arrays) -> bytes:
-    """A NumPy archive, compressed as fast as can be: of maps, which look like noise, a better way saves one percent."""
+    """A NumPy archive, compressed fast: the large maps are those that look like noise, where more effort saves 1 %."""
     stream = io.BytesIO()
     with ZipFile(stream, "w", ZIP_DEFLATED, compresslevel=1) as archive:
         for name, array in arrays.items():

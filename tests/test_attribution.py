@@ -340,8 +340,24 @@ def test_cam_of_very_many_classes_is_checked_on_some_of_them():
     )
     expected = torch.einsum("d,ndhw->nhw", head.weight[3457], features(images)).detach()
     torch.testing.assert_close(found.attributions["cam"][:, 0], expected)
-    with pytest.raises(ValueError, match="`cam` needs a model whose head is global average pooling"):
-        explain(nn.Sequential(features, nn.LPPool2d(2, 3), nn.Flatten(), head), images, methods="cam")
+    for pooling in (nn.LPPool2d(2, 3), nn.AdaptiveAvgPool2d(1)):
+        other = nn.Sequential(features, pooling, nn.Flatten(), head, OddTimesThree())
+        with pytest.raises(ValueError, match="`cam` needs a model whose head is global average pooling"):
+            explain(other, images, methods="cam")
+
+
+class OddTimesThree(nn.Module):
+    def forward(self, logits):
+        return torch.stack([logits[:, ::2], 3 * logits[:, 1::2]], dim=2).flatten(1)
+
+
+def test_the_explanation_keeps_what_the_model_was():
+    torch.manual_seed(9)
+    model = nn.Sequential(nn.Conv2d(1, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+    found = explain(model, torch.randn(2, 1, 5, 5), methods="cam", target=2, layer="0")
+    with torch.no_grad():
+        model[3].weight.zero_()  # as training goes on
+    torch.testing.assert_close(found.class_maps()[:, 2:], found.attributions["cam"])
 
 
 def test_layer_cam_is_hires_cam_where_no_gradient_is_negative_and_not_elsewhere():

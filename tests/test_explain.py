@@ -387,6 +387,21 @@ def test_images_are_laid_out_channels_last_and_a_model_that_cannot_take_that_is_
     assert all(maps.is_contiguous() for maps in found.signed.values())
 
 
+def test_how_images_are_laid_out_goes_by_how_many_pixels_go_through_the_model_together(monkeypatch):
+    monkeypatch.setattr(state, "_SMALL", 2 * 8 * 8)
+    for count, options, as_they_lie in (
+        (1, {}, [True]),
+        (2, {}, [False, True]),  # and once more, since this model cannot take it
+        (3, {"chunk_size": 1}, [True, True, True]),
+        (3, {"chunk_size": 2}, [False, True, True]),
+        (1, {"methods": "ablation_cam"}, [False, True, True]),  # the copies of one image are many
+        (1, {"methods": "ablation_cam", "chunk_size": 1}, [True] * 9),
+    ):
+        LAYOUTS.clear()
+        explain(Views(), torch.randn(count, 3, 8, 8), layer="conv", **options)
+        assert as_they_lie == LAYOUTS, (count, options)
+
+
 @pytest.mark.usefixtures("also_small")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_another_layout_changes_maps_by_rounding_alone(dtype):

@@ -152,6 +152,8 @@ def test_drift_is_that_of_the_images_that_both_moments_have():
     )
     assert drift(late, Seen([9], part.maps), "previous") == {}
     assert drift(late, Seen([1], {"saliency": part.maps["cam"][:1]}), "previous") == {}
+    of_another_size = Seen([1], {"cam": part.maps["cam"][:1].flatten(2)[:, :, None]})
+    assert drift(late, of_another_size, "previous") == {}
 
 
 def test_what_was_seen_survives_a_checkpoint():

@@ -97,7 +97,7 @@ class SaliencyCallback(PictureCallback):
         animation_every_n_epochs: Also make the animations every so many epochs.
         metrics: Log the numbers above.
         metrics_samples: Measure the first so many images of the validation stream, in place of the shown ones. They are
-            kept in memory, and explained each time in chunks of 32, at the cost of so many images more.
+            kept in memory, and explained each time in chunks of at most 32, at the cost of so many images more.
         objects: For the numbers that need to know where the objects are: a function that takes boxes `(N, 4)` as (x1,
             y1, x2, y2) in pixels, a list of N tensors of them, or masks `(N, 1, H, W)` out of the batch; or these,
             given, one for each sample.

@@ -337,15 +337,14 @@ def _gradients(
         weights = torch.full_like(scores, scale)
         found = torch.autograd.grad(scores, wanted, weights, retain_graph=again, allow_unused=True)
         gradients = [_widen(gradient) for gradient in found if gradient is not None]
-        return gradients if len(gradients) == len(wanted) else None
+        if len(gradients) < len(wanted):
+            return None
+        return gradients if scale == 1 else [gradient / scale for gradient in gradients]
 
     if torch.float16 not in (dtype, *(tensor.dtype for tensor in wanted)):
         return backward(1.0)
-    large = backward(_FLOAT16_SCALE, again=True)
-    if large is None:
-        return None
-    scaled = [gradient / _FLOAT16_SCALE for gradient in large]
-    if all(_finite(gradient).all() for gradient in scaled):
+    scaled = backward(_FLOAT16_SCALE, again=True)
+    if scaled is None or all(_finite(gradient).all() for gradient in scaled):
         return scaled
     plain = backward(1.0) or scaled
     # image by image: one that overflows does not take the scale from the others

@@ -1,15 +1,7 @@
 """What a heatmap says in numbers: pure functions, and `torchmetrics.Metric` shells that add them up over batches."""
 
 from lightning_saliency.metrics.faithfulness import area_under_curve, average_drop, increase_in_confidence
-from lightning_saliency.metrics.focus import (
-    area_above,
-    center_of_mass,
-    center_shift,
-    correlation,
-    entropy,
-    rank_correlation,
-    ranks,
-)
+from lightning_saliency.metrics.focus import area_above, center_of_mass, center_shift, entropy, rank_correlation
 from lightning_saliency.metrics.objects import (
     THRESHOLDS,
     box_accuracy,
@@ -62,7 +54,6 @@ __all__ = [
     "boxes_to_masks",
     "center_of_mass",
     "center_shift",
-    "correlation",
     "energy_inside",
     "entropy",
     "heatmaps_to_boxes",
@@ -71,5 +62,4 @@ __all__ = [
     "max_box_accuracy",
     "pointing_game",
     "rank_correlation",
-    "ranks",
 ]

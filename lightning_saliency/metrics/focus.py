@@ -137,24 +137,24 @@ def ranks(heatmaps: Tensor) -> Tensor:
         heatmaps: `(N, 1, H, W)`.
 
     Returns:
-        `(N, H·W)` float64.
+        `(N, H·W)` float32, which holds them exactly up to 8 million pixels.
 
     Example:
         >>> ranks(torch.tensor([[[[0.1, 0.9, 0.1]]]]))
-        tensor([[1.5000, 3.0000, 1.5000]], dtype=torch.float64)
+        tensor([[1.5000, 3.0000, 1.5000]])
     """
     values = heatmaps.detach().flatten(1).double().cpu().numpy()
-    return torch.from_numpy(rankdata(values, axis=1)).to(heatmaps.device)
+    return torch.from_numpy(rankdata(values, axis=1)).float().to(heatmaps.device)
 
 
 def correlation(values: Tensor, others: Tensor) -> Tensor:
-    """Pearson's correlation of each row with the other's: `(N, P)` -> `(N,)` in [-1, 1]; NaN where a row is constant.
+    """Pearson's correlation of rows of ranks: twice `(N, P)` -> `(N,)` in [-1, 1]; NaN where all of a row are equal.
 
     Example:
         >>> correlation(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[2.0, 4.0, 6.0]]))
         tensor([1.])
     """
-    one, other = (rows - rows.mean(1, keepdim=True) for rows in (values, others))
+    one, other = (rows.double() - rows.double().mean(1, keepdim=True) for rows in (values, others))
     return ((one * other).sum(1) / (one.square().sum(1) * other.square().sum(1)).sqrt()).float().clamp(-1, 1)
 
 

@@ -21,8 +21,8 @@ VGG-16, which has no global average pooling); *everything* is these with `salien
 their documentation uses them, a call a method: *its CAM methods* are `grad_cam`, `grad_cam_plus_plus`,
 `hires_cam`, `layer_cam`, `xgrad_cam` for grad-cam, the same without `hires_cam` for torchcam. *captum: its
 three* is Grad-CAM, saliency and input × gradient. Where a figure is below one, the pass is faster than the
-floor: on a CPU it lays images out channels last and takes about eight at a time, which F and FB do
-not. The rows *laid out as usual* and *channels last* compare like with like.""",
+floor: on a CPU it lays images out channels last, where they are many enough, and takes about eight at a
+time, which F and FB do not. The rows *laid out as usual* and *channels last* compare like with like.""",
     ),
     "memory": (
         "Memory",
@@ -32,8 +32,9 @@ not. The rows *laid out as usual* and *channels last* compare like with like."""
         "What else was tried",
         """
 Batch 16, all methods, photographs; the floor, FB, is laid out as usual and takes all images at once. *As it is* is what
-the pass does on a CPU: images of more than 128×128 channels last, and about eight of 224×224 at a time, which stay
-nearer to the caches. *Autocast* is what the pass does in a `bf16-mixed` training, since it runs in
+the pass does on a CPU: channels last, and about eight of 224×224 at a time, which stay nearer to the caches; fewer
+than three of 224×224 at a time, or as many pixels of others, stay as they lie, since weights are laid out anew each
+time. *Autocast* is what the pass does in a `bf16-mixed` training, since it runs in
 the training's own precision; it is no option. *Pixels off* are those of the heatmaps that are another of the 256
 colours than in float64, or nearly: where a ReLU or a maximum is undecided to within rounding, the gradient goes to
 either side, and float32 has such pixels however it is laid out.""",

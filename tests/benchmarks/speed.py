@@ -239,7 +239,7 @@ def beyond(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
             "channels last": all_at_once(look),
             "channels last, in chunks of 8: as it is": look,
             "channels last, in chunks of 4": partial(look, chunk_size=4),
-            "channels last, in chunks of 1": partial(look, chunk_size=1),
+            "as usual, in chunks of 1": partial(look, chunk_size=1),
             "as it is, autocast to bfloat16": partial(look, forward_context=autocast),
         }
         floors = {"FB": floor(model, images, labels)["FB"]}
