@@ -542,10 +542,10 @@ def test_broken_lines_fit_and_lose_nothing_silently(text, lines, width):
 
 def test_breaks_come_where_a_reader_expects_them():
     font = font_of(13)
-    assert wrap(LONG, font, 600) == [LONG]
-    assert wrap(LONG, font, 250) == ["true: golden retriever", "predicted: labrador 93 %"]
-    assert wrap("grad_cam_plus_plus", font, 110) == ["grad_cam_plus_", "plus"]
-    assert wrap("  two \n words ", font, 300) == ["two words"]
+    assert wrap(LONG, font, 600) == (LONG,)
+    assert wrap(LONG, font, 250) == ("true: golden retriever", "predicted: labrador 93 %")
+    assert wrap("grad_cam_plus_plus", font, 110) == ("grad_cam_plus_", "plus")
+    assert wrap("  two \n words ", font, 300) == ("two words",)
 
 
 def test_a_cut_text_is_as_long_as_it_can_be():

@@ -76,11 +76,12 @@ def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     return text[: _fitting(text, font, width, "…")].rstrip(" ·,;:") + "…"
 
 
-def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int = 2) -> list[str]:
+@lru_cache(maxsize=1024)  # the same captions stand on several sheets
+def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int = 2) -> tuple[str, ...]:
     """Break a text into lines no wider than `width`; what is left after the last line is cut with "…"."""
     text = " ".join(text.split())
     if lines < 2 or font.getlength(text) <= width:
-        return [_cut(text, font, width)] if text else []
+        return (_cut(text, font, width),) if text else ()
     fitting = max(_fitting(text, font, width), 1)
     dot, space = text.rfind(" · ", 0, fitting + 3), text.rfind(" ", 0, fitting + 1)
     joint = max(text.rfind(mark, 0, fitting) for mark in "_-/.,") + 1
@@ -90,7 +91,7 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int = 2) ->
         end, begin = space, space + 1
     else:  # one long word: at best behind one of its joints
         end = begin = joint if joint > fitting // 3 else fitting
-    return [text[:end], *wrap(text[begin:], font, width, lines - 1)]
+    return (text[:end], *wrap(text[begin:], font, width, lines - 1))
 
 
 @dataclass(frozen=True)

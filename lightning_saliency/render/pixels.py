@@ -58,12 +58,11 @@ def to_rgb(
     pixels = images.detach().to("cpu", torch.float32)
     if mean is not None and std is not None:
         count = images.shape[1]
-        pixels = pixels * _per_channel("std", std, count) + _per_channel("mean", mean, count)
-        pixels = _select(pixels, channels)
-        pixels = torch.where(pixels.isfinite(), pixels, 0).clamp_(0, 1)
+        pixels = (pixels * _per_channel("std", std, count)).add_(_per_channel("mean", mean, count))
+        pixels = _select(pixels, channels).nan_to_num_(0.0, 0.0, 0.0).clamp_(0, 1)
     else:
         pixels = _stretch(_select(pixels, channels))
-    return (pixels * 255).round_().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+    return pixels.mul_(255).round_().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
 
 
 def shown_channels(num_channels: int, channels: Channels = "first") -> str:

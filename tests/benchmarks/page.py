@@ -76,10 +76,11 @@ def page(about: Mapping[str, str], found: Mapping[str, Mapping[str, Figures]], c
     versions = ", ".join(f"{name} {version}" for name, version in about.items())
     parts = [
         "# Performance",
-        "All figures of this page come from one run of",
+        "All figures of this page come from",
         f"```bash\n{command}\n```",
         wrapped(
-            f"with {versions}. What is compared ran interleaved, in one process, and each ratio is one of medians. "
+            f"with {versions}. The figures of a section come from one run: what is compared ran interleaved, in one "
+            "process, each round in another order, and each ratio is one of medians. "
             "Another run gives figures that differ by a few percent."
         ),
     ]

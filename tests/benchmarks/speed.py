@@ -7,6 +7,7 @@ of the medians. Random weights, random images.
     python tests/benchmarks/speed.py                                       # all of it, on the CPU
     python tests/benchmarks/speed.py methods --models resnet18 --batches 8
     python tests/benchmarks/speed.py --device cuda --json figures.json
+    python tests/benchmarks/speed.py callbacks --device cuda --json figures.json   # that section anew
     python tests/benchmarks/speed.py --page docs/performance.md
 
 F is one forward under `no_grad`; FB one forward and one backward to the input, without gradients of parameters; S one
@@ -550,7 +551,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Figures]]:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--epochs", type=int, default=10, help="of the section `sizes`")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--json", type=Path, help="write the figures there, beside those of other sections")
     parser.add_argument("--page", type=Path, help="write the tables there, in Markdown")
     args = parser.parse_args(argv)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -564,7 +565,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Figures]]:
         "python": platform.python_version(),
     }
     print(", ".join(f"{key} {value}" for key, value in about.items()))
-    found: dict[str, dict[str, Figures]] = {}
+    found = earlier(args.json, about) if args.json else {}
     for name in args.sections or SECTIONS:
         print(f"\n## {name}: {SECTIONS[name].__doc__}\n", flush=True)
         found[name] = {}
@@ -577,9 +578,23 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Figures]]:
         given = list(sys.argv[1:] if argv is None else argv)
         if "--json" in given:  # where these go is nobody's concern
             del given[given.index("--json") : given.index("--json") + 2]
+        if found.keys() == SECTIONS.keys():  # without naming any, all of them are run
+            given = [word for word in given if word not in SECTIONS]
+            found = {name: found[name] for name in SECTIONS}
         command = shlex.join(["python", "tests/benchmarks/speed.py", *given])
         args.page.write_text(page(about, found, command), encoding="utf-8")
     return found
+
+
+def earlier(path: Path, about: dict[str, str]) -> dict[str, dict[str, Figures]]:
+    """Return the figures of sections that were run before, on the same machine with the same versions."""
+    if not path.exists():
+        return {}
+    known = json.loads(path.read_text())
+    if known["about"] != about:
+        raise ValueError(f"{path} holds figures of {known['about']}, this is {about}: name another file.")
+    figures: dict[str, dict[str, Figures]] = known["figures"]
+    return figures
 
 
 def device_name(device: torch.device) -> str:
