@@ -38,6 +38,7 @@ def split_batch(batch: Any, input_fn: InputFn | None = None) -> tuple[Tensor, Te
         ValueError: No images are found.
 
     Example:
+        >>> import torch
         >>> batch = {"id": torch.arange(2), "x": torch.zeros(2, 3, 8, 8), "y": torch.tensor([1, 0])}
         >>> images, labels = split_batch(batch)
         >>> images.shape, labels
@@ -69,6 +70,7 @@ def objects_to_masks(objects: Any, images: Tensor) -> Tensor:
         ValueError: It is none of these.
 
     Example:
+        >>> import torch
         >>> objects_to_masks(torch.tensor([[1, 0, 3, 1]]), torch.zeros(1, 3, 2, 4)).int()
         tensor([[[[0, 1, 1, 0],
                   [0, 0, 0, 0]]]], dtype=torch.int32)
