@@ -397,6 +397,8 @@ def _joined(images: Tensor, parts: Sequence[Explanation]) -> Explanation:
         return torch.cat(kept) if kept else None
 
     def cat_each(name: str) -> dict[str, Tensor]:
+        if len(parts) == 1:  # ours, unlike what the model made: it need not be copied
+            return dict(getattr(parts[0], name))
         return {key: torch.cat([getattr(part, name)[key] for part in parts]) for key in getattr(parts[0], name)}
 
     weights = parts[0].all_class_weights

@@ -45,8 +45,8 @@ POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
 # How far logits may lie from W·mean(A) + b, relative to the root of the sum of the squared terms.
 _HEAD_TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 
-_CHECKED_CLASSES = 1000
-"""Of more logits than these, evenly spread ones are compared: a check of all may take longer than the model."""
+_CHECKED_CLASSES = 50
+"""Of more logits than these, evenly spread ones are compared: of 20 000 a check of all takes longer than the model."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def find_class_weights(model: nn.Module, activations: Tensor, logits: Tensor) ->
     """Find the linear layer W of a head that is global average pooling, then linear; checked on numbers.
 
     Whatever the classes are called, the head is such a one if logits = W·mean(A) + b on the actual batch; of more than
-    a thousand logits, evenly spread ones are compared. Where a model rectifies the map in place after the layer
+    fifty logits, evenly spread ones are compared. Where a model rectifies the map in place after the layer
     (DenseNet), this holds for ReLU(A); that is tried too. So are the other poolings that a `GAPHead` can have.
 
     Args:
