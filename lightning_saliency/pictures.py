@@ -19,8 +19,8 @@ from lightning_saliency.samples import Samples
 _AREA = 600_000
 """Of all cells of a sheet together, in pixels: the cells of many samples, or of many methods, are smaller."""
 
-_LEAST_SIDE = 112
-"""Of a cell, in pixels, however many there are."""
+_LEAST_SIDE = 130
+"""Of a cell, in pixels, however many there are: the words keep so much room in any case, and 64 pixels are doubled."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from lightning_saliency import (
     explain,
 )
 from lightning_saliency.attribution import blank_reasons, to_heatmaps
+from lightning_saliency.pictures import Look
 from lightning_saliency.render import Caption, encode, grid, to_rgb
 from lightning_saliency.samples import Samples
 
@@ -238,6 +239,20 @@ def test_cam_of_the_most_probable_classes_takes_one_forward_and_no_backward(tmp_
     found = events(tmp_path)
     assert set(found.Tags()["images"]) == {"saliency/cam", "saliency/class_maps"}
     assert found.Images("saliency/class_maps")[-1].encoded_image_string == encode(expected)[0]
+
+
+@pytest.mark.parametrize(
+    ("count", "side", "shown"),
+    [(1, 300, 256), (4, 300, 173), (10, 300, 130), (10, 64, 128), (1, 32, 192), (10, 32, 96)],
+)
+def test_the_more_cells_a_sheet_has_the_smaller_they_are_down_to_what_can_be_read(count, side, shown):
+    images = torch.zeros(count, 3, side, side)
+    images[:, 0] = 1
+    explanation = explain(TinyClassifier(), images, methods=["grad_cam", "hires_cam", "layer_cam", "saliency"])
+    drawn = Look(mean=0.0, std=1.0, alpha=0.0).draw(Samples(images, None), explanation, title="", explained="")
+    red = cells(drawn["overview"], (255, 0, 0))
+    first = red[:, red.any(0).nonzero()[0].item()]  # the left edge of all images
+    assert first.sum() == count * shown
 
 
 def test_of_more_classes_than_there_are_all_are_shown_and_others_have_none(tmp_path):
