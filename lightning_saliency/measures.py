@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_saliency.attribution import to_heatmaps
 from lightning_saliency.explain import Explanation
 from lightning_saliency.metrics import (
     THRESHOLDS,
@@ -52,8 +53,10 @@ class Seen:
         height, width = explanation.images.shape[2:]
         shrink = min(1.0, _SIDE / max(height, width))
         size = max(1, round(height * shrink)), max(1, round(width * shrink))
-        heatmaps = explanation.heatmaps()
-        return cls(list(rows), {key: F.adaptive_avg_pool2d(maps, size).cpu() for key, maps in heatmaps.items()})
+        maps = {}
+        for key, raw in explanation.attributions.items():  # one after another: at full size they are large
+            maps[key] = F.adaptive_avg_pool2d(to_heatmaps(raw, (height, width)), size).cpu()
+        return cls(list(rows), maps)
 
     def state_dict(self) -> dict[str, Any]:
         """Half as long, for a checkpoint."""

@@ -163,7 +163,8 @@ def collect_layers(
             "inference mode or activation checkpointing with `use_reentrant=True` inside the model cuts the graph: "
             "use `use_reentrant=False`, or choose a later `layer`."
         )
-    input_grads = gradients.pop() if wants_input else None
+    # as images usually lie, whatever the pass's layout was: what is made of them is faster so
+    input_grads = gradients.pop().contiguous() if wants_input else None
 
     def at(layer: int | None) -> Evidence:
         shared = Evidence(

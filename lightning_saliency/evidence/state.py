@@ -77,7 +77,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """
     modules = list(model.modules())
     flags = [(module, module.training) for module in modules]
-    cuda = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    parameters = model.parameters() if torch.cuda.is_initialized() else ()
+    cuda = {p.device.index for p in parameters if p.device.type == "cuda"}
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=sorted(cuda)))
@@ -122,10 +123,7 @@ def _buffers_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
         yield
     finally:
         for current, buffers in registered:
-            for name in [name for name, _ in current.items() if name not in buffers]:
-                del current[name]
-            for name, buffer in buffers.items():
-                current[name] = buffer
+            _restore(current, buffers)
         for buffer, copy, version in kept:
             if buffer._version != version or not torch.equal(buffer, copy):  # writing to `.data` leaves the version
                 if buffer.shape != copy.shape:  # per-channel observers resize theirs
@@ -137,17 +135,26 @@ def _buffers_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
 def _attributes_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Undo what the forward assigns to modules: a metric's states, features kept for later, counters."""
     kept = [(vars(module), dict(vars(module))) for module in modules if not isinstance(module, ScriptModule)]
-    lists = [(value, list(value)) for _, names in kept for value in names.values() if isinstance(value, list)]
+    lists = []
     try:
-        for current, names in kept:  # copies to work on: a metric adds to its states in place
+        for current, names in kept:
             for name, value in names.items():
-                if isinstance(value, Tensor):
+                if isinstance(value, Tensor):  # a copy to work on: a metric adds to its states in place
                     current[name] = value.detach().clone()
+                elif isinstance(value, list):
+                    lists.append((value, list(value)))
         yield
     finally:
         for current, names in kept:
-            for name in [name for name in current if name not in names]:
-                del current[name]
-            current.update(names)
+            _restore(current, names)
         for value, items in lists:
             value[:] = items
+
+
+def _restore(current: Any, names: dict[str, Any]) -> None:
+    """Give a module's dict back the very objects that it had, and no others."""
+    for name, value in names.items():
+        current[name] = value
+    if len(current) > len(names):
+        for name in [name for name, _ in current.items() if name not in names]:
+            del current[name]
