@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, get_args
 
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor
 from lightning_saliency.attribution import METHODS, Normalize, blank_reasons, to_heatmaps
 from lightning_saliency.datasets import find_class_names, find_normalization
 from lightning_saliency.explain import Explanation
-from lightning_saliency.render import CELL_SIDE, Caption, Channels, grid, shown_channels, to_rgb
+from lightning_saliency.render import CELL_SIDE, Caption, Channels, fitted, grid, shown_channels, to_rgb
 from lightning_saliency.samples import Samples
 
-_AREA = 600_000
+_AREA = 500_000
 """Of all cells of a sheet together, in pixels: the cells of many samples, or of many methods, are smaller."""
 
 _LEAST_SIDE = 130
@@ -100,6 +101,7 @@ class Look:
         captions = _captions(samples, explanation, names)
         layer = f"layer: {explanation.layer}" if explanation.layer else ""
         channels = shown_channels(samples.images.shape[1], self.channels)
+        images_at = cache(partial(fitted, images))  # most sheets have cells of the same size
 
         def sheet(
             columns: Mapping[str, _Column],
@@ -107,15 +109,16 @@ class Look:
             labels: Mapping[str, Sequence[Caption]] | None = None,
         ) -> Tensor:
             fitting = math.isqrt(_AREA // (len(images) * (1 + len(columns))))
+            side = min(CELL_SIDE, max(_LEAST_SIDE, fitting))
             return grid(
-                images,
+                images_at(side),
                 {name: column.heatmaps for name, column in columns.items()},
                 title=title,
                 captions=captions,
                 blanks={name: column.blanks for name, column in columns.items()},
                 labels=labels,
                 note=" · ".join(note for note in (f"explained: {explained}", layer, channels) if note),
-                cell_side=min(CELL_SIDE, max(_LEAST_SIDE, fitting)),
+                cell_side=side,
                 colormap=self.colormap,
                 alpha=self.alpha,
             )

@@ -81,6 +81,7 @@ def test_the_last_picture_is_the_trained_model_explained_by_hand(tmp_path):
         ],
         blanks={"Grad-CAM": explanation.blanks()["grad_cam"], "Saliency": explanation.blanks()["saliency"]},
         note="explained: true class · layer: backbone",
+        cell_side=235,
     )
     last = events(tmp_path).Images("saliency/overview")[-1]
     assert last.encoded_image_string == encode(expected)[0]
@@ -234,7 +235,7 @@ def test_cam_of_the_most_probable_classes_takes_one_forward_and_no_backward(tmp_
             for rank in (0, 1)
         },
         note=f"explained: the 2 most probable classes, one scale a row · layer: {explanation.layer}",
-        cell_side=200,
+        cell_side=182,
     )
     found = events(tmp_path)
     assert set(found.Tags()["images"]) == {"saliency/cam", "saliency/class_maps"}
@@ -243,7 +244,7 @@ def test_cam_of_the_most_probable_classes_takes_one_forward_and_no_backward(tmp_
 
 @pytest.mark.parametrize(
     ("count", "side", "shown"),
-    [(1, 300, 256), (4, 300, 173), (10, 300, 130), (10, 64, 128), (1, 32, 192), (10, 32, 96)],
+    [(1, 300, 256), (4, 300, 158), (10, 300, 130), (10, 64, 128), (1, 32, 192), (10, 32, 96)],
 )
 def test_the_more_cells_a_sheet_has_the_smaller_they_are_down_to_what_can_be_read(count, side, shown):
     images = torch.zeros(count, 3, side, side)

@@ -186,7 +186,7 @@ def test_damage_is_named_rather_than_shown(tmp_path):
         assert load_record(path).steps == [1]
 
 
-def test_what_is_no_record_or_of_a_later_version_is_refused(tmp_path):
+def test_what_is_no_record_or_of_another_version_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="a record or a run's folder that holds one"):
         load_record(tmp_path)
     other = tmp_path / "other.record"
@@ -199,10 +199,11 @@ def test_what_is_no_record_or_of_a_later_version_is_refused(tmp_path):
     with pytest.raises(ValueError, match="got a folder of 2"):
         load_record(tmp_path)
     content = bytearray(record.record.path.read_bytes())
-    content[4] = 99
-    record.record.path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"later lightning-saliency \(version 99 of the format"):
-        load_record(record.record.path)
+    for version, whose in ((99, "a later"), (1, "an earlier")):
+        content[4] = version
+        record.record.path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"by {whose} lightning-saliency \(version {version} of the format"):
+            load_record(record.record.path)
 
 
 @pytest.mark.parametrize(("num", "classes", "side"), [(1, 2, 7), (8, 10, 14), (8, 1000, 224)])

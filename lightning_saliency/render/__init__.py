@@ -4,7 +4,7 @@ from lightning_saliency.render.encode import encode
 from lightning_saliency.render.gif import gif
 from lightning_saliency.render.layout import Caption
 from lightning_saliency.render.pixels import Channels, colorize, overlay, shown_channels, signed_to_rgb, to_rgb
-from lightning_saliency.render.sheet import CELL_SIDE, grid, tiles
+from lightning_saliency.render.sheet import CELL_SIDE, fitted, grid, tiles
 
 __all__ = [
     "CELL_SIDE",
@@ -12,6 +12,7 @@ __all__ = [
     "Channels",
     "colorize",
     "encode",
+    "fitted",
     "gif",
     "grid",
     "overlay",

@@ -95,6 +95,19 @@ def grid(
     return _tensor(page)
 
 
+def fitted(images: Tensor, cell_side: int = CELL_SIDE) -> Tensor:
+    """Images as large as they are in a cell, which `grid` leaves as they are: once for several sheets.
+
+    Args:
+        images: `(N, 3, H, W)`, uint8.
+        cell_side: As for `grid`.
+
+    Returns:
+        `(N, 3, h, w)`, uint8.
+    """
+    return _enlarge(images, _cell_size(images.shape[2], images.shape[3], cell_side))
+
+
 def tiles(
     images: Tensor,
     heatmaps: Tensor,
@@ -245,8 +258,8 @@ def _cells(
     alpha: float,
 ) -> Tensor:
     """All cells at their final size, `(N, columns, h, w, 3)`."""
-    size = _cell_size(images.shape[2], images.shape[3], cell_side)
-    images = _enlarge(images, size)
+    images = fitted(images, cell_side)
+    size = (images.shape[2], images.shape[3])
     columns = [images]
     for name, maps in heatmaps.items():
         if not _is_heatmap(maps):
