@@ -46,7 +46,7 @@ POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
 _HEAD_TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 
 _CHECKED_CLASSES = 50
-"""Of more logits than these, evenly spread ones are compared: of 20 000 a check of all takes longer than the model."""
+"""Of more logits than these, evenly spread ones are compared: the check reads their weights several times."""
 
 
 @dataclass(frozen=True)

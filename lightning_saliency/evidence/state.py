@@ -77,8 +77,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """
     modules = list(model.modules())
     flags = [(module, module.training) for module in modules]
-    parameters = model.parameters() if torch.cuda.is_initialized() else ()
-    cuda = {p.device.index for p in parameters if p.device.type == "cuda"}
+    cuda = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=sorted(cuda)))
@@ -152,7 +151,7 @@ def _attributes_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _restore(current: Any, names: dict[str, Any]) -> None:
-    """Give a module's dict back the very objects that it had, and no others."""
+    """Give a module's dict back the very objects that it had, and no others; a scripted module's has no `update`."""
     for name, value in names.items():
         current[name] = value
     if len(current) > len(names):
