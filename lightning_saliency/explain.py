@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution import (
     METHODS,
+    Heatmaps,
     MethodOptions,
     Normalize,
-    blank_reasons,
     fused,
     fused_signed,
+    make_heatmaps,
     parse_methods,
     parse_options,
     to_heatmaps,
@@ -159,9 +161,53 @@ class Explanation:
             pooled_activations=None if self.pooled_activations is None else self.pooled_activations[rows],
         )
 
-    def blanks(self, normalize: Normalize = "max") -> dict[str, list[str | None]]:
-        """For each map the reason why its heatmap is blank, or None."""
-        return {method: blank_reasons(raw, normalize) for method, raw in self.attributions.items()}
+
+class HeatmapStage:
+    """The heatmaps of an explanation at its images' size, made once for each scale, whoever asks for them how often.
+
+    Args:
+        explanation: Whose attributions become heatmaps.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        >>> stage = HeatmapStage(explain(model, torch.randn(2, 3, 32, 32)))
+        >>> stage("max")["grad_cam"] is stage("max")["grad_cam"]
+        True
+    """
+
+    def __init__(self, explanation: Explanation) -> None:
+        self.explanation = explanation
+        self._made: dict[Normalize, dict[str, Heatmaps]] = {}
+
+    def __call__(self, normalize: Normalize = "max") -> Mapping[str, Heatmaps]:
+        """By method the heatmaps on this scale; see `lightning_saliency.attribution.make_heatmaps`."""
+        if normalize not in self._made:
+            size = self.explanation.images.shape[2:]
+            attributions = self.explanation.attributions.items()
+            self._made[normalize] = {key: make_heatmaps(raw, size, normalize) for key, raw in attributions}
+        return MappingProxyType(self._made[normalize])
+
+
+@dataclass(frozen=True)
+class ExplainedSamples:
+    """Samples of one size, their explanation, and the heatmaps that are made of it once.
+
+    Attributes:
+        explanation: Of N samples, which holds their images.
+        heatmaps: By scale and method the heatmaps: `heatmaps("max")["grad_cam"].maps`.
+        labels: The true class of each, `(N,)` int64 on the CPU, or None where that is not known.
+        positions: Their places among all samples that are looked at.
+        masks: Where the objects are, `(N, 1, H, W)` bool on the CPU, or None where that is not known.
+    """
+
+    explanation: Explanation
+    heatmaps: HeatmapStage
+    positions: tuple[int, ...]
+    labels: Tensor | None = None
+    masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.positions)
 
 
 def explain(

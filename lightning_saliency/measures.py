@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_saliency.attribution import to_heatmaps
+from lightning_saliency.attribution import blank_reasons, to_heatmaps
 from lightning_saliency.explain import Explanation
 from lightning_saliency.metrics import (
     THRESHOLDS,
@@ -89,7 +89,7 @@ def measure(explanation: Explanation, seen: Seen, masks: Tensor | None = None) -
         masks: Where the objects are, `(N, 1, H, W)` bool.
     """
     found: dict[str, float] = {}
-    blanks = explanation.blanks()
+    blanks = {key: blank_reasons(raw) for key, raw in explanation.attributions.items()}
     heatmaps = explanation.heatmaps() if masks is not None else {}
     for key, maps in seen.maps.items():
         raw = explanation.attributions[key].flatten(1).amax(1)

@@ -79,7 +79,10 @@ def test_the_last_picture_is_the_trained_model_explained_by_hand(tmp_path):
                 labels.tolist(), predictions.tolist(), confidences.tolist(), strict=True
             )
         ],
-        blanks={"Grad-CAM": explanation.blanks()["grad_cam"], "Saliency": explanation.blanks()["saliency"]},
+        blanks={
+            "Grad-CAM": blank_reasons(explanation.attributions["grad_cam"]),
+            "Saliency": blank_reasons(explanation.attributions["saliency"]),
+        },
         note="explained: true class · layer: backbone",
         cell_side=235,
     )

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_saliency import METHODS, Explanation, GAPHead, explain, find_target_layer
+from lightning_saliency.attribution import blank_reasons
 from lightning_saliency.evidence import state
 
 PLAIN = [key for key, method in METHODS.items() if method.further is None]
@@ -57,7 +58,7 @@ def test_an_explanation_holds_what_was_explained():
     for method, heatmap in heatmaps.items():
         assert heatmap.shape == (5, 1, 14, 18), method
         assert heatmap.dtype == torch.float32
-        for image, reason in zip(heatmap, found.blanks()[method], strict=True):
+        for image, reason in zip(heatmap, blank_reasons(found.attributions[method]), strict=True):
             assert (image.min() >= 0) & (image.max() == (0 if reason else 1)), method
     assert found.heatmaps(size=(7, 31))["cam"].shape == (5, 1, 7, 31)
     shared = found.heatmaps(normalize="shared")["cam"].amax((1, 2, 3))
@@ -181,7 +182,9 @@ def test_a_broken_image_changes_no_other_map(value, dtype):
             if normalize != "shared":
                 assert torch.equal(heatmap[others], whole.heatmaps(normalize=normalize)[method][others]), method
     if value != 60000.0:
-        assert [broken.blanks()[method][1] for method in ("cam", "grad_cam", "eigen_cam")] == ["not finite"] * 3
+        assert [blank_reasons(broken.attributions[method])[1] for method in ("cam", "grad_cam", "eigen_cam")] == [
+            "not finite"
+        ] * 3
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from test_attribution import LOOPS, loops_bilinear, loops_grad_cam, positions, r
 from torch import nn
 
 from lightning_saliency import METHODS, GAPHead, explain
+from lightning_saliency.attribution import blank_reasons
 
 LABELS = [2, 0, 1]
 IMAGES = torch.randn(3, 2, 10, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -1006,7 +1007,7 @@ def test_a_saturated_softmax_is_seen_through(end, saturated):
     expected = explain(net, images, methods=METHODS, layer="5")
     with pytest.warns(UserWarning, match=SAYS):
         found = explain(Ended(net, SOFTENED[end]), images, methods=METHODS, layer="net.5")
-    assert not any(found.blanks()["saliency"])
+    assert not any(blank_reasons(found.attributions["saliency"]))
     assert_all_alike(found.attributions, expected.attributions)
     torch.testing.assert_close(found.logits, expected.logits)
 
@@ -1197,7 +1198,7 @@ def test_an_image_without_a_score_has_no_map_by_any_method():
     images[1, 0, 4, 4] = torch.nan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # integrated gradients say that they are not complete
-        blanks = explain(model, images, methods=METHODS).blanks()
+        blanks = {key: blank_reasons(raw) for key, raw in explain(model, images, methods=METHODS).attributions.items()}
     assert all(reasons == [None, "not finite"] for reasons in blanks.values()), blanks
 
 

@@ -19,13 +19,22 @@ from lightning_saliency.attribution.gradient import (
     smooth_grad,
     smooth_grad_cam_plus_plus,
 )
-from lightning_saliency.attribution.heatmaps import Normalize, blank_reasons, fused, fused_signed, to_heatmaps
+from lightning_saliency.attribution.heatmaps import (
+    Heatmaps,
+    Normalize,
+    blank_reasons,
+    fused,
+    fused_signed,
+    make_heatmaps,
+    to_heatmaps,
+)
 from lightning_saliency.attribution.methods import METHODS, Method, MethodOptions, parse_methods, parse_options
 from lightning_saliency.attribution.perturbation import ablation_cam, occlusion, score_cam
 from lightning_saliency.attribution.rectified import deconvnet, guided_backprop, guided_grad_cam
 
 __all__ = [
     "METHODS",
+    "Heatmaps",
     "Method",
     "MethodOptions",
     "Normalize",
@@ -44,6 +53,7 @@ __all__ = [
     "input_x_gradient",
     "integrated_gradients",
     "layer_cam",
+    "make_heatmaps",
     "occlusion",
     "parse_methods",
     "parse_options",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -14,8 +15,26 @@ Normalize: TypeAlias = Literal["max", "minmax", "shared"]
 """How raw attributions become heatmaps; see `to_heatmaps`."""
 
 
-def to_heatmaps(attributions: Tensor, size: Sequence[int], normalize: Normalize = "max") -> Tensor:
-    """Turn raw attributions into heatmaps: upsampled bilinearly to the image, in [0, 1].
+@dataclass(frozen=True)
+class Heatmaps:
+    """The heatmaps of one method: in [0, 1] at image size, how strong each map was, and why one is blank.
+
+    Attributes:
+        maps: `(N, 1, H, W)` float32 in [0, 1]; a blank one is 0 everywhere.
+        peaks: The largest positive raw value of each, `(N,)` float32; 0 where there is none, or where it is blank.
+        reasons: Why each has nothing to show (see `blank_reasons`), or None where it has.
+    """
+
+    maps: Tensor
+    peaks: Tensor
+    reasons: tuple[str | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+
+def make_heatmaps(attributions: Tensor, size: Sequence[int], normalize: Normalize = "max") -> Heatmaps:
+    """Turn raw attributions into heatmaps, with what else is worth knowing of them.
 
     Args:
         attributions: `(N, 1, h, w)`, signed or not.
@@ -25,30 +44,55 @@ def to_heatmaps(attributions: Tensor, size: Sequence[int], normalize: Normalize 
             batch, so that a weak map looks weak.
 
     Returns:
-        `(N, 1, H, W)` float32. A map without any signal (see `blank_reasons`) is 0 everywhere.
+        The heatmaps, upsampled bilinearly to the image.
 
     Raises:
         ValueError: `normalize` is none of these.
+
+    Example:
+        >>> made = make_heatmaps(torch.tensor([[[[-1.0, 2.0], [4.0, 0.0]]]]), size=(2, 2))
+        >>> made.maps, made.peaks, made.reasons
+        (tensor([[[[0.0000, 0.5000],
+                  [1.0000, 0.0000]]]]), tensor([4.]), (None,))
+    """
+    if normalize not in get_args(Normalize):
+        raise ValueError(f"Expected `normalize` to be one of {', '.join(get_args(Normalize))}, got {normalize!r}.")
+    raw = attributions.float()
+    reasons = blank_reasons(attributions, normalize)
+    blank = torch.tensor([reason is not None for reason in reasons], dtype=torch.bool)
+    if blank.any():
+        raw = raw.masked_fill(blank.to(raw.device)[:, None, None, None], 0.0)
+    peaks = raw.flatten(1).amax(1).relu()
+    # ReLU before upsampling: the other order would let negative neighbours eat into the map
+    raw = raw - raw.amin((2, 3), keepdim=True) if normalize == "minmax" else raw.relu()
+    over = (0, 1, 2, 3) if normalize == "shared" else (2, 3)
+    maps = _divided_by_max(raw, over)
+    if maps.shape[2:] != tuple(size):
+        # once before, so that tiny values don't underflow, once after: a small map's peak may fall between two pixels
+        maps = _divided_by_max(F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False), over)
+    return Heatmaps(maps, peaks, tuple(reasons))
+
+
+def to_heatmaps(attributions: Tensor, size: Sequence[int], normalize: Normalize = "max") -> Tensor:
+    """Turn raw attributions into heatmaps: upsampled bilinearly to the image, in [0, 1].
+
+    Args:
+        attributions: `(N, 1, h, w)`, signed or not.
+        size: (H, W) of the images.
+        normalize: As in `make_heatmaps`.
+
+    Returns:
+        `(N, 1, H, W)` float32. A map without any signal (see `blank_reasons`) is 0 everywhere.
+
+    Raises:
+        ValueError: `normalize` is no such scale.
 
     Example:
         >>> to_heatmaps(torch.tensor([[[[-1.0, 2.0], [4.0, 0.0]]]]), size=(2, 2))
         tensor([[[[0.0000, 0.5000],
                   [1.0000, 0.0000]]]])
     """
-    if normalize not in get_args(Normalize):
-        raise ValueError(f"Expected `normalize` to be one of {', '.join(get_args(Normalize))}, got {normalize!r}.")
-    raw = attributions.float()
-    blank = torch.tensor([reason is not None for reason in blank_reasons(attributions, normalize)], dtype=torch.bool)
-    if blank.any():
-        raw = raw.masked_fill(blank.to(raw.device)[:, None, None, None], 0.0)
-    # ReLU before upsampling: the other order would let negative neighbours eat into the map
-    raw = raw - raw.amin((2, 3), keepdim=True) if normalize == "minmax" else raw.relu()
-    over = (0, 1, 2, 3) if normalize == "shared" else (2, 3)
-    heatmaps = _divided_by_max(raw, over)
-    if heatmaps.shape[2:] == tuple(size):
-        return heatmaps
-    # once before, so that tiny values don't underflow, and once after: a small map's peak may fall between two pixels
-    return _divided_by_max(F.interpolate(heatmaps, size=tuple(size), mode="bilinear", align_corners=False), over)
+    return make_heatmaps(attributions, size, normalize).maps
 
 
 def fused(attributions: Sequence[Tensor], how: Literal["mean", "max"]) -> Tensor:
