@@ -1,58 +1,8 @@
 """Watch where a vision model looks while it trains."""
 
-from lightning_saliency.attribution import METHODS
-from lightning_saliency.callbacks import (
-    CAMCallback,
-    ClassModelCallback,
-    FoolingCallback,
-    GradCAMCallback,
-    GradCAMPlusPlusCallback,
-    GradientSaliencyCallback,
-    SaliencyCallback,
-)
-from lightning_saliency.classifier import CAMClassifier, CAMPrediction
-from lightning_saliency.evidence import find_target_layer
-from lightning_saliency.explain import Explanation, explain
-from lightning_saliency.faithfulness import faithfulness
-from lightning_saliency.figures import TUTORIAL_PANELS, tutorial_figure
-from lightning_saliency.film import animation, filmstrip
-from lightning_saliency.heads import GAPHead, GAPModel, gap_model
-from lightning_saliency.metrics import heatmaps_to_boxes
-from lightning_saliency.optimize import ClassModelImages, FoolingImages, class_model_image, fooling_image
-from lightning_saliency.record import Moment, Record, load_record
-from lightning_saliency.sanity import head_similarity, randomised_head
+import lazy_loader
 
-__all__ = [
-    "METHODS",
-    "TUTORIAL_PANELS",
-    "CAMCallback",
-    "CAMClassifier",
-    "CAMPrediction",
-    "ClassModelCallback",
-    "ClassModelImages",
-    "Explanation",
-    "FoolingCallback",
-    "FoolingImages",
-    "GAPHead",
-    "GAPModel",
-    "GradCAMCallback",
-    "GradCAMPlusPlusCallback",
-    "GradientSaliencyCallback",
-    "Moment",
-    "Record",
-    "SaliencyCallback",
-    "animation",
-    "class_model_image",
-    "explain",
-    "faithfulness",
-    "filmstrip",
-    "find_target_layer",
-    "fooling_image",
-    "gap_model",
-    "head_similarity",
-    "heatmaps_to_boxes",
-    "load_record",
-    "randomised_head",
-    "tutorial_figure",
-]
+# the names and where they are stand in __init__.pyi, for type checkers too; nothing is imported before it is asked for
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
 __version__ = "0.1.0"

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
-from functools import reduce
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
 
-from lightning_saliency.attribution import blank_reasons
-from lightning_saliency.evidence import (
-    ForwardContext,
-    as_model_input,
-    bare_module,
-    forward_logits_in_chunks,
-    undisturbed,
-)
-from lightning_saliency.explain import Explanation
+from lightning_saliency.attribution import Explanation, blank_reasons
+from lightning_saliency.evidence import check_classes, class_probabilities, forward_logits_in_chunks, undisturbed
 from lightning_saliency.metrics import area_under_curve, average_drop, increase_in_confidence
-from lightning_saliency.targets import check_classes, class_probabilities
 
 _BLUR_SIGMA, _BLUR_RADIUS, _BLUR_SIDE = 5, 5, 224
 """σ and reach of the blur, in pixels, as the authors of RISE have them, and the side of their images."""
 
 
-def faithfulness(
+def measure_faithfulness(
     model: nn.Module,
     explanation: Explanation,
     *,
     heatmaps: Mapping[str, Tensor] | None = None,
     steps: int = 16,
     batch_size: int = 32,
-    output_fn: Callable[[Any], Tensor] | None = None,
-    forward_context: ForwardContext = nullcontext,
 ) -> dict[str, dict[str, Tensor]]:
     """Measure what the explained class's probability does when the image is changed as a heatmap says.
 
@@ -61,13 +48,11 @@ def faithfulness(
     model is run in eval mode and left exactly as it was, as by `explain`.
 
     Args:
-        model: The model that was explained.
+        model: The model that was explained; it is run as it was for the explanation.
         explanation: What `explain` found, for classes that it knows (its target was no callable).
         heatmaps: By name, of each image one in [0, 1] at its size, `(N, 1, H, W)`: `explanation.heatmaps()` by default.
         steps: In how many equal parts the pixels are deleted and inserted.
         batch_size: How many images at most go through the model at a time.
-        output_fn: Takes the logits out of what the model returns.
-        forward_context: Makes the context for the forward, for instance autocast.
 
     Returns:
         By heatmap, by metric, a value per image: `(N,)`, on the model's device, at least float32.
@@ -81,37 +66,37 @@ def faithfulness(
         >>> from lightning_saliency import explain
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
         >>> explanation = explain(model, torch.randn(2, 3, 32, 32), methods=["grad_cam", "saliency"])
-        >>> measured = faithfulness(model, explanation, steps=8)
+        >>> measured = measure_faithfulness(model, explanation, steps=8)
         >>> list(measured), list(measured["saliency"])
         (['grad_cam', 'saliency'], ['average_drop', 'increase_in_confidence', 'deletion', 'insertion'])
         >>> measured["saliency"]["deletion"].shape
         torch.Size([2])
     """
     classes = _check(model, explanation, steps, batch_size)
-    model = bare_module(model)
-    with undisturbed(model):
-        images = as_model_input(model, explanation.images)
+    forward, call = replace(explanation.settings.forward, model=model), explanation.call
+    # what else the model is called with may differ from sample to sample: then so does what it says of the empty image
+    empty_rows = range(len(call) if len(call.per_sample) > 1 else 1)
+    with undisturbed(forward.model):
+        images = explanation.inputs
         images = images.to(torch.promote_types(images.dtype, torch.float32))  # for the blur is a sum
-        maps = _parse_heatmaps(explanation.heatmaps() if heatmaps is None else heatmaps, images)
-        logits = forward_logits_in_chunks(
-            model,
-            _copies(images, maps.values(), steps),
-            batch_size=batch_size,
-            output_fn=output_fn,
-            forward_context=forward_context,
-        )
+        maps = _parse_heatmaps(explanation.heatmaps(images.shape[2:]) if heatmaps is None else heatmaps, images)
+        copies = _copies(images, maps.values(), steps, empty_rows)
+        logits = forward_logits_in_chunks(forward, call, copies, batch_size=batch_size)
     check_classes(classes, logits)
     # of each row, the probability of each image's class
-    probabilities = class_probabilities(logits, explanation.task)[:, classes.to(logits.device)]
-    return _measured(probabilities, maps, steps)
+    probabilities = class_probabilities(logits, explanation.settings.task)[:, classes.to(logits.device)]
+    return _measured(probabilities, maps, steps, len(empty_rows))
 
 
-def _measured(probabilities: Tensor, heatmaps: Mapping[str, Tensor], steps: int) -> dict[str, dict[str, Tensor]]:
+def _measured(
+    probabilities: Tensor, heatmaps: Mapping[str, Tensor], steps: int, num_empty: int
+) -> dict[str, dict[str, Tensor]]:
     """The metrics, from the probabilities of what `_copies` made, in that order, for the classes of the N images."""
     num_images = probabilities.shape[1]
-    shared, changed = probabilities[: 2 * num_images + 1], probabilities[2 * num_images + 1 :]
-    whole, blurred = (rows.diagonal() for rows in shared[:-1].split(num_images))
-    empty = shared[-1]
+    shared = [num_images, num_images, num_empty]
+    *every_whole, every_empty, changed = probabilities.split([*shared, len(probabilities) - sum(shared)])
+    whole, blurred = (rows.diagonal() for rows in every_whole)
+    empty = every_empty[0] if num_empty == 1 else every_empty.diagonal()
     changed = changed.view(len(heatmaps), num_images, 2 * steps - 1, num_images)
     found = {}
     for (name, maps), rows in zip(heatmaps.items(), changed, strict=True):
@@ -156,32 +141,34 @@ def _parse_heatmaps(heatmaps: Mapping[str, Tensor], images: Tensor) -> dict[str,
     return {name: maps.detach().to(images.device) for name, maps in heatmaps.items()}
 
 
-def _copies(images: Tensor, heatmaps: Iterable[Tensor], steps: int) -> Iterator[Tensor]:
-    """The images that go through the model: whole, blurred, empty; then for each heatmap those changed as it says."""
-    blurred = _blurred(images)
-    yield from images
-    yield from blurred
-    yield torch.zeros_like(images[0])
+def _copies(
+    images: Tensor, heatmaps: Iterable[Tensor], steps: int, empty_rows: Iterable[int]
+) -> Iterator[tuple[int, Tensor]]:
+    """The images that go through the model, each with the row of the image that it is a changed copy of.
+
+    Whole, blurred, empty; then for each heatmap those changed as it says.
+    """
+    blurred = gaussian_blurred(images)
+    yield from enumerate(images)
+    yield from enumerate(blurred)
+    for row in empty_rows:
+        yield row, torch.zeros_like(images[0])
     pixels = images.shape[2:].numel()
     counts = torch.tensor([pixels * step // steps for step in range(1, steps)], device=images.device)
     for maps in heatmaps:
-        for image, blur, heatmap in zip(images, blurred, maps, strict=True):
-            yield image * heatmap
+        for row, (image, blur, heatmap) in enumerate(zip(images, blurred, maps, strict=True)):
+            yield row, image * heatmap
             # a stable sort: which of two equal pixels goes first is not left to chance
             ranks = heatmap.flatten().argsort(descending=True, stable=True).argsort().view(heatmap.shape)
             first = ranks < counts[:, None, None, None]
-            yield from torch.where(first, 0.0, image)
-            yield from torch.where(first, image, blur)
+            for changed in (*torch.where(first, 0.0, image), *torch.where(first, image, blur)):
+                yield row, changed
 
 
-def _blurred(images: Tensor) -> Tensor:
-    """The images under a Gaussian blur, mirrored at their borders."""
+def gaussian_blurred(images: Tensor) -> Tensor:
+    """Return the images under a Gaussian blur, mirrored at their borders, as the authors of RISE do."""
     side = min(images.shape[2:])
     scale = max(1.0, side / _BLUR_SIDE)
     radius = min(round(_BLUR_RADIUS * scale), side - 1)  # mirrored can be no more than there is
-    taps = [math.exp(-((offset / (_BLUR_SIGMA * scale)) ** 2) / 2) for offset in range(-radius, radius + 1)]
-    blurred = F.pad(images, (radius, radius, radius, radius), mode="reflect")
-    for dim, size in ((2, images.shape[2]), (3, images.shape[3])):
-        shifted = [blurred.narrow(dim, start, size) for start in range(len(taps))]
-        blurred = reduce(torch.add, (view * (tap / sum(taps)) for view, tap in zip(shifted, taps, strict=True)))
+    blurred: Tensor = gaussian_blur(images, [2 * radius + 1] * 2, [_BLUR_SIGMA * scale] * 2)
     return blurred

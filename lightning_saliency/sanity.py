@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_saliency.attribution import MethodOptions
-from lightning_saliency.evidence import ForwardContext, bare_module, find_head, own_parameters, replaced_parameters
-from lightning_saliency.explain import Explanation, Fuse, explain
+from lightning_saliency.attribution import Explanation, explain_call
+from lightning_saliency.data import Call
+from lightning_saliency.evidence import Forward, as_forward, find_head, own_parameters, replaced_parameters
 from lightning_saliency.metrics import rank_correlation
 
 _SIDE = 32
 """Heatmaps are compared at so many pixels a side: the ranks of more say no more, and cost a sort."""
 
 _STD = 0.02
-"""Of the weights that are drawn where there is nothing to shuffle: what networks are often initialised with."""
+"""Of the weights that are drawn where there is nothing to shuffle: what networks are often initialized with."""
 
 
 @contextmanager
-def randomised_head(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    seed: int = 0,
-    output_fn: Callable[[Any], Tensor] | None = None,
-    forward_context: ForwardContext = nullcontext,
-) -> Iterator[str]:
+def randomized_head(model: nn.Module | Forward, images: Tensor | Call, *, seed: int = 0) -> Iterator[str]:
     """Let the layer that makes the logits have random weights for a while.
 
-    The first step of the cascading randomisation of Adebayo et al. 2018, "Sanity Checks for Saliency Maps". The values
-    of each of the layer's parameters are shuffled, which keeps their scale and needs no rule for initialising; weights
+    The first step of the cascading randomization of Adebayo et al. 2018, "Sanity Checks for Saliency Maps". The values
+    of each of the layer's parameters are shuffled, which keeps their scale and needs no rule for initializing; weights
     that are all equal are drawn from a normal distribution of standard deviation 0.02 instead. The layer is found by
     `lightning_saliency.evidence.find_head`, which costs one forward of one image.
 
@@ -42,11 +35,9 @@ def randomised_head(
     after an error. Do not train inside.
 
     Args:
-        model: Any model of images that returns logits.
-        images: `(N, C, H, W)`, of which the first shows which layer makes the logits.
+        model: Any model of images that returns logits, or how it is run.
+        images: `(N, C, H, W)`, or what the model is called with; the first shows which layer makes the logits.
         seed: Of the shuffling, which draws nothing from the global random state.
-        output_fn: Takes the logits out of what the model returns.
-        forward_context: Makes the context for that forward, for instance autocast.
 
     Yields:
         The layer's dotted name; empty where the weight is the model's own.
@@ -58,7 +49,7 @@ def randomised_head(
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
         >>> images, learned = torch.randn(2, 3, 32, 32), model[4].weight
-        >>> with randomised_head(model, images) as head:
+        >>> with randomized_head(model, images) as head:
         ...     print(head, torch.equal(model[4].weight, learned))
         4 False
         >>> model[4].weight is learned
@@ -66,29 +57,20 @@ def randomised_head(
     """
     if not isinstance(seed, int):
         raise TypeError(f"Expected `seed` to be an int, got {seed!r}.")
-    name = find_head(model, images, output_fn=output_fn, forward_context=forward_context)
-    head = dict(bare_module(model).named_modules())[name]
+    forward = as_forward(model)
+    name = find_head(forward, images)
+    head = dict(forward.model.named_modules())[name]
     with replaced_parameters(head, _shuffled(own_parameters(head), seed)):
         yield name
 
 
-def head_similarity(
-    model: nn.Module,
-    explanation: Explanation,
-    *,
-    seed: int = 0,
-    fuse: Fuse | None = None,
-    flip: bool = False,
-    method_options: MethodOptions | None = None,
-    output_fn: Callable[[Any], Tensor] | None = None,
-    chunk_size: int | None = None,
-    progress: bool = True,
-    forward_context: ForwardContext = nullcontext,
+def measure_head_randomization(
+    model: nn.Module, explanation: Explanation, *, heatmaps: Mapping[str, Tensor] | None = None, seed: int = 0
 ) -> dict[str, Tensor]:
-    """How alike the heatmaps stay when the layer that makes the logits is random; lower is better.
+    """Compare the heatmaps with those of the same model whose last layer has random weights; lower is better.
 
     Adebayo et al. 2018, "Sanity Checks for Saliency Maps": Spearman's rank correlation of each heatmap with that of the
-    same image, class and method where `randomised_head` has taken from the model what its head has learned. 1: the map
+    same image, class and method where `randomized_head` has taken from the model what its head has learned. 1: the map
     is the same; it may show what is in the image, but nothing of why the model decides for this class. Around 0: the
     map comes from what was learned. Heatmaps of more than 32 pixels a side are averaged down to that before.
 
@@ -97,14 +79,8 @@ def head_similarity(
     Args:
         model: The model that was explained, in the same state.
         explanation: What `explain` found, for classes that it knows (its target was no callable).
+        heatmaps: By method, `(N, 1, H, W)`, where they are there: `explanation.heatmaps()` by default.
         seed: Of the random weights.
-        fuse: As the explanation was made.
-        flip: As the explanation was made.
-        method_options: As the explanation was made.
-        output_fn: As the explanation was made.
-        chunk_size: As for `explain`.
-        progress: As for `explain`.
-        forward_context: As the explanation was made.
 
     Returns:
         By the keys of `explanation.attributions`, of each image the correlation: `(N,)` float32 in [-1, 1]; NaN where
@@ -112,13 +88,12 @@ def head_similarity(
 
     Raises:
         TypeError: An argument is of the wrong kind.
-        ValueError: The explanation knows no classes, or was made with another `fuse`; the logits depend on no weight;
-            or what `explain` raises.
+        ValueError: The explanation knows no classes; the logits depend on no weight; or what `explain` raises.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
         >>> explanation = explain(model, torch.randn(2, 3, 32, 32), methods=["eigen_cam", "saliency"])
-        >>> similarity = head_similarity(model, explanation)
+        >>> similarity = measure_head_randomization(model, explanation)
         >>> similarity["eigen_cam"]  # which reads the activations alone
         tensor([1., 1.])
         >>> similarity["saliency"] < 1
@@ -131,29 +106,12 @@ def head_similarity(
             "Expected `explanation` to be of classes, which a random head can be asked for too, got one of a callable "
             "target."
         )
-    run: dict[str, Any] = {"output_fn": output_fn, "forward_context": forward_context}
-    with randomised_head(model, explanation.images, seed=seed, **run):
-        randomised = explain(
-            model,
-            explanation.images,
-            methods=[key.partition("@")[0] for key in explanation.attributions],
-            target=explanation.classes,
-            layer=explanation.layers or None,
-            fuse=fuse,
-            flip=flip,
-            method_options=method_options,
-            chunk_size=chunk_size,
-            progress=progress,
-            **run,
-        )
-    if set(randomised.attributions) != set(explanation.attributions):
-        raise ValueError(
-            f"Expected `fuse` to be what the explanation was made with, got {fuse!r}, with which the maps are "
-            f"{', '.join(randomised.attributions)} and not {', '.join(explanation.attributions)}."
-        )
-    others = randomised.heatmaps()
+    settings = replace(explanation.settings, forward=replace(explanation.settings.forward, model=model), progress=False)
+    with randomized_head(settings.forward, explanation.call, seed=seed):
+        randomized = explain_call(settings, explanation.call, explanation.classes).heatmaps()
     return {
-        key: rank_correlation(_small(heatmaps), _small(others[key])) for key, heatmaps in explanation.heatmaps().items()
+        key: rank_correlation(_small(maps), _small(randomized[key]))
+        for key, maps in (explanation.heatmaps() if heatmaps is None else heatmaps).items()
     }
 
 

@@ -3,7 +3,7 @@
 A method is one pure function and one row of `METHODS`.
 """
 
-from lightning_saliency.attribution.cam import (
+from lightning_saliency.attribution.cam_family import (
     cam,
     eigen_cam,
     grad_cam,
@@ -12,6 +12,8 @@ from lightning_saliency.attribution.cam import (
     layer_cam,
     xgrad_cam,
 )
+from lightning_saliency.attribution.explaining import Layer, explain, explain_call, parse_images
+from lightning_saliency.attribution.explanation import ExplainedSamples, Explanation, Fuse, HeatmapStage, Settings
 from lightning_saliency.attribution.gradient import (
     input_x_gradient,
     integrated_gradients,
@@ -28,21 +30,31 @@ from lightning_saliency.attribution.heatmaps import (
     make_heatmaps,
     to_heatmaps,
 )
-from lightning_saliency.attribution.methods import METHODS, Method, MethodOptions, parse_methods, parse_options
+from lightning_saliency.attribution.method import Method, OptionCheck
+from lightning_saliency.attribution.methods import METHODS, MethodChoice, parse_methods
 from lightning_saliency.attribution.perturbation import ablation_cam, occlusion, score_cam
 from lightning_saliency.attribution.rectified import deconvnet, guided_backprop, guided_grad_cam
 
 __all__ = [
     "METHODS",
+    "ExplainedSamples",
+    "Explanation",
+    "Fuse",
+    "HeatmapStage",
     "Heatmaps",
+    "Layer",
     "Method",
-    "MethodOptions",
+    "MethodChoice",
     "Normalize",
+    "OptionCheck",
+    "Settings",
     "ablation_cam",
     "blank_reasons",
     "cam",
     "deconvnet",
     "eigen_cam",
+    "explain",
+    "explain_call",
     "fused",
     "fused_signed",
     "grad_cam",
@@ -55,8 +67,8 @@ __all__ = [
     "layer_cam",
     "make_heatmaps",
     "occlusion",
+    "parse_images",
     "parse_methods",
-    "parse_options",
     "saliency",
     "score_cam",
     "smooth_grad",

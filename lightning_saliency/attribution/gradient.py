@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution.cam import combined, given
-from lightning_saliency.evidence import Evidence, Passes
+from lightning_saliency.attribution.cam_family import required, weighted_sum
+from lightning_saliency.attribution.method import COUNT, INT, NOT_NEGATIVE, NUMBER, Method
+from lightning_saliency.evidence import Evidence, Need, Passes
 
 _TOLERANCE = 0.01
 """The completeness error of integrated gradients above which a warning says so."""
@@ -28,10 +29,10 @@ def saliency(evidence: Evidence) -> Tensor:
     Example:
         >>> g = torch.tensor([[[[1.0, -2.0]], [[-3.0, 0.0]]]])
         >>> none = torch.zeros(1)
-        >>> reduced(saliency(Evidence(none, none, none, input_grads=g)), "absolute")
+        >>> saliency(Evidence(none, none, none, input_grads=g)).abs().amax(1, keepdim=True)
         tensor([[[[3., 2.]]]])
     """
-    return given(evidence.input_grads)
+    return required(evidence.input_grads)
 
 
 def input_x_gradient(evidence: Evidence) -> Tensor:
@@ -46,7 +47,7 @@ def input_x_gradient(evidence: Evidence) -> Tensor:
         >>> input_x_gradient(Evidence(x, none, none, input_grads=g))
         tensor([[[[ 6., -1.]]]])
     """
-    return evidence.images * given(evidence.input_grads)
+    return evidence.images * required(evidence.input_grads)
 
 
 def smooth_grad(
@@ -86,7 +87,7 @@ def integrated_gradients(evidence: Evidence, passes: Passes, *, steps: int = 32,
     total = torch.zeros_like(difference)
     for node, weight in passes.steps(list(zip(nodes.tolist(), weights.tolist(), strict=True)), "integrated gradients"):
         at = passes.again(baseline + (node + 1) / 2 * difference, {"input_grads"})
-        total += weight / 2 * given(at.input_grads)
+        total += weight / 2 * required(at.input_grads)
     attribution = difference * total
     start = passes.again(torch.full_like(evidence.images, baseline), frozenset())
     rise = evidence.scores - start.scores
@@ -114,34 +115,46 @@ def smooth_grad_cam_plus_plus(
     options. All g of an image are divided by their largest first, so that no power underflows.
     """
     moments: list[Tensor] = []
-    A = given(evidence.activations)
-    top = given(evidence.activation_grads).abs().amax((1, 2, 3), keepdim=True)
+    A = required(evidence.activations)
+    top = required(evidence.activation_grads).abs().amax((1, 2, 3), keepdim=True)
     top = torch.where(top > 0, top, 1.0)
     for images in _noisy(evidence, passes, num_samples, noise, seed):
-        g = given(passes.again(images, {"activation_grads"}).activation_grads) / top
+        g = required(passes.again(images, {"activation_grads"}).activation_grads) / top
         terms = [g / num_samples, g.square() / num_samples, g**3 / num_samples]
         moments = [sum_ + term for sum_, term in zip(moments, terms, strict=True)] if moments else terms
     first, second, third = moments
     denominator = 2 * second + third * top * A.sum((2, 3), keepdim=True)
     alpha = torch.where(denominator == 0, 0.0, second / denominator)
-    return combined((alpha * first.relu()).sum((2, 3), keepdim=True) * top, A).relu()
+    return weighted_sum((alpha * first.relu()).sum((2, 3), keepdim=True) * top, A).relu()
 
 
-def reduced(attribution: Tensor, reduce: str) -> Tensor:
-    """One map of the channels' values: `(N, C, H, W)` -> `(N, 1, H, W)`."""
-    if reduce == "sum":
-        return attribution.sum(1, keepdim=True)
-    if reduce == "positive":
-        return attribution.relu().amax(1, keepdim=True)
-    if reduce == "absolute":
-        return attribution.abs().amax(1, keepdim=True)
-    return attribution.gather(1, attribution.abs().argmax(1, keepdim=True))
+_NOISE = {"num_samples": COUNT, "noise": NOT_NEGATIVE, "seed": INT}
+_INPUT: frozenset[Need] = frozenset({"input_grads"})
+_MAP: frozenset[Need] = frozenset({"activations", "activation_grads"})
+_NONE: frozenset[Need] = frozenset()
+ROWS = {
+    "saliency": Method(saliency, "Saliency", _INPUT, reduce="absolute"),
+    "input_x_gradient": Method(input_x_gradient, "Input × gradient", _INPUT, reduce="sum"),
+    "smooth_grad": Method(smooth_grad, "SmoothGrad", _NONE, reduce="absolute", further="noisy", checks=_NOISE),
+    "smooth_grad_cam_plus_plus": Method(
+        smooth_grad_cam_plus_plus, "Smooth Grad-CAM++", _MAP, further="noisy", checks=_NOISE
+    ),
+    "integrated_gradients": Method(
+        integrated_gradients,
+        "Integrated gradients",
+        _NONE,
+        reduce="sum",
+        further="path",
+        checks={"steps": COUNT, "baseline": NUMBER},
+    ),
+}
+"""Rows of the method table."""
 
 
 def _noisy_mean(evidence: Evidence, passes: Passes, num_samples: int, noise: float, seed: int) -> Tensor:
     total = torch.zeros_like(evidence.images)
     for images in _noisy(evidence, passes, num_samples, noise, seed):
-        total += given(passes.again(images, {"input_grads"}).input_grads)
+        total += required(passes.again(images, {"input_grads"}).input_grads)
     return total / num_samples
 
 

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_saliency.attribution.cam import combined, given
-from lightning_saliency.evidence import Evidence, Passes
+from lightning_saliency.attribution.cam_family import required, weighted_sum
+from lightning_saliency.attribution.method import NUMBER, OPTIONAL_COUNT, Method
+from lightning_saliency.evidence import Evidence, Need, Passes
 
 
 def score_cam(evidence: Evidence, passes: Passes) -> Tensor:
@@ -26,7 +27,7 @@ def score_cam(evidence: Evidence, passes: Passes) -> Tensor:
         evidence: Of the shared pass.
         passes: For one forward a channel and image.
     """
-    A = given(evidence.activations)
+    A = required(evidence.activations)
     masks = F.interpolate(A, evidence.images.shape[2:], mode="bilinear", align_corners=False)
     masks = masks - masks.amin((2, 3), keepdim=True)
     top = masks.amax((2, 3), keepdim=True)
@@ -39,7 +40,7 @@ def score_cam(evidence: Evidence, passes: Passes) -> Tensor:
 
     scores = _over_channels(passes, A, masked_scores, "score_cam").masked_fill(~marks, -torch.inf)
     weights = scores.softmax(1).nan_to_num(0.0)  # S(0) is the same for all channels: the softmax does not see it
-    return combined(weights[:, :, None, None], A).relu()
+    return weighted_sum(weights[:, :, None, None], A).relu()
 
 
 def ablation_cam(evidence: Evidence, passes: Passes) -> Tensor:
@@ -52,7 +53,7 @@ def ablation_cam(evidence: Evidence, passes: Passes) -> Tensor:
         evidence: Of the shared pass.
         passes: For one forward a channel and image.
     """
-    A = given(evidence.activations)
+    A = required(evidence.activations)
 
     def ablated_scores(row: int, channels: slice) -> Tensor:
         numbers = torch.arange(A.shape[1], device=A.device)[channels]
@@ -63,7 +64,7 @@ def ablation_cam(evidence: Evidence, passes: Passes) -> Tensor:
     scores = _over_channels(passes, A, ablated_scores, "ablation_cam")
     whole = evidence.scores[:, None]
     weights = torch.where(whole == 0, 0.0, (whole - scores) / whole.abs())
-    return combined(weights[:, :, None, None], A).relu()
+    return weighted_sum(weights[:, :, None, None], A).relu()
 
 
 def occlusion(
@@ -106,6 +107,16 @@ def occlusion(
         for drop, (top, left) in zip(evidence.scores[row] - passes.scores(covered, row), chunk, strict=True):
             drops[row, top : top + size, left : left + size] += drop
     return (drops / covers.clamp(min=1))[:, None]
+
+
+_LAYER: frozenset[Need] = frozenset({"activations"})
+_SQUARE = {"size": OPTIONAL_COUNT, "stride": OPTIONAL_COUNT, "fill": NUMBER}
+ROWS = {
+    "score_cam": Method(score_cam, "Score-CAM", _LAYER, further="perturbed"),
+    "ablation_cam": Method(ablation_cam, "Ablation-CAM", _LAYER, further="perturbed"),
+    "occlusion": Method(occlusion, "Occlusion", frozenset(), further="perturbed", checks=_SQUARE),
+}
+"""Rows of the method table."""
 
 
 def _over_channels(passes: Passes, A: Tensor, scores: Callable[[int, slice], Tensor], what: str) -> Tensor:

@@ -9,8 +9,12 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_saliency.attribution.cam import grad_cam
-from lightning_saliency.evidence import Evidence, Passes
+from lightning_saliency.attribution.cam_family import grad_cam
+from lightning_saliency.attribution.method import Method
+from lightning_saliency.evidence import Evidence, Need, Passes
+
+_MAP: frozenset[Need] = frozenset({"activations", "activation_grads"})
+_NONE: frozenset[Need] = frozenset()
 
 
 def guided_backprop(evidence: Evidence, passes: Passes) -> Tensor:
@@ -47,3 +51,11 @@ def guided_grad_cam(evidence: Evidence, passes: Passes) -> Tensor:
     """
     guided = guided_backprop(evidence, passes)
     return guided * F.interpolate(grad_cam(evidence), guided.shape[2:], mode="bilinear", align_corners=False)
+
+
+ROWS = {
+    "guided_backprop": Method(guided_backprop, "Guided backprop", _NONE, reduce="absolute", further="rectified"),
+    "deconvnet": Method(deconvnet, "Deconvnet", _NONE, reduce="absolute", further="rectified"),
+    "guided_grad_cam": Method(guided_grad_cam, "Guided Grad-CAM", _MAP, reduce="absolute", further="rectified"),
+}
+"""Rows of the method table."""

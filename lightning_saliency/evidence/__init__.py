@@ -1,44 +1,58 @@
-"""What a pass over the model shows, without leaving a trace on it.
+"""A model run once, without a trace: the only room with hooks, modes, autograd, random states and autocast."""
 
-The only room with hooks, modes, autograd, random states and autocast.
-"""
-
+from lightning_saliency.evidence.class_weights import POOLINGS, find_class_weights
+from lightning_saliency.evidence.forward import Forward, ForwardContext, as_forward
 from lightning_saliency.evidence.head import find_head, own_parameters, replaced_parameters
+from lightning_saliency.evidence.isolation import undisturbed
+from lightning_saliency.evidence.outputs import find_logits
 from lightning_saliency.evidence.passes import (
     Evidence,
     Need,
     Passes,
     collect,
-    collect_layers,
     forward_logits,
     forward_logits_in_chunks,
 )
 from lightning_saliency.evidence.rectify import Rectifier
-from lightning_saliency.evidence.state import (
-    ForwardContext,
-    as_model_input,
-    bare_module,
-    in_fastest_layout,
-    undisturbed,
+from lightning_saliency.evidence.target_layer import TargetLayer, find_target_layer, name_layer
+from lightning_saliency.evidence.targets import (
+    ParsedTarget,
+    Target,
+    TargetChoice,
+    Task,
+    check_classes,
+    class_probabilities,
+    predicted_classes,
+    select_scores,
 )
-from lightning_saliency.evidence.trace import find_target_layer
 
 __all__ = [
+    "POOLINGS",
     "Evidence",
+    "Forward",
     "ForwardContext",
     "Need",
+    "ParsedTarget",
     "Passes",
     "Rectifier",
-    "as_model_input",
-    "bare_module",
+    "Target",
+    "TargetChoice",
+    "TargetLayer",
+    "Task",
+    "as_forward",
+    "check_classes",
+    "class_probabilities",
     "collect",
-    "collect_layers",
+    "find_class_weights",
     "find_head",
+    "find_logits",
     "find_target_layer",
     "forward_logits",
     "forward_logits_in_chunks",
-    "in_fastest_layout",
+    "name_layer",
     "own_parameters",
+    "predicted_classes",
     "replaced_parameters",
+    "select_scores",
     "undisturbed",
 ]

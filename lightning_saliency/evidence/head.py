@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,21 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from lightning_saliency.evidence.state import ForwardContext, as_model_input, bare_module, undisturbed
-from lightning_saliency.evidence.trace import graph_everywhere
-from lightning_saliency.targets import find_logits
+from lightning_saliency.data import Call
+from lightning_saliency.evidence.forward import Forward, as_forward
+from lightning_saliency.evidence.isolation import graph_everywhere, undisturbed
 
 _PARAMETRIZATIONS = ".parametrizations."
 """What stands in the name of a parameter from which `torch.nn.utils.parametrize` makes the module's own."""
 
 
-def find_head(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    output_fn: Callable[[Any], Tensor] | None = None,
-    forward_context: ForwardContext = nullcontext,
-) -> str:
+def find_head(model: nn.Module | Forward, images: Tensor | Call) -> str:
     """Find the layer that makes the logits, from a run of the first image: the one whose weight they meet last.
 
     A weight is a floating-point parameter of two dimensions or more that the logits depend on. What a model calls
@@ -34,10 +28,8 @@ def find_head(
     head under `no_grad`), and leaves the model as it was.
 
     Args:
-        model: Any model of images that returns logits.
-        images: `(N, C, H, W)`.
-        output_fn: Takes the logits out of what the model returns.
-        forward_context: Makes the context for the forward, for instance autocast.
+        model: Any model of images that returns logits, or how it is run.
+        images: `(N, C, H, W)`, or what the model is called with.
 
     Returns:
         Its dotted name in `model.named_modules()`; empty where the weight is the model's own.
@@ -50,7 +42,9 @@ def find_head(
         >>> find_head(model, torch.randn(1, 3, 8, 8))
         '4'
     """
-    model = bare_module(model)
+    forward = as_forward(model)
+    call = (forward.on_device(images) if isinstance(images, Call) else forward.call_of(images))[:1]
+    model = forward.model
     owners: dict[Any, str] = {}
     with undisturbed(model), ExitStack() as stack:
         for name, module in model.named_modules():
@@ -60,9 +54,8 @@ def find_head(
             stack.enter_context(replaced_parameters(module, stand_ins))
         # a model may run its head under `no_grad`; it is tried last, for scripted modules have no hooks
         for graph in (torch.enable_grad, partial(graph_everywhere, model)):
-            with graph(), forward_context():
-                image = as_model_input(model, images[:1]).detach().clone()
-                weight = _last_met(find_logits(model(image), 1, output_fn), owners)
+            with graph():
+                weight = _last_met(forward(call), owners)
             if weight is not None:
                 return f".{owners[weight]}.".partition(_PARAMETRIZATIONS)[0].strip(".")
     raise ValueError(

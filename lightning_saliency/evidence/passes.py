@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterable, Sequence, Set
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from lightning_saliency.evidence.logits import Unsoftened
+from lightning_saliency.data import Call
+from lightning_saliency.evidence.class_weights import find_class_weights
+from lightning_saliency.evidence.forward import Forward
+from lightning_saliency.evidence.isolation import graph_everywhere
 from lightning_saliency.evidence.rectify import Rectifier, rectify
-from lightning_saliency.evidence.state import ForwardContext, as_model_input
 from lightning_saliency.evidence.tap import Tap
-from lightning_saliency.evidence.trace import graph_everywhere
-from lightning_saliency.layers import TargetLayer, find_class_weights
-from lightning_saliency.targets import ParsedTarget, check_classes, select_scores
+from lightning_saliency.evidence.target_layer import TargetLayer
+from lightning_saliency.evidence.targets import ParsedTarget, check_classes, select_scores
 
 Need: TypeAlias = Literal["activations", "activation_grads", "input_grads", "class_weights"]
 """What a method reads."""
@@ -64,46 +65,14 @@ class Evidence:
 
 
 def collect(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    target: ParsedTarget,
-    needs: Set[Need],
-    layer: TargetLayer | None = None,
-    rectifier: Rectifier | None = None,
-    output_fn: Callable[[Any], Tensor] | None = None,
-    forward_context: ForwardContext = nullcontext,
-    memory_format: torch.memory_format = torch.preserve_format,
-    is_further: bool = False,
-) -> Evidence:
-    """`collect_layers` of one layer, or of none."""
-    layers = [] if layer is None else [layer]
-    found = collect_layers(
-        model,
-        images,
-        target=target,
-        needs=needs,
-        layers=layers,
-        rectifier=rectifier,
-        output_fn=output_fn,
-        forward_context=forward_context,
-        memory_format=memory_format,
-        is_further=is_further,
-    )
-    return found[0]
-
-
-def collect_layers(
-    model: nn.Module,
+    forward: Forward,
+    call: Call,
     images: Tensor,
     *,
     target: ParsedTarget,
     needs: Set[Need],
     layers: Sequence[TargetLayer] = (),
     rectifier: Rectifier | None = None,
-    output_fn: Callable[[Any], Tensor] | None = None,
-    forward_context: ForwardContext = nullcontext,
-    memory_format: torch.memory_format = torch.preserve_format,
     is_further: bool = False,
 ) -> list[Evidence]:
     """Run the model once, forward and, if a method needs a gradient, backward; to be called inside `undisturbed`.
@@ -112,15 +81,13 @@ def collect_layers(
     layer: what comes before it runs without one. A model that ends in a softmax is explained by what went into it.
 
     Args:
-        model: Any module that returns logits.
-        images: `(N, C, H, W)`.
-        target: What `parse_target` returned for these images.
+        forward: How the model is run.
+        call: What it is called with.
+        images: `(N, C, H, W)` floating point, in the place of the call's.
+        target: What `Target.resolve` returned for these images.
         needs: What the methods read.
         layers: The target layers; not needed for the input's gradient alone.
         rectifier: Another rule than the gradient's for the backward through ReLUs.
-        output_fn: Takes the logits out of what the model returns.
-        forward_context: Makes the context for the forward, for instance autocast.
-        memory_format: How the images are laid out for the model.
         is_further: Whether a pass has already warned of what there is to warn of.
 
     Returns:
@@ -140,12 +107,10 @@ def collect_layers(
         leaf = (images.clone() if images.is_inference() else images.detach()).requires_grad_(wants_input)
         taps = [Tap(layer, starts_graph=wants_map and not wants_input) for layer in layers]
         with ExitStack() as stack:
-            stack.enter_context(graph_everywhere(model) if everywhere else torch.set_grad_enabled(wants_input))
-            stack.enter_context(forward_context())
+            stack.enter_context(graph_everywhere(forward.model) if everywhere else torch.set_grad_enabled(wants_input))
             for tap in taps:
                 stack.enter_context(tap)
-            unsoftened = Unsoftened(len(images), output_fn, warns=not is_further)
-            logits = unsoftened.run(model, leaf.clone(memory_format=memory_format))
+            logits = forward(call, leaf, warns=not is_further)
         activations = [tap.read() for tap in taps]
         check_classes(target, logits)
         with torch.set_grad_enabled(wants_input or wants_map):
@@ -174,7 +139,7 @@ def collect_layers(
             return shared
         class_weights = all_weights = pooled = None
         if "class_weights" in needs:
-            weight, pooled = find_class_weights(model, activations[layer].detach(), logits.detach())
+            weight, pooled = find_class_weights(forward.model, activations[layer].detach(), logits.detach())
             all_weights = torch.cat([-weight, weight]) if len(weight) == 1 else weight
             class_weights = all_weights[classes] if classes is not None else _mixture(logits, target) @ weight
         return replace(
@@ -194,26 +159,20 @@ class Passes:
     """Further passes for the classes that one pass has explained: for the methods that need more than that one.
 
     Attributes:
-        model: The model.
+        forward: How the model is run.
+        call: What it was called with.
         target: The explained class of each image, `(N,)`, or a callable.
-        num_images: N.
         layer: The target layer, where a method reads it.
-        output_fn: Takes the logits out of what the model returns.
-        forward_context: Makes the context for the forward.
-        memory_format: How the images are laid out for the model.
         batch_size: At most so many images in a forward of `scores`.
         progress: Whether a bar shows how far the passes are, where they take more than a few seconds.
         notes: What a method says of its map, one number an image.
-        shared: What methods that read the same images have found together.
+        shared: What methods that read the same images have computed together.
     """
 
-    model: nn.Module
+    forward: Forward
+    call: Call
     target: ParsedTarget
-    num_images: int
     layer: TargetLayer | None = None
-    output_fn: Callable[[Any], Tensor] | None = None
-    forward_context: ForwardContext = nullcontext
-    memory_format: torch.memory_format = torch.preserve_format
     batch_size: int = 32
     progress: bool = False
     notes: dict[str, Tensor] = field(default_factory=dict)
@@ -234,18 +193,17 @@ class Passes:
 
     def again(self, images: Tensor, needs: Set[Need], rectifier: Rectifier | None = None) -> Evidence:
         """Another pass over as many images, `(N, C, H, W)`, each for the class of its place."""
+        layers = [self.layer] if self.layer is not None and not needs <= {"input_grads"} else []
         return collect(
-            self.model,
-            as_model_input(self.model, images),
+            self.forward,
+            self.call,
+            images,
             target=self.target,
             needs=needs,
-            layer=None if needs <= {"input_grads"} else self.layer,
+            layers=layers,
             rectifier=rectifier,
-            output_fn=self.output_fn,
-            forward_context=self.forward_context,
-            memory_format=self.memory_format,
             is_further=True,
-        )
+        )[0]
 
     def scores(self, images: Tensor, row: int, activations: Tensor | None = None) -> Tensor:
         """The scores `(n,)` of other images `(n, C, H, W)` for the class of one image, by forward passes alone.
@@ -258,69 +216,44 @@ class Passes:
         with ExitStack() as stack:
             if activations is not None and self.layer is not None:
                 stack.enter_context(Tap(self.layer, starts_graph=False, replacement=activations))
-            logits = forward_logits(
-                self.model,
-                images,
-                output_fn=self.output_fn,
-                forward_context=self.forward_context,
-                memory_format=self.memory_format,
-            )
+            logits = forward_logits(self.forward, self.call[[row] * len(images)], images)
         if isinstance(self.target, Tensor):
             return select_scores(logits, self.target[row].expand(len(images)))[0]
         # a callable may give each place in the batch another score: each copy is shown to it in the image's own place
-        alone = [one.expand(self.num_images, -1) for one in logits]
+        alone = [copy.expand(len(self.call), -1) for copy in logits]
         return torch.stack([select_scores(batch, self.target)[0][row] for batch in alone])
 
 
-def forward_logits(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    output_fn: Callable[[Any], Tensor] | None = None,
-    forward_context: ForwardContext = nullcontext,
-    memory_format: torch.memory_format = torch.preserve_format,
-) -> Tensor:
-    """The logits `(N, K)` of further images, by a forward without a graph; to be called inside `undisturbed`.
+def forward_logits(forward: Forward, call: Call, images: Tensor) -> Tensor:
+    """Return the logits `(N, K)` of other images in a call, at least float32; to be called inside `undisturbed`.
+
+    It is a forward without a graph.
 
     Args:
-        model: Any module that returns logits, or what a softmax makes of them.
-        images: `(N, C, H, W)`, on any device and in any precision; what the model writes on is a copy.
-        output_fn: Takes the logits out of what the model returns.
-        forward_context: Makes the context for the forward, for instance autocast.
-        memory_format: How the images are laid out for the model.
-
-    Returns:
-        The logits, at least float32.
+        forward: How the model is run.
+        call: What it is called with.
+        images: `(N, C, H, W)`, in the place of the call's.
     """
-    with torch.no_grad(), forward_context():
-        copies = as_model_input(model, images).clone(memory_format=memory_format)
-        return _widen(Unsoftened(len(copies), output_fn, warns=False).run(model, copies))
+    with torch.no_grad():
+        return _widen(forward(call, images.to(call.leaf.device)))
 
 
 def forward_logits_in_chunks(
-    model: nn.Module,
-    images: Iterable[Tensor],
-    *,
-    batch_size: int,
-    output_fn: Callable[[Any], Tensor] | None = None,
-    forward_context: ForwardContext = nullcontext,
+    forward: Forward, call: Call, images: Iterable[tuple[int, Tensor]], *, batch_size: int
 ) -> Tensor:
-    """`forward_logits` of any number of images, which are made as they are needed.
+    """Return the logits `(n, K)` of any number of changed images, which are made as they are needed.
 
     Args:
-        model: As for `forward_logits`.
-        images: n times `(C, H, W)`.
+        forward: How the model is run.
+        call: What it is called with.
+        images: n pairs: which of the call's samples it is a changed copy of, and the image `(C, H, W)`.
         batch_size: How many go through the model at a time: n / batch_size forwards, rounded up.
-        output_fn: As for `forward_logits`.
-        forward_context: As for `forward_logits`.
-
-    Returns:
-        The logits `(n, K)`, at least float32.
     """
-    images, found = iter(images), []
+    images, logits = iter(images), []
     while chunk := list(islice(images, batch_size)):
-        found.append(forward_logits(model, torch.stack(chunk), output_fn=output_fn, forward_context=forward_context))
-    return torch.cat(found)
+        rows = [row for row, _ in chunk]
+        logits.append(forward_logits(forward, call[rows], torch.stack([image for _, image in chunk])))
+    return torch.cat(logits)
 
 
 def _gradients(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lightning_saliency.layers import TargetLayer, is_activation
+from lightning_saliency.evidence.target_layer import TargetLayer, is_activation
 
 
 class Tap:

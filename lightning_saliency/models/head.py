@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from lightning_saliency.evidence import as_model_input, find_target_layer, undisturbed
-from lightning_saliency.layers import POOLINGS
-from lightning_saliency.sources import check_torchvision_name, torchvision_model
-from lightning_saliency.targets import find_logits
+from lightning_saliency.evidence import POOLINGS, Forward, find_logits, find_target_layer, undisturbed
+from lightning_saliency.models.sources import check_torchvision_name, torchvision_model
 
 Pooling: TypeAlias = Literal["avg", "max", "lse"]
 """Global average pooling, global maximum pooling, or log-sum-exp between the two."""
@@ -177,7 +175,7 @@ def gap_model(
         raise TypeError(f"Expected `backbone` to be a name or a module, got {type(backbone).__name__}.")
     image = torch.zeros(1, in_channels, image_size, image_size)
     size = None if resolution is None else (resolution, resolution)
-    layer = find_target_layer(module, image, size=size, can_be_cut=True, output_fn=_logits_or_features)
+    layer = find_target_layer(Forward(module, _logits_or_features), image, size=size, can_be_cut=True)
     try:
         cut = create_feature_extractor(module, return_nodes={layer.name: "features"}, suppress_diff_warning=True)
     except Exception as error:
@@ -186,7 +184,7 @@ def gap_model(
             "Cut it yourself, and put a `GAPHead` behind it."
         ) from error
     with undisturbed(cut):
-        depth = cut(as_model_input(cut, image))["features"].shape[1]
+        depth = cut(Forward(cut).call_of(image).images)["features"].shape[1]
     activation: list[nn.Module] = [nn.ReLU()] if layer.activated else []
     convolution: list[nn.Module] = []
     if hidden is not None:

@@ -3,64 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from typing import Any, TypeAlias, TypeVar
-from weakref import WeakSet
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.jit import ScriptModule
-
-ForwardContext: TypeAlias = Callable[[], AbstractContextManager[Any]]
-"""Makes the context in which the model's forward runs, for instance autocast."""
-
-
-def bare_module(model: nn.Module) -> nn.Module:
-    """The module inside a compiled one, whose layers have their own names."""
-    return getattr(model, "_orig_mod", model)
-
-
-def as_model_input(model: nn.Module, images: Tensor) -> Tensor:
-    """The images on the device and in the precision of the model's first floating-point parameter."""
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            return images.to(parameter)
-    return images
-
-
-_SMALL = 3 * 224 * 224
-"""Of the images that go through a model together, in pixels: of fewer, a ResNet is slower channels last."""
-
-_NEEDS_ORDER: WeakSet[nn.Module] = WeakSet()
-"""Models that have failed on images that were laid out channels last, as by a `view` of what a convolution returns."""
-
-T = TypeVar("T")
-
-
-def in_fastest_layout(model: nn.Module, inputs: Tensor, at_once: int, run: Callable[[torch.memory_format], T]) -> T:
-    """Run something with the images laid out as it is fastest: channels last on a CPU, where that can be.
-
-    Most convolutions are faster by it, by a tenth to a half, if they have much to do: their weights are laid out anew
-    each time. The results differ by rounding alone. A model that fails is run again on images laid out as they are, and
-    remembered if that helps.
-
-    Args:
-        model: The model.
-        inputs: `(N, C, H, W)`, on its device and in its precision.
-        at_once: How many such images go through it together, at the most.
-        run: Of the layout; may run twice, and is to leave no trace.
-    """
-    is_fast = inputs.device.type == "cpu" and inputs.dtype in (torch.float32, torch.bfloat16)
-    if is_fast and at_once * inputs.shape[2:].numel() >= _SMALL and model not in _NEEDS_ORDER:
-        with suppress(RuntimeError):  # a fault of the model's own shows again, below
-            return run(torch.channels_last)
-        found = run(torch.preserve_format)
-        _NEEDS_ORDER.add(model)
-        return found
-    return run(torch.preserve_format)
 
 
 @contextmanager
@@ -106,6 +57,19 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             for module, flag in flags:
                 if module.training != flag:
                     module.training = flag
+
+
+@contextmanager
+def graph_everywhere(model: nn.Module) -> Iterator[None]:
+    """Build a graph in every module, also in those that the model runs under `no_grad`."""
+
+    def enable(module: nn.Module, args: Any) -> None:
+        torch.set_grad_enabled(True)
+
+    with ExitStack() as stack, torch.enable_grad():
+        for module in model.modules():
+            stack.callback(module.register_forward_pre_hook(enable).remove)
+        yield
 
 
 @contextmanager

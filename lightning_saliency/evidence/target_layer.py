@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from lightning_saliency.data import Call
+from lightning_saliency.evidence.forward import Forward, as_forward
+from lightning_saliency.evidence.isolation import graph_everywhere, undisturbed
 
 _ACTIVATIONS = frozenset(
     name + suffix
@@ -25,28 +28,6 @@ _ACTIVATIONS = frozenset(
 
 _ACTIVATED = ":activated"
 """Behind a layer's name: read it after the activation function that follows it."""
-
-_LSE_SHARPNESS = 5.0
-"""r of the log-sum-exp pooling: towards 0 it is the average, towards infinity the maximum."""
-
-
-def _log_mean_exp(features: Tensor) -> Tensor:
-    total = (_LSE_SHARPNESS * features).flatten(2).logsumexp(2)
-    return (total - math.log(features.shape[2:].numel())) / _LSE_SHARPNESS
-
-
-POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    "avg": lambda features: features.mean((2, 3)),
-    "max": lambda features: features.amax((2, 3)),
-    "lse": _log_mean_exp,
-}
-"""The global poolings of a head whose linear layer weighs the maps of the classes: `(N, D, h, w)` -> `(N, D)`."""
-
-# How far logits may lie from W·mean(A) + b, relative to the root of the sum of the squared terms.
-_HEAD_TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
-
-_CHECKED_CLASSES = 50
-"""Of more logits than these, evenly spread ones are compared: the check reads their weights several times."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +74,29 @@ def is_activation(function: Callable[..., Any]) -> bool:
     return getattr(function, "__name__", "") in _ACTIVATIONS
 
 
+class Trace(TorchFunctionMode):
+    """Records the calls of all modules, and which outputs an activation function was applied to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[LayerCall] = []
+
+    def hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def record(module: nn.Module, _: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and name:
+                self.calls.append(LayerCall(name, module, output, output.grad_fn))
+
+        return record
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if is_activation(func) and args:
+            for call in self.calls:
+                call.activated |= call.output is args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def name_layer(model: nn.Module, layer: str | nn.Module, *, argument: str = "layer") -> TargetLayer:
     """Look a layer up by its dotted name, or find the name of a module.
 
@@ -132,6 +136,49 @@ def name_layer(model: nn.Module, layer: str | nn.Module, *, argument: str = "lay
             f"Nearest: {', '.join(near)}."
         )
     return TargetLayer(layer, modules[layer], activated)
+
+
+def find_target_layer(
+    model: nn.Module | Forward,
+    images: Tensor | Call,
+    *,
+    size: tuple[int, int] | None = None,
+    can_be_cut: bool = False,
+) -> TargetLayer:
+    """Find the layer that the papers would choose, from a run of the first image.
+
+    See `last_convolutional_map` for the rule. It leaves the model as it was.
+
+    Args:
+        model: Any model of images that returns logits, or how it is run.
+        images: `(N, C, H, W)`, or what the model is called with.
+        size: (h, w) that the map is to have, for an earlier layer than the last; None for any.
+        can_be_cut: Only a map that everything passes through on its way to the logits.
+
+    Returns:
+        The layer, which `explain` takes as `layer`.
+
+    Raises:
+        ValueError: The model has no such layer.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 5))
+        >>> find_target_layer(model, torch.randn(1, 3, 8, 8)).name
+        '1'
+    """
+    forward = as_forward(model)
+    call = (forward.on_device(images) if isinstance(images, Call) else forward.call_of(images))[:1]
+    with undisturbed(forward.model):
+        trace = Trace()
+        leaf = forward.floating_point_images(call).detach().clone().requires_grad_()
+        with ExitStack() as stack:
+            for name, module in forward.model.named_modules():
+                stack.callback(module.register_forward_hook(trace.hook(name)).remove)
+            stack.enter_context(graph_everywhere(forward.model))
+            stack.enter_context(trace)
+            image = leaf.clone()
+            logits = forward(call, image)
+        return last_convolutional_map(trace.calls, logits, size, image.grad_fn if can_be_cut else None)
 
 
 def last_convolutional_map(
@@ -192,60 +239,6 @@ def last_convolutional_map(
         "Name the layer (`layer=...`) whose output is such a map; for the saliency of the input's pixels alone no "
         "layer is needed (`methods=['saliency']`)."
     )
-
-
-def find_class_weights(model: nn.Module, activations: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the linear layer W of a head that is global average pooling, then linear; checked on numbers.
-
-    Whatever the classes are called, the head is such a one if logits = W·mean(A) + b on the actual batch; of more than
-    fifty logits, evenly spread ones are compared. Where a model rectifies the map in place after the layer
-    (DenseNet), this holds for ReLU(A); that is tried too. So are the other poolings that a `GAPHead` can have.
-
-    Args:
-        model: The model in which the linear layer (or 1×1 convolution) is looked for.
-        activations: A, `(N, D, h, w)`.
-        logits: `(N, K)` in the precision in which the model made them.
-
-    Returns:
-        W `(K, D)`, and the map for which the identity holds: A or ReLU(A).
-
-    Raises:
-        ValueError: The identity holds for no layer of the model.
-    """
-    dtype = max(activations.dtype, logits.dtype, key=lambda dtype: torch.finfo(dtype).eps)
-    work = torch.promote_types(torch.promote_types(activations.dtype, logits.dtype), torch.float32)
-    activations, logits = activations.to(work), logits.to(work)
-    finite = logits.isfinite().all(1)
-    count = logits.shape[1]
-    some: slice | Tensor = slice(None)
-    if count > _CHECKED_CLASSES:
-        some = torch.linspace(0, count - 1, _CHECKED_CLASSES, dtype=torch.float64).round().long().to(logits.device)
-    checked = logits[finite][:, some]
-    for every_weight, every_bias in _linear_layers(model, count, activations.shape[1]):
-        weight, bias = every_weight[some].to(work), every_bias[some].to(work)
-        for pool, rectified in product(POOLINGS.values(), (False, True)):
-            features = activations.relu() if rectified else activations
-            pooled = pool(features)[finite]
-            error = (pooled @ weight.T + bias - checked).abs()
-            scale = (pooled.square() @ weight.square().T + bias.square()).sqrt()
-            if (error <= _HEAD_TOLERANCE[dtype] * scale).all():
-                return every_weight.to(work), features
-    raise ValueError(
-        "The method `cam` needs a model whose head is global average pooling, then one linear layer, so that "
-        "logits = W·mean(A) + b. On this batch that holds for no layer of the model: make it such a one "
-        "and train it (`lightning_saliency.gap_model`, or `GAPHead` as its last layer), name the map that is pooled "
-        "(`layer=...`), or use `grad_cam`, which equals `cam` on such models up to a factor and works on any."
-    )
-
-
-def _linear_layers(model: nn.Module, num_classes: int, depth: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Weight and bias of each layer that maps `depth` features to the classes; the last layers first."""
-    for module in reversed(list(model.modules())):
-        weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor) and weight.shape in ((num_classes, depth), (num_classes, depth, 1, 1)):
-            bias = getattr(module, "bias", None)
-            flat = weight.detach().reshape(num_classes, depth)
-            yield flat, bias.detach() if isinstance(bias, Tensor) else flat.new_zeros(num_classes)
 
 
 def _ancestors(nodes: Iterable[Any], stop: Callable[[Any], bool] = lambda _: False) -> Collection[Any]:

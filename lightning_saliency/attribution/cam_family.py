@@ -10,7 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_saliency.evidence import Evidence
+from lightning_saliency.attribution.method import BOOL, Method
+from lightning_saliency.evidence import Evidence, Need
+
+_LAYER: frozenset[Need] = frozenset({"activations"})
+_GRADIENT: frozenset[Need] = frozenset({"activations", "activation_grads"})
+_PRINCIPAL = {"principal": BOOL}
 
 
 def cam(evidence: Evidence) -> Tensor:
@@ -26,7 +31,7 @@ def cam(evidence: Evidence) -> Tensor:
         >>> cam(Evidence(none, none, none, class_weights=torch.tensor([[3.0, -1.0]]), pooled_activations=A))
         tensor([[[[ 3., -2.]]]])
     """
-    return combined(given(evidence.class_weights)[:, :, None, None], given(evidence.pooled_activations))
+    return weighted_sum(required(evidence.class_weights)[:, :, None, None], required(evidence.pooled_activations))
 
 
 def grad_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
@@ -41,8 +46,8 @@ def grad_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
         >>> grad_cam(Evidence(none, none, none, activations=A, activation_grads=g))
         tensor([[[[3., 0.]]]])
     """
-    g, A = given(evidence.activation_grads), given(evidence.activations)
-    return combined(g.mean((2, 3), keepdim=True), A, principal).relu()
+    g, A = required(evidence.activation_grads), required(evidence.activations)
+    return weighted_sum(g.mean((2, 3), keepdim=True), A, principal).relu()
 
 
 def grad_cam_plus_plus(evidence: Evidence, *, principal: bool = False) -> Tensor:
@@ -60,10 +65,10 @@ def grad_cam_plus_plus(evidence: Evidence, *, principal: bool = False) -> Tensor
         >>> grad_cam_plus_plus(Evidence(none, none, none, activations=A, activation_grads=g))  # w = 0.5 / (2 + 0.5·4)
         tensor([[[[0.1250, 0.3750]]]])
     """
-    g, A = given(evidence.activation_grads), given(evidence.activations)
+    g, A = required(evidence.activation_grads), required(evidence.activations)
     denominator = 2 + g * A.sum((2, 3), keepdim=True)
     alpha_relu = torch.where(denominator == 0, 0.0, g.relu() / denominator)
-    return combined(alpha_relu.sum((2, 3), keepdim=True), A, principal).relu()
+    return weighted_sum(alpha_relu.sum((2, 3), keepdim=True), A, principal).relu()
 
 
 def hires_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
@@ -78,7 +83,7 @@ def hires_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
         >>> hires_cam(Evidence(none, none, none, activations=A, activation_grads=g))
         tensor([[[[3., 0.]]]])
     """
-    return combined(given(evidence.activation_grads), given(evidence.activations), principal).relu()
+    return weighted_sum(required(evidence.activation_grads), required(evidence.activations), principal).relu()
 
 
 def layer_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
@@ -93,7 +98,7 @@ def layer_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
         >>> layer_cam(Evidence(none, none, none, activations=A, activation_grads=g))
         tensor([[[[3., 0.]]]])
     """
-    return combined(given(evidence.activation_grads).relu(), given(evidence.activations), principal).relu()
+    return weighted_sum(required(evidence.activation_grads).relu(), required(evidence.activations), principal).relu()
 
 
 def xgrad_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
@@ -108,10 +113,10 @@ def xgrad_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
         >>> xgrad_cam(Evidence(none, none, none, activations=A, activation_grads=g))  # α = (2 + 18) / 4
         tensor([[[[ 5., 15.]]]])
     """
-    g, A = given(evidence.activation_grads), given(evidence.activations)
+    g, A = required(evidence.activation_grads), required(evidence.activations)
     total = A.sum((2, 3), keepdim=True)
     weights = torch.where(total == 0, 0.0, (g * A).sum((2, 3), keepdim=True) / total)
-    return combined(weights, A, principal).relu()
+    return weighted_sum(weights, A, principal).relu()
 
 
 def eigen_cam(evidence: Evidence) -> Tensor:
@@ -126,11 +131,11 @@ def eigen_cam(evidence: Evidence) -> Tensor:
         >>> eigen_cam(Evidence(none, none, none, activations=A))
         tensor([[[[5., 0.]]]])
     """
-    return _first_component(given(evidence.activations))
+    return _first_component(required(evidence.activations))
 
 
-def combined(weights: Tensor, activations: Tensor, principal: bool = False) -> Tensor:
-    """Σ_k w_k A_k, or the first principal component of the terms: `(N, D, 1, 1)` or of A's shape -> `(N, 1, h, w)`."""
+def weighted_sum(weights: Tensor, activations: Tensor, principal: bool = False) -> Tensor:
+    """Return Σ_k w_k A_k, or the first principal component of the terms: `(N, D, 1, 1)` or of A's shape -> `(N, 1, h, w)`."""
     if principal:
         terms = weights * activations
         return _first_component(terms, like=terms.sum(1, keepdim=True))
@@ -139,11 +144,23 @@ def combined(weights: Tensor, activations: Tensor, principal: bool = False) -> T
     return torch.einsum("nd,ndhw->nhw", weights[:, :, 0, 0], activations)[:, None]
 
 
-def given(tensor: Tensor | None) -> Tensor:
-    """What a method's row asks for is there."""
+def required(tensor: Tensor | None) -> Tensor:
+    """Return what a method's row asks for, which is there."""
     if tensor is None:
         raise ValueError("The evidence lacks what this method reads: collect it with the `needs` of the method's row.")
     return tensor
+
+
+ROWS = {
+    "cam": Method(cam, "CAM", frozenset({"activations", "class_weights"})),
+    "grad_cam": Method(grad_cam, "Grad-CAM", _GRADIENT, checks=_PRINCIPAL),
+    "grad_cam_plus_plus": Method(grad_cam_plus_plus, "Grad-CAM++", _GRADIENT, checks=_PRINCIPAL),
+    "hires_cam": Method(hires_cam, "HiResCAM", _GRADIENT, checks=_PRINCIPAL),
+    "layer_cam": Method(layer_cam, "LayerCAM", _GRADIENT, checks=_PRINCIPAL),
+    "xgrad_cam": Method(xgrad_cam, "XGrad-CAM", _GRADIENT, checks=_PRINCIPAL),
+    "eigen_cam": Method(eigen_cam, "Eigen-CAM", _LAYER),
+}
+"""Rows of the method table."""
 
 
 def _first_component(A: Tensor, like: Tensor | None = None) -> Tensor:

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import AUROC, Accuracy
 
-from lightning_saliency._compat import BaseFinetuning, Callback, LightningModule, Trainer
+from lightning_saliency._lightning import BaseFinetuning, Callback, LightningModule, Trainer
 from lightning_saliency.attribution import to_heatmaps
-from lightning_saliency.batches import split_batch
-from lightning_saliency.heads import Pooling, gap_model
+from lightning_saliency.data import find_images
+from lightning_saliency.evidence import Task
 from lightning_saliency.metrics import heatmaps_to_boxes
-from lightning_saliency.targets import Task
+from lightning_saliency.models.head import Pooling, gap_model
 
 Metric: TypeAlias = Literal["accuracy", "auroc"]
 Schedule: TypeAlias = Literal["constant", "cosine"]
@@ -176,7 +176,7 @@ class CAMClassifier(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> CAMPrediction:
         """Read class maps, heatmaps and boxes from one forward; the batch may hold images alone."""
-        images, _ = split_batch(batch)
+        images = find_images(batch)
         features = self.model.features(images)
         logits, class_maps = self.model.head(features), self.model.head.class_maps(features)
         classes = logits.argmax(1)

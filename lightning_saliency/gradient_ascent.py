@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -13,8 +12,16 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from lightning_saliency.evidence import ForwardContext, as_model_input, bare_module, collect, undisturbed
-from lightning_saliency.targets import check_classes, parse_target, predicted_classes, select_scores
+from lightning_saliency.evidence import (
+    Forward,
+    Target,
+    as_forward,
+    check_classes,
+    collect,
+    predicted_classes,
+    select_scores,
+    undisturbed,
+)
 
 StepMethod: TypeAlias = Literal["sign", "gradient"]
 """Where a fooling step goes: along the gradient's signs, or along the gradient."""
@@ -77,7 +84,7 @@ class FoolingImages:
 
 
 def class_model_image(
-    model: nn.Module,
+    model: nn.Module | Forward,
     classes: int | Sequence[int] | Tensor,
     image_size: Sequence[int] | None = None,
     *,
@@ -88,8 +95,6 @@ def class_model_image(
     jitter: int = 0,
     blur: float = 0.0,
     seed: int = 0,
-    output_fn: Callable[[Any], Tensor] | None = None,
-    forward_context: ForwardContext = nullcontext,
 ) -> ClassModelImages:
     """Make the image that a class's score is highest for (Simonyan et al. 2014, "Deep Inside Convolutional Networks").
 
@@ -101,7 +106,7 @@ def class_model_image(
     Each image is what it would be alone. The model is run in eval mode and left exactly as it was, as by `explain`.
 
     Args:
-        model: Any module that returns logits, as for `explain`.
+        model: Any module that returns logits, or how it is run, as for `explain`.
         classes: A class, or K classes, whose images are optimised as one batch. A single logit has the classes 0 and 1.
         image_size: (C, H, W), for the zero image.
         start: Where to start instead, `(C, H, W)` or `(K, C, H, W)`: faint noise, say, for a model without biases,
@@ -113,8 +118,6 @@ def class_model_image(
         blur: Each tenth step but the last ends in a Gaussian blur of this σ, in pixels (Yosinski et al. 2015,
             "Understanding Neural Networks Through Deep Visualization").
         seed: Of the jitter.
-        output_fn: Takes the logits out of what the model returns.
-        forward_context: Makes the context for the forward, for instance autocast.
 
     Returns:
         The images, on the model's device, in its precision, but at least float32.
@@ -131,7 +134,7 @@ def class_model_image(
         >>> made.scores > made.start_scores
         tensor([True, True])
     """
-    _check_model(model)
+    forward = as_forward(model)
     _check_numbers(whole=True, steps=steps)
     _check_numbers(whole=True, least=0, jitter=jitter, seed=seed)
     _check_numbers(step_size=step_size)
@@ -142,11 +145,10 @@ def class_model_image(
     _check_images(first, "image_size" if start is None else "start", (1, len(indices)))
     shifts = torch.randint(-jitter, jitter + 1, (steps + 1, 2), generator=torch.Generator().manual_seed(seed))
     shifts[0] = shifts[steps] = 0  # what is told of the start and of the end is of the images as they are
-    model = bare_module(model)
 
     def evaluate(images: Tensor, shift: list[int]) -> _Point:
         score = partial(_class_scores, classes=indices)
-        _, scores, gradients = _pass(model, images.roll(shift, (2, 3)), score, output_fn, forward_context)
+        _, scores, gradients = _pass(forward, images.roll(shift, (2, 3)), score)
         return _Point(
             images,
             gradients.roll([-by for by in shift], (2, 3)) - 2 * weight_decay * images,
@@ -154,9 +156,9 @@ def class_model_image(
             _each(scores) - weight_decay * images.square().sum((1, 2, 3), keepdim=True),
         )
 
-    with undisturbed(model):
+    with undisturbed(forward.model):
         indices = indices.clone()  # autograd saves them: refused if they were made in inference mode
-        point = evaluate(_working_copy(model, first.expand(len(indices), -1, -1, -1)), [0, 0])
+        point = evaluate(_working_copy(forward, first.expand(len(indices), -1, -1, -1)), [0, 0])
         start_scores, objectives = point.scores, [point.objectives]
         for step in range(1, steps + 1):
             length = step_size * (steps + 1 - step) / steps
@@ -178,7 +180,7 @@ def class_model_image(
 
 
 def fooling_image(
-    model: nn.Module,
+    model: nn.Module | Forward,
     images: Tensor,
     target: int | Sequence[int] | Tensor | None = None,
     *,
@@ -186,8 +188,6 @@ def fooling_image(
     step_size: float = 0.01,
     max_steps: int = 100,
     bounds: tuple[float | Tensor, float | Tensor] | None = None,
-    output_fn: Callable[[Any], Tensor] | None = None,
-    forward_context: ForwardContext = nullcontext,
 ) -> FoolingImages:
     """Change images in as few small steps as it takes until the model takes them for another class.
 
@@ -204,7 +204,7 @@ def fooling_image(
     fooled in 0 steps. The model is run in eval mode and left exactly as it was, as by `explain`.
 
     Args:
-        model: Any module that returns logits, as for `explain`.
+        model: Any module that returns logits, or how it is run, as for `explain`.
         images: `(N, C, H, W)`, as the model takes them.
         target: What they are to be taken for: a class, one per image `(N,)`, or None (each one's second most probable).
         method: `"sign"` or `"gradient"`.
@@ -212,8 +212,6 @@ def fooling_image(
         max_steps: After so many an image is given up.
         bounds: (low, high), which steps stay within: numbers, or tensors that broadcast to `(C, H, W)`; for normalised
             pixels `((0 - mean) / std)[:, None, None]` and `((1 - mean) / std)[:, None, None]`.
-        output_fn: Takes the logits out of what the model returns.
-        forward_context: Makes the context for the forward, for instance autocast.
 
     Returns:
         The images and what it took, on the model's device, in its precision, but at least float32.
@@ -228,23 +226,22 @@ def fooling_image(
         >>> made.images, made.targets, made.steps
         (tensor([[[[0.8000, 1.2000]]]]), tensor([1]), tensor([4]))
     """
-    _check_model(model)
+    forward = as_forward(model)
     _check_images(images, "images")
     if method not in get_args(StepMethod):
         raise ValueError(f"Expected `method` to be one of {', '.join(get_args(StepMethod))}, got {method!r}.")
     _check_numbers(whole=True, max_steps=max_steps)
     _check_numbers(step_size=step_size)
-    chosen = parse_target(target, len(images))
+    chosen = Target(target).resolve(len(images))
     if chosen is not None and not isinstance(chosen, Tensor):
         raise TypeError("Expected `target` to be None, a class index or one class index per image, got a callable.")
-    model = bare_module(model)
 
     def look(images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
-        logits, _, gradients = _pass(model, images, partial(_lead, targets=targets), output_fn, forward_context)
+        logits, _, gradients = _pass(forward, images, partial(_lead, targets=targets))
         return logits, gradients
 
-    with undisturbed(model):
-        given = _working_copy(model, images)
+    with undisturbed(forward.model):
+        given = _working_copy(forward, images)
         low, high = _limits(bounds, given)
         # a copy, since autograd saves it: refused if it was made in inference mode
         chosen = None if chosen is None else chosen.to(given.device, copy=True)
@@ -278,23 +275,11 @@ class _Point(NamedTuple):
     objectives: Tensor
 
 
-def _pass(
-    model: nn.Module,
-    images: Tensor,
-    score: Callable[[Tensor], Tensor],
-    output_fn: Callable[[Any], Tensor] | None,
-    forward_context: ForwardContext,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _pass(forward: Forward, images: Tensor, score: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Logits, scores and ∂score/∂image, the latter two NaN for an image where either is not finite."""
-    evidence = collect(
-        model,
-        as_model_input(model, images),
-        target=score,
-        needs={"input_grads"},
-        output_fn=output_fn,
-        forward_context=forward_context,
-        is_further=True,  # hundreds of passes; `explain` says what there is to say
-    )
+    call = forward.call_of(images)
+    # hundreds of passes; `explain` says what there is to say
+    evidence = collect(forward, call, call.images, target=score, needs={"input_grads"}, is_further=True)[0]
     gradients: Any = evidence.input_grads  # not None: asked for
     finite = evidence.scores.isfinite() & gradients.flatten(1).isfinite().all(1)
     return evidence.logits, evidence.scores.where(finite, torch.nan), gradients.where(_each(finite), torch.nan)
@@ -352,9 +337,9 @@ def _each(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-def _working_copy(model: nn.Module, images: Tensor) -> Tensor:
+def _working_copy(forward: Forward, images: Tensor) -> Tensor:
     """On the model's device and in its precision, but at least float32, so that small steps add up."""
-    seen = as_model_input(model, images.detach())
+    seen = forward.call_of(images.detach()).images
     return images.detach().to(seen.device, torch.promote_types(seen.dtype, torch.float32), copy=True)
 
 
@@ -383,11 +368,6 @@ def _class_indices(classes: int | Sequence[int] | Tensor) -> Tensor:
     if indices.dim() > 1 or not indices.numel() or (indices < 0).any():
         raise ValueError(f"Expected `classes` to be one class index or more, from 0, got {classes!r}.")
     return indices.reshape(-1).long()
-
-
-def _check_model(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"Expected `model` to be a torch.nn.Module, got {type(model).__name__}.")
 
 
 def _check_images(images: Tensor, name: str, counts: Sequence[int] = ()) -> None:

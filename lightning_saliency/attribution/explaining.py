@@ -1,0 +1,333 @@
+"""The functional face: a model and images in, raw attributions and heatmaps out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency._checks import check_choice, check_count
+from lightning_saliency.attribution.explanation import Explanation, Fuse, Settings
+from lightning_saliency.attribution.heatmaps import fused, fused_signed
+from lightning_saliency.attribution.methods import METHODS, MethodChoice, parse_methods
+from lightning_saliency.data import Call, make_call
+from lightning_saliency.evidence import (
+    Evidence,
+    Forward,
+    Need,
+    ParsedTarget,
+    Passes,
+    Target,
+    TargetChoice,
+    TargetLayer,
+    Task,
+    as_forward,
+    collect,
+    find_target_layer,
+    name_layer,
+    undisturbed,
+)
+
+Layer: TypeAlias = str | nn.Module | TargetLayer
+"""A dotted name, a module of the model, or what `find_target_layer` returned."""
+
+_CACHED_PIXELS = 8 * 224 * 224
+"""Of images that go through the model together on a CPU; see docs/performance.md."""
+
+_BATCH_SIZE = 32
+"""Of changed copies of one image that go through the model without a graph."""
+
+
+def explain(
+    model: nn.Module | Forward,
+    images: Tensor | Call | tuple[Sequence[Any], Mapping[str, Any]],
+    *,
+    methods: MethodChoice = ("grad_cam",),
+    target: TargetChoice | Target = None,
+    layer: Layer | Sequence[Layer] | None = None,
+    fuse: Fuse | None = None,
+    flip: bool = False,
+    task: Task = "multiclass",
+    chunk_size: int | None = None,
+    progress: bool = True,
+) -> Explanation:
+    """Explain what a model sees in images, by any set of methods from one shared pass.
+
+    Each image goes forward once, and backward once if a method needs a gradient. The model is run in eval mode and left
+    exactly as it was: modes, gradients, buffers, random states and hooks. It works under `no_grad` and
+    `inference_mode`, and on frozen models.
+
+    Args:
+        model: Any module that returns logits: `(N, K)`, or `(N,)` / `(N, 1)` for a binary model, whose class 1 is
+            explained by the logit and class 0 by its negative; or a tuple, dict or object that holds them. Or how it is
+            run: `Forward(model, output_fn=..., context=...)`.
+        images: `(N, C, H, W)` or one `(C, H, W)`, as the model takes them; moved to its device and precision. Or for a
+            model that takes more than images what it is called with: a pair of positional and keyword arguments,
+            `((image, metadata), {})`, or what `lightning_saliency.data.make_call` makes of them.
+        methods: Keys of `lightning_saliency.METHODS`; or by key options of its function in
+            `lightning_saliency.attribution`, such as
+            `{"smooth_grad": {"num_samples": 50}, "grad_cam": {"principal": True}, "saliency": {"reduce": "signed"}}`.
+        target: Which class is explained: None (the predicted one), an int, one class per image `(N,)`, or a callable
+            from logits `(n, K)` to scores `(n,)`, which sees one chunk at a time.
+        layer: Whose activations the CAM methods read: None (found from a run of one image, as the papers choose it), a
+            dotted name, a module of the model, or what `find_target_layer` returned, which saves that run. Several
+            layers are read from the same pass.
+        fuse: Of several layers one map, the `"mean"` or `"max"` of their heatmaps; None for a map a layer.
+        flip: Explain the mirrored images too, and take the mean: another pass of everything, for smoother maps.
+        task: For the probabilities only: `"multiclass"` (softmax), or `"multilabel"` (each class's sigmoid).
+        chunk_size: At most so many images at a time, which bounds the memory; but for rounding, the result does not
+            depend on it. On a CPU it is about eight of 224×224 in any case, which is faster.
+        progress: Whether a bar shows how far methods are that take many passes and more than a few seconds.
+
+    Returns:
+        The explanation; its tensors are on the model's device and carry no graph.
+
+    Raises:
+        TypeError: An argument is of the wrong kind.
+        ValueError: An argument does not fit; the model has no such layer; a method's condition does not hold (`cam` on
+            a model without global average pooling before its linear layer).
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        >>> explanation = explain(model, torch.randn(2, 3, 32, 32), methods=["grad_cam", "saliency"])
+        >>> explanation.layer
+        '1'
+        >>> {method: tuple(maps.shape) for method, maps in explanation.heatmaps().items()}
+        {'grad_cam': (2, 1, 32, 32), 'saliency': (2, 1, 32, 32)}
+    """
+    parsed = parse_methods(methods)
+    forward = as_forward(model)
+    check_choice("task", task, get_args(Task))
+    check_choice("fuse", fuse, (*get_args(Fuse), None))
+    if chunk_size is not None:
+        check_count("chunk_size", chunk_size)
+    call = parse_images(forward, images)
+    settings = Settings(
+        forward,
+        parsed,
+        target if isinstance(target, Target) else Target(target),
+        _parse_layers(forward.model, layer),
+        fuse,
+        flip,
+        task,
+        chunk_size,
+        progress,
+    )
+    return explain_call(settings, call)
+
+
+def explain_call(settings: Settings, call: Call, target: ParsedTarget = None) -> Explanation:
+    """Explain what a model sees in what it is called with, in a way that is already settled.
+
+    Args:
+        settings: How; where methods read a layer and none is named, it is found.
+        call: What the model is called with.
+        target: The class of each image, where it is known by now; else that of the settings.
+
+    Returns:
+        The explanation, whose settings name the layers that were read.
+    """
+    forward, keys = settings.forward, settings.methods
+    call = forward.on_device(call)
+    chosen = settings.target.resolve(len(call)) if target is None else target
+    reads_layer = any(METHODS[key].reads_layer for key in keys)
+
+    inputs = forward.floating_point_images(call).detach()
+    layers = (settings.layers or (find_target_layer(forward, call),)) if reads_layer else ()
+    step = _chunk(inputs, settings.chunk_size or len(call), chosen)
+    batch_size = min(_BATCH_SIZE, settings.chunk_size or _BATCH_SIZE)
+
+    def read(forward: Forward) -> Explanation:
+        reader = _Reader(replace(settings, forward=forward, layers=layers), batch_size)
+        with undisturbed(forward.model):
+            parts = []
+            for rows in (slice(start, start + step) for start in range(0, len(call), step)):
+                classes = chosen[rows] if isinstance(chosen, Tensor) else chosen
+                part = reader.read(call[rows], inputs[rows], classes)
+                if settings.flip:
+                    classes = classes if part.classes is None else part.classes
+                    part = _mean_of_mirrored(part, reader.read(call[rows], inputs[rows].flip(3), classes))
+                parts.append(part)
+        return _joined(replace(settings, layers=layers), call, inputs, parts)
+
+    is_perturbed = any(METHODS[key].further == "perturbed" for key in keys)
+    return forward.in_fastest_layout(inputs, max(step, batch_size) if is_perturbed else step, read)
+
+
+def parse_images(forward: Forward, images: Any) -> Call:
+    """Return what the model is called with.
+
+    Args:
+        forward: How the model is run.
+        images: See `explain`.
+
+    Raises:
+        TypeError: They are no floating-point tensor, and no call.
+        ValueError: They are not of shape `(N, C, H, W)`, or empty; or a call holds no images.
+    """
+    if isinstance(images, Call):
+        return images
+    if isinstance(images, tuple) and len(images) == 2 and isinstance(images[1], Mapping):
+        return make_call(*images)
+    if not isinstance(images, Tensor):
+        raise TypeError(f"Expected `images` to be a tensor (N, C, H, W), got {type(images).__name__}.")
+    if images.dim() not in (3, 4) or not images.numel():
+        raise ValueError(f"Expected `images` to be (N, C, H, W) or (C, H, W), got shape {tuple(images.shape)}.")
+    if not images.is_floating_point():
+        raise TypeError(
+            f"Expected `images` to be floating point, as the model takes them, got {images.dtype}. Convert and "
+            "normalize them as in training; for a model that converts them itself pass `((images,), {})`."
+        )
+    return forward.call_of(images.detach() if images.dim() == 4 else images.detach()[None])
+
+
+def _chunk(images: Tensor, most: int, target: ParsedTarget) -> int:
+    """How many images go through the model at a time, in parts that are as even as can be.
+
+    On a CPU as many as its caches hold; a callable target sees all that it may see.
+    """
+    if images.device.type == "cpu" and (target is None or isinstance(target, Tensor)):
+        most = min(most, max(1, round(_CACHED_PIXELS / math.prod(images.shape[2:]))))
+    return math.ceil(len(images) / math.ceil(len(images) / most))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads all methods off one pass, and the further ones that some need."""
+
+    settings: Settings
+    batch_size: int
+
+    def read(self, call: Call, images: Tensor, target: ParsedTarget) -> Explanation:
+        settings = self.settings
+        needs = frozenset[Need]().union(*(METHODS[key].needs for key in settings.methods))
+        evidence = collect(settings.forward, call, images, target=target, needs=needs, layers=settings.layers)
+        first = evidence[0]
+        classes = first.classes if first.classes is not None else target
+        shared: dict[str, Tensor] = {}
+        attributions: dict[str, Tensor] = {}
+        signed: dict[str, Tensor] = {}
+        notes: dict[str, Tensor] = {}
+        for key in settings.methods:
+            maps = self._attribute(key, call, evidence, classes, shared)
+            attributions |= maps.attributions
+            signed |= maps.signed
+            notes |= maps.notes
+        return Explanation(
+            settings,
+            call,
+            images,
+            first.logits,
+            first.scores,
+            first.classes,
+            attributions,
+            signed,
+            notes,
+            first.all_class_weights,
+            first.pooled_activations,
+        )
+
+    def _attribute(
+        self, key: str, call: Call, evidence: Sequence[Evidence], target: ParsedTarget, shared: dict[str, Tensor]
+    ) -> _Maps:
+        """A method's attributions: of each layer its own, or fused."""
+        method, settings = METHODS[key], self.settings
+        maps = _Maps({}, {}, {})
+        layers = settings.layers if method.reads_layer else (None,)
+        for layer, seen in zip(layers, evidence, strict=False):
+            name = f"{key}@{layer}" if len(layers) > 1 else key
+            passes = Passes(settings.forward, call, target, layer, self.batch_size, settings.progress, shared=shared)
+            raw, signed = method.attribute(seen, passes, settings.methods[key])
+            maps.attributions[name] = _of_scores(seen.scores, raw)
+            if signed is not None:
+                maps.signed[name] = _of_scores(seen.scores, signed).contiguous()
+            maps.notes.update({f"{name}/{note}": values for note, values in passes.notes.items()})
+        if len(layers) > 1 and settings.fuse is not None:
+            every_signed = list(maps.signed.values())
+            return _Maps(
+                {key: fused(list(maps.attributions.values()), settings.fuse)},
+                {key: fused_signed(every_signed, settings.fuse)} if every_signed else {},
+                maps.notes,
+            )
+        return maps
+
+
+class _Maps(NamedTuple):
+    """What a method makes of a pass, by name: see `Explanation`."""
+
+    attributions: dict[str, Tensor]
+    signed: dict[str, Tensor]
+    notes: dict[str, Tensor]
+
+
+def _of_scores(scores: Tensor, maps: Tensor) -> Tensor:
+    """The maps `(N, c, h, w)`; of an image that has no score none, though a gradient may still look like one."""
+    has_score = scores.isfinite()
+    return maps if has_score.all() else maps.masked_fill(~has_score[:, None, None, None], torch.nan)
+
+
+def _parse_layers(model: nn.Module, layer: Layer | Sequence[Layer] | None) -> tuple[TargetLayer, ...]:
+    """The target layers that were named, none for those that are to be found.
+
+    Raises:
+        ValueError: One is named twice.
+    """
+    if layer is None:
+        return ()
+    chosen: Sequence[Any] = layer if isinstance(layer, list | tuple) else [layer]
+    layers = tuple(item if isinstance(item, TargetLayer) else name_layer(model, item) for item in chosen)
+    names = list(map(str, layers))
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"Expected `layer` to name different layers, got {names}.")
+    return layers
+
+
+def _mean_of_mirrored(part: Explanation, mirrored: Explanation) -> Explanation:
+    """The mean of the maps and of the mirrored images' maps, mirrored back."""
+
+    def mean(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {key: (maps + other[key].flip(3)) / 2 for key, maps in one.items()}
+
+    def mean_of(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+        return None if one is None or other is None else (one + other.flip(3)) / 2
+
+    return replace(
+        part,
+        attributions=mean(part.attributions, mirrored.attributions),
+        signed=mean(part.signed, mirrored.signed),
+        # the classes' maps are linear in these: their mean is the mean of the maps
+        pooled_activations=mean_of(part.pooled_activations, mirrored.pooled_activations),
+    )
+
+
+def _joined(settings: Settings, call: Call, inputs: Tensor, parts: Sequence[Explanation]) -> Explanation:
+    """The explanations of chunks as one."""
+
+    def cat(tensors: Iterable[Tensor | None]) -> Tensor | None:
+        kept = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(kept) if kept else None
+
+    def cat_each(name: str) -> dict[str, Tensor]:
+        if len(parts) == 1:  # ours, unlike what the model made: it need not be copied
+            return dict(getattr(parts[0], name))
+        return {key: torch.cat([getattr(part, name)[key] for part in parts]) for key in getattr(parts[0], name)}
+
+    weights = parts[0].all_class_weights
+    return replace(
+        parts[0],
+        settings=settings,
+        call=call,
+        inputs=inputs,
+        logits=torch.cat([part.logits for part in parts]),
+        scores=torch.cat([part.scores for part in parts]),
+        classes=cat(part.classes for part in parts),
+        attributions=cat_each("attributions"),
+        signed=cat_each("signed"),
+        notes=cat_each("notes"),
+        all_class_weights=None if weights is None else weights.clone(),  # the model's own go on to be trained
+        pooled_activations=cat(part.pooled_activations for part in parts),
+    )

@@ -1,0 +1,48 @@
+"""What goes in: calls of the model, batches, the fixed samples, objects, and what a data set says of itself."""
+
+from lightning_saliency.data.batches import find_images, find_labels, is_images
+from lightning_saliency.data.calls import Call, channels_first, join_calls, like_layout, make_call, plain_call
+from lightning_saliency.data.choosing import CHOOSERS, Candidate, Choose, Chooser, Positions
+from lightning_saliency.data.datasets import find_class_names, find_dataset, find_normalization
+from lightning_saliency.data.objects import boxes_to_masks, objects_to_masks
+from lightning_saliency.data.samples import (
+    FixedSamples,
+    LabelFn,
+    Objects,
+    Sample,
+    SampleBatch,
+    SampleCollector,
+    given_samples,
+)
+from lightning_saliency.data.trees import children, describe
+
+__all__ = [
+    "CHOOSERS",
+    "Call",
+    "Candidate",
+    "Choose",
+    "Chooser",
+    "FixedSamples",
+    "LabelFn",
+    "Objects",
+    "Positions",
+    "Sample",
+    "SampleBatch",
+    "SampleCollector",
+    "boxes_to_masks",
+    "channels_first",
+    "children",
+    "describe",
+    "find_class_names",
+    "find_dataset",
+    "find_images",
+    "find_labels",
+    "find_normalization",
+    "given_samples",
+    "is_images",
+    "join_calls",
+    "like_layout",
+    "make_call",
+    "objects_to_masks",
+    "plain_call",
+]

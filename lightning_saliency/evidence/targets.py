@@ -1,0 +1,194 @@
+"""Which score is explained: from what a model returns to one number per image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_saliency._checks import check_choice
+
+TargetChoice: TypeAlias = (
+    Literal["label", "predicted"] | int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
+)
+"""What a caller may ask for: the predicted class (None), a class, a class per image, or a function of the logits."""
+
+Task: TypeAlias = Literal["multiclass", "multilabel"]
+"""One class an image, or any number of them: what probabilities are made of logits."""
+
+ParsedTarget: TypeAlias = Tensor | Callable[[Tensor], Tensor] | None
+"""A checked target: classes `(N,)` int64 where −1 is the predicted one, a function logits `(N, K)` -> scores `(N,)`, or
+None for the predicted class of each."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which class is explained, for samples that come later.
+
+    Attributes:
+        choice: `"label"` (the true class of a sample where it is known, else the predicted one), `"predicted"` or None,
+            a class, one class a sample as a tuple, or a callable from logits `(N, K)` to scores `(N,)`.
+
+    Raises:
+        TypeError: It is of another kind.
+        ValueError: It is another word, or a class is negative.
+
+    Example:
+        >>> Target((3, 1, 4)).resolve(2, positions=[0, 2])
+        tensor([3, 4])
+        >>> Target("label").resolve(2, labels=torch.tensor([5, 6]))
+        tensor([5, 6])
+        >>> Target("predicted").describe(), Target(7).describe()
+        ('predicted class', 'class 7')
+    """
+
+    choice: Literal["label", "predicted"] | int | tuple[int, ...] | Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.choice, str):
+            check_choice("target", self.choice, ("label", "predicted"))
+        elif self.choice is not None and not callable(self.choice):
+            classes = _class_indices(self.choice)
+            object.__setattr__(self, "choice", classes.item() if classes.dim() == 0 else tuple(classes.tolist()))
+
+    @property
+    def is_function(self) -> bool:
+        """Whether it is a callable, whose scores belong to no class."""
+        return callable(self.choice)
+
+    def resolve(
+        self, count: int, *, labels: Tensor | None = None, positions: Sequence[int] | None = None
+    ) -> ParsedTarget:
+        """Choose for samples.
+
+        Args:
+            count: N.
+            labels: The true classes `(N,)`, where they are known.
+            positions: Which of all samples these are; by default the first N.
+
+        Returns:
+            Classes `(N,)` int64, the callable, or None for the predicted classes.
+
+        Raises:
+            ValueError: There is not one class for each sample.
+        """
+        if self.choice == "label":
+            return labels
+        if self.choice is None or self.choice == "predicted":
+            return None
+        if callable(self.choice):
+            return self.choice
+        if isinstance(self.choice, int):
+            return torch.full((count,), self.choice)
+        if positions is None and len(self.choice) != count:
+            raise ValueError(
+                f"Expected `target` to hold one class for each of the {count} images, shape ({count},), got shape "
+                f"({len(self.choice)},)."
+            )
+        return torch.tensor([self.choice[position] for position in positions or range(count)])
+
+    def describe(self, *, has_labels: bool = False) -> str:
+        """Say in words which class is explained."""
+        if self.choice == "label" and has_labels:
+            return "true class"
+        if self.choice in ("label", "predicted", None):
+            return "predicted class"
+        return f"class {self.choice}" if isinstance(self.choice, int) else "chosen target"
+
+
+def _class_indices(target: Any) -> Tensor:
+    """Classes as an int64 tensor of no or one dimension."""
+    if isinstance(target, bool):
+        raise TypeError(f"Expected `target` to be a class index, got the bool {target}.")
+    try:
+        classes = torch.as_tensor(target).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"Expected `target` to be None, a class index, one class index per image or a callable, got {target!r}."
+        ) from error
+    if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
+        raise TypeError(
+            f"Expected `target` to hold integer class indices, got dtype {classes.dtype}. "
+            "For one-hot or soft labels pass `target=labels.argmax(1)`."
+        )
+    if classes.dim() > 1:
+        raise ValueError(f"Expected `target` to hold one class per image, shape (N,), got {tuple(classes.shape)}.")
+    if (classes < 0).any():
+        raise ValueError(f"Expected `target` to hold class indices from 0, got {int(classes.min())}.")
+    return classes.long()
+
+
+def check_classes(target: ParsedTarget, logits: Tensor) -> None:
+    """Refuse a class that the logits do not have.
+
+    Args:
+        target: What `Target.resolve` returned.
+        logits: `(N, K)`; K = 1 is a binary model with the classes 0 and 1.
+
+    Raises:
+        ValueError: A class is out of range.
+    """
+    num_classes = max(logits.shape[1], 2)
+    if isinstance(target, Tensor) and target.numel() and int(target.max()) >= num_classes:
+        raise ValueError(
+            f"Expected `target` to be below the model's {num_classes} classes (0 to {num_classes - 1}), "
+            f"got {int(target.max())}."
+        )
+
+
+def select_scores(logits: Tensor, target: ParsedTarget) -> tuple[Tensor, Tensor | None]:
+    """Take the one score per image that is explained.
+
+    A single logit per image is a binary model: class 1 is explained by the logit, class 0 by its negative.
+
+    Args:
+        logits: `(N, K)`.
+        target: What `Target.resolve` returned, for these N images.
+
+    Returns:
+        The scores `(N,)`, and the explained classes `(N,)`, None for a callable.
+
+    Raises:
+        ValueError: A callable returned something else than one score per image.
+
+    Example:
+        >>> scores, classes = select_scores(torch.tensor([[0.5, 2.0], [1.0, -1.0]]), None)
+        >>> scores, classes
+        (tensor([2., 1.]), tensor([1, 0]))
+    """
+    if target is not None and not isinstance(target, Tensor):
+        scores = target(logits)
+        if not isinstance(scores, Tensor) or scores.shape != logits.shape[:1]:
+            got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+            raise ValueError(
+                f"Expected the callable `target` to turn logits {tuple(logits.shape)} into one score per image, "
+                f"shape ({logits.shape[0]},), got {got}."
+            )
+        return scores, None
+    predicted = predicted_classes(logits)
+    classes = predicted if target is None else target.to(logits.device)
+    classes = torch.where(classes < 0, predicted, classes)
+    if logits.shape[1] == 1:
+        return logits[:, 0] * (2 * classes - 1), classes
+    return logits.gather(1, classes[:, None])[:, 0], classes
+
+
+def predicted_classes(logits: Tensor) -> Tensor:
+    """The predicted class per image: the largest logit, or for a single logit class 1 where it is positive."""
+    if logits.shape[1] == 1:
+        return (logits[:, 0].detach() > 0).long()
+    return logits.detach().argmax(1)
+
+
+def class_probabilities(logits: Tensor, task: Task = "multiclass") -> Tensor:
+    """Probabilities `(N, max(K, 2))` of the classes: softmax, or for a single logit the sigmoid and its complement.
+
+    For several labels an image, each class's sigmoid.
+    """
+    if logits.shape[1] == 1:
+        positive = logits.sigmoid()
+        return torch.cat([1 - positive, positive], dim=1)
+    return logits.sigmoid() if task == "multilabel" else logits.softmax(1)
