@@ -7,10 +7,10 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from lightning_saliency._compat import LightningModule, Trainer, rank_zero_warn
-from lightning_saliency.audit import changed, fingerprint
+from lightning_saliency._lightning import LightningModule, Trainer, rank_zero_warn
+from lightning_saliency.callbacks.audit import changed, fingerprint
 
-_OWN = str(Path(__file__).parent)
+_OWN = str(Path(__file__).parents[1])
 
 
 class Guard:
@@ -70,5 +70,5 @@ class Guard:
         self._said.add(cause)
         rank_zero_warn(
             f"{self.who} could not show its pictures (epoch {epoch}), and the run goes on without them. Said once for "
-            f"each cause; `on_error='raise'` stops instead. {type(fault).__name__}: {fault}"
+            f"each cause; `Execution(on_error='raise')` stops instead. {type(fault).__name__}: {fault}"
         )
