@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_saliency.callbacks import Samples
 from lightning_saliency import Explanation, GAPHead, SaliencyCallback, explain
 from lightning_saliency.metrics import boxes_to_masks, pointing_game
 
@@ -250,12 +251,7 @@ def main(argv: Sequence[str] | None = None) -> Result:
         max_epochs=args.epochs or (2 if args.small else 8),
         logger=logger,
         callbacks=[
-            SaliencyCallback(
-                methods=("cam", "grad_cam", "grad_cam_plus_plus", "saliency"),
-                num_samples=10,
-                choose="per_class",  # one digit of each kind
-                objects=itemgetter(2),  # the boxes, in a batch of images, labels and boxes
-            )
+            SaliencyCallback(methods=("cam", "grad_cam", "grad_cam_plus_plus", "saliency"), samples=Samples(num=10, choose="per_class", objects=itemgetter(2)))
         ],
         enable_checkpointing=False,
         log_every_n_steps=5 if args.small else 50,

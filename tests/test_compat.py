@@ -64,7 +64,7 @@ def test_the_command_line_of_the_package_takes_it_and_explains_its_options(packa
 
 
 def test_the_callback_pickles_before_and_after_a_run(tmp_path):
-    callback = GradCAMCallback(num_samples=2)
+    callback = GradCAMCallback(samples=2)
     for _ in range(2):
         again = pickle.loads(pickle.dumps(callback))
         assert again.methods == callback.methods

@@ -48,6 +48,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import normalize, resize
 
+from lightning_saliency.callbacks import Execution, Style
 from lightning_saliency import SaliencyCallback, explain, load_record
 from lightning_saliency.loggers import log_pictures
 from lightning_saliency.pictures import Look
@@ -402,15 +403,7 @@ def times_of_callbacks(name: str, args: argparse.Namespace) -> Figures:
     shown = [photo.permute(1, 2, 0).numpy() for photo in photos]
     model = network(name, args.device)
     step = floor(model, images.to(args.device), labels.to(args.device))["S"]
-    ours_of = partial(
-        SaliencyCallback,
-        THREE,
-        layer=f"model.{LAYERS[name]}",
-        num_samples=16,
-        mean=MEAN,
-        std=STD,
-        on_error="raise",
-    )
+    ours_of = partial(SaliencyCallback, THREE, layer=f"model.{LAYERS[name]}", samples=16, style=Style(mean=MEAN, std=STD), execution=Execution(on_error="raise"))
     rivals: dict[str, L.Callback] = {  # each with a name of its own, since they share the trainer
         "ours": ours_of(name="ours"),
         "ours, pictures alone": ours_of(name="pictures", record=False, metrics=False),
@@ -503,7 +496,7 @@ def sizes(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
                 record = sum(path.stat().st_size for path in files if path.suffix == ".record")
                 held[trainer.current_epoch] = sum(path.stat().st_size for path in files) - record, record
 
-        callback = SaliencyCallback(THREE, mean=MEAN, std=STD, on_error="raise")
+        callback = SaliencyCallback(THREE, style=Style(mean=MEAN, std=STD), execution=Execution(on_error="raise"))
         trainer = L.Trainer(
             max_epochs=args.epochs,
             limit_train_batches=1,

@@ -9,6 +9,7 @@ from test_callbacks import picture
 from test_untouched import RECIPES, run
 from tiny import L, TinyClassifier, data, events, loader, trainer
 
+from lightning_saliency.callbacks import Execution, Samples, Style
 from lightning_saliency import (
     METHODS,
     ClassModelCallback,
@@ -25,9 +26,9 @@ from lightning_saliency.render import Caption, grid, to_rgb
 def test_training_with_every_method_and_callback_is_the_training_without_them(recipe, tmp_path):
     without = run(recipe, tmp_path / "without")
     ours = [
-        SaliencyCallback(list(METHODS), num_samples=3, on_error="raise", audit=True, flip=True, **recipe.options),
-        ClassModelCallback(steps=3, jitter=2, blur=0.5, name="saliency/class_model", on_error="raise", audit=True),
-        FoolingCallback(num_samples=3, max_steps=3, name="saliency/fooling", on_error="raise", audit=True),
+        SaliencyCallback(list(METHODS), samples=3, execution=Execution(on_error="raise", flip=True, audit=True), **recipe.options),
+        ClassModelCallback(steps=3, jitter=2, blur=0.5, name="saliency/class_model", execution=Execution(on_error="raise", audit=True)),
+        FoolingCallback(max_steps=3, name="saliency/fooling", samples=3, execution=Execution(on_error="raise", audit=True)),
     ]
     assert changed(without, run(recipe, tmp_path / "with", *ours)) == []
     tags = set(events(tmp_path / "with").Tags()["images"])
@@ -37,7 +38,7 @@ def test_training_with_every_method_and_callback_is_the_training_without_them(re
 def test_the_class_models_are_one_picture_a_class_made_by_the_model_of_that_epoch(tmp_path):
     L.seed_everything(0)
     model = TinyClassifier()
-    callback = ClassModelCallback(steps=4, class_names=["cat", "dog", "a/c"], on_error="raise")
+    callback = ClassModelCallback(steps=4, style=Style(class_names=["cat", "dog", "a/c"]), execution=Execution(on_error="raise"))
     trainer(tmp_path, callback).fit(model, loader(), loader())
     found = events(tmp_path)
     assert set(found.Tags()["images"]) == {"class_model/cat", "class_model/dog", "class_model/a-c"}
@@ -60,7 +61,7 @@ def test_chosen_classes_alone_are_made_and_at_most_ten_by_default(tmp_path):
 
 
 def test_classes_of_one_name_have_each_a_picture(tmp_path):
-    callback = ClassModelCallback(steps=1, class_names=["a/b", "a-b", "seconds"], on_error="raise")
+    callback = ClassModelCallback(steps=1, style=Style(class_names=["a/b", "a-b", "seconds"]), execution=Execution(on_error="raise"))
     trainer(tmp_path, callback).validate(TinyClassifier(), loader(), verbose=False)
     tags = {"class_model/a-b", "class_model/a-b (1)", "class_model/seconds (2)"}
     assert set(events(tmp_path).Tags()["images"]) == tags
@@ -69,7 +70,7 @@ def test_classes_of_one_name_have_each_a_picture(tmp_path):
 def test_the_fooled_samples_and_how_many_steps_it_took(tmp_path):
     L.seed_everything(0)
     model = TinyClassifier()
-    callback = FoolingCallback(num_samples=5, step_size=0.1, max_steps=8, on_error="raise")
+    callback = FoolingCallback(step_size=0.1, max_steps=8, samples=5, execution=Execution(on_error="raise"))
     runner = trainer(tmp_path, callback, L.callbacks.EarlyStopping("fooling/median_steps", mode="max", patience=9))
     runner.fit(model, loader(), loader())
     images, labels = data()[:5]
@@ -110,13 +111,13 @@ def test_the_fooled_samples_and_how_many_steps_it_took(tmp_path):
         (lambda: ClassModelCallback(steps=0), ValueError, "`steps` to be a positive int, got 0"),
         (lambda: ClassModelCallback(step_size=-1), ValueError, "`step_size` to be above 0, got -1"),
         (lambda: ClassModelCallback(blur=-0.5), ValueError, r"`blur` not to be negative, got -0\.5"),
-        (lambda: ClassModelCallback(output_fn=3), TypeError, "`output_fn` to be a function or None, got int"),
+        (lambda: ClassModelCallback(execution=Execution(output_fn=3)), TypeError, "`output_fn` to be a function or None, got int"),
         (lambda: ClassModelCallback(every_n_epochs=0), ValueError, "`every_n_epochs` to be a positive int"),
         (lambda: FoolingCallback(-1), ValueError, "`target` to be a class index from 0 or None, got -1"),
         (lambda: FoolingCallback(method="fast"), ValueError, "`method` to be one of sign, gradient, got 'fast'"),
         (lambda: FoolingCallback(step_size=0), ValueError, "`step_size` to be above 0, got 0"),
-        (lambda: FoolingCallback(choose="best"), ValueError, "`choose` to be one of first, per_class, got 'best'"),
-        (lambda: FoolingCallback(class_names="cat"), TypeError, "`class_names` to be a list of names"),
+        (lambda: FoolingCallback(samples=Samples(choose="best")), ValueError, "`choose` to be one of first, per_class, got 'best'"),
+        (lambda: FoolingCallback(style=Style(class_names="cat")), TypeError, "`class_names` to be a list of names"),
     ],
 )
 def test_wrong_options_are_named(make, error, says):
@@ -126,7 +127,7 @@ def test_wrong_options_are_named(make, error, says):
 
 def test_two_that_would_share_a_tag_are_refused_and_names_tell_them_apart(tmp_path):
     with pytest.raises(ValueError, match="'fooling/samples' twice"):
-        trainer(tmp_path, FoolingCallback(), FoolingCallback(2, num_samples=3)).validate(
+        trainer(tmp_path, FoolingCallback(), FoolingCallback(2, samples=3)).validate(
             TinyClassifier(), loader(), verbose=False
         )
     both = [FoolingCallback(max_steps=1), FoolingCallback(2, max_steps=1, name="into_2"), SaliencyCallback("cam")]

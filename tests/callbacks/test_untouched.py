@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 from torchmetrics import MeanMetric
 
+from lightning_saliency.callbacks import Execution, Samples, Metrics
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.audit import changed, digest, fingerprint
 
@@ -310,7 +311,7 @@ def run(recipe: Recipe, folder, *callbacks) -> dict[str, str]:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 def test_training_with_the_callback_is_the_training_without_it(recipe, tmp_path):
     without = run(recipe, tmp_path / "without")
-    callback = SaliencyCallback(METHODS, num_samples=4, on_error="raise", audit=True, **recipe.options)
+    callback = SaliencyCallback(METHODS, samples=4, execution=Execution(on_error="raise", audit=True), **recipe.options)
     with_callback = run(recipe, tmp_path / "with", callback)
     assert changed(without, with_callback) == []
     assert len(without) > 40
@@ -340,7 +341,7 @@ def test_a_run_resumed_after_two_of_four_epochs_ends_like_the_whole_one_and_show
         return witness.ending
 
     def ours():
-        return SaliencyCallback(METHODS, num_samples=4, on_error="raise")
+        return SaliencyCallback(METHODS, samples=4, execution=Execution(on_error="raise"))
 
     whole_without = fit(tmp_path / "without", 4, [])
     whole, half, rest = ours(), ours(), ours()
@@ -362,7 +363,7 @@ def test_a_run_resumed_after_two_of_four_epochs_ends_like_the_whole_one_and_show
 @pytest.mark.parametrize("stage", ["validate", "test"])
 def test_evaluation_under_inference_mode_leaves_everything_as_it_was(tmp_path, stage):
     endings = []
-    for callbacks in ([], [SaliencyCallback(METHODS, on_error="raise", audit=True)]):
+    for callbacks in ([], [SaliencyCallback(METHODS, execution=Execution(on_error="raise", audit=True))]):
         L.seed_everything(3)
         module, witness = TinyClassifier(), Witness()
         runner = trainer(tmp_path, *callbacks, witness)
@@ -376,7 +377,7 @@ def test_evaluation_under_inference_mode_leaves_everything_as_it_was(tmp_path, s
 
 def test_a_module_compiled_after_the_first_run_is_still_explained(tmp_path):
     module = TinyClassifier()
-    callback = SaliencyCallback(METHODS, on_error="raise", audit=True)
+    callback = SaliencyCallback(METHODS, execution=Execution(on_error="raise", audit=True))
     trainer(tmp_path / "eager", callback, max_epochs=1).fit(module, loader(), loader())
     module.compile(backend="eager")
     trainer(tmp_path / "compiled", callback, max_epochs=1).fit(module, loader(), loader())

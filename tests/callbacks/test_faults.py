@@ -10,6 +10,7 @@ import torch
 from tiny import CSVLogger, L, Logger, TensorBoardLogger, TinyClassifier, data, events, loader, picture, trainer
 from torch.utils.data import Dataset
 
+from lightning_saliency.callbacks import Execution
 from lightning_saliency import SaliencyCallback
 from lightning_saliency.audit import changed, fingerprint
 from lightning_saliency.budget import Budget
@@ -44,7 +45,7 @@ def fit_beside(tmp_path, module, callback, **options):
 
 
 def callback(**options) -> SaliencyCallback:
-    return SaliencyCallback(["cam", "saliency"], num_samples=SHOWN, audit=True, **options)
+    return SaliencyCallback(["cam", "saliency"], samples=SHOWN, execution=Execution(audit=True), **options)
 
 
 def texts(caught, part: str) -> list[str]:
@@ -261,13 +262,13 @@ class Slow(TinyClassifier):
 
 
 def test_a_callback_over_its_budget_shows_fewer_samples_then_fewer_epochs_and_says_so_once(tmp_path):
-    roomy = SaliencyCallback(["saliency"], num_samples=SHOWN, max_fraction=1.0)
+    roomy = SaliencyCallback(["saliency"], samples=SHOWN, execution=Execution(max_fraction=1.0))
     trainer(tmp_path / "roomy", roomy, max_epochs=4).fit(Slow(), loader(), loader())
     heights = [image.height for image in events(tmp_path / "roomy").Images("saliency/saliency")]
     assert len(heights) == 5
     assert len(set(heights)) == 1
 
-    tight = SaliencyCallback(["saliency"], num_samples=SHOWN, max_fraction=0.02)
+    tight = SaliencyCallback(["saliency"], samples=SHOWN, execution=Execution(max_fraction=0.02))
     with pytest.warns(UserWarning, match="would take more than 2% of the time") as caught:
         trainer(tmp_path / "tight", tight, max_epochs=12).fit(Slow(), loader(), loader())
     assert len(texts(caught, "would take more than")) == 1
@@ -305,7 +306,7 @@ def test_its_seconds_are_logged_and_can_be_monitored(tmp_path):
 @pytest.mark.parametrize("value", [0, -0.1, 1.5])
 def test_a_wrong_budget_is_named(value):
     with pytest.raises(ValueError, match="`max_fraction`"):
-        SaliencyCallback(max_fraction=value)
+        SaliencyCallback(execution=Execution(max_fraction=value))
 
 
 # --- endurance
@@ -334,7 +335,7 @@ def test_a_thousand_calls_leave_memory_hooks_threads_files_and_figures_as_they_w
                     if call in (200, 1000):
                         note(pl_module)
 
-    ours = SaliencyCallback(["saliency"], num_samples=1)
+    ours = SaliencyCallback(["saliency"], samples=1)
     trainer(tmp_path, ours, Repeats(), max_epochs=1).fit(TinyClassifier(), loader(), loader())
     (early_pages, early_tensors, early), (late_pages, late_tensors, late) = notes
     assert early == late

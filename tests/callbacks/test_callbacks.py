@@ -27,6 +27,7 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 from torchvision.transforms import v2
 
+from lightning_saliency.callbacks import Execution, Samples, Style
 from lightning_saliency import (
     CAMCallback,
     GradCAMCallback,
@@ -65,7 +66,7 @@ def test_every_epoch_and_the_untrained_network_are_in_the_event_file_at_the_scal
 def test_the_last_picture_is_the_trained_model_explained_by_hand(tmp_path):
     L.seed_everything(0)
     model = TinyClassifier()
-    trainer(tmp_path, SaliencyCallback(["grad_cam", "saliency"], num_samples=3)).fit(model, loader(), loader())
+    trainer(tmp_path, SaliencyCallback(["grad_cam", "saliency"], samples=3)).fit(model, loader(), loader())
     images, labels = data()[:3]
     explanation = explain(model, images, methods=["grad_cam", "saliency"], target=labels)
     confidences, predictions = explanation.logits.softmax(1).max(1)
@@ -112,7 +113,7 @@ def test_rows_show_the_samples_in_order_and_the_heat_lies_over_the_image_it_expl
     images[0, :, :16, :16] = torch.tensor([1.0, 0.0, 1.0])[:, None, None]  # magenta, top left
     images[1, :, 48:, 48:] = torch.tensor([0.0, 1.0, 1.0])[:, None, None]  # cyan, bottom right
     dataset = TensorDataset(images, torch.tensor([0, 0]))
-    callback = CAMCallback(mean=0.0, std=1.0, alpha=1.0, colormap="gray")
+    callback = CAMCallback(style=Style(mean=0.0, std=1.0, colormap="gray", alpha=1.0))
     trainer(tmp_path, callback).validate(LooksAtBrightness(), loader(dataset), verbose=False)
 
     sheet = picture(events(tmp_path).Images("saliency/cam")[0])
@@ -136,7 +137,7 @@ def test_single_channel_and_many_channel_images_are_shown_and_the_picture_says_w
     for channels in (1, 5):
         folder = tmp_path / str(channels)
         sets = loader(data(channels=channels))
-        trainer(folder, SaliencyCallback(num_samples=2), max_epochs=1).fit(TinyClassifier(channels), sets, sets)
+        trainer(folder, SaliencyCallback(samples=2), max_epochs=1).fit(TinyClassifier(channels), sets, sets)
         assert len(events(folder).Images("saliency/overview")) == 2
 
 
@@ -159,7 +160,7 @@ def test_the_normalisation_and_the_class_names_come_from_the_validation_data_set
         assert cells(sheet, (51 * (index + 1),) * 3).sum() >= 128 * 128  # 0.2, 0.4, 0.6 of 255, as before Normalize
 
     L.seed_everything(0)
-    given = GradientSaliencyCallback(class_names=["ant", "bee", "cat"], mean=[0.5] * 3, std=[0.25] * 3)
+    given = GradientSaliencyCallback(style=Style(mean=[0.5] * 3, std=[0.25] * 3, class_names=["ant", "bee", "cat"]))
     images = torch.stack([Pictures()[index][0] for index in range(3)])
     plain = loader(TensorDataset(images, torch.arange(3)))
     trainer(tmp_path / "given", given).validate(TinyClassifier(), plain, verbose=False)
@@ -167,7 +168,7 @@ def test_the_normalisation_and_the_class_names_come_from_the_validation_data_set
 
 
 def test_validate_and_test_run_under_inference_mode_and_have_their_own_tags(tmp_path):
-    runner = trainer(tmp_path, SaliencyCallback(["grad_cam", "saliency"], num_samples=2))
+    runner = trainer(tmp_path, SaliencyCallback(["grad_cam", "saliency"], samples=2))
     runner.validate(TinyClassifier(), loader(), verbose=False)
     runner.test(TinyClassifier(), loader(), verbose=False)
     tags = set(events(tmp_path).Tags()["images"])
@@ -177,7 +178,7 @@ def test_validate_and_test_run_under_inference_mode_and_have_their_own_tags(tmp_
 
 
 def test_every_n_epochs_and_no_untrained_frame(tmp_path):
-    callback = GradCAMCallback(every_n_epochs=2, log_untrained=False)
+    callback = GradCAMCallback(every_n_epochs=2, execution=Execution(log_untrained=False))
     trainer(tmp_path, callback, max_epochs=5).fit(TinyClassifier(), loader(), loader())
     assert [event.step for event in events(tmp_path).Images("saliency/grad_cam")] == [5, 11]  # epochs 1 and 3
 
@@ -188,7 +189,7 @@ def test_every_n_epochs_and_no_untrained_frame(tmp_path):
         (GradCAMCallback, "grad_cam"),
         (GradCAMPlusPlusCallback, "grad_cam_plus_plus"),
         (GradientSaliencyCallback, "saliency"),
-        (partial(CAMCallback, top_k=1), "cam"),
+        (partial(CAMCallback, style=Style(top_k=1)), "cam"),
     ],
 )
 def test_the_named_shells_log_their_one_method(tmp_path, shell, tag):
@@ -200,7 +201,7 @@ def test_cam_of_the_most_probable_classes_takes_one_forward_and_no_backward(tmp_
     L.seed_everything(0)
     model, forwards = TinyClassifier(), []
     model.head.register_forward_hook(lambda _, args, output: forwards.append((len(args[0]), output.requires_grad)))
-    callback = CAMCallback(num_samples=5, top_k=2, class_names=["cat", "dog", "owl"], on_error="raise")
+    callback = CAMCallback(samples=5, style=Style(class_names=["cat", "dog", "owl"], top_k=2), execution=Execution(on_error="raise"))
     runner = trainer(tmp_path, callback)
     runner.validate(model, loader(batch_size=5), verbose=False)
     forwards.clear()
@@ -260,7 +261,7 @@ def test_the_more_cells_a_sheet_has_the_smaller_they_are_down_to_what_can_be_rea
 
 
 def test_of_more_classes_than_there_are_all_are_shown_and_others_have_none(tmp_path):
-    trainer(tmp_path / "all", CAMCallback(top_k=9, on_error="raise")).validate(
+    trainer(tmp_path / "all", CAMCallback(style=Style(top_k=9), execution=Execution(on_error="raise"))).validate(
         TinyClassifier(), loader(), verbose=False
     )
     assert "saliency/class_maps" in events(tmp_path / "all").Tags()["images"]
@@ -268,17 +269,17 @@ def test_of_more_classes_than_there_are_all_are_shown_and_others_have_none(tmp_p
     assert CAMCallback("grad_cam").look.top_k == 1
     assert CAMCallback().look.top_k == 3
     with pytest.raises(ValueError, match=r"`methods` to include 'cam', whose maps `top_k=2` shows"):
-        SaliencyCallback(["grad_cam"], top_k=2)
+        SaliencyCallback(["grad_cam"], style=Style(top_k=2))
 
 
 def test_several_layers_have_a_picture_each_or_one_that_is_fused(tmp_path):
     layers = ["backbone.2", "backbone.6"]
-    trainer(tmp_path / "each", GradCAMCallback(layer=layers, on_error="raise")).validate(
+    trainer(tmp_path / "each", GradCAMCallback(layer=layers, execution=Execution(on_error="raise"))).validate(
         TinyClassifier(), loader(), verbose=False
     )
     tags = {"saliency/grad_cam@backbone.2", "saliency/grad_cam@backbone.6", "saliency/overview"}
     assert set(events(tmp_path / "each").Tags()["images"]) == tags
-    trainer(tmp_path / "one", GradCAMCallback(layer=layers, fuse="max", on_error="raise")).validate(
+    trainer(tmp_path / "one", GradCAMCallback(layer=layers, execution=Execution(on_error="raise", fuse="max"))).validate(
         TinyClassifier(), loader(), verbose=False
     )
     assert events(tmp_path / "one").Tags()["images"] == ["saliency/grad_cam"]
@@ -289,7 +290,7 @@ def test_several_layers_have_a_picture_each_or_one_that_is_fused(tmp_path):
 def test_the_options_of_methods_and_mirroring_reach_the_maps(tmp_path):
     images, labels = data()[:4]
     options = {"smooth_grad": {"num_samples": 3, "noise": 0.3, "reduce": "signed"}}
-    callback = SaliencyCallback("smooth_grad", num_samples=4, flip=True, method_options=options, on_error="raise")
+    callback = SaliencyCallback("smooth_grad", samples=4, execution=Execution(on_error="raise", flip=True), METHOD_OPTIONS=options)
     model = TinyClassifier()
     runner = trainer(tmp_path, callback)
     runner.validate(model, loader(), verbose=False)
@@ -325,7 +326,7 @@ class TakesImages(Logger):
 def test_each_logger_gets_the_pictures_in_the_way_it_can(tmp_path):
     takes = TakesImages()
     loggers = [TensorBoardLogger(tmp_path / "tb", name="", version=""), CSVLogger(tmp_path / "csv"), takes]
-    trainer(tmp_path, GradCAMCallback(num_samples=2), logger=loggers).fit(TinyClassifier(), loader(), loader())
+    trainer(tmp_path, GradCAMCallback(samples=2), logger=loggers).fit(TinyClassifier(), loader(), loader())
     sheets = [picture(event) for event in events(tmp_path / "tb").Images("saliency/grad_cam")]
     files = sorted((tmp_path / "csv").glob("**/saliency/grad_cam/*.png"))
     assert [file.name for file in files] == ["step=0000000.png", "step=0000002.png", "step=0000005.png"]
@@ -346,7 +347,7 @@ def test_no_logger_is_one_warning_and_training_goes_on(tmp_path):
 
 
 def test_fast_dev_run_goes_through(tmp_path):
-    runner = trainer(tmp_path, SaliencyCallback(on_error="raise"), fast_dev_run=True, logger=True)
+    runner = trainer(tmp_path, SaliencyCallback(execution=Execution(on_error="raise")), fast_dev_run=True, logger=True)
     runner.fit(TinyClassifier(), loader(), loader())
     assert runner.state.finished
 
@@ -375,7 +376,7 @@ def test_memory_hooks_and_modes_are_flat_over_200_epochs(tmp_path):
                 counts.append((kinds["Tensor"], kinds["Parameter"], kinds["Evidence"], kinds["Image"], hooks))
 
     small = loader(data(4), batch_size=4)
-    callback = SaliencyCallback(["cam", "grad_cam", "saliency"], num_samples=2)
+    callback = SaliencyCallback(["cam", "grad_cam", "saliency"], samples=2)
     trainer(tmp_path, callback, Counts(), max_epochs=200, logger=CSVLogger(tmp_path)).fit(
         TinyClassifier(), small, small
     )
@@ -391,7 +392,7 @@ def shown(callback) -> torch.Tensor:
 
 
 def test_the_samples_are_the_first_of_the_stream_across_batches(tmp_path):
-    callback = GradCAMCallback(num_samples=5)
+    callback = GradCAMCallback(samples=5)
     trainer(tmp_path, callback, max_epochs=1).fit(TinyClassifier(), loader(), loader(batch_size=2))
     assert torch.equal(shown(callback), data()[:5][0])
     assert torch.equal(callback.state_dict()["validate"]["labels"], data()[:5][1])
@@ -412,7 +413,7 @@ def test_chosen_positions_are_shown_in_the_order_given_and_given_images_as_they_
 def test_one_of_each_class_from_a_stream_that_is_sorted_by_class(tmp_path):
     images, labels = data()[:]
     order = labels.argsort(stable=True)
-    callback = GradCAMCallback(choose="per_class", num_samples=4)
+    callback = GradCAMCallback(samples=Samples(num=4, choose="per_class"))
     trainer(tmp_path, callback, max_epochs=1).fit(
         TinyClassifier(), loader(), loader(TensorDataset(images[order], labels[order]))
     )
@@ -429,7 +430,7 @@ def test_a_position_beyond_the_stream_is_named(tmp_path):
 
 
 def test_samples_are_taken_from_the_chosen_loader(tmp_path):
-    callback = GradCAMCallback(num_samples=2, dataloader_idx=1)
+    callback = GradCAMCallback(samples=Samples(num=2, dataloader_idx=1))
     other = data(num=30)
     trainer(tmp_path, callback, max_epochs=1).fit(
         TinyClassifier(), loader(), [loader(), loader(Subset(other, range(24, 30)))]
@@ -440,12 +441,12 @@ def test_samples_are_taken_from_the_chosen_loader(tmp_path):
 @pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:.*sampler has shuffling enabled")
 def test_a_resumed_run_shows_the_same_samples(tmp_path):
     L.seed_everything(0)
-    first = GradCAMCallback(num_samples=3)
+    first = GradCAMCallback(samples=3)
     checkpoint = L.callbacks.ModelCheckpoint(tmp_path, filename="last", save_top_k=-1)
     trainer(tmp_path, first, checkpoint, enable_checkpointing=True).fit(
         TinyClassifier(), loader(), loader(shuffle=True)
     )
-    second = GradCAMCallback(num_samples=3)
+    second = GradCAMCallback(samples=3)
     trainer(tmp_path, second, max_epochs=4).fit(
         TinyClassifier(), loader(), loader(shuffle=True), ckpt_path=checkpoint.best_model_path
     )
@@ -454,14 +455,14 @@ def test_a_resumed_run_shows_the_same_samples(tmp_path):
 
 
 def test_two_callbacks_in_one_trainer_keep_apart(tmp_path):
-    callbacks = [GradCAMCallback(), GradCAMCallback(layer="backbone.0", name="early"), CAMCallback(num_samples=2)]
+    callbacks = [GradCAMCallback(), GradCAMCallback(layer="backbone.0", name="early"), CAMCallback(samples=2)]
     assert len({callback.state_key for callback in callbacks}) == 3
     trainer(tmp_path, *callbacks).validate(TinyClassifier(), loader(), verbose=False)
     assert {"saliency/grad_cam", "early/grad_cam"} <= set(events(tmp_path).Tags()["images"])
 
 
 def test_of_callbacks_that_share_a_name_the_time_of_all_is_logged(tmp_path, monkeypatch):
-    first, second = CAMCallback(num_samples=2), GradCAMCallback(num_samples=3)
+    first, second = CAMCallback(samples=2), GradCAMCallback(samples=3)
     trainer(tmp_path, first, second).fit(TinyClassifier(), loader(), loader())
     logged = [event.value for event in events(tmp_path).Scalars("saliency/seconds")]
     assert len(logged) == 2
@@ -477,13 +478,13 @@ def test_of_callbacks_that_share_a_name_the_time_of_all_is_logged(tmp_path, monk
 
 
 def test_two_callbacks_that_would_share_a_tag_are_refused(tmp_path):
-    callbacks = [GradCAMCallback(layer="backbone.0"), GradCAMCallback(num_samples=2)]
+    callbacks = [GradCAMCallback(layer="backbone.0"), GradCAMCallback(samples=2)]
     with pytest.raises(ValueError, match=r"'saliency/grad_cam' twice.*`name=...`"):
         trainer(tmp_path, *callbacks).fit(TinyClassifier(), loader(), loader())
 
 
 def test_another_run_with_the_same_callback_shows_its_own_data(tmp_path):
-    callback = GradCAMCallback(num_samples=2)
+    callback = GradCAMCallback(samples=2)
     trainer(tmp_path / "first", callback, max_epochs=1).fit(TinyClassifier(), loader(), loader())
     grey = data(channels=1)
     trainer(tmp_path / "second", callback, max_epochs=1).fit(TinyClassifier(1), loader(grey), loader(grey))
@@ -492,7 +493,7 @@ def test_another_run_with_the_same_callback_shows_its_own_data(tmp_path):
 
 @pytest.mark.parametrize("samples", [None, [3, 0, 7, 23]])
 def test_a_target_per_sample_goes_with_its_sample_also_where_sanity_checking_shows_a_part(tmp_path, samples):
-    callback = GradCAMCallback(samples=samples, num_samples=4, target=[0, 1, 2, 1], on_error="raise")
+    callback = GradCAMCallback(target=[0, 1, 2, 1], samples=samples, execution=Execution(on_error="raise"))
     seen = []
     explain_samples = callback.probe.explain
 
@@ -519,7 +520,7 @@ def test_a_resumed_run_with_another_method_shows_the_same_samples():
 
 def test_a_loader_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(ValueError, match="`dataloader_idx` to be below the number of loaders, 1, got 1"):
-        trainer(tmp_path, GradCAMCallback(dataloader_idx=1)).fit(TinyClassifier(), loader(), loader())
+        trainer(tmp_path, GradCAMCallback(samples=Samples(dataloader_idx=1))).fit(TinyClassifier(), loader(), loader())
 
 
 def test_labels_that_are_no_classes_are_said_to_come_from_the_batch(tmp_path):
@@ -558,7 +559,7 @@ def test_a_batch_of_any_shape_is_understood_or_an_input_fn_takes_it_apart(tmp_pa
             "y": torch.stack([y for _, y in items]),
         }
 
-    callback = GradCAMCallback(num_samples=2)
+    callback = GradCAMCallback(samples=2)
     trainer(tmp_path, callback).validate(Reads(), loader(collate_fn=collate), verbose=False)
     assert torch.equal(shown(callback), data()[:2][0])
 
@@ -571,7 +572,7 @@ def test_a_batch_of_any_shape_is_understood_or_an_input_fn_takes_it_apart(tmp_pa
     def unpack(batch):
         return torch.stack([x.view(3, 16, 16) for x, _ in batch]), torch.tensor([y for _, y in batch])
 
-    callback = GradCAMCallback(num_samples=2, input_fn=unpack)
+    callback = GradCAMCallback(samples=2)
     trainer(tmp_path, callback).validate(Reads(), loader(collate_fn=packed), verbose=False)
     assert torch.equal(shown(callback), data()[:2][0])
 
@@ -664,7 +665,7 @@ class TakesBatches(TinyClassifier):
         (GradCAMCallback(target=7), TinyClassifier, "`target` to be below the model's 3 classes"),
         (GradCAMCallback(), TwoParts, r"defines no `forward`.*`model=...`, one of backbone, head"),
         (GradCAMCallback(), TakesBatches, r"TakesBatches to turn a batch of images, .*'labels'.*`model=\.\.\.`"),
-        (GradCAMCallback(mean=[0.5, 0.5], std=[1.0, 1.0]), TinyClassifier, "one per channel, got 2"),
+        (GradCAMCallback(style=Style(mean=[0.5, 0.5], std=[1.0, 1.0])), TinyClassifier, "one per channel, got 2"),
     ],
     ids=[
         "layer",
@@ -701,14 +702,14 @@ class BreaksLater(TinyClassifier):
 
 
 def test_a_fault_after_training_has_begun_is_one_warning_and_training_goes_on(tmp_path):
-    runner = trainer(tmp_path, GradCAMCallback(num_samples=3), max_epochs=4)
+    runner = trainer(tmp_path, GradCAMCallback(samples=3), max_epochs=4)
     with pytest.warns(UserWarning, match="RuntimeError: three is too few") as caught:
         runner.fit(BreaksLater(), loader(), loader())
     assert sum("three is too few" in str(warning.message) for warning in caught) == 1
     assert runner.global_step == 12
     assert len(events(tmp_path).Images("saliency/grad_cam")) == 2
 
-    runner = trainer(tmp_path, GradCAMCallback(num_samples=3, on_error="raise"), max_epochs=4)
+    runner = trainer(tmp_path, GradCAMCallback(samples=3, execution=Execution(on_error="raise")), max_epochs=4)
     with pytest.raises(RuntimeError, match="three is too few"):
         runner.fit(BreaksLater(), loader(), loader())
 

@@ -9,6 +9,7 @@ from PIL import Image
 from test_untouched import Deterministic, squares
 from tiny import CSVLogger, L, Logger, TensorBoardLogger, TinyClassifier, data, events, loader, sheets, trainer
 
+from lightning_saliency.callbacks import Execution, History, Samples
 from lightning_saliency import CAMCallback, GradCAMCallback, SaliencyCallback, explain
 from lightning_saliency.film import animation, filmstrip
 from lightning_saliency.record import load_record
@@ -28,7 +29,7 @@ def fit(folder, *callbacks, seed=3, model=None, **options):
 
 
 def callback(**options):
-    return SaliencyCallback(METHODS, **({"num_samples": 4, "on_error": "raise"} | options))
+    return SaliencyCallback(METHODS, **{"num_samples": 4, "on_error": "raise"} | options)
 
 
 class Explains(L.Callback):
@@ -130,7 +131,7 @@ def test_another_run_in_the_same_folder_begins_the_record_anew(tmp_path):
 
 
 def test_callbacks_that_share_a_name_have_each_their_own_record(tmp_path):
-    fit(tmp_path, CAMCallback(num_samples=2), GradCAMCallback(num_samples=3), max_epochs=1)
+    fit(tmp_path, CAMCallback(samples=2), GradCAMCallback(samples=3), max_epochs=1)
     assert list(load_record(tmp_path / "saliency.record")[0].attributions) == ["cam"]
     assert list(load_record(tmp_path / "saliency.1.record")[0].attributions) == ["grad_cam"]
     with pytest.raises(ValueError, match="got a folder of 2"):
