@@ -22,19 +22,19 @@ def check_format(about: Mapping[str, Any]) -> None:
         )
 
 
-def one(about: Mapping[str, Any], key: str, *types: type[_Value]) -> _Value:
+def value(about: Mapping[str, Any], key: str, *types: type[_Value]) -> _Value:
     """Return a part that has one of these types."""
     return _typed(about.get(key), key, types)
 
 
-def many(about: Mapping[str, Any], key: str, *types: type[_Value]) -> tuple[_Value, ...]:
+def values(about: Mapping[str, Any], key: str, *types: type[_Value]) -> tuple[_Value, ...]:
     """Return the values of a list, each of one of these types."""
-    return tuple(_typed(value, key, types) for value in one(about, key, list))
+    return tuple(_typed(item, key, types) for item in value(about, key, list))
 
 
 def sizes(about: Mapping[str, Any], key: str) -> tuple[tuple[int, int], ...]:
     """Return a list of heights and widths."""
-    pairs = many(about, key, list)
+    pairs = values(about, key, list)
     if any(len(pair) != 2 or type(side) is not int or side < 1 for pair in pairs for side in pair):
         raise ValueError(f"{key!r} should be pairs of height and width")
     return tuple((height, width) for height, width in pairs)

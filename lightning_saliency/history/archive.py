@@ -41,7 +41,7 @@ class RecordError(ValueError):
 
 
 @contextmanager
-def named(path: str) -> Iterator[None]:
+def record_errors(path: str) -> Iterator[None]:
     """Turn whatever reading a file raises that is gone, damaged or of another kind into an error that names it."""
     try:
         yield
@@ -86,7 +86,7 @@ class Archive:
     Raises:
         ValueError: It is no zip archive, or one that holds no description.
 
-    All that goes wrong while reading is to be met with `named`.
+    All that goes wrong while reading is to be met with `record_errors`.
     """
 
     def __init__(self, file: BinaryIO) -> None:

@@ -87,7 +87,7 @@ def pack_samples(samples: RecordedSamples, run: str) -> bytes:
         "run": run,
         "positions": [int(position) for position in samples.positions],
         "labels": [None if label is None else int(label) for label in samples.labels],
-        "class_names": None if samples.class_names is None else list(samples.class_names),
+        "class_names": None if samples.class_names is None else [str(name) for name in samples.class_names],
         "sizes": sizes,
     }
     places_by_size = _places_by_size(sizes).items()
@@ -101,8 +101,8 @@ def read_samples_header(archive: Archive) -> SamplesHeader:
     sizes = about.sizes(archive.about, "sizes")
     _check_images(sizes)
     archive.check(_samples_layout(sizes))
-    positions = about.many(archive.about, "positions", int)
-    return SamplesHeader(about.one(archive.about, "run", str), dict(zip(positions, sizes, strict=True)))
+    positions = about.values(archive.about, "positions", int)
+    return SamplesHeader(about.value(archive.about, "run", str), dict(zip(positions, sizes, strict=True)))
 
 
 def read_samples(archive: Archive) -> RecordedSamples:
@@ -114,12 +114,12 @@ def read_samples(archive: Archive) -> RecordedSamples:
     for size, places in _places_by_size(sizes).items():
         for place, image in zip(places, archive.read(_images(size), *layout[_images(size)]), strict=True):
             images[place] = image
-    named = about.one(archive.about, "class_names", list, type(None)) is not None
+    named = about.value(archive.about, "class_names", list, type(None)) is not None
     return RecordedSamples(
         positions=tuple(header.sizes),
         images=tuple(images),
-        labels=about.many(archive.about, "labels", int, type(None)),
-        class_names=about.many(archive.about, "class_names", str) if named else None,
+        labels=about.values(archive.about, "labels", int, type(None)),
+        class_names=about.values(archive.about, "class_names", str) if named else None,
     )
 
 
@@ -151,11 +151,11 @@ def pack_look(look: RecordedLook, run: str, attempt: int, sizes: Sizes) -> bytes
         "predictions": [int(prediction) for prediction in look.predictions],
         "probabilities": [about.to_json(probability) for probability in look.probabilities],
         "classes": [None if explained is None else int(explained) for explained in look.classes],
-        "methods": {key: {"shapes": shapes[key], "reasons": list(look.reasons[key])} for key in look.attributions},
+        "methods": {key: {"shapes": shapes[key], "reasons": _texts(look.reasons[key])} for key in look.attributions},
         "num_classes": look.num_classes,
-        "scalars": {name: about.to_json(value) for name, value in look.scalars.items()},
-        "layers": list(look.layers),
-        "explained": look.explained,
+        "scalars": {str(name): about.to_json(value) for name, value in look.scalars.items()},
+        "layers": _texts(look.layers),
+        "explained": str(look.explained),
         "time": about.to_json(look.time),
     }
     return pack(description, arrays)
@@ -170,7 +170,7 @@ def read_look_header(archive: Archive, name: str, sizes: Sizes) -> LookHeader:
         sizes: By position, the height and width of a sample's image, as far as they are known.
     """
     summary = read_look_summary(archive, name, sizes)
-    run, attempt = about.one(archive.about, "run", str), about.one(archive.about, "attempt", int)
+    run, attempt = about.value(archive.about, "run", str), about.value(archive.about, "attempt", int)
     return LookHeader(run, attempt, summary.epoch, summary.step)
 
 
@@ -180,7 +180,7 @@ def read_look_summary(archive: Archive, name: str, sizes: Sizes) -> LookSummary:
     summary = LookSummary(
         **_facts(archive.about),
         shapes={method: about.sizes(parts, "shapes") for method, parts in _methods(archive.about).items()},
-        num_classes=about.one(archive.about, "num_classes", int),
+        num_classes=about.value(archive.about, "num_classes", int),
     )
     if name != look_name(summary.epoch, summary.step):
         raise ValueError(f"it holds epoch {summary.epoch}, step {summary.step}, which is not what its name says")
@@ -210,23 +210,27 @@ def _facts(description: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of `LookFacts`."""
     methods = _methods(description).items()
     return {
-        "epoch": about.one(description, "epoch", int, type(None)),
-        "step": about.one(description, "step", int),
-        "positions": about.many(description, "positions", int),
-        "predictions": about.many(description, "predictions", int),
-        "probabilities": tuple(map(about.from_json, about.one(description, "probabilities", list))),
-        "classes": about.many(description, "classes", int, type(None)),
-        "reasons": {method: about.many(parts, "reasons", str, type(None)) for method, parts in methods},
-        "scalars": {name: about.from_json(value) for name, value in about.one(description, "scalars", dict).items()},
-        "layers": about.many(description, "layers", str),
-        "explained": about.one(description, "explained", str),
+        "epoch": about.value(description, "epoch", int, type(None)),
+        "step": about.value(description, "step", int),
+        "positions": about.values(description, "positions", int),
+        "predictions": about.values(description, "predictions", int),
+        "probabilities": tuple(map(about.from_json, about.value(description, "probabilities", list))),
+        "classes": about.values(description, "classes", int, type(None)),
+        "reasons": {method: about.values(parts, "reasons", str, type(None)) for method, parts in methods},
+        "scalars": {name: about.from_json(value) for name, value in about.value(description, "scalars", dict).items()},
+        "layers": about.values(description, "layers", str),
+        "explained": about.value(description, "explained", str),
         "time": about.from_json(description.get("time")),
     }
 
 
+def _texts(values: Iterable[str | None]) -> list[str | None]:
+    return [None if value is None else str(value) for value in values]
+
+
 def _methods(description: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    methods = about.one(description, "methods", dict)
-    return {method: about.one(methods, method, dict) for method in methods}
+    methods = about.value(description, "methods", dict)
+    return {method: about.value(methods, method, dict) for method in methods}
 
 
 def _samples_layout(sizes: Sequence[Size]) -> Layout:

@@ -52,4 +52,7 @@ def restore(levels: NDArray[np.uint8], ranges: NDArray[np.float32]) -> NDArray[n
     low, high = ranges.astype(np.float64).T[:, :, None]
     tables = (low + np.arange(256) / 255 * (high - low)).astype(np.float32)
     tables[:, 255] = ranges[:, 1]  # not low + (high − low), which may differ in the last bit
-    return np.stack([table[map_] for table, map_ in zip(tables, levels, strict=True)])
+    maps = np.empty(levels.shape, np.float32)
+    for table, of_map, out in zip(tables, levels, maps, strict=True):
+        np.take(table, of_map, out=out, mode="clip")  # no level lies outside; this mode needs no copy
+    return maps

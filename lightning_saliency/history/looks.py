@@ -77,17 +77,17 @@ class RecordedSamples:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LookFacts:
-    """What is known of a look besides its maps and logits. One value for each of its n samples, where it is a tuple.
+    """What is known of a look besides its maps and logits. n is the number of its samples.
 
     Attributes:
         epoch: From 0; None for the untrained network.
         step: As on the axis of Lightning's scalars.
         positions: Which of the run's samples were looked at: all, but where sanity checking or a time budget saw a
             part.
-        predictions: The predicted classes.
-        probabilities: Those of the predicted classes, 0 to 1.
-        classes: The explained classes, or None where what is explained is no class.
-        reasons: By method, why a map has nothing to show, or None where it has.
+        predictions: The n predicted classes.
+        probabilities: Their n probabilities, 0 to 1.
+        classes: The n explained classes, each None where what is explained is no class.
+        reasons: By method, for each of the n maps why it has nothing to show, or None where it has.
         scalars: What was measured, by name.
         layers: The target layers' names.
         explained: In words, which class is explained.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import overload
 
-from lightning_saliency.history.archive import Archive, RecordError, named
+from lightning_saliency.history.archive import Archive, RecordError, record_errors
 from lightning_saliency.history.files import (
     SAMPLES,
     LookHeader,
@@ -146,13 +146,17 @@ class Record(Looks):
         Args:
             name: Look at the file of this name only, which is quicker than listing a long record; None for all.
         """
-        entries = self._folder.entries() if name is None else self._entries_with(name)
+        listed_before = self._entries()
+        entries = self._folder.entries() if name is None else _with(listed_before, name, self._folder.entry(name))
+        if entries == listed_before and not self.problems:
+            return
         problems: dict[str, str] = {}
-        known = self._files
+        known, header_before = self._files, self._samples_header
         samples_entry = entries.pop(SAMPLES, None)
-        if samples_entry is None or samples_entry != self._samples_entry or self._samples_header is None:
-            known = {}  # whether a look can be of this record depends on the samples
+        if samples_entry != self._samples_entry or self._samples_header is None:
             self._take_samples(samples_entry, problems)
+        if self._samples_header != header_before:  # on which it depends whether a look can be of this record
+            known = {}
         files = {}
         for listed, entry in sorted(entries.items()):
             before = known.get(listed)
@@ -163,11 +167,9 @@ class Record(Looks):
         self.problems = problems | {file.name: file.problem for file in files.values() if file.problem}
         self._sort()
 
-    def _entries_with(self, name: str) -> dict[str, Entry]:
-        """The folder as it was listed, but for one file, which is as it is now."""
-        entry = {SAMPLES: self._samples_entry} | {known: file.entry for known, file in self._files.items()}
-        entry[name] = self._folder.entry(name)
-        return {known: listed for known, listed in entry.items() if listed is not None}
+    def _entries(self) -> dict[str, Entry]:
+        """The folder as it was listed last."""
+        return _with({name: file.entry for name, file in self._files.items()}, SAMPLES, self._samples_entry)
 
     def _take_samples(self, entry: Entry | None, problems: dict[str, str]) -> None:
         self._samples_entry, self._samples_header, self._samples = entry, None, None
@@ -255,9 +257,15 @@ def record_paths(folder: Folder) -> list[str]:
     return [child.path for child in children if SAMPLES in child.entries()]
 
 
+def _with(entries: Mapping[str, Entry], name: str, entry: Entry | None) -> dict[str, Entry]:
+    """Return the entries with another one under a name, or none."""
+    others = {other: known for other, known in entries.items() if other != name}
+    return others if entry is None else others | {name: entry}
+
+
 @contextmanager
 def _opened(folder: Folder, name: str, entry: Entry | None = None) -> Iterator[Archive]:
-    with named(folder.file_path(name)):
+    with record_errors(folder.file_path(name)):
         if entry is not None and entry.kind != "file":  # opening a pipe would wait for its other end
             raise ValueError("it is no file")
         with folder.open(name) as file:

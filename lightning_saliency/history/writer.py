@@ -54,9 +54,8 @@ class RecordWriter:
     ) -> None:
         self._run_folder = open_folder(folder)
         self._name = name
-        self._run: str = (
-            uuid.uuid4().hex if state is None else state["run"]
-        )  # not from a random state: it stays as it is
+        # drawn by the operating system, so that no random state of the training moves on
+        self._run: str = uuid.uuid4().hex if state is None else state["run"]
         self._samples = samples
         found = None if state is None else self._find(state["path"])
         if found is None:

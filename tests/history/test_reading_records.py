@@ -41,6 +41,15 @@ def test_samples_of_several_sizes_come_back_each_at_its_place(tmp_path):
         np.testing.assert_array_equal(mine, its)
 
 
+def test_names_that_are_no_text_are_written_as_text(tmp_path):
+    names = (("tench", "Tinca tinca"), 1, "owl")
+    writer = make_writer(tmp_path, samples=make_samples(class_names=names))
+    writer.write(make_look(scalars={"seconds": np.float32(0.5)}, predictions=tuple(np.arange(3))))
+    record = load_record(tmp_path)
+    assert record.samples.class_names == tuple(map(str, names))
+    assert (record[0].scalars, record[0].predictions) == ({"seconds": 0.5}, (0, 1, 2))
+
+
 def test_looks_are_in_the_order_of_epochs_and_steps_with_the_untrained_network_first(tmp_path):
     writer = make_writer(tmp_path)
     for epoch, step in ((10, 110), (0, 0), (None, 0), (2, 29), (2, 25)):

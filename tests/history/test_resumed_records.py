@@ -68,6 +68,18 @@ def test_a_resumed_run_with_another_folder_takes_the_looks_so_far_along(tmp_path
     assert again.record.epochs == [0, 1, 2]
 
 
+def test_a_kill_while_looks_are_taken_along_loses_none(tmp_path):
+    first = make_writer(tmp_path / "first")
+    for epoch in (0, 1):
+        first.write(make_look(epoch, epoch))
+    left = tmp_path / "second" / "saliency.record"  # the samples come last: without them it is not gone on with
+    left.mkdir(parents=True)
+    shutil.copy(f"{first.record.path}/{first.record.files[0]}", left)
+    second = make_writer(tmp_path / "second", state=first.state_dict())
+    assert second.record.epochs == [0, 1]
+    assert load_record(tmp_path / "second").path == second.record.path
+
+
 def test_only_looks_that_hold_are_taken_along(tmp_path):
     first = make_writer(tmp_path / "first")
     for epoch in (0, 1, 2):
