@@ -14,13 +14,12 @@ from lightning_saliency.classifier import CAMClassifier, CAMPrediction
 from lightning_saliency.evidence import find_target_layer
 from lightning_saliency.explain import Explanation, explain
 from lightning_saliency.faithfulness import faithfulness
-from lightning_saliency.figures import TUTORIAL_PANELS, tutorial_figure
-from lightning_saliency.film import animation, filmstrip
 from lightning_saliency.heads import GAPHead, GAPModel, gap_model
 from lightning_saliency.metrics import heatmaps_to_boxes
 from lightning_saliency.optimize import ClassModelImages, FoolingImages, class_model_image, fooling_image
 from lightning_saliency.record import Moment, Record, load_record
 from lightning_saliency.sanity import head_similarity, randomised_head
+from lightning_saliency.visualization import TUTORIAL_PANELS, Style, animation, filmstrip, tutorial_figure
 
 __all__ = [
     "METHODS",
@@ -41,6 +40,7 @@ __all__ = [
     "Moment",
     "Record",
     "SaliencyCallback",
+    "Style",
     "animation",
     "class_model_image",
     "explain",

@@ -21,11 +21,16 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from lightning_saliency.attribution import METHODS, parse_methods
-from lightning_saliency.explain import Explanation, Fuse, explain
-from lightning_saliency.figures import TUTORIAL_PANELS, tutorial_figure
-from lightning_saliency.pictures import Look
-from lightning_saliency.samples import Samples
+from lightning_saliency.explain import ExplainedSamples, Explanation, Fuse, HeatmapStage, explain
 from lightning_saliency.sources import WrongArgumentError, first_line, load_model
+from lightning_saliency.visualization import (
+    TUTORIAL_PANELS,
+    Style,
+    draw_sheets,
+    find_names,
+    to_pil,
+    tutorial_figure,
+)
 
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's
 _SHEET, _FIGURE = ".sheet.png", ".figure.png"
@@ -137,7 +142,7 @@ def _run(options: argparse.Namespace) -> int:
     given = _class_names(options.class_names) if options.class_names else None
     model, weights = load_model(options.model, options.weights, options.num_classes)
     transform, mean, std = _preprocessing(weights, options.size, options.mean, options.std)
-    look = Look(mean, std, given if given is not None or not weights else weights.meta["categories"])
+    look = Style(mean, std, given if given is not None or not weights else weights.meta["categories"])
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -168,7 +173,7 @@ class _Explainer:
     model: nn.Module
     methods: Sequence[str]
     options: argparse.Namespace
-    look: Look
+    look: Style
 
     def explain(self, images: Tensor) -> Explanation:
         further = TUTORIAL_PANELS.get(self.options.figure, ())
@@ -193,21 +198,21 @@ class _Explainer:
         """The files of one image."""
         maps = {key: raw for key, raw in explanation.attributions.items() if key.partition("@")[0] in self.methods}
         target = self.options.target
-        pictures = self.look.draw(
-            Samples(explanation.images),
-            replace(explanation, attributions=maps),
+        shown = replace(explanation, attributions=maps)
+        pictures = draw_sheets(
+            [ExplainedSamples(shown, HeatmapStage(shown), (0,))],
+            self.look,
             title=path.name,
-            explained="predicted class" if target is None else f"class {self.look.names()[target]}",
+            explained="predicted class" if target is None else f"class {find_names(self.look)[target]}",
         )
         sheet = pictures["overview"] if len(maps) > 1 else pictures[next(iter(maps))]
-        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(self.options.output / f"{name}{_SHEET}")
+        to_pil(sheet).save(self.options.output / f"{name}{_SHEET}")
         for key, raw in maps.items():
             # no file of Windows has a colon, which stands in the name of a layer that is read after its activation
             np.save(self.options.output / f"{name}.{key.replace(':', '-')}.npy", raw[0, 0].cpu().numpy())
         if self.options.figure:
-            mean, std, names = self.look.mean, self.look.std, self.look.class_names
-            figure = tutorial_figure(explanation, self.options.figure, mean=mean, std=std, class_names=names)
-            figure.savefig(self.options.output / f"{name}{_FIGURE}")
+            figure = tutorial_figure(explanation, self.options.figure, style=self.look)
+            to_pil(figure).save(self.options.output / f"{name}{_FIGURE}")
 
 
 def _preprocessing(

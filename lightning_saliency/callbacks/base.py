@@ -27,8 +27,8 @@ from lightning_saliency.checks import check_choice, check_count, check_function
 from lightning_saliency.datasets import find_dataset
 from lightning_saliency.guard import Guard
 from lightning_saliency.loggers import log_pictures, scalar_step
-from lightning_saliency.pictures import Look
 from lightning_saliency.samples import Choose, FixedBatch, Samples, parse_samples
+from lightning_saliency.visualization import Style
 
 OnError = Literal["warn", "raise"]
 
@@ -95,7 +95,7 @@ class PictureCallback(Callback):
 
     def __init__(
         self,
-        look: Look,
+        look: Style,
         *,
         num_samples: int,
         samples: list[int] | Tensor | tuple[Tensor, Tensor] | None,

@@ -10,10 +10,9 @@ from typing import Any
 
 from lightning_saliency.callbacks.base import Pictures, Turn
 from lightning_saliency.explain import Explanation
-from lightning_saliency.film import animation, filmstrip
 from lightning_saliency.loggers import run_folder, scalar_step
-from lightning_saliency.pictures import Look
 from lightning_saliency.record import SUFFIX, Moment, Record, RecordWriter
+from lightning_saliency.visualization import Style, animation, filmstrip, find_names, to_pictures
 
 
 @dataclass
@@ -27,7 +26,7 @@ class History:
     """
 
     name: str
-    look: Look
+    look: Style
     animation_every_n_epochs: int | None = None
     _writer: RecordWriter | None = field(default=None, init=False)
     _earlier: Path | None = field(default=None, init=False)
@@ -63,10 +62,10 @@ class History:
             return {}
         samples, count = turn.samples, len(turn.samples)
         writer.write_samples(
-            self.look.to_rgb(samples.images, turn.dataset),
+            to_pictures(samples.images, self.look, turn.dataset),
             [None] * count if samples.labels is None else samples.labels.tolist(),
             samples.places,
-            self.look.names(turn.dataset).names,
+            find_names(self.look, turn.dataset).names,
             anew=self._writer is None and turn.is_fresh,
         )
         self._writer = writer
@@ -105,7 +104,7 @@ class History:
         folder = run_folder(turn.trainer.loggers)
         if folder is None:
             return None
-        path = folder / f"{file}{SUFFIX}"
+        path = Path(folder, f"{file}{SUFFIX}")
         if self._earlier is not None and self._earlier.exists() and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._earlier, path)
@@ -113,16 +112,13 @@ class History:
 
     def _filmstrips(self, record: Record) -> Pictures:
         self._drawn_at = len(record)
-        return {
-            f"{key}/filmstrip": filmstrip(record, key, colormap=self.look.colormap, alpha=self.look.alpha)
-            for key in record[-1].attributions
-        }
+        return {f"{key}/filmstrip": filmstrip(record, key, style=self.look) for key in record[-1].attributions}
 
     def _animations(self, record: Record) -> Pictures:
         made: Pictures = {}
         for key in record[-1].attributions:
             path = record.path.parent / self.name / key / "animation.gif"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(animation(record, key, colormap=self.look.colormap, alpha=self.look.alpha))
+            path.write_bytes(animation(record, key, style=self.look))
             made[f"{key}/animation"] = path
         return made

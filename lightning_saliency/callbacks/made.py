@@ -19,17 +19,25 @@ from lightning_saliency.callbacks.base import (
 from lightning_saliency.checks import check_choice, check_count, check_function
 from lightning_saliency.explain import explain
 from lightning_saliency.optimize import StepMethod, class_model_image, fooling_image
-from lightning_saliency.pictures import Look
 from lightning_saliency.probe import find_model
-from lightning_saliency.render import Caption, Channels, grid, to_rgb
 from lightning_saliency.samples import Choose
+from lightning_saliency.visualization import (
+    Channels,
+    Style,
+    class_model_caption,
+    find_names,
+    fooling_caption,
+    grid,
+    to_pictures,
+    to_rgb,
+)
 
 
 class _AscentCallback(PictureCallback):
     """What runs gradient ascent through the explained part of the module."""
 
     def __init__(
-        self, look: Look, *, model: str | None, output_fn: Callable[[Any], Tensor] | None, **shared: Any
+        self, look: Style, *, model: str | None, output_fn: Callable[[Any], Tensor] | None, **shared: Any
     ) -> None:
         check_function("output_fn", output_fn)
         self.model = model
@@ -124,7 +132,7 @@ class ClassModelCallback(_AscentCallback):
             "blur": blur,
         }
         super().__init__(
-            Look(mean, std, check_names(class_names), channels=channels),
+            Style(mean, std, check_names(class_names), channels=channels),
             model=model,
             output_fn=output_fn,
             num_samples=1,
@@ -153,8 +161,8 @@ class ClassModelCallback(_AscentCallback):
                 range(min(explain(model, sample, methods="saliency", **run).probabilities.shape[1], 10))
             )
             made = class_model_image(model, classes, sample.shape[1:], **self.ascent, **run)
-        images = self.look.to_rgb(made.images.cpu(), turn.dataset)
-        names = self.look.names(turn.dataset)
+        images = to_pictures(made.images.cpu(), self.look, turn.dataset)
+        names = find_names(self.look, turn.dataset)
         pictures: Pictures = {}
         for row, (index, before, after) in enumerate(
             zip(classes, made.start_scores.tolist(), made.scores.tolist(), strict=True)
@@ -166,7 +174,7 @@ class ClassModelCallback(_AscentCallback):
                 images[row, None],
                 {},
                 title=turn.title,
-                captions=[Caption(f"{names[index]} · {reason}" if reason else names[index])],
+                captions=[class_model_caption(index, names, reason)],
                 note=f"score {before:.3g} → {after:.3g}",
             )
         return pictures
@@ -249,7 +257,7 @@ class FoolingCallback(_AscentCallback):
         self.target = target
         self.ascent: dict[str, Any] = {"method": method, "step_size": step_size, "max_steps": max_steps}
         super().__init__(
-            Look(mean, std, check_names(class_names), channels=channels),
+            Style(mean, std, check_names(class_names), channels=channels),
             model=model,
             output_fn=output_fn,
             num_samples=num_samples,
@@ -280,17 +288,15 @@ class FoolingCallback(_AscentCallback):
         self._scalars["median_steps"] = steps.float().median().item()
         changes = made.changes.cpu()
         largest = changes.abs().amax((1, 2, 3), keepdim=True)
-        names = self.look.names(turn.dataset)
+        names = find_names(self.look, turn.dataset)
         columns = {
             "the change, magnified": to_rgb(
                 torch.where(largest > 0, changes / largest, 0.0), 0.5, 0.5, self.look.channels
             ),
-            "with the change": self.look.to_rgb(made.images.cpu(), turn.dataset),
+            "with the change": to_pictures(made.images.cpu(), self.look, turn.dataset),
         }
         captions = [
-            Caption(
-                f"{f'true {names[label]} · ' if label is not None else ''}{_outcome(names[to], steps, fooled, reason)}"
-            )
+            fooling_caption(label, to, steps, fooled, reason, names)
             for label, to, steps, fooled, reason in zip(
                 [None] * len(samples) if samples.labels is None else samples.labels.tolist(),
                 made.targets.tolist(),
@@ -300,12 +306,6 @@ class FoolingCallback(_AscentCallback):
                 strict=True,
             )
         ]
-        images = self.look.to_rgb(samples.images, turn.dataset)
+        images = to_pictures(samples.images, self.look, turn.dataset)
         note = f"steps of {self.ascent['step_size']:g} a pixel, method: {self.ascent['method']}"
         return {"samples": grid(images, columns, title=turn.title, captions=captions, note=note)}
-
-
-def _outcome(name: str, steps: int, fooled: bool, reason: str | None) -> str:
-    if fooled:
-        return f"taken for {name} after {steps} step{'' if steps == 1 else 's'}"
-    return f"not taken for {name}" + (f": {reason}" if reason else f" within {steps} steps")

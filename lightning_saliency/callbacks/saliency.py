@@ -21,12 +21,11 @@ from lightning_saliency.callbacks.base import (
 from lightning_saliency.callbacks.history import History
 from lightning_saliency.callbacks.numbers import Numbers
 from lightning_saliency.checks import check_choice, check_count, check_function
-from lightning_saliency.explain import Explanation, Fuse
-from lightning_saliency.pictures import Look
+from lightning_saliency.explain import ExplainedSamples, Explanation, Fuse, HeatmapStage
 from lightning_saliency.probe import CallbackTarget, Probe
-from lightning_saliency.render import Channels
 from lightning_saliency.samples import Choose, FixedBatch
 from lightning_saliency.targets import Task, parse_target
+from lightning_saliency.visualization import Channels, Style, draw_sheets
 
 
 class SaliencyCallback(PictureCallback):
@@ -221,7 +220,7 @@ class SaliencyCallback(PictureCallback):
         if metrics_samples is not None:
             measured = FixedBatch(metrics_samples, input_fn=input_fn, objects=objects)
         self._numbers = Numbers(self.probe, measured, faithfulness, sanity_every_n_epochs) if metrics else None
-        look = Look(mean, std, check_names(class_names), colormap, alpha, normalize, channels, top_k)
+        look = Style(mean, std, check_names(class_names), colormap, alpha, normalize, channels, top_k)
         self._history = History(name, look, animation_every_n_epochs) if record else None
         self._explanation: Explanation | None = None
         super().__init__(
@@ -305,9 +304,16 @@ class SaliencyCallback(PictureCallback):
     def _draw(self, turn: Turn) -> Pictures:
         self._explanation = self.probe.explain(turn.trainer, turn.pl_module, turn.samples)
         return dict(
-            self.look.draw(
-                turn.samples,
-                self._explanation,
+            draw_sheets(
+                [
+                    ExplainedSamples(
+                        self._explanation,
+                        HeatmapStage(self._explanation),
+                        tuple(turn.samples.places),
+                        turn.samples.labels,
+                    )
+                ],
+                self.look,
                 title=turn.title,
                 explained=self.probe.explained(turn.samples),
                 dataset=turn.dataset,
