@@ -25,19 +25,16 @@ MAY_IMPORT = {
     "_compat": set(),
     "classifier": {"attribution", "heads", "metrics", "batches", "targets", "_compat"},
     "metrics": {"attribution"},
-    "render": set(),
     "record": set(),
     "batches": {"metrics"},
     "datasets": set(),
     "samples": {"batches"},
     "checks": set(),
-    "pictures": {"attribution", "datasets", "explain", "render", "samples"},
+    "visualization": {"attribution", "checks", "datasets", "explain"},
     "faithfulness": {"attribution", "evidence", "explain", "metrics", "targets"},
     "sanity": {"attribution", "evidence", "explain", "metrics", "targets"},
     "measures": {"attribution", "explain", "metrics"},
-    "film": {"attribution", "checks", "pictures", "record", "render", "targets"},
-    "figures": {"attribution", "explain", "pictures", "render"},
-    "loggers": {"render"},
+    "loggers": {"visualization"},
     "audit": set(),
     "guard": {"audit", "_compat"},
     "budget": set(),
@@ -47,7 +44,7 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["callbacks"] = set(MAY_IMPORT) - {"dashboard"}
 MAY_IMPORT["__init__"] = set(MAY_IMPORT) - {"dashboard"}
-MAY_IMPORT["cli"] = {"attribution", "explain", "figures", "pictures", "samples", "sources"}
+MAY_IMPORT["cli"] = {"attribution", "explain", "sources", "visualization"}
 MAY_IMPORT["__main__"] = {"cli"}
 
 # Who may know what is outside; a library that is not listed here or in STANDARD is known to nobody.
@@ -57,10 +54,11 @@ KNOWN_TO = {
     "lightning": {"_compat"},
     "torchmetrics": {"classifier", "metrics"},
     "scipy": {"metrics"},
-    "torchvision": {"render", "heads", "metrics", "optimize", "sources", "cli"},
+    "torchvision": {"heads", "metrics", "optimize", "sources", "cli"},
     "tqdm": {"evidence", "cli"},
-    "matplotlib": {"render", "figures"},
-    "PIL": {"render", "loggers", "cli"},
+    "matplotlib": {"visualization"},
+    "PIL": {"visualization", "loggers", "cli"},
+    "fsspec": {"loggers"},
     "tensorboard": {"loggers", "record", "dashboard"},
     "torch.utils.tensorboard": {"loggers", "record", "dashboard"},
 }

@@ -155,7 +155,7 @@ def test_an_animation_has_a_frame_a_moment_plays_for_ever_and_rests_at_its_end(t
     )
     assert last.shape == expected.shape
     off = (last.float() - expected.float()).abs()
-    assert off.mean() < 8  # 255 colours for all, of images that are noise
+    assert off.mean() < 8  # 255 colors for all, of images that are noise
     assert off.flatten().kthvalue(int(0.99 * off.numel())).values < 60
     with opened(animation(record, "grad_cam", max_frames=2)) as film:
         assert film.n_frames == 2
@@ -186,38 +186,3 @@ def test_an_animation_takes_no_more_than_it_may(tmp_path):
     with opened(small) as film, opened(whole) as large:
         assert film.n_frames == large.n_frames == 12
         assert film.width < large.width
-
-
-def test_frames_that_differ_in_size_or_are_none_are_refused():
-    frame = torch.zeros(3, 8, 8, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="`frames` to be one or more of one size, got 0"):
-        gif([])
-    with pytest.raises(ValueError, match="`frames` to be one or more of one size, got 2"):
-        gif([frame, frame[:, :4]])
-
-
-@pytest.mark.parametrize(
-    ("count", "columns"), [(1, 1), (2, 2), (3, 3), (4, 2), (7, 4), (8, 4), (10, 5), (12, 4), (16, 4)]
-)
-def test_tiles_stand_in_few_rows_without_gaps_where_that_can_be(count, columns):
-    images = torch.zeros(count, 3, 128, 128, dtype=torch.uint8)
-    sheet = tiles(images, torch.zeros(count, 1, 128, 128), alpha=0.0, cell_side=128)
-    black = (sheet == 0).all(0)
-    assert sum(int(column) for column in (black.sum(0) > 100).int().diff() == 1) == columns
-    assert sum(int(row) for row in (black.sum(1) > 100).int().diff() == 1) == -(-count // columns)
-    rows = -(-count // columns)
-    assert abs(int(black.sum()) - count * 128**2) < 0.02 * rows * columns * 128**2
-
-
-def test_a_progress_bar_shows_its_share_and_changes_nothing_else():
-    images, heatmaps = torch.zeros(4, 3, 64, 64, dtype=torch.uint8), torch.rand(4, 1, 64, 64)
-    plain = tiles(images, heatmaps)
-    widths = []
-    for share in (0.0, 0.25, 1.0):
-        with_bar = tiles(images, heatmaps, progress=share)
-        assert torch.equal(with_bar[:, 6:], plain[:, 6:])
-        widths.append(int((with_bar[0, 2] < 150).sum()))
-    width = plain.shape[2]
-    assert widths[0] == 0
-    assert abs(widths[1] - 0.25 * width) <= 1
-    assert widths[2] == width

@@ -65,7 +65,7 @@ def hwc(picture):
 # --- signed_to_rgb
 
 
-def test_signed_values_are_brought_around_mid_grey_by_the_99th_percentile_of_what_is_not_0():
+def test_signed_values_are_brought_around_mid_gray_by_the_99th_percentile_of_what_is_not_0():
     signed = rand(2, 3, 20, 20)
     signed[:, :, :10] = 0
     signed[1] *= 1e-6
@@ -82,7 +82,7 @@ def test_signed_values_are_brought_around_mid_grey_by_the_99th_percentile_of_wha
     assert found.max() == 255
 
 
-def test_a_few_extreme_pixels_do_not_grey_out_the_rest_and_each_image_has_its_own_scale():
+def test_a_few_extreme_pixels_do_not_gray_out_the_rest_and_each_image_has_its_own_scale():
     signed = rand(2, 3, 30, 30)
     plain = signed_to_rgb(signed)
     extreme = signed.clone()
@@ -94,7 +94,7 @@ def test_a_few_extreme_pixels_do_not_grey_out_the_rest_and_each_image_has_its_ow
     assert torch.equal(signed_to_rgb(signed * 1024), plain)  # a power of two: exact
 
 
-def test_the_sign_is_seen_and_negating_mirrors_the_colours():
+def test_the_sign_is_seen_and_negating_mirrors_the_colors():
     signed = rand(1, 3, 8, 8)
     found = signed_to_rgb(signed).int()
     assert ((found > 128)[signed > 0.1]).all()
@@ -110,7 +110,7 @@ def test_signed_values_of_other_channels(channels, shown):
     assert torch.equal(found, signed_to_rgb(signed[:, shown]))
 
 
-def test_signed_values_that_are_blank_or_not_finite_are_mid_grey_and_the_input_stays_as_it_was():
+def test_signed_values_that_are_blank_or_not_finite_are_mid_gray_and_the_input_stays_as_it_was():
     signed = rand(2, 3, 6, 6)
     signed[0] = 0
     signed[1, 0, 0, 0], signed[1, 1, 0, 0] = math.nan, math.inf
@@ -232,8 +232,8 @@ def test_images_of_other_channels_and_models_of_one_logit():
     figure = tutorial_figure(explanation, class_names=["no", "yes"])
     assert titles(figure)[0] == ["Image", "channels 1–3 of 5"]
     assert lines(figure)[0].startswith(("predicted no", "predicted yes"))
-    grey = explain(network(1), rand(1, 1, 16, 16), methods=TUTORIAL_PANELS[4])
-    assert all(found.shape[2] == 3 for found in pictures(tutorial_figure(grey, mean=0.5, std=0.5)))
+    gray = explain(network(1), rand(1, 1, 16, 16), methods=TUTORIAL_PANELS[4])
+    assert all(found.shape[2] == 3 for found in pictures(tutorial_figure(gray, mean=0.5, std=0.5)))
 
 
 def test_it_is_saved_and_goes_to_tensorboard(tmp_path):
