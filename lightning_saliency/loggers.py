@@ -134,7 +134,7 @@ def _skip(logger: Any, tag: str, path: Path, step: int) -> None:
     """Leave an animation alone, which is a file already, where the logger takes none."""
 
 
-LOGGER_KINDS = (
+LOGGER_KINDS = [
     LoggerKind(
         "TensorBoard",
         recognizes=lambda logger, experiment: (
@@ -181,5 +181,5 @@ LOGGER_KINDS = (
         log_picture=_write_png,
         log_animation=_skip,
     ),
-)
+]
 """What is known of each kind of logger; a new kind is a row, before the last."""

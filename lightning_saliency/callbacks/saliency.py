@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from torch import Tensor
@@ -99,7 +100,7 @@ class SaliencyCallback(LookCallback):
     """
 
     default_methods: ClassVar[tuple[str, ...]] = ("grad_cam", "grad_cam_plus_plus", "saliency")
-    default_style: ClassVar[Style] = Style()
+    default_top_k: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -168,15 +169,16 @@ class SaliencyCallback(LookCallback):
             )
 
     def _parse_style(self, style: Style | None, methods: Mapping[str, Any]) -> Style:
-        if style is None:
-            return self.default_style if "cam" in methods else Style()
-        check_group("style", style, Style)
-        if style.top_k > 1 and "cam" not in methods:
+        """The style, with this callback's own number of classes where it leaves that open."""
+        chosen: Style = check_group("style", Style() if style is None else style, Style)
+        if chosen.top_k is None:
+            return replace(chosen, top_k=self.default_top_k if "cam" in methods else 1)
+        if chosen.top_k > 1 and "cam" not in methods:
             raise ValueError(
-                f"Expected `methods` to include 'cam', whose maps `Style(top_k={style.top_k})` shows, got "
+                f"Expected `methods` to include 'cam', whose maps `Style(top_k={chosen.top_k})` shows, got "
                 f"{', '.join(methods)}."
             )
-        return style
+        return chosen
 
 
 def _parse_target(target: Any, samples: Samples) -> Target:
@@ -243,4 +245,4 @@ class CAMCallback(SaliencyCallback):
     """
 
     default_methods = ("cam",)
-    default_style = Style(top_k=3)
+    default_top_k = 3

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.attribution import Normalize, make_heatmaps
-from lightning_saliency.explain import ExplainedSamples
+from lightning_saliency.attribution import ExplainedSamples
 from lightning_saliency.visualization.captions import (
     Caption,
     Names,
@@ -64,11 +64,13 @@ def draw_sheets(
         ValueError: There are no samples, or `top_k` is above 1 and `cam` is not among the methods.
 
     Example:
-        >>> from lightning_saliency.explain import HeatmapStage, explain
+        >>> from lightning_saliency.attribution import HeatmapStage, explain
+        >>> from lightning_saliency.data import SampleBatch
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
         ...     torch.nn.Flatten(), torch.nn.Linear(8, 5))
         >>> explanation = explain(model, torch.randn(2, 3, 32, 32), methods=["grad_cam", "saliency"])
-        >>> looked = ExplainedSamples(explanation, HeatmapStage(explanation), positions=(0, 1))
+        >>> samples = SampleBatch(explanation.call, labels=(None, None), positions=(0, 1))
+        >>> looked = ExplainedSamples(samples, explanation, HeatmapStage(explanation))
         >>> list(draw_sheets([looked], Style(), title="epoch 1", explained="predicted class"))
         ['grad_cam', 'saliency', 'overview']
     """
@@ -103,8 +105,8 @@ def draw_sheets(
     sheets = {key: sheet({method_title(key): column}, explained) for key, column in columns.items()}
     if len(columns) > 1:
         sheets["overview"] = sheet({method_title(key): column for key, column in columns.items()}, explained)
-    if style.top_k > 1:
-        by_rank = _class_columns(looked, names, style)
+    if style.top_k is not None and style.top_k > 1:
+        by_rank = _class_columns(looked, names, style, style.top_k)
         scale = {"max": ", one scale a row", "minmax": "", "shared": ", one scale"}[style.normalize]
         sheets["class_maps"] = sheet(by_rank, f"the {len(by_rank)} most probable classes{scale}")
     return sheets
@@ -121,12 +123,14 @@ def _method_column(looked: Sequence[ExplainedSamples], key: str, normalize: Norm
     return _Column(_in_rows(looked, maps), _in_order(looked, [group.reasons for group in heatmaps]))
 
 
-def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Style) -> dict[str, _Column]:
+def _class_columns(
+    looked: Sequence[ExplainedSamples], names: Names, style: Style, top_k: int
+) -> dict[str, _Column]:
     """Make a column for each rank: the CAM of that class of each sample, and the class's name.
 
     The maps of a sample's classes can be compared: on the scale `max` they are shown on one scale.
     """
-    count = min(style.top_k, looked[0].explanation.probabilities.shape[1])
+    count = min(top_k, looked[0].explanation.probabilities.shape[1])
     own_scale: Normalize = "minmax" if style.normalize == "minmax" else "max"
     heatmaps, labels = [], []
     for group in looked:
@@ -158,18 +162,18 @@ def _captions(group: ExplainedSamples, names: Names) -> list[Caption]:
 
 
 def _true_classes(group: ExplainedSamples) -> list[int | None]:
-    return [None] * len(group) if group.labels is None else group.labels.tolist()
+    return list(group.samples.labels)
 
 
 def _in_order(looked: Sequence[ExplainedSamples], values: Iterable[Iterable[_T]]) -> list[_T]:
     """Bring what each entry says of its samples into the order of all samples' positions."""
-    positions = [position for group in looked for position in group.positions]
+    positions = [position for group in looked for position in group.samples.positions]
     flat = list(chain.from_iterable(values))
     return [flat[index] for index in sorted(range(len(flat)), key=positions.__getitem__)]
 
 
 def _in_rows(looked: Sequence[ExplainedSamples], batches: Sequence[Tensor]) -> Images:
     """The same for images: of one size, and in order already, they stay one batch."""
-    if len(batches) == 1 and list(looked[0].positions) == sorted(looked[0].positions):
+    if len(batches) == 1 and list(looked[0].samples.positions) == sorted(looked[0].samples.positions):
         return batches[0]
     return _in_order(looked, batches)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.attribution import Normalize
-from lightning_saliency.checks import check_choice, check_count
-from lightning_saliency.datasets import find_class_names, find_normalization
+from lightning_saliency._checks import check_choice, check_count
+from lightning_saliency.data import find_class_names, find_normalization
 from lightning_saliency.visualization.captions import Names
 from lightning_saliency.visualization.colors import check_alpha, check_colormap
 from lightning_saliency.visualization.images import Channels, to_rgb
@@ -33,7 +33,7 @@ class Style:
             (each map from its minimum to its maximum), `shared` (one scale for all samples: a weak map looks weak).
         channels: What to show of images with more than three channels: the `first` three, or the `mean`.
         top_k: Of how many classes of each sample, the most probable ones, CAM is shown side by side; 1 for no such
-            picture.
+            picture. Default: 1, and 3 for `CAMCallback`.
 
     Raises:
         TypeError: An option is of the wrong kind.
@@ -51,7 +51,7 @@ class Style:
     alpha: float = 0.5
     normalize: Normalize = "max"
     channels: Channels = "first"
-    top_k: int = 1
+    top_k: int | None = None
 
     def __post_init__(self) -> None:
         numbers = {"mean": _check_numbers("mean", self.mean), "std": _check_numbers("std", self.std)}
@@ -64,7 +64,8 @@ class Style:
             raise TypeError(f"Expected `Style(class_names=...)` to be a list of names, got {names!r}.")
         check_choice("Style(normalize=...)", self.normalize, get_args(Normalize))
         check_choice("Style(channels=...)", self.channels, get_args(Channels))
-        check_count("Style(top_k=...)", self.top_k)
+        if self.top_k is not None:
+            check_count("Style(top_k=...)", self.top_k)
         check_colormap("Style(colormap=...)", self.colormap)
         check_alpha("Style(alpha=...)", self.alpha)
         # a list that is changed later must not change a style that is in use
