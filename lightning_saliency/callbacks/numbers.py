@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_saliency._compat import rank_zero_warn
 from lightning_saliency.callbacks.base import Turn
-from lightning_saliency.explain import Explanation
-from lightning_saliency.measures import Seen, drift, mean_of, measure
+from lightning_saliency.explain import ExplainedSamples, Explanation, HeatmapStage
+from lightning_saliency.metrics import CoarseHeatmaps, measure
 from lightning_saliency.probe import Probe
 from lightning_saliency.samples import FixedBatch, Samples
 
@@ -20,8 +20,6 @@ _AT_ONCE = 32
 
 _THE_SAME = 0.9
 """The rank correlation from which on a map is said to look the same."""
-
-_WORST = {"average_drop": 1.0, "increase_in_confidence": 0.0, "deletion": 1.0, "insertion": 0.0}
 
 
 @dataclass
@@ -41,8 +39,8 @@ class Numbers:
     samples: FixedBatch | None = None
     faithfulness: bool = False
     sanity_every_n_epochs: int | None = None
-    last: Seen | None = None
-    untrained: Seen | None = None
+    last: CoarseHeatmaps | None = None
+    untrained: CoarseHeatmaps | None = None
     _said: set[str] = field(default_factory=set)
 
     def reset(self) -> None:
@@ -62,8 +60,8 @@ class Numbers:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take it."""
         last, untrained = state.get("last"), state.get("untrained")
-        self.last = None if last is None else Seen.from_state_dict(last)
-        self.untrained = None if untrained is None else Seen.from_state_dict(untrained)
+        self.last = None if last is None else CoarseHeatmaps.from_state_dict(last)
+        self.untrained = None if untrained is None else CoarseHeatmaps.from_state_dict(untrained)
 
     def of(self, turn: Turn, explanation: Explanation) -> dict[str, float]:
         """Measure a turn, whose shown samples were explained so."""
@@ -74,24 +72,22 @@ class Numbers:
                 return {}
             samples = wanted
             explanation = self.probe.explain(turn.trainer, turn.pl_module, samples, at_once=_AT_ONCE)
-        seen = Seen.of(explanation, samples.places)
-        found = measure(explanation, seen, samples.masks)
-        if turn.in_fit:
-            if self.last is not None:
-                found |= drift(seen, self.last, "previous")
-            if self.untrained is not None:
-                found |= drift(seen, self.untrained, "untrained")
-            self.last = seen
-            if turn.is_untrained:
-                self.untrained = seen
+        parts = [ExplainedSamples(explanation, HeatmapStage(explanation), tuple(samples.places), masks=samples.masks)]
+        seen = CoarseHeatmaps.from_samples(parts[0])
+        last, untrained = ([one] if one is not None and turn.in_fit else [] for one in (self.last, self.untrained))
+        measured: list[Mapping[str, Mapping[str, Tensor]]] = []
         if self.faithfulness:
-            by_method = self.probe.faithfulness(turn.trainer, turn.pl_module, explanation)
-            found |= _means(by_method)
+            measured.append(self.probe.faithfulness(turn.trainer, turn.pl_module, explanation))
         every = self.sanity_every_n_epochs
         if every and turn.in_fit and (turn.is_untrained or (turn.trainer.current_epoch + 1) % every == 0):
             likeness = self.probe.head_similarity(turn.trainer, turn.pl_module, explanation)
-            found |= {f"{key}/rank_correlation_random_head": mean_of(values, 0.0) for key, values in likeness.items()}
-            if not turn.is_untrained:
+            measured.append({key: {"rank_correlation_random_head": values} for key, values in likeness.items()})
+        found = measure(parts, [seen], previous=last, untrained=untrained, measured=measured)
+        if turn.in_fit:
+            self.last = seen
+            if turn.is_untrained:
+                self.untrained = seen
+            elif any(key.endswith("/rank_correlation_random_head") for key in found):
                 self._warn(found)
         return found
 
@@ -113,11 +109,3 @@ class Numbers:
                         f"{key.removesuffix(f'/{scalar}')}: the map looks the same as that {what} (rank correlation "
                         f"{found[key]:.2f}), so it does not show what the network has learned (Adebayo et al. 2018)."
                     )
-
-
-def _means(by_method: Mapping[str, Mapping[str, Tensor]]) -> dict[str, float]:
-    return {
-        f"{key}/{metric}": mean_of(values.float(), _WORST[metric])
-        for key, values_by in by_method.items()
-        for metric, values in values_by.items()
-    }

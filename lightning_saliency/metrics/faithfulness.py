@@ -1,15 +1,19 @@
-"""How much the model itself relies on what a heatmap marks: from its scores, however they were obtained."""
+"""How much the model itself relies on what heatmaps mark: metrics of its scores for changed images."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from lightning_saliency.metrics.checks import at_least_float32
+from lightning_saliency._checks import check_shape, refuse
+from lightning_saliency.metrics._maps import at_least_float32
+from lightning_saliency.metrics.metric import Metric
 
 
 def average_drop(before: Tensor, after: Tensor) -> Tensor:
-    """Which share of its confidence the model loses when it sees only what the heatmap marks.
+    """Return the fraction of its confidence that the model loses when it sees only what the heatmap marks.
 
     max(0, before − after) / before, Chattopadhyay et al. 2018, "Grad-CAM++". The paper's figure is the
     mean over the images, in percent. Lower is better: the heatmap has kept what mattered.
@@ -33,10 +37,10 @@ def average_drop(before: Tensor, after: Tensor) -> Tensor:
 
 
 def increase_in_confidence(before: Tensor, after: Tensor) -> Tensor:
-    """Whether the model is surer when it sees only what the heatmap marks.
+    """Return whether the model is more confident when it sees only what the heatmap marks.
 
-    after > before, Chattopadhyay et al. 2018, "Grad-CAM++". The paper's figure is the share of the images,
-    in percent. Higher is better: the heatmap has left out what confused.
+    after > before, Chattopadhyay et al. 2018, "Grad-CAM++". The paper's figure is the percentage of
+    the images. Higher is better: the heatmap has left out what confused.
 
     Args:
         before: `(N,)`, the explained class's probability for the full image.
@@ -57,9 +61,9 @@ def increase_in_confidence(before: Tensor, after: Tensor) -> Tensor:
 
 
 def area_under_curve(curves: Tensor) -> Tensor:
-    """The area under each curve of scores, such as those of deletion and insertion.
+    """Return the area under each curve of scores, such as those of deletion and insertion, by the trapezoidal rule.
 
-    By the trapezoidal rule. Petsiuk et al. 2018, "RISE", take an image's pixels away, the most important
+    Petsiuk et al. 2018, "RISE", take an image's pixels away, the most important
     first, or put them in, and note the explained class's probability at each step. Deletion: lower is better, it falls
     early. Insertion: higher is better, it rises early.
 
@@ -77,13 +81,40 @@ def area_under_curve(curves: Tensor) -> Tensor:
         tensor([0.5000, 0.2500])
     """
     if curves.dim() != 2 or curves.shape[1] < 2:
-        raise ValueError(f"Expected `curves` to be (N, S) with 2 steps or more, got shape {tuple(curves.shape)}.")
+        refuse("curves", "(N, S) with 2 steps or more", f"shape {tuple(curves.shape)}")
     return torch.trapezoid(at_least_float32(curves), dx=1 / (curves.shape[1] - 1), dim=1)
 
 
 def _checked(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    if before.dim() != 1:
-        raise ValueError(f"Expected `before` to be (N,), got shape {tuple(before.shape)}.")
-    if after.shape != before.shape:
-        raise ValueError(f"Expected `after` to be {tuple(before.shape)} as `before`, got shape {tuple(after.shape)}.")
+    check_shape("before", before, ("N",))
+    check_shape("after", after, tuple(before.shape), "as `before`")
     return at_least_float32(before), at_least_float32(after)
+
+
+AREA_UNDER_CURVE = Metric(
+    "area_under_curve", area_under_curve, "area under the curve of scores", inputs=(), range=(0, 1),
+    higher_is_better=None, worst=0,
+)  # fmt: skip
+
+_of_scores = partial(Metric, inputs=(), range=(0, 1), section="with `faithfulness`")
+_GRAD_CAM_PLUS_PLUS = "[Chattopadhyay 2018](https://arxiv.org/abs/1710.11063)"
+_RISE = "[Petsiuk 2018](https://arxiv.org/abs/1806.07421)"
+
+ROWS = (
+    _of_scores(
+        "average_drop", average_drop, higher_is_better=False, worst=1, paper=_GRAD_CAM_PLUS_PLUS,
+        description="fraction of the class's probability that is lost where the image is multiplied by the map",
+    ),
+    _of_scores(
+        "increase_in_confidence", increase_in_confidence, higher_is_better=True, worst=0, paper=_GRAD_CAM_PLUS_PLUS,
+        description="fraction of the images where the class's probability rises by that instead",
+    ),
+    _of_scores(
+        "deletion", area_under_curve, higher_is_better=False, worst=1, paper=_RISE,
+        description="area under the curve of the probability while pixels are deleted, the most important first",
+    ),
+    _of_scores(
+        "insertion", area_under_curve, higher_is_better=True, worst=0, paper=_RISE,
+        description="area under the same curve while pixels are inserted into a blurred copy",
+    ),
+)  # fmt: skip
