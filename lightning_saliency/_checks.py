@@ -36,14 +36,14 @@ def refuse(name: str, expected: str, got: object, *, hint: str = "", error: type
 def check_type(name: str, value: Any, expected: type[T]) -> T:
     """Refuse what is no instance of a class, with a `TypeError`."""
     if not isinstance(value, expected):
-        refuse(name, f"a {expected.__qualname__}", f"a {type(value).__name__}", error=TypeError)
+        refuse(name, f"of type {expected.__qualname__}", type(value).__name__, error=TypeError)
     return value
 
 
 def check_function(name: str, value: T) -> T:
     """Refuse what is neither a function nor None, with a `TypeError`."""
     if value is not None and not callable(value):
-        refuse(name, "a function or None", f"a {type(value).__name__}", error=TypeError)
+        refuse(name, "a function or None", type(value).__name__, error=TypeError)
     return value
 
 

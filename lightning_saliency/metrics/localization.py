@@ -266,20 +266,22 @@ def _boxes_of(heatmaps: Tensor, thresholds: Sequence[float]) -> tuple[Tensor, Te
     return torch.from_numpy(boxes).to(heatmaps.device), torch.from_numpy(exist).to(heatmaps.device)
 
 
-def _boxes_around(heatmap: NDArray[Any], thresholds: Sequence[float]) -> NDArray[Any]:
-    """The boxes of one heatmap, `(T, 4)`, from the lowest threshold on, each in the window that the last one left."""
+def _boxes_around(heatmap: NDArray[Any], thresholds: Sequence[float]) -> list[tuple[int, int, int, int]]:
+    """The box of one heatmap at each threshold, from the lowest on, each in the window that the last one left."""
     maximum = heatmap.max()
     peak = heatmap == maximum  # exceeds each threshold, also where their product is rounded up to it
-    boxes, corner = np.zeros((len(thresholds), 4)), np.zeros(2)
+    boxes = [(0, 0, 0, 0)] * len(thresholds)
+    left = top = 0
     for level in np.argsort(thresholds):
         hot = (heatmap > np.float32(thresholds[level]) * maximum) | peak
         x1, y1, x2, y2 = _bounds(hot)
-        heatmap, peak, hot = (values[y1:y2, x1:x2] for values in (heatmap, peak, hot))
-        corner += x1, y1
-        labels, _ = ndimage.label(hot, structure=_EIGHT_NEIGHBORS)
-        # of regions of the same size, the one that starts first, line by line
-        largest = labels == 1 + np.bincount(labels.ravel())[1:].argmax()
-        boxes[level] = np.tile(corner, 2) + _bounds(largest)
+        heatmap, peak = heatmap[y1:y2, x1:x2], peak[y1:y2, x1:x2]
+        left, top = left + x1, top + y1
+        labels, count = ndimage.label(hot[y1:y2, x1:x2], structure=_EIGHT_NEIGHBORS)
+        x1, y1, x2, y2 = 0, 0, x2 - x1, y2 - y1
+        if count > 1:  # of regions of the same size, the one that starts first, line by line
+            x1, y1, x2, y2 = _bounds(labels == 1 + np.bincount(labels.ravel())[1:].argmax())
+        boxes[level] = left + x1, top + y1, left + x2, top + y2
     return boxes
 
 

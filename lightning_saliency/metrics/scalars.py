@@ -147,9 +147,10 @@ def _earlier(name: str, earlier: Sequence[CoarseHeatmaps], look: CoarseHeatmaps,
     maps, ranked = (torch.full_like(values[method], torch.nan) for values in (look.maps, look.ranks))
     known = torch.zeros(len(look.positions), dtype=torch.bool)
     for then in earlier:
-        common = [row for row, position in enumerate(look.positions) if position in then.positions]
-        if common and method in then.maps and then.maps[method].shape[1:] == maps.shape[1:]:
-            rows = [then.positions.index(look.positions[row]) for row in common]
+        row_of = {position: row for row, position in enumerate(then.positions)}
+        common = [row for row, position in enumerate(look.positions) if position in row_of]
+        if method in then.maps and then.maps[method].shape[1:] == maps.shape[1:]:
+            rows = [row_of[look.positions[row]] for row in common]
             known[common], maps[common], ranked[common] = True, then.maps[method][rows], then.ranks[method][rows]
     if not known.any():
         return {}
