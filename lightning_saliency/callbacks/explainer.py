@@ -134,5 +134,3 @@ class Explainer:
     @property
     def _reads_layer(self) -> bool:
         return any(METHODS[key].reads_layer for key in self.methods)
-
-

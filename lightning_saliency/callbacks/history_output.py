@@ -142,9 +142,9 @@ def _recorded(look: Look) -> RecordedLook:
         predictions=of_each(lambda group: group.explanation.predictions.tolist()),
         probabilities=of_each(lambda group: group.explanation.probabilities.amax(1).tolist()),
         classes=of_each(
-            lambda group: [None] * len(group)
-            if group.explanation.classes is None
-            else group.explanation.classes.tolist()
+            lambda group: (
+                [None] * len(group) if group.explanation.classes is None else group.explanation.classes.tolist()
+            )
         ),
         reasons={key: of_each(lambda group, key=key: group.heatmaps("max")[key].reasons) for key in keys},
         attributions={

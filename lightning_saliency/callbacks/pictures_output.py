@@ -28,7 +28,5 @@ class PicturesOutput(Output):
 
     def __call__(self, look: Look) -> Logged:
         """Draw the sheets."""
-        sheets = draw_sheets(
-            look.explained, self.style, title=look.title, explained=look.target, dataset=look.dataset
-        )
+        sheets = draw_sheets(look.explained, self.style, title=look.title, explained=look.target, dataset=look.dataset)
         return Logged(pictures=sheets)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lightning_saliency.attribution import METHODS
-from lightning_saliency.attribution import Explanation
+from lightning_saliency.attribution import METHODS, Explanation
 
 _MOST_CHARACTERS = 40  # of a class name in a caption, so that what follows it is seen too
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_saliency.attribution import Normalize, make_heatmaps
 from lightning_saliency._checks import check_choice, check_count
+from lightning_saliency.attribution import Normalize, make_heatmaps
 from lightning_saliency.visualization.captions import (
     Caption,
     Names,

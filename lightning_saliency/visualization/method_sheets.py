@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution import Normalize, make_heatmaps
-from lightning_saliency.attribution import ExplainedSamples
+from lightning_saliency.attribution import ExplainedSamples, Normalize, make_heatmaps
 from lightning_saliency.visualization.captions import (
     Caption,
     Names,
@@ -123,9 +122,7 @@ def _method_column(looked: Sequence[ExplainedSamples], key: str, normalize: Norm
     return _Column(_in_rows(looked, maps), _in_order(looked, [group.reasons for group in heatmaps]))
 
 
-def _class_columns(
-    looked: Sequence[ExplainedSamples], names: Names, style: Style, top_k: int
-) -> dict[str, _Column]:
+def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Style, top_k: int) -> dict[str, _Column]:
     """Make a column for each rank: the CAM of that class of each sample, and the class's name.
 
     The maps of a sample's classes can be compared: on the scale `max` they are shown on one scale.

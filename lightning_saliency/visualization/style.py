@@ -10,8 +10,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution import Normalize
 from lightning_saliency._checks import check_choice, check_count
+from lightning_saliency.attribution import Normalize
 from lightning_saliency.data import find_class_names, find_normalization
 from lightning_saliency.visualization.captions import Names
 from lightning_saliency.visualization.colors import check_alpha, check_colormap

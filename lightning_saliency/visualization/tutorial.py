@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lightning_saliency.attribution import METHODS, blank_reasons, make_heatmaps
-from lightning_saliency.attribution import Explanation
+from lightning_saliency.attribution import METHODS, Explanation, blank_reasons, make_heatmaps
 from lightning_saliency.visualization.captions import explanation_captions, join_notes, method_title
 from lightning_saliency.visualization.colors import signed_to_rgb
 from lightning_saliency.visualization.images import shown_channels

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_saliency.attribution import Explanation, explain_call
 from lightning_saliency.data import Call
 from lightning_saliency.evidence import Forward, as_forward, find_head, own_parameters, replaced_parameters
-from lightning_saliency.metrics import rank_correlation
+from lightning_saliency.metrics.similarity import rank_correlation
 
 _SIDE = 32
 """Heatmaps are compared at so many pixels a side: the ranks of more say no more, and cost a sort."""

@@ -1,17 +1,21 @@
+import inspect
 import pickle
 
 import pytest
 import torch
+import torchmetrics
 from tiny import L
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
 from lightning_saliency import metrics
 from lightning_saliency.metrics import (
+    METRICS,
     AreaAbove,
     AreaUnderCurve,
     AverageDrop,
+    BlankFraction,
     BoxAccuracy,
     BoxIoU,
     CenterShift,
@@ -19,8 +23,11 @@ from lightning_saliency.metrics import (
     HeatmapEntropy,
     IncreaseInConfidence,
     MaxBoxAccuracy,
+    Metric,
+    MetricOverImages,
     PointingGame,
     RankCorrelation,
+    RawMaximum,
     area_above,
     area_under_curve,
     average_drop,
@@ -32,9 +39,12 @@ from lightning_saliency.metrics import (
     entropy,
     heatmaps_to_boxes,
     increase_in_confidence,
+    is_blank,
     max_box_accuracy,
     pointing_game,
     rank_correlation,
+    raw_maximum,
+    torchmetrics_class,
 )
 
 # Each shell, what it is given, the values per image whose mean it is, and whether higher is better.
@@ -42,6 +52,8 @@ SHELLS = [
     (HeatmapEntropy(), ["heatmaps"], entropy, False),
     (AreaAbove(), ["heatmaps"], area_above, False),
     (AreaAbove(0.8), ["heatmaps"], lambda heatmaps: area_above(heatmaps, 0.8), False),
+    (BlankFraction(), ["heatmaps"], is_blank, False),
+    (RawMaximum(), ["heatmaps"], raw_maximum, None),
     (CenterShift(), ["heatmaps", "others"], center_shift, False),
     (RankCorrelation(), ["heatmaps", "others"], rank_correlation, None),
     (PointingGame(), ["heatmaps", "masks"], pointing_game, True),
@@ -58,7 +70,7 @@ ALL = [(shell, names) for shell, names, _, _ in SHELLS] + [(MaxBoxAccuracy(), ["
 
 
 def name_of(value):
-    return type(value).__name__ if isinstance(value, Metric) else ""
+    return type(value).__name__ if isinstance(value, torchmetrics.Metric) else ""
 
 
 def batch(num, seed):
@@ -280,11 +292,11 @@ def test_a_module_logs_shells_by_self_log_epoch_after_epoch(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: AreaAbove(1.0), r"`threshold` to be in \[0, 1\), got 1\.0"),
-        (lambda: BoxIoU(-0.1), r"`threshold` to be in \[0, 1\), got -0\.1"),
-        (lambda: BoxAccuracy(threshold=2), r"`threshold` to be in \[0, 1\), got 2"),
-        (lambda: BoxAccuracy(iou=0), r"`iou` to be in \(0, 1\], got 0"),
-        (lambda: MaxBoxAccuracy(iou=1.5), r"`iou` to be in \(0, 1\], got 1\.5"),
+        (lambda: AreaAbove(1.0), r"`threshold` to be a number in \[0, 1\), got 1\.0"),
+        (lambda: BoxIoU(-0.1), r"`threshold` to be a number in \[0, 1\), got -0\.1"),
+        (lambda: BoxAccuracy(threshold=2), r"`threshold` to be a number in \[0, 1\), got 2"),
+        (lambda: BoxAccuracy(iou=0), r"`iou` to be a number in \(0, 1\], got 0"),
+        (lambda: MaxBoxAccuracy(iou=1.5), r"`iou` to be a number in \(0, 1\], got 1\.5"),
         (lambda: MaxBoxAccuracy(()), r"`thresholds` to be one or more numbers in \[0, 1\), got \(\)"),
         (lambda: MaxBoxAccuracy((0.5, 1.0)), r"`thresholds` to be one or more numbers in \[0, 1\), got \(0\.5, 1\.0\)"),
         (lambda: PointingGame(threshold=0.5), "threshold"),
@@ -295,7 +307,70 @@ def test_options_out_of_range_are_named_when_the_shell_is_made(make, message):
         make()
 
 
-def test_each_public_shell_is_held_here_against_its_function():
+def test_each_public_class_is_held_here_against_its_function():
     public = {name for name in metrics.__all__ if isinstance(getattr(metrics, name), type)}
-    assert public == {type(shell).__name__ for shell, _ in ALL}
+    classes = {name for name in public if issubclass(getattr(metrics, name), torchmetrics.Metric)}
+    assert classes - {"MetricOverImages"} == {type(shell).__name__ for shell, _ in ALL}
     assert sorted(metrics.__all__, key=lambda name: (not name.isupper(), name[0].islower(), name)) == metrics.__all__
+
+
+def test_options_are_those_of_the_function_and_misspelled_or_too_many_are_refused():
+    assert str(inspect.signature(BoxAccuracy)) == "(threshold=0.2, iou=0.5, **kwargs)"
+    assert (BoxAccuracy(0.3, iou=0.4).threshold, BoxAccuracy(0.3, iou=0.4).iou) == (0.3, 0.4)
+    assert MaxBoxAccuracy(thresholds=[0.5]).thresholds == (0.5,)
+    with pytest.raises(ValueError, match="treshold"):
+        AreaAbove(treshold=0.5)
+    for wrong in (lambda: AreaAbove(0.5, 0.6), lambda: AreaAbove(0.5, threshold=0.6), lambda: HeatmapEntropy(0.5)):
+        with pytest.raises(TypeError, match=r"too many positional arguments|multiple values"):
+            wrong()
+    assert AreaAbove(0.5, sync_on_compute=False).sync_on_compute is False
+
+
+def test_a_docstring_says_what_the_row_and_the_function_say():
+    text = MaxBoxAccuracy.__doc__
+    metric = METRICS["max_box_accuracy"]
+    assert text.splitlines()[0] == f"{metric.description} ({metric.paper})."
+    for part in (
+        "0 to 1, higher",
+        "`update(heatmaps, boxes)`",
+        "    thresholds: τ, T fractions of each map's maximum, in [0, 1).",
+        "    iou: δ, the overlap that counts, in (0, 1].",
+        "    boxes: `(N, 4)`, each image's true box.",
+    ):
+        assert part in text
+    assert HeatmapEntropy.__doc__.startswith("Entropy of the map over that of an even one")
+    for shell, _ in ALL:
+        assert "As the function reads it" not in type(shell).__doc__
+        assert "An option of the function" not in type(shell).__doc__
+
+
+def darkest(heatmaps, floor=0.0):
+    """The least value of each heatmap, of this file's own metric; the best of two in `Darkest`."""
+    return heatmaps.amin((1, 2, 3)).clamp(min=floor)
+
+
+def above(heatmaps, levels=(0.1, 0.9)):
+    return torch.stack([(heatmaps.amin((1, 2, 3)) < level).float() for level in levels], dim=1)
+
+
+Darkest = torchmetrics_class(Metric("darkest", darkest, "least value", ("heatmaps",), (0, 1), False, 1), __name__)
+FewAbove = torchmetrics_class(
+    Metric("few_above", above, "few above", ("heatmaps",), (0, 1), False, 1, best_of="levels"), __name__
+)
+
+
+def test_a_class_of_an_own_row_pickles_and_takes_its_options_and_its_best_may_be_the_least():
+    heatmaps = torch.tensor([[[[0.5, 0.2]]], [[[0.7, 0.05]]]])
+    metric = Darkest(floor=0.1)
+    metric.update(heatmaps)
+    again = pickle.loads(pickle.dumps(metric))
+    assert type(again) is Darkest
+    assert again.compute().item() == pytest.approx(0.15)
+    assert again.higher_is_better is False
+    best = FewAbove()
+    best.update(heatmaps)
+    assert best.compute() == 0.5
+    collection = MetricCollection([Darkest(), FewAbove(), HeatmapEntropy()])
+    collection.update(heatmaps=heatmaps, masks=None)
+    assert collection.compute()["Darkest"].item() == pytest.approx(0.125)
+    assert isinstance(metric, MetricOverImages)
