@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_saliency.callbacks import Samples
 from lightning_saliency import Explanation, GAPHead, SaliencyCallback, explain
+from lightning_saliency.callbacks import Samples
 from lightning_saliency.metrics import boxes_to_masks, pointing_game
 
 CANVAS = 64
@@ -251,7 +251,10 @@ def main(argv: Sequence[str] | None = None) -> Result:
         max_epochs=args.epochs or (2 if args.small else 8),
         logger=logger,
         callbacks=[
-            SaliencyCallback(methods=("cam", "grad_cam", "grad_cam_plus_plus", "saliency"), samples=Samples(num=10, choose="per_class", objects=itemgetter(2)))
+            SaliencyCallback(
+                methods=("cam", "grad_cam", "grad_cam_plus_plus", "saliency"),
+                samples=Samples(num=10, choose="per_class", objects=itemgetter(2)),
+            )
         ],
         enable_checkpointing=False,
         log_every_n_steps=5 if args.small else 50,

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torchvision.models import get_model
 
-from lightning_saliency import METHODS, explain, find_target_layer
+from lightning_saliency import METHODS, explain
+from lightning_saliency.evidence import find_target_layer
 
 
 def costs(name: str, batch: int, size: int, rounds: int) -> dict[str, float]:

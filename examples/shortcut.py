@@ -35,10 +35,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.ops import box_area
 
-from lightning_saliency.callbacks import Execution, Samples, Metrics, Style
 from lightning_saliency import SaliencyCallback
-from lightning_saliency.film import filmstrip
-from lightning_saliency.record import Record, load_record
+from lightning_saliency.callbacks import Execution, Metrics, Samples, Style
+from lightning_saliency.history import Record, load_record
+from lightning_saliency.visualization import filmstrip
 
 PATCH = 6
 GAP = 2  # pixels between the patch and the digit's box, at least
@@ -233,7 +233,13 @@ class Trial:
 def train(data: Data, shortcut: float, size: Size, seed: int, output: str, *, alarmed: bool) -> Run:
     """Train one network from scratch; the seed decides weights and order."""
     L.seed_everything(seed, verbose=False)
-    saliency = SaliencyCallback("grad_cam", samples=Samples(num=4, choose="per_class", objects=lambda batch: batch[2], dataloader_idx=0), style=Style(mean=0.0, std=1.0), execution=Execution(on_error="raise"), metrics=Metrics(samples=size.num_measured))
+    saliency = SaliencyCallback(
+        "grad_cam",
+        samples=Samples(num=4, choose="per_class", objects=lambda batch: batch[2], dataloader_idx=0),
+        style=Style(mean=0.0, std=1.0),
+        execution=Execution(on_error="raise"),
+        metrics=Metrics(samples=size.num_measured),
+    )
     # patience would ask whether the eye still gets better, not where it is: no run is stopped by that
     alarm = EarlyStopping(ENERGY, mode="max", divergence_threshold=ALARM * data.even, patience=size.epochs)
     curves = Curves()

@@ -3,7 +3,6 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-
 from lightning_saliency.batches import split_batch
 
 X = torch.rand(4, 3, 8, 8)

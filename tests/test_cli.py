@@ -13,9 +13,8 @@ from torchvision.models import SqueezeNet1_1_Weights, resnet18, squeezenet1_1
 from torchvision.transforms import v2
 
 from lightning_saliency import CAMClassifier, explain
+from lightning_saliency.callbacks import Samples
 from lightning_saliency.cli import _find_images, _output_names, _read, main
-from lightning_saliency.pictures import Look
-from lightning_saliency.samples import Samples
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 ERROR = "python -m lightning_saliency explain: error: "

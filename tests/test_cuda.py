@@ -7,9 +7,9 @@ import torch
 from test_untouched import METHODS, RECIPES, run
 from tiny import TinyClassifier, data
 
-from lightning_saliency.callbacks import Execution
 from lightning_saliency import SaliencyCallback, explain
-from lightning_saliency.audit import changed
+from lightning_saliency.callbacks import Execution
+from lightning_saliency.callbacks.audit import changed
 
 pytestmark = [
     pytest.mark.filterwarnings("default"),

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from tiny import events, sheets, trainer
 
-from lightning_saliency.callbacks import Execution
 from lightning_saliency import METHODS, SaliencyCallback, class_model_image, fooling_image
-from lightning_saliency.audit import digest
+from lightning_saliency.callbacks import Execution
+from lightning_saliency.callbacks.audit import digest
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -100,7 +100,14 @@ def test_the_hits_are_counted_by_where_the_maximum_lies(demo):
 
 def test_the_demos_training_ends_bit_for_bit_the_same_with_and_without_the_callback(demo, tmp_path):
     endings = []
-    for callbacks in ([], [SaliencyCallback(("cam", "grad_cam", "grad_cam_plus_plus", "saliency"), execution=Execution(on_error="raise"))]):
+    for callbacks in (
+        [],
+        [
+            SaliencyCallback(
+                ("cam", "grad_cam", "grad_cam_plus_plus", "saliency"), execution=Execution(on_error="raise")
+            )
+        ],
+    ):
         L.seed_everything(0)
         model = demo.DigitClassifier()
         runner = trainer(tmp_path / str(len(callbacks)), *callbacks)

@@ -8,12 +8,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from lightning_saliency.faithfulness import faithfulness
 from scipy.ndimage import gaussian_filter
 from test_evidence import Disturbing, Meter, assert_same, metered, state_of
 from torch import nn
 
 from lightning_saliency import Explanation, explain
-from lightning_saliency.faithfulness import faithfulness
 
 METRICS = ["average_drop", "increase_in_confidence", "deletion", "insertion"]
 CAMS = ["grad_cam", "eigen_cam", "saliency"]

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from lightning_saliency.layers import name_layer
 from pytorch_lightning import LightningModule
 from torch import nn
 
 from lightning_saliency import GAPHead, explain, find_target_layer
 from lightning_saliency.attribution import blank_reasons
-from lightning_saliency.layers import name_layer
 
 IMAGES = torch.randn(2, 3, 16, 20, generator=torch.Generator().manual_seed(0))
 

@@ -8,7 +8,6 @@ from PIL import Image
 from tiny import CSVLogger, Logger, TensorBoardLogger, events
 
 from lightning_saliency.loggers import log_pictures, run_folder, scalar_step
-from lightning_saliency.render import gif
 
 PICTURE = torch.arange(3 * 4 * 5, dtype=torch.uint8).reshape(3, 4, 5)
 

@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from lightning_saliency.samples import FixedBatch, Samples
 
 X = torch.rand(4, 3, 8, 8)

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning_saliency.sanity import head_similarity, randomised_head
 from test_evidence import Disturbing, assert_same, metered, state_of
 from torch import nn
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
@@ -13,7 +14,6 @@ from torchvision.models import get_model
 from lightning_saliency import explain
 from lightning_saliency.evidence import find_head, replaced_parameters
 from lightning_saliency.metrics import rank_correlation
-from lightning_saliency.sanity import head_similarity, randomised_head
 
 IMAGES = torch.randn(3, 3, 10, 12, generator=torch.Generator().manual_seed(0))
 CONTEXTS = [nullcontext, torch.no_grad, torch.inference_mode]

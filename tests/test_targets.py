@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lightning_saliency.targets import check_classes, class_probabilities, find_logits, parse_target, select_scores
 from torch import Tensor, nn
 
 from lightning_saliency import explain
-from lightning_saliency.targets import check_classes, class_probabilities, find_logits, parse_target, select_scores
 
 LOGITS = torch.tensor([[0.5, 2.0, -1.0], [3.0, 1.0, 0.0]])
 

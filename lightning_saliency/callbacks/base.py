@@ -83,6 +83,7 @@ class LookCallback(Callback):
             dataloader_idx=samples.dataloader_idx,
         )
         self._batch: Any = None
+        self._was_recorded = False
         self._since: float | None = None
         self._first_step: int | None = None
         self._periods_shown = 0
@@ -284,10 +285,11 @@ class LookCallback(Callback):
         if not trainer.is_global_zero:
             return
         incomplete = self._incomplete(stage)
+        self._was_recorded = bool(incomplete)
         for collector in incomplete:
             collector.begin()
         if incomplete:
-            self._guarded(trainer, pl_module, partial(self._part.start, pl_module))
+            self._guarded(trainer, pl_module, partial(self._part.start, pl_module), is_audited=False)
 
     def _begin_step(self, batch: Any, dataloader_idx: int) -> None:
         if self._part.is_recording and dataloader_idx == self.samples.dataloader_idx:
@@ -325,7 +327,6 @@ class LookCallback(Callback):
         if self.samples.dataloader_idx >= len(loaders):
             self._guarded(trainer, pl_module, partial(self._refuse_loader, len(loaders)))
         whole = not trainer.sanity_checking or _sanity_sees_all(trainer, self.samples.dataloader_idx)
-        is_new = bool(self._incomplete(stage))
         for collector in self._incomplete(stage):
             self._guarded(trainer, pl_module, partial(collector.end, whole=whole))
         if not is_due or not trainer.loggers:
@@ -342,7 +343,7 @@ class LookCallback(Callback):
         if not len(shown):
             return
         spent = self._guard.seconds
-        self._look(stage, trainer, pl_module, shown, len(shown) / len(samples), is_logged, is_new)
+        self._look(stage, trainer, pl_module, shown, len(shown) / len(samples), is_logged)
         if self._since is not None:  # sanity checking is the warm-up, which says little of what follows
             self._budget.record(self._guard.seconds - spent, len(shown))
 
@@ -354,7 +355,6 @@ class LookCallback(Callback):
         samples: FixedSamples,
         share: float,
         is_logged: bool,
-        is_new: bool,
     ) -> None:
         """Explain the samples, and let the outputs use that; what fails does not keep the rest from theirs."""
         loaders = trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders
@@ -362,7 +362,7 @@ class LookCallback(Callback):
 
         def explain() -> Logged:
             explained = self._explain(trainer, pl_module, samples)
-            if is_new:
+            if self._was_recorded:  # in the pass that has just ended, with the weights of now
                 self._compare(samples, explained)
             look = Look(
                 stage,
@@ -425,8 +425,10 @@ class LookCallback(Callback):
         for logger in loggers if tagged else ():
             self._guarded(trainer, pl_module, partial(log_pictures, logger, tagged, scalar_step(trainer)))
 
-    def _guarded(self, trainer: Trainer, pl_module: LightningModule, step: Callable[[], None]) -> None:
-        if not self._guard.run(trainer, pl_module, step):
+    def _guarded(
+        self, trainer: Trainer, pl_module: LightningModule, step: Callable[[], None], *, is_audited: bool = True
+    ) -> None:
+        if not self._guard.run(trainer, pl_module, step, is_audited=is_audited):
             self._forget()
 
     def _log_scalars(self, trainer: Trainer, pl_module: LightningModule, suffix: str = "") -> None:

@@ -32,8 +32,16 @@ class Guard:
         self.seconds = 0.0
         self._said: set[str] = set()
 
-    def run(self, trainer: Trainer, pl_module: LightningModule, step: Callable[[], None]) -> bool:
+    def run(
+        self, trainer: Trainer, pl_module: LightningModule, step: Callable[[], None], *, is_audited: bool = True
+    ) -> bool:
         """Run a step; a fault is one warning for each cause.
+
+        Args:
+            trainer: The trainer.
+            pl_module: Its module.
+            step: What to do.
+            is_audited: Whether the audit, where there is one, covers it: not where hooks are put on for a while.
 
         Returns:
             Whether it went through.
@@ -42,7 +50,8 @@ class Guard:
             RuntimeError: The audit found that the training was changed.
             Exception: The step's own, before the training has begun or if faults are to be raised.
         """
-        before = fingerprint(trainer, pl_module) if self.audit else {}
+        audits = self.audit and is_audited
+        before = fingerprint(trainer, pl_module) if audits else {}
         start = time.perf_counter()
         fault: Exception | None = None
         try:
@@ -55,7 +64,7 @@ class Guard:
             self.seconds += time.perf_counter() - start
         if fault is not None:
             self._say(fault, trainer.current_epoch)
-        differences = changed(before, fingerprint(trainer, pl_module)) if self.audit else []
+        differences = changed(before, fingerprint(trainer, pl_module)) if audits else []
         if differences:
             raise RuntimeError(f"{self.who} has changed the training: {', '.join(differences)}.")
         return fault is None

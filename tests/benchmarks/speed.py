@@ -48,12 +48,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import normalize, resize
 
-from lightning_saliency.callbacks import Execution, Style
 from lightning_saliency import SaliencyCallback, explain, load_record
+from lightning_saliency.callbacks import Execution, Samples, Style
 from lightning_saliency.loggers import log_pictures
-from lightning_saliency.pictures import Look
-from lightning_saliency.render import grid
-from lightning_saliency.samples import Samples
+from lightning_saliency.visualization import grid
 
 GRADIENT_CAMS = ("grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam", "xgrad_cam")
 CAM_FAMILY = ("cam", *GRADIENT_CAMS)
@@ -403,7 +401,14 @@ def times_of_callbacks(name: str, args: argparse.Namespace) -> Figures:
     shown = [photo.permute(1, 2, 0).numpy() for photo in photos]
     model = network(name, args.device)
     step = floor(model, images.to(args.device), labels.to(args.device))["S"]
-    ours_of = partial(SaliencyCallback, THREE, layer=f"model.{LAYERS[name]}", samples=16, style=Style(mean=MEAN, std=STD), execution=Execution(on_error="raise"))
+    ours_of = partial(
+        SaliencyCallback,
+        THREE,
+        layer=f"model.{LAYERS[name]}",
+        samples=16,
+        style=Style(mean=MEAN, std=STD),
+        execution=Execution(on_error="raise"),
+    )
     rivals: dict[str, L.Callback] = {  # each with a name of its own, since they share the trainer
         "ours": ours_of(name="ours"),
         "ours, pictures alone": ours_of(name="pictures", record=False, metrics=False),

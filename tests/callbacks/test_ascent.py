@@ -9,26 +9,25 @@ from test_callbacks import picture
 from test_untouched import RECIPES, run
 from tiny import L, TinyClassifier, data, events, loader, trainer
 
-from lightning_saliency.callbacks import Execution, Samples, Style
-from lightning_saliency import (
-    METHODS,
-    ClassModelCallback,
-    FoolingCallback,
-    SaliencyCallback,
-    class_model_image,
-    fooling_image,
-)
-from lightning_saliency.audit import changed
-from lightning_saliency.render import Caption, grid, to_rgb
+from lightning_saliency import METHODS, SaliencyCallback, class_model_image, fooling_image
+from lightning_saliency.callbacks import ClassModelCallback, Execution, FoolingCallback, Samples, Style
+from lightning_saliency.callbacks.audit import changed
+from lightning_saliency.visualization import Caption, grid, to_rgb
 
 
 @pytest.mark.parametrize("recipe", RECIPES[:4], ids=lambda recipe: recipe.name)
 def test_training_with_every_method_and_callback_is_the_training_without_them(recipe, tmp_path):
     without = run(recipe, tmp_path / "without")
     ours = [
-        SaliencyCallback(list(METHODS), samples=3, execution=Execution(on_error="raise", flip=True, audit=True), **recipe.options),
-        ClassModelCallback(steps=3, jitter=2, blur=0.5, name="saliency/class_model", execution=Execution(on_error="raise", audit=True)),
-        FoolingCallback(max_steps=3, name="saliency/fooling", samples=3, execution=Execution(on_error="raise", audit=True)),
+        SaliencyCallback(
+            list(METHODS), samples=3, execution=Execution(on_error="raise", flip=True, audit=True), **recipe.options
+        ),
+        ClassModelCallback(
+            steps=3, jitter=2, blur=0.5, name="saliency/class_model", execution=Execution(on_error="raise", audit=True)
+        ),
+        FoolingCallback(
+            max_steps=3, name="saliency/fooling", samples=3, execution=Execution(on_error="raise", audit=True)
+        ),
     ]
     assert changed(without, run(recipe, tmp_path / "with", *ours)) == []
     tags = set(events(tmp_path / "with").Tags()["images"])
@@ -38,7 +37,9 @@ def test_training_with_every_method_and_callback_is_the_training_without_them(re
 def test_the_class_models_are_one_picture_a_class_made_by_the_model_of_that_epoch(tmp_path):
     L.seed_everything(0)
     model = TinyClassifier()
-    callback = ClassModelCallback(steps=4, style=Style(class_names=["cat", "dog", "a/c"]), execution=Execution(on_error="raise"))
+    callback = ClassModelCallback(
+        steps=4, style=Style(class_names=["cat", "dog", "a/c"]), execution=Execution(on_error="raise")
+    )
     trainer(tmp_path, callback).fit(model, loader(), loader())
     found = events(tmp_path)
     assert set(found.Tags()["images"]) == {"class_model/cat", "class_model/dog", "class_model/a-c"}
@@ -61,7 +62,9 @@ def test_chosen_classes_alone_are_made_and_at_most_ten_by_default(tmp_path):
 
 
 def test_classes_of_one_name_have_each_a_picture(tmp_path):
-    callback = ClassModelCallback(steps=1, style=Style(class_names=["a/b", "a-b", "seconds"]), execution=Execution(on_error="raise"))
+    callback = ClassModelCallback(
+        steps=1, style=Style(class_names=["a/b", "a-b", "seconds"]), execution=Execution(on_error="raise")
+    )
     trainer(tmp_path, callback).validate(TinyClassifier(), loader(), verbose=False)
     tags = {"class_model/a-b", "class_model/a-b (1)", "class_model/seconds (2)"}
     assert set(events(tmp_path).Tags()["images"]) == tags
@@ -111,12 +114,20 @@ def test_the_fooled_samples_and_how_many_steps_it_took(tmp_path):
         (lambda: ClassModelCallback(steps=0), ValueError, "`steps` to be a positive int, got 0"),
         (lambda: ClassModelCallback(step_size=-1), ValueError, "`step_size` to be above 0, got -1"),
         (lambda: ClassModelCallback(blur=-0.5), ValueError, r"`blur` not to be negative, got -0\.5"),
-        (lambda: ClassModelCallback(execution=Execution(output_fn=3)), TypeError, "`output_fn` to be a function or None, got int"),
+        (
+            lambda: ClassModelCallback(execution=Execution(output_fn=3)),
+            TypeError,
+            "`output_fn` to be a function or None, got int",
+        ),
         (lambda: ClassModelCallback(every_n_epochs=0), ValueError, "`every_n_epochs` to be a positive int"),
         (lambda: FoolingCallback(-1), ValueError, "`target` to be a class index from 0 or None, got -1"),
         (lambda: FoolingCallback(method="fast"), ValueError, "`method` to be one of sign, gradient, got 'fast'"),
         (lambda: FoolingCallback(step_size=0), ValueError, "`step_size` to be above 0, got 0"),
-        (lambda: FoolingCallback(samples=Samples(choose="best")), ValueError, "`choose` to be one of first, per_class, got 'best'"),
+        (
+            lambda: FoolingCallback(samples=Samples(choose="best")),
+            ValueError,
+            "`choose` to be one of first, per_class, got 'best'",
+        ),
         (lambda: FoolingCallback(style=Style(class_names="cat")), TypeError, "`class_names` to be a list of names"),
     ],
 )

@@ -27,7 +27,6 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 from torchvision.transforms import v2
 
-from lightning_saliency.callbacks import Execution, Samples, Style
 from lightning_saliency import (
     CAMCallback,
     GradCAMCallback,
@@ -37,9 +36,8 @@ from lightning_saliency import (
     explain,
 )
 from lightning_saliency.attribution import blank_reasons, to_heatmaps
-from lightning_saliency.pictures import Look
-from lightning_saliency.render import Caption, encode, grid, to_rgb
-from lightning_saliency.samples import Samples
+from lightning_saliency.callbacks import Execution, Samples, Style
+from lightning_saliency.visualization import Caption, encode, grid, to_rgb
 
 
 def cells(sheet: torch.Tensor, colour) -> torch.Tensor:
@@ -201,7 +199,9 @@ def test_cam_of_the_most_probable_classes_takes_one_forward_and_no_backward(tmp_
     L.seed_everything(0)
     model, forwards = TinyClassifier(), []
     model.head.register_forward_hook(lambda _, args, output: forwards.append((len(args[0]), output.requires_grad)))
-    callback = CAMCallback(samples=5, style=Style(class_names=["cat", "dog", "owl"], top_k=2), execution=Execution(on_error="raise"))
+    callback = CAMCallback(
+        samples=5, style=Style(class_names=["cat", "dog", "owl"], top_k=2), execution=Execution(on_error="raise")
+    )
     runner = trainer(tmp_path, callback)
     runner.validate(model, loader(batch_size=5), verbose=False)
     forwards.clear()
@@ -279,9 +279,9 @@ def test_several_layers_have_a_picture_each_or_one_that_is_fused(tmp_path):
     )
     tags = {"saliency/grad_cam@backbone.2", "saliency/grad_cam@backbone.6", "saliency/overview"}
     assert set(events(tmp_path / "each").Tags()["images"]) == tags
-    trainer(tmp_path / "one", GradCAMCallback(layer=layers, execution=Execution(on_error="raise", fuse="max"))).validate(
-        TinyClassifier(), loader(), verbose=False
-    )
+    trainer(
+        tmp_path / "one", GradCAMCallback(layer=layers, execution=Execution(on_error="raise", fuse="max"))
+    ).validate(TinyClassifier(), loader(), verbose=False)
     assert events(tmp_path / "one").Tags()["images"] == ["saliency/grad_cam"]
     with pytest.raises(ValueError, match="`layer` to name a module of TinyClassifier, got 'nowhere'"):
         trainer(tmp_path, GradCAMCallback(layer=["backbone.2", "nowhere"])).validate(TinyClassifier(), loader())
@@ -290,7 +290,9 @@ def test_several_layers_have_a_picture_each_or_one_that_is_fused(tmp_path):
 def test_the_options_of_methods_and_mirroring_reach_the_maps(tmp_path):
     images, labels = data()[:4]
     options = {"smooth_grad": {"num_samples": 3, "noise": 0.3, "reduce": "signed"}}
-    callback = SaliencyCallback("smooth_grad", samples=4, execution=Execution(on_error="raise", flip=True), METHOD_OPTIONS=options)
+    callback = SaliencyCallback(
+        "smooth_grad", samples=4, execution=Execution(on_error="raise", flip=True), METHOD_OPTIONS=options
+    )
     model = TinyClassifier()
     runner = trainer(tmp_path, callback)
     runner.validate(model, loader(), verbose=False)

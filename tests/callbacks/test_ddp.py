@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import events
 
-from lightning_saliency.audit import changed
+from lightning_saliency.callbacks.audit import changed
 
 SECONDS = 180  # of which two processes on a small machine need about 40
 

@@ -10,11 +10,11 @@ import torch
 from tiny import CSVLogger, L, Logger, TensorBoardLogger, TinyClassifier, data, events, loader, picture, trainer
 from torch.utils.data import Dataset
 
-from lightning_saliency.callbacks import Execution
 from lightning_saliency import SaliencyCallback
-from lightning_saliency.audit import changed, fingerprint
-from lightning_saliency.budget import Budget
-from lightning_saliency.guard import Guard
+from lightning_saliency.callbacks import Execution
+from lightning_saliency.callbacks.audit import changed, fingerprint
+from lightning_saliency.callbacks.budget import Budget
+from lightning_saliency.callbacks.guard import Guard
 
 SHOWN = 5  # as many as no batch of the loaders has: so a pass of ours is known by its size
 

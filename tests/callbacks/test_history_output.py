@@ -9,11 +9,9 @@ from PIL import Image
 from test_untouched import Deterministic, squares
 from tiny import CSVLogger, L, Logger, TensorBoardLogger, TinyClassifier, data, events, loader, sheets, trainer
 
-from lightning_saliency.callbacks import Execution, History, Samples
 from lightning_saliency import CAMCallback, GradCAMCallback, SaliencyCallback, explain
-from lightning_saliency.film import animation, filmstrip
-from lightning_saliency.record import load_record
-from lightning_saliency.render import encode, to_rgb
+from lightning_saliency.history import load_record
+from lightning_saliency.visualization import animation, encode, filmstrip, to_rgb
 
 METHODS = ["cam", "saliency"]
 

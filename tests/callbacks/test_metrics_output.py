@@ -10,13 +10,11 @@ from test_untouched import squares
 from tiny import L, TinyClassifier, data, events, loader, trainer
 from torch import nn
 
-from lightning_saliency.callbacks import Execution, Metrics, Samples
 from lightning_saliency import SaliencyCallback, explain
-from lightning_saliency.batches import objects_to_masks
-from lightning_saliency.faithfulness import faithfulness
-from lightning_saliency.measures import Seen, drift, measure
-from lightning_saliency.record import load_record
-from lightning_saliency.sanity import head_similarity
+from lightning_saliency.callbacks import Execution, Metrics
+from lightning_saliency.data import objects_to_masks
+from lightning_saliency.history import load_record
+from lightning_saliency.metrics import Seen, drift, measure
 
 METHODS = ["cam", "saliency"]
 ALWAYS = {"entropy", "area_above_half", "blank_fraction", "raw_maximum", "agreement"}
@@ -160,7 +158,12 @@ def test_sanity_is_measured_every_so_many_epochs_and_says_which_maps_do_not_see_
             self.backbone.requires_grad_(False)
             self.backbone[1] = nn.Identity()
 
-    ours = SaliencyCallback(["eigen_cam", "cam"], samples=4, execution=Execution(on_error="raise"), metrics=Metrics(randomization_every_n_epochs=2))
+    ours = SaliencyCallback(
+        ["eigen_cam", "cam"],
+        samples=4,
+        execution=Execution(on_error="raise"),
+        metrics=Metrics(randomization_every_n_epochs=2),
+    )
     with pytest.warns(UserWarning, match="eigen_cam: the map looks the same") as caught:
         _, model = fit(tmp_path, ours, model=ClassBlind(), max_epochs=5)
     texts = [str(warning.message) for warning in caught if "looks the same" in str(warning.message)]

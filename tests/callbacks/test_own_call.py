@@ -29,18 +29,18 @@ class Keeps(Output):
         return Logged()
 
 
-def look_of(tmp_path, model, batches, *, methods=METHODS, samples=4, fit=False, **options):
-    """The last look of a run, with the logits of its samples as the validation step saw them."""
+def look_of(tmp_path, module, batches, *, methods=METHODS, samples=4, fit=False, last=False, **options):
+    """The first look of a run, right after the pass of which it knows what the validation step saw."""
     keeps = Keeps()
     execution = options.pop("execution", Execution(on_error="raise", audit=True))
     callback = SaliencyCallback(methods, samples=samples, execution=execution, outputs=[keeps], **options)
     runner = trainer(tmp_path, callback, max_epochs=1)
     if fit:
-        runner.fit(model, batches, batches)
+        runner.fit(module, batches, batches)
     else:
-        runner.validate(model, batches, verbose=False)
+        runner.validate(module, batches, verbose=False)
     assert events(tmp_path).Images(f"saliency/{METHODS[1]}")
-    return keeps.looks[-1]
+    return keeps.looks[-1 if last else 0]
 
 
 def check_logits(look):
@@ -129,7 +129,7 @@ def channels_last():
         (AugmentedOnTheDevice, data, lambda images: (images.flip(3) - 0.5) / 0.25),
         (PermutedOnTheWay, channels_last, lambda images: images.permute(0, 3, 1, 2)),
         (PermutedInside, channels_last, lambda images: images.permute(0, 3, 1, 2)),
-        (ConvertedInside, as_bytes, lambda images: images.float() / 255),
+        (ConvertedInside, as_bytes, lambda images: images.float()),
         (ConvertedInTheStep, as_bytes, lambda images: images.float() / 255),
         (CallsForward, data, lambda images: images * 2),
         (CallsItsParts, data, lambda images: images * 2),
@@ -301,8 +301,8 @@ class Sizes(Dataset):
 
 
 def test_samples_of_several_sizes_are_shown_each_at_its_own(tmp_path):
-    look = look_of(tmp_path, Fits(), DataLoader(Sizes(), batch_size=1), samples=6, fit=True)
-    check_logits(look)
+    check_logits(look_of(tmp_path / "untrained", Fits(), DataLoader(Sizes(), batch_size=1), samples=2, fit=True))
+    look = look_of(tmp_path, Fits(), DataLoader(Sizes(), batch_size=1), samples=6, fit=True, last=True)
     assert [tuple(group.explanation.images.shape) for group in look.explained] == [
         (2, 3, 16, 20), (2, 3, 20, 20), (2, 3, 24, 20),
     ]  # fmt: skip

@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 from torchmetrics import MeanMetric
 
-from lightning_saliency.callbacks import Execution, Samples, Metrics
 from lightning_saliency import SaliencyCallback
-from lightning_saliency.audit import changed, digest, fingerprint
+from lightning_saliency.callbacks import Execution
+from lightning_saliency.callbacks.audit import changed, digest, fingerprint
 
 pytestmark = pytest.mark.filterwarnings("default")  # Lightning advises against many a recipe here
 METHODS = ["cam", "grad_cam", "grad_cam_plus_plus", "eigen_cam", "saliency"]

@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning_saliency.explain import ExplainedSamples, HeatmapStage
 from tiny import TinyClassifier, data
 
 from lightning_saliency import Explanation, explain
-from lightning_saliency.explain import ExplainedSamples, HeatmapStage
 from lightning_saliency.metrics import (
     METRICS,
     CoarseHeatmaps,

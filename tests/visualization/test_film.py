@@ -5,12 +5,12 @@ import io
 import numpy as np
 import pytest
 import torch
+from lightning_saliency.film import animation, filmstrip
+from lightning_saliency.record import Moment, RecordWriter
+from lightning_saliency.render import Caption, grid, tiles
 from PIL import Image, ImageSequence
 
 from lightning_saliency.attribution import to_heatmaps
-from lightning_saliency.film import animation, filmstrip
-from lightning_saliency.record import Moment, RecordWriter
-from lightning_saliency.render import Caption, gif, grid, tiles
 
 
 def recorded(folder, moments, *, num=2, side=64, labels=(1, 2), names=None, rows=None):

@@ -3,6 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from lightning_saliency.figures import TUTORIAL_PANELS, tutorial_figure
+from lightning_saliency.render import overlay, signed_to_rgb, to_rgb
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tiny import events
@@ -11,8 +13,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lightning_saliency import explain
 from lightning_saliency.attribution import to_heatmaps
-from lightning_saliency.figures import TUTORIAL_PANELS, tutorial_figure
-from lightning_saliency.render import overlay, signed_to_rgb, to_rgb
 
 LONG = "Rindfleischetikettierungsueberwachungsaufgabenuebertragungsgesetz with $a$ formula_{x} in its name"
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
