@@ -132,7 +132,8 @@ def make_call(args: Sequence[Any], kwargs: Mapping[str, Any], image: str | None 
         >>> call.image, call.images.shape
         ((0, 'image'), torch.Size([2, 3, 8, 8]))
     """
-    arguments: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+    arguments: dict[int | str, Any] = dict(enumerate(args))
+    arguments.update(kwargs)
     tensors = {path: value for path, value in leaves(arguments) if isinstance(value, Tensor)}
     images = {path: value for path, value in tensors.items() if value.dim() == 4 and value.numel()}
     if image is not None:

@@ -87,7 +87,8 @@ class PerClass(Chooser):
     def wants(self, candidate: Candidate, kept: Mapping[int, Candidate]) -> bool:
         """Whether it could ever be shown: of so many classes, and of each, no more than there are places."""
         groups = _by_class(kept)
-        return len(groups.get(candidate.label, groups)) < self.num
+        of_its_class = None if candidate.label is None else groups.get(candidate.label)
+        return len(groups if of_its_class is None else of_its_class) < self.num
 
     def order(self, kept: Mapping[int, Candidate]) -> list[int]:
         """One of each class, then the next of each, and so on."""

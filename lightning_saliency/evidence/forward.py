@@ -82,7 +82,8 @@ class Forward:
                 stack.enter_context(_FirstFloatingPoint(copied, laid_out))
             reader = stack.enter_context(LogitsReader(len(call), self.output_fn, warns=warns))
             output = self.model(*copied.args, **copied.kwargs)
-        return reader.read(output)
+        logits: Tensor = reader.read(output)
+        return logits
 
     def on_device(self, call: Call) -> Call:
         """Return the call with its tensors on the model's device."""
@@ -105,7 +106,8 @@ class Forward:
         if call.is_floating_point:
             return call.images
         copied = call.copied()
-        with undisturbed(self.model), self.context(), _FirstFloatingPoint(copied) as conversion:
+        conversion = _FirstFloatingPoint(copied)
+        with undisturbed(self.model), self.context(), conversion:
             self.model(*copied.args, **copied.kwargs)
         if conversion.images is None:
             raise ValueError(

@@ -45,7 +45,7 @@ class Target:
         ('predicted class', 'class 7')
     """
 
-    choice: Literal["label", "predicted"] | int | tuple[int, ...] | Callable[[Tensor], Tensor] | None = None
+    choice: TargetChoice = None
 
     def __post_init__(self) -> None:
         if isinstance(self.choice, str):
