@@ -91,6 +91,7 @@ def measure_head_randomization(
         ValueError: The explanation knows no classes; the logits depend on no weight; or what `explain` raises.
 
     Example:
+        >>> from lightning_saliency import explain
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
         >>> explanation = explain(model, torch.randn(2, 3, 32, 32), methods=["eigen_cam", "saliency"])
         >>> similarity = measure_head_randomization(model, explanation)

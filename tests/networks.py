@@ -1,0 +1,86 @@
+"""Networks that show what a pass does to a model: how often it runs, and all that it may disturb."""
+
+import random
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class Counted(torch.autograd.Function):
+    """The identity, which counts its backward calls, and the forward calls that built a graph."""
+
+    @staticmethod
+    def forward(ctx, tensor, counts):
+        ctx.counts = counts
+        counts["graph"] += any(ctx.needs_input_grad)
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx, grad):
+        ctx.counts["backward"] += 1
+        return grad, None
+
+
+class Meter(nn.Module):
+    """The identity, which counts how often it runs forward, builds a graph, and runs backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = {"forward": 0, "graph": 0, "backward": 0}
+
+    def forward(self, tensor):
+        self.counts["forward"] += 1
+        # a clone of a parameter-made tensor has a graph of its own: what is asked is whether one is being built
+        return Counted.apply(tensor, self.counts)
+
+
+def metered(classes=4):
+    """A network with a meter before the convolution that is explained, and one behind it, in float64."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3),
+        nn.ReLU(),
+        Meter(),
+        nn.Conv2d(6, 8, 3),
+        nn.ReLU(),
+        Meter(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, classes),
+    ).double()
+
+
+class Disturbing(nn.Module):
+    """Everything that a pass may disturb: dropout, batch norm, in-place ReLU, buffers, all three random states."""
+
+    def __init__(self, fails=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.act = nn.ReLU(inplace=True)
+        self.dropout = nn.Dropout(0.5)
+        self.linear = nn.Linear(8, 4)
+        self.fails = fails
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("moved", torch.zeros(2))
+        self.register_buffer("resized", torch.zeros(0))
+        self.register_buffer("hidden", torch.zeros(2))
+        self.register_buffer("empty", None)
+        self.double()
+
+    def eval(self):
+        raise AssertionError("a user's own eval() may do anything")
+
+    def forward(self, images):
+        self.calls += 1
+        self.moved = self.moved + 1
+        self.resized.resize_(4).fill_(1.0)  # as per-channel observers do
+        self.hidden.data.add_(1)
+        self.register_buffer("late", torch.ones(1))
+        torch.rand(1), random.random(), np.random.rand()
+        features = self.act(self.norm(self.conv(images)))
+        if self.fails:
+            raise RuntimeError("in the middle")
+        return self.linear(self.dropout(features).mean((2, 3)))
