@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
+from lightning_saliency._checks import check_count
 from lightning_saliency.attribution import Explanation, blank_reasons
 from lightning_saliency.evidence import check_classes, class_probabilities, forward_logits_in_chunks, undisturbed
 from lightning_saliency.metrics import area_under_curve, average_drop, increase_in_confidence
@@ -119,9 +120,8 @@ def _check(model: nn.Module, explanation: Explanation, steps: int, batch_size: i
         raise TypeError(f"Expected `model` to be a torch.nn.Module, got {type(model).__name__}.")
     if not isinstance(explanation, Explanation):
         raise TypeError(f"Expected `explanation` to be what `explain` returned, got {type(explanation).__name__}.")
-    for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"Expected `{name}` to be a positive int, got {value!r}.")
+    check_count("steps", steps)
+    check_count("batch_size", batch_size)
     if explanation.classes is None:
         raise ValueError(
             "Expected `explanation` to be of classes, which have a probability, got one of a callable target."

@@ -1,9 +1,10 @@
-"""Networks that show what a pass does to a model: how often it runs, and all that it may disturb."""
+"""Networks that several tests share: with meters, with all that a pass may disturb, with heads of many kinds."""
 
 import random
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -84,3 +85,46 @@ class Disturbing(nn.Module):
         if self.fails:
             raise RuntimeError("in the middle")
         return self.linear(self.dropout(features).mean((2, 3)))
+
+
+class Headed(nn.Module):
+    """A body, and what a test makes of its features."""
+
+    def __init__(self, forward):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.first, self.second = nn.Linear(8, 4), nn.Linear(8, 4)
+        self.own = nn.Parameter(torch.randn(4, 8))
+        self.scale = nn.Parameter(torch.ones(4))
+        self.use = forward
+        self.double()
+
+    def forward(self, images):
+        return self.use(self, self.body(images))
+
+
+def called_later(model, features):
+    logits = model.first(features)
+    return {"logits": logits, "boxes": model.second(features)}
+
+
+def normalized(model, features):
+    return F.linear(F.normalize(features), F.normalize(model.own))
+
+
+def under_no_grad(model, features):
+    with torch.no_grad():
+        return model.second(features)
+
+
+HEADS = [
+    (called_later, "first"),
+    (normalized, ""),
+    (under_no_grad, "second"),
+    (lambda model, features: (model.second(features) + model.first(features)) / 2, "first"),
+    (lambda model, features: model.scale * F.layer_norm(model.second(features), [4]), "second"),
+    (lambda model, features: model.second(features).softmax(1), "second"),
+    (lambda model, features: features @ model.first.weight.T, "first"),
+]
+"""What makes logits of features, and the name of the layer that does."""
