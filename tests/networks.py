@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lightning_saliency.models import GAPHead
+
 
 class Counted(torch.autograd.Function):
     """The identity, which counts its backward calls, and the forward calls that built a graph."""
@@ -128,3 +130,42 @@ HEADS = [
     (lambda model, features: features @ model.first.weight.T, "first"),
 ]
 """What makes logits of features, and the name of the layer that does."""
+
+
+def plain_net(activation=nn.ReLU):
+    """Convolutions, max pooling, linear layers, in float64: piecewise linear with ReLUs."""
+    torch.manual_seed(23)  # one by which no map is blank
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3), activation(), nn.MaxPool2d(2), nn.Conv2d(4, 5, 2), activation(), nn.Flatten(),
+        nn.Linear(30, 6), activation(), nn.Linear(6, 3),
+    ).double().eval()  # fmt: skip
+
+
+def gap_net(classes=3):
+    """A network that every method works on, in float64."""
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Conv2d(4, 5, 2),
+        nn.ReLU(inplace=True), nn.Dropout(), GAPHead(5, classes),
+    ).double()  # fmt: skip
+
+
+class Calling(nn.Module):
+    """The same network with its ReLUs written in some way."""
+
+    def __init__(self, activate):
+        super().__init__()
+        self.net, self.activate = plain_net(nn.Identity), activate
+
+    def forward(self, images):
+        for name, layer in self.net.named_children():
+            images = layer(images) if not isinstance(layer, nn.Identity) else self.after(name, images)
+        return images
+
+    def after(self, name, images):
+        return self.activate(images)
+
+
+def as_statement(images):
+    images.relu_()
+    return images

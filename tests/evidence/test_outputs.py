@@ -62,7 +62,11 @@ def test_the_logits_of_one_image_are_found_behind_a_squeeze(made, shape):
         (torch.zeros(2, 3).long(), None, r"got a tensor of shape \(2, 3\) and dtype torch.int64"),
         (None, None, r"got a NoneType"),
         ("text", None, r"got a str"),
-        ({"features": FEATURES, "name": "x"}, None, r"got a dict of \{features: a tensor of shape \(2, 3, 4, 4\) .*, name: a str\}"),
+        (
+            {"features": FEATURES, "name": "x"},
+            None,
+            r"got a dict of \{features: a tensor of shape \(2, 3, 4, 4\) .*, name: a str\}",
+        ),
         ((FEATURES, None), None, r"got a tuple of \{0: a tensor of shape \(2, 3, 4, 4\) .*, 1: a NoneType\}"),
         (LOGITS, lambda output: output[0], r"`output_fn` to return logits .* got a tensor of shape \(3,\)"),
     ],

@@ -60,7 +60,9 @@ def test_numbers_by_hand_of_a_model_whose_probability_is_a_sum_over_the_pixels()
     model = Additive(0.8 * torch.tensor([[[0.4, 0.3], [0.2, 0.1]]], dtype=torch.double))
     images = torch.ones(1, 1, 2, 2, dtype=torch.double)
     right = torch.tensor([[[[1.0, 0.75], [0.5, 0.25]]]], dtype=torch.double)
-    found = measure_faithfulness(model, explanation_of(images, [1]), heatmaps={"right": right, "wrong": 1.25 - right}, steps=4)
+    found = measure_faithfulness(
+        model, explanation_of(images, [1]), heatmaps={"right": right, "wrong": 1.25 - right}, steps=4
+    )
     expected = {
         # 0.8, 0.48, 0.24, 0.08, 0 for the right order, 0.8, 0.72, 0.56, 0.32, 0 for the opposite one; a blurred image
         # of ones is one of ones
@@ -69,7 +71,9 @@ def test_numbers_by_hand_of_a_model_whose_probability_is_a_sum_over_the_pixels()
     }
     close(found, expected)
     # class 0 gains where pixels go: 0.2 of the whole image, 0.4 and 0.6 of the marked ones, 1 of none
-    found = measure_faithfulness(model, explanation_of(images, [0]), heatmaps={"right": right, "wrong": 1.25 - right}, steps=4)
+    found = measure_faithfulness(
+        model, explanation_of(images, [0]), heatmaps={"right": right, "wrong": 1.25 - right}, steps=4
+    )
     for metrics, deletion in ((expected["right"], 0.7), (expected["wrong"], 0.5)):
         metrics |= {"average_drop": [0], "increase_in_confidence": [1], "deletion": [deletion], "insertion": [0.2]}
     close(found, expected)
@@ -335,8 +339,10 @@ def test_a_model_with_other_inputs_and_outputs_is_measured_as_it_was_explained(b
         single = Scaled(SCALE[row])
         alone = explain(single, IMAGES[row : row + 1], methods=CAMS, target=label, layer="body.4")
         expected = measure_faithfulness(single, alone, steps=4)
-        close({key: {name: values[row : row + 1] for name, values in metrics.items()} for key, metrics in found.items()},
-              expected)  # fmt: skip
+        of_row = {
+            key: {name: values[row : row + 1] for name, values in metrics.items()} for key, metrics in found.items()
+        }
+        close(of_row, expected)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +362,9 @@ def test_nothing_has_to_be_told_again_of_how_an_explanation_was_made(options):
     explanation = explain(model, IMAGES, **{"methods": CAMS, "target": [3, 0, 1], **options})
     maps = {key: heatmaps.double() for key, heatmaps in explanation.heatmaps().items()}
     probability = torch.sigmoid if "task" in options else lambda logits: logits.softmax(1)
-    close(measure_faithfulness(model, explanation, steps=3), loops(model, IMAGES, [3, 0, 1], maps, 3, probability), 1e-7)
+    close(
+        measure_faithfulness(model, explanation, steps=3), loops(model, IMAGES, [3, 0, 1], maps, 3, probability), 1e-7
+    )
 
 
 def test_a_compiled_model_and_one_that_writes_on_its_input_are_measured_as_any():

@@ -268,7 +268,10 @@ SCALE = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)[:, None, None, None]
         (metered(), {"layer": ["1", "4"]}),
         (metered(), {"layer": ["1", "4"], "fuse": "mean"}),
         (metered(), {"layer": "1", "flip": True}),
-        (metered(), {"methods": {"eigen_cam": {}, "saliency": {"reduce": "positive"}, "smooth_grad": {"num_samples": 3}}}),
+        (
+            metered(),
+            {"methods": {"eigen_cam": {}, "saliency": {"reduce": "positive"}, "smooth_grad": {"num_samples": 3}}},
+        ),
         (metered(), {"chunk_size": 2}),
         (Forward(metered(), output_fn=lambda logits: logits.flip(1)), {}),
         (Forward(metered().float(), context=lambda: torch.autocast("cpu", torch.bfloat16)), {}),
