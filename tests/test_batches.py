@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from lightning_saliency.batches import split_batch
+from lightning_saliency.data import split_batch
 
 X = torch.rand(4, 3, 8, 8)
 Y = torch.tensor([2, 0, 1, 2])

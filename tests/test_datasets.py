@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from lightning_saliency.datasets import find_class_names, find_dataset, find_normalization
+from lightning_saliency.data import find_class_names, find_dataset, find_normalization
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 from torchvision import transforms as v1
 from torchvision.transforms import v2

@@ -1,6 +1,7 @@
 import pytest
 import torch
-from lightning_saliency.samples import FixedBatch, Samples
+from lightning_saliency.data import FixedBatch
+from lightning_saliency.callbacks import Samples
 
 X = torch.rand(4, 3, 8, 8)
 Y = torch.tensor([2, 0, 1, 2])

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lightning_saliency import GAPHead
+from lightning_saliency.models import GAPHead
 from lightning_saliency._lightning import PACKAGES
 
 L = PACKAGES[0]  # whose Trainer runs the tests: the first that is installed, or the one that conftest.py imported

@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import islice
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
 Path: TypeAlias = tuple[Any, ...]
 """Where a value is in a tree: the keys that lead to it."""
+
+_TOLD = 8
+"""Of a container's parts in a message: a list may hold a file name for each of hundreds of images."""
 
 
 def children(value: Any) -> dict[Any, Any]:
@@ -101,4 +105,6 @@ def describe(value: Any) -> str:
     parts = children(value)
     if not parts:
         return f"a {type(value).__name__}"
-    return f"a {type(value).__name__} of {{{', '.join(f'{name}: {describe(part)}' for name, part in parts.items())}}}"
+    told = [f"{name}: {describe(part)}" for name, part in islice(parts.items(), _TOLD)]
+    more = [f"… {len(parts)} in all"] if len(parts) > _TOLD else []
+    return f"a {type(value).__name__} of {{{', '.join([*told, *more])}}}"

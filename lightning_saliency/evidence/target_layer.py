@@ -164,6 +164,7 @@ def find_target_layer(
         ValueError: The model has no such layer.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 5))
         >>> find_target_layer(model, torch.randn(1, 3, 8, 8)).name
         '1'

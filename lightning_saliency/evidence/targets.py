@@ -88,6 +88,11 @@ class Target:
                 f"Expected `target` to hold one class for each of the {count} images, shape ({count},), got shape "
                 f"({len(self.choice)},)."
             )
+        if positions and max(positions) >= len(self.choice):
+            raise ValueError(
+                f"Expected `target` to hold one class for each sample, got {len(self.choice)} classes for sample "
+                f"{max(positions)}."
+            )
         return torch.tensor([self.choice[position] for position in positions or range(count)])
 
     def describe(self, *, has_labels: bool = False) -> str:

@@ -5,9 +5,9 @@ import io
 import numpy as np
 import pytest
 import torch
-from lightning_saliency.film import animation, filmstrip
-from lightning_saliency.record import Moment, RecordWriter
-from lightning_saliency.render import Caption, grid, tiles
+from lightning_saliency.visualization import animation, filmstrip
+from lightning_saliency.history import Moment, RecordWriter
+from lightning_saliency.visualization import Caption, grid, tiles
 from PIL import Image, ImageSequence
 
 from lightning_saliency.attribution import to_heatmaps

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from drawing import randn
-from lightning_saliency.explain import ExplainedSamples, HeatmapStage, explain
+from lightning_saliency.attribution import ExplainedSamples, HeatmapStage, explain
 from torch import nn
 
 from lightning_saliency.attribution import blank_reasons, to_heatmaps

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from lightning_saliency.figures import TUTORIAL_PANELS, tutorial_figure
-from lightning_saliency.render import overlay, signed_to_rgb, to_rgb
+from lightning_saliency.visualization import TUTORIAL_PANELS, tutorial_figure
+from lightning_saliency.visualization import overlay, signed_to_rgb, to_rgb
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tiny import events
