@@ -3,6 +3,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+
 from lightning_saliency.data import split_batch
 
 X = torch.rand(4, 3, 8, 8)

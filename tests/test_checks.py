@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_saliency._checks import check_bool, check_choice, check_count, check_function, check_not_negative, check_number, check_shape, check_type
+from lightning_saliency._checks import (
+    check_bool,
+    check_choice,
+    check_count,
+    check_function,
+    check_not_negative,
+    check_number,
+    check_shape,
+    check_type,
+)
 
 
 @pytest.mark.parametrize(

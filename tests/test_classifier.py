@@ -8,16 +8,16 @@ from importlib import import_module
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning_saliency._lightning import PACKAGES
-from lightning_saliency.callbacks import Samples
 from tiny import L, data, events, loader, trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.functional.classification import multiclass_auroc, multilabel_accuracy, multilabel_auroc
 
 from lightning_saliency import CAMCallback, CAMClassifier
-from lightning_saliency.metrics import heatmaps_to_boxes
+from lightning_saliency._lightning import PACKAGES
 from lightning_saliency.attribution import to_heatmaps
+from lightning_saliency.callbacks import Samples
+from lightning_saliency.metrics import heatmaps_to_boxes
 
 pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches")
 

@@ -12,7 +12,7 @@ from tiny import TinyClassifier, events, loader, trainer
 
 import lightning_saliency
 from lightning_saliency import GradCAMCallback, SaliencyCallback
-from lightning_saliency._lightning import Callback, PACKAGES
+from lightning_saliency._lightning import PACKAGES, Callback
 
 SHELLS = [getattr(lightning_saliency, name) for name in lightning_saliency.__all__ if name.endswith("Callback")]
 

@@ -3,11 +3,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from lightning_saliency.data import find_class_names, find_dataset, find_normalization
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 from torchvision.transforms._presets import ImageClassification
+
+from lightning_saliency.data import find_class_names, find_dataset, find_normalization
 
 X = torch.rand(4, 3, 8, 8)
 Y = torch.tensor([2, 0, 1, 2])

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning_saliency.gradient_ascent import class_model_image, fooling_image
 from torch import nn
 from torchvision.transforms.functional import gaussian_blur
+
+from lightning_saliency.gradient_ascent import class_model_image, fooling_image
 
 SIZE = (3, 6, 5)
 COUNT = math.prod(SIZE)

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from lightning_saliency.data import FixedBatch
+
 from lightning_saliency.callbacks import Samples
+from lightning_saliency.data import FixedBatch
 
 X = torch.rand(4, 3, 8, 8)
 Y = torch.tensor([2, 0, 1, 2])

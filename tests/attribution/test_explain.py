@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from states import assert_alike, assert_all_alike
 from torch import nn
 
-from lightning_saliency.attribution import Explanation, METHODS, blank_reasons, explain
+from lightning_saliency.attribution import METHODS, Explanation, blank_reasons, explain
 from lightning_saliency.evidence import Forward, find_target_layer
 from lightning_saliency.models import GAPHead
 

@@ -27,7 +27,14 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 from torchvision.transforms import v2
 
-from lightning_saliency import CAMCallback, GradCAMCallback, GradCAMPlusPlusCallback, GradientSaliencyCallback, SaliencyCallback, explain
+from lightning_saliency import (
+    CAMCallback,
+    GradCAMCallback,
+    GradCAMPlusPlusCallback,
+    GradientSaliencyCallback,
+    SaliencyCallback,
+    explain,
+)
 from lightning_saliency.attribution import blank_reasons, to_heatmaps
 from lightning_saliency.callbacks import Execution, Samples, Style
 from lightning_saliency.visualization import Caption, encode, grid, to_rgb

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_saliency.history import RecordWriter, RecordedLook, RecordedSamples
+from lightning_saliency.history import RecordedLook, RecordedSamples, RecordWriter
 
 SHAPES = {"grad_cam": ((7, 7), (7, 7), (5, 9)), "saliency": ((16, 16), (16, 16), (12, 20))}
 SIZES = ((16, 16), (16, 16), (12, 20))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from recording import make_look, make_samples, make_writer, same
 
-from lightning_saliency.history import RecordError, RecordedSamples, load_record
+from lightning_saliency.history import RecordedSamples, RecordError, load_record
 
 TINY = {"a": ((2, 2), (1, 3)), "b": ((2, 2), (2, 2))}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from recording import SIZES, make_look, make_samples, make_writer, same
 
-from lightning_saliency.history import Record, RecordError, RecordedSamples, load_record
+from lightning_saliency.history import Record, RecordedSamples, RecordError, load_record
 
 
 def test_a_look_comes_back_with_all_that_is_known_of_it(tmp_path):

@@ -10,7 +10,42 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MetricCollection
 
 from lightning_saliency import metrics
-from lightning_saliency.metrics import AreaAbove, AreaUnderCurve, AverageDrop, BlankFraction, BoxAccuracy, BoxIoU, CenterShift, EnergyInside, HeatmapEntropy, IncreaseInConfidence, METRICS, MaxBoxAccuracy, Metric, MetricOverImages, PointingGame, RankCorrelation, RawMaximum, area_above, area_under_curve, average_drop, box_accuracy, box_iou, boxes_to_masks, center_shift, energy_inside, entropy, heatmaps_to_boxes, increase_in_confidence, is_blank, max_box_accuracy, pointing_game, rank_correlation, raw_maximum, torchmetrics_class
+from lightning_saliency.metrics import (
+    METRICS,
+    AreaAbove,
+    AreaUnderCurve,
+    AverageDrop,
+    BlankFraction,
+    BoxAccuracy,
+    BoxIoU,
+    CenterShift,
+    EnergyInside,
+    HeatmapEntropy,
+    IncreaseInConfidence,
+    MaxBoxAccuracy,
+    Metric,
+    MetricOverImages,
+    PointingGame,
+    RankCorrelation,
+    RawMaximum,
+    area_above,
+    area_under_curve,
+    average_drop,
+    box_accuracy,
+    box_iou,
+    boxes_to_masks,
+    center_shift,
+    energy_inside,
+    entropy,
+    heatmaps_to_boxes,
+    increase_in_confidence,
+    is_blank,
+    max_box_accuracy,
+    pointing_game,
+    rank_correlation,
+    raw_maximum,
+    torchmetrics_class,
+)
 
 # Each shell, what it is given, the values per image whose mean it is, and whether higher is better.
 SHELLS = [

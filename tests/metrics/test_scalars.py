@@ -6,11 +6,29 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning_saliency.attribution import ExplainedSamples, HeatmapStage
 from tiny import TinyClassifier, data
 
 from lightning_saliency import Explanation, explain
-from lightning_saliency.metrics import CoarseHeatmaps, METRICS, Metric, area_above, box_accuracy, box_iou, boxes_to_masks, center_shift, energy_inside, entropy, heatmaps_to_boxes, masks_to_boxes, max_box_accuracy, measure, pointing_game, rank_correlation, similarity
+from lightning_saliency.attribution import ExplainedSamples, HeatmapStage
+from lightning_saliency.metrics import (
+    METRICS,
+    CoarseHeatmaps,
+    Metric,
+    area_above,
+    box_accuracy,
+    box_iou,
+    boxes_to_masks,
+    center_shift,
+    energy_inside,
+    entropy,
+    heatmaps_to_boxes,
+    masks_to_boxes,
+    max_box_accuracy,
+    measure,
+    pointing_game,
+    rank_correlation,
+    similarity,
+)
 
 
 def samples(*maps, side=64, keys=("cam", "saliency"), masks=None, positions=None):

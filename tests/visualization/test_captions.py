@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from lightning_saliency.visualization import Caption, Names, class_model_caption, fooling_caption, method_title
-from lightning_saliency.visualization.captions import class_captions, explanation_captions, label_captions, predicted_class_caption, prediction_captions
+from lightning_saliency.visualization.captions import (
+    class_captions,
+    explanation_captions,
+    label_captions,
+    predicted_class_caption,
+    prediction_captions,
+)
 
 NAMES = Names(["cat", "dog"])
 LONG = "Rindfleischetikettierungsueberwachungsaufgabenuebertragungsgesetz"

@@ -5,12 +5,11 @@ import io
 import numpy as np
 import pytest
 import torch
-from lightning_saliency.visualization import animation, filmstrip
-from lightning_saliency.history import Moment, RecordWriter
-from lightning_saliency.visualization import Caption, grid, tiles
 from PIL import Image, ImageSequence
 
 from lightning_saliency.attribution import to_heatmaps
+from lightning_saliency.history import Moment, RecordWriter
+from lightning_saliency.visualization import Caption, animation, filmstrip, grid, tiles
 
 
 def recorded(folder, moments, *, num=2, side=64, labels=(1, 2), names=None, rows=None):

@@ -1,10 +1,9 @@
 import pytest
 import torch
 from drawing import randn
-from lightning_saliency.attribution import ExplainedSamples, HeatmapStage, explain
 from torch import nn
 
-from lightning_saliency.attribution import blank_reasons, to_heatmaps
+from lightning_saliency.attribution import ExplainedSamples, HeatmapStage, blank_reasons, explain, to_heatmaps
 from lightning_saliency.visualization import Caption, Style, draw_sheets, fit_images, grid, to_rgb
 
 METHODS = ("cam", "grad_cam")

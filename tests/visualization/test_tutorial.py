@@ -3,8 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from lightning_saliency.visualization import TUTORIAL_PANELS, tutorial_figure
-from lightning_saliency.visualization import overlay, signed_to_rgb, to_rgb
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tiny import events
@@ -13,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lightning_saliency import explain
 from lightning_saliency.attribution import to_heatmaps
+from lightning_saliency.visualization import TUTORIAL_PANELS, overlay, signed_to_rgb, to_rgb, tutorial_figure
 
 LONG = "Rindfleischetikettierungsueberwachungsaufgabenuebertragungsgesetz with $a$ formula_{x} in its name"
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
