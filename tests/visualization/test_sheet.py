@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from drawing import FRAME, PAPER, cells_of, corners, flat, ink, rand, uint8
+from drawing import PAPER, cells_of, corners, flat, ink, rand, uint8
 
 from lightning_saliency.visualization import Caption, fit_images, grid, overlay, tiles
 
