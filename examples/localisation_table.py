@@ -33,7 +33,7 @@ from torchvision.ops import box_area
 
 from lightning_saliency import METHODS, CAMClassifier, explain, heatmaps_to_boxes
 from lightning_saliency.metrics import THRESHOLDS, box_overlaps
-from lightning_saliency.render import overlay, to_rgb
+from lightning_saliency.visualization import overlay, to_rgb
 
 UNITS = 96
 HEADS = {"GAP": ("cam", "saliency"), "GMP": ("cam",), "FC": ("grad_cam", "grad_cam_plus_plus", "saliency")}

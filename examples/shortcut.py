@@ -36,8 +36,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.ops import box_area
 
 from lightning_saliency import SaliencyCallback
-from lightning_saliency.film import filmstrip
 from lightning_saliency.record import Record, load_record
+from lightning_saliency.visualization import filmstrip
 
 PATCH = 6
 GAP = 2  # pixels between the patch and the digit's box, at least

@@ -18,7 +18,7 @@ from lightning_saliency import (
     fooling_image,
 )
 from lightning_saliency.audit import changed
-from lightning_saliency.render import Caption, grid, to_rgb
+from lightning_saliency.visualization import Caption, grid, to_rgb
 
 
 @pytest.mark.parametrize("recipe", RECIPES[:4], ids=lambda recipe: recipe.name)
