@@ -1,13 +1,17 @@
-from pathlib import Path
+import io
+import os
 from types import SimpleNamespace
 
+import fsspec
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from tiny import CSVLogger, Logger, TensorBoardLogger, events
 
+from lightning_saliency import loggers
 from lightning_saliency.loggers import log_pictures, run_folder, scalar_step
+from lightning_saliency.visualization import encode_gif
 
 PICTURE = torch.arange(3 * 4 * 5, dtype=torch.uint8).reshape(3, 4, 5)
 
@@ -52,6 +56,14 @@ def test_a_logger_without_pictures_gets_a_png_in_its_own_folder(tmp_path):
         assert np.array_equal(np.array(image), PICTURE.permute(1, 2, 0).numpy())
 
 
+def test_a_folder_may_be_a_url():
+    logger = CSVLogger("memory://logs", name="run", version=3)
+    log_pictures(logger, {"saliency/a::b*": PICTURE}, 7)
+    content = fsspec.filesystem("memory").cat("/logs/run/version_3/saliency/a::b*/step=0000007.png")
+    with Image.open(io.BytesIO(content)) as image:
+        assert np.array_equal(np.array(image), PICTURE.permute(1, 2, 0).numpy())
+
+
 def test_experiments_that_take_images_get_them_in_their_own_terms():
     """MLflow's client takes (run_id, array, key, step); Comet's experiment (image, name, step)."""
     calls = []
@@ -76,7 +88,7 @@ def test_the_step_falls_back_to_the_optimizer_steps():
 @pytest.fixture
 def film(tmp_path):
     path = tmp_path / "film.gif"
-    path.write_bytes(gif([PICTURE, 255 - PICTURE]))
+    path.write_bytes(encode_gif([PICTURE, 255 - PICTURE]))
     return path
 
 
@@ -93,7 +105,9 @@ def test_experiments_that_take_films_get_them_in_their_own_terms(film):
     """W&B's logger takes (key, videos, step); MLflow's client (run_id, path, folder); Comet's (path, name, step)."""
     calls = []
     wandb = WithExperiment(SimpleNamespace(), log_video=lambda key, videos, step: calls.append((key, videos, step)))
-    mlflow = SimpleNamespace(log_artifact=lambda run_id, path, folder: calls.append((run_id, path, folder)))
+    mlflow = SimpleNamespace(
+        log_artifact=lambda run_id, path, folder: calls.append((run_id, path, folder)), log_image=None
+    )
     comet = SimpleNamespace(log_image=lambda image, name, step: calls.append((image, name, step)))
     for logger in (wandb, WithExperiment(mlflow, run_id="r1"), WithExperiment(comet), Plain()):
         log_pictures(logger, {"saliency/cam/animation": film}, 7)
@@ -104,12 +118,42 @@ def test_experiments_that_take_films_get_them_in_their_own_terms(film):
     ]
 
 
+def test_a_logger_that_takes_pictures_and_no_films_goes_on_without_them(film):
+    calls = []
+    images_only = WithExperiment(SimpleNamespace(), log_image=lambda key, images, step: calls.append((key, step)))
+    own_board = WithExperiment(SimpleNamespace(add_image=lambda tag, picture, step: calls.append((tag, step))))
+    for logger in (images_only, own_board):
+        log_pictures(logger, {"saliency/cam": PICTURE, "saliency/cam/animation": film}, 7)
+    assert calls == [("saliency/cam", 7), ("saliency/cam", 7)]
+
+
+def test_another_kind_of_logger_is_one_more_row(monkeypatch):
+    calls = []
+    row = loggers.LoggerKind(
+        "paper",
+        recognizes=lambda logger, experiment: hasattr(logger, "print_page"),
+        convert=lambda picture: tuple(picture.shape),
+        log_picture=lambda logger, tag, size, step: logger.print_page(tag, size, step),
+        log_animation=lambda logger, tag, path, step: None,
+    )
+    monkeypatch.setattr(loggers, "LOGGER_KINDS", (row, *loggers.LOGGER_KINDS))
+    logger = WithExperiment(None, print_page=lambda *page: calls.append(page))
+    log_pictures(logger, {"saliency/cam": PICTURE}, 7)
+    assert calls == [("saliency/cam", (3, 4, 5), 7)]
+
+
 def test_the_runs_folder_is_that_of_the_event_file_or_the_first_there_is(tmp_path):
     board = TensorBoardLogger(tmp_path / "tb", name="run", version=2)
     csv = CSVLogger(tmp_path / "csv", name="run", version=3)
     saves = Saves()
-    assert run_folder([csv, saves, board]) == tmp_path / "tb/run/version_2"
-    assert run_folder([csv, saves]) == tmp_path / "csv/run/version_3"
-    assert run_folder([Plain(), saves]) == Path("somewhere/saves/v7")
+    assert run_folder([csv, saves, board]) == str(tmp_path / "tb/run/version_2")
+    assert run_folder([csv, saves]) == str(tmp_path / "csv/run/version_3")
+    assert run_folder([Plain(), saves]) == os.path.join("somewhere", "saves", "v7")
     assert run_folder([Plain()]) is None
     assert run_folder([]) is None
+
+
+def test_a_folder_that_is_a_url_stays_one():
+    remote = SimpleNamespace(save_dir="gs://bucket/runs", name="run", version=3)
+    assert run_folder([remote]) == "gs://bucket/runs/run/3"
+    assert run_folder([SimpleNamespace(log_dir="s3://bucket/run")]) == "s3://bucket/run"
