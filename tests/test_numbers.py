@@ -12,8 +12,9 @@ from torch import nn
 
 from lightning_saliency import SaliencyCallback, explain
 from lightning_saliency.batches import objects_to_masks
+from lightning_saliency.explain import ExplainedSamples, HeatmapStage
 from lightning_saliency.faithfulness import faithfulness
-from lightning_saliency.measures import Seen, drift, measure
+from lightning_saliency.metrics import CoarseHeatmaps, measure
 from lightning_saliency.record import load_record
 from lightning_saliency.sanity import head_similarity
 
@@ -33,6 +34,11 @@ def logged(metrics, suffix=""):
     return {name.removeprefix("saliency/cam/") for name in own}
 
 
+def scalars_of(explanation, masks=None, **earlier):
+    group = ExplainedSamples(explanation, HeatmapStage(explanation), tuple(range(len(explanation.images))), masks=masks)
+    return measure([group], [CoarseHeatmaps.from_samples(group)], **earlier)
+
+
 def by_hand(model, num, **options):
     images, labels = data()[:num]
     return explain(model, images, methods=METHODS, target=labels, **options)
@@ -42,7 +48,7 @@ def test_each_epoch_has_its_numbers_and_the_last_are_those_of_the_trained_model(
     runner, model = fit(tmp_path, callback(), max_epochs=3)
     assert logged(runner.callback_metrics) == ALWAYS | DRIFT
     found = by_hand(model, 4)
-    for name, value in measure(found, Seen.of(found, range(4))).items():
+    for name, value in scalars_of(found).items():
         assert float(runner.callback_metrics[f"saliency/{name}"]) == pytest.approx(value, abs=1e-5), name
     scalars = events(tmp_path)
     for metric in ALWAYS | DRIFT:
@@ -51,14 +57,18 @@ def test_each_epoch_has_its_numbers_and_the_last_are_those_of_the_trained_model(
 
 
 def test_drift_is_measured_from_the_last_look_and_from_the_untrained_network(tmp_path):
-    seen = []
+    seen, explained = [], []
 
     class Explains(L.Callback):
         def on_validation_epoch_end(self, trainer, pl_module):
-            seen.append(Seen.of(by_hand(pl_module, 4), range(4)))
+            found = by_hand(pl_module, 4)
+            explained.append(found)
+            group = ExplainedSamples(found, HeatmapStage(found), tuple(range(4)))
+            seen.append(CoarseHeatmaps.from_samples(group))
 
     runner, _ = fit(tmp_path, Explains(), callback(), max_epochs=3)
-    expected = drift(seen[3], seen[2], "previous") | drift(seen[3], seen[0], "untrained")
+    expected = scalars_of(explained[3], previous=[seen[2]], untrained=[seen[0]])
+    expected = {name: value for name, value in expected.items() if name.rpartition("/")[2] in DRIFT}
     assert len(expected) == 8
     for name, value in expected.items():
         assert float(runner.callback_metrics[f"saliency/{name}"]) == pytest.approx(value, abs=1e-5), name
@@ -90,7 +100,7 @@ def test_objects_are_taken_from_the_batch_or_given(tmp_path, objects):
     runner, model = fit(tmp_path, callback(objects=objects), max_epochs=1)
     assert logged(runner.callback_metrics) == ALWAYS | DRIFT | ON_OBJECTS
     found = by_hand(model, 4)
-    expected = measure(found, Seen.of(found, range(4)), objects_to_masks(GIVEN[:4], data()[:4][0]))
+    expected = scalars_of(found, objects_to_masks(GIVEN[:4], data()[:4][0]))
     for name, value in expected.items():
         assert float(runner.callback_metrics[f"saliency/{name}"]) == pytest.approx(value, abs=1e-5), name
 
@@ -100,7 +110,7 @@ def test_objects_of_given_samples_and_of_those_of_a_checkpoint(tmp_path):
     given = callback(samples=(images, labels), objects=squares((images, labels)))
     runner, model = fit(tmp_path, given, max_epochs=1)
     found = explain(model, images, methods=METHODS, target=labels)
-    expected = measure(found, Seen.of(found, range(3)), objects_to_masks(squares((images, labels)), images))
+    expected = scalars_of(found, objects_to_masks(squares((images, labels)), images))
     assert float(runner.callback_metrics["saliency/cam/energy_in_box"]) == pytest.approx(
         expected["cam/energy_in_box"], abs=1e-5
     )
@@ -116,7 +126,7 @@ def test_objects_of_given_samples_and_of_those_of_a_checkpoint(tmp_path):
 def test_the_first_samples_of_the_stream_are_measured_in_place_of_the_shown_ones(tmp_path):
     runner, model = fit(tmp_path, callback(num_samples=2, metrics_samples=21, objects=squares), max_epochs=2)
     found = by_hand(model, 21, chunk_size=5)
-    expected = measure(found, Seen.of(found, range(21)), objects_to_masks(GIVEN[:21], data()[:21][0]))
+    expected = scalars_of(found, objects_to_masks(GIVEN[:21], data()[:21][0]))
     for name, value in expected.items():
         assert float(runner.callback_metrics[f"saliency/{name}"]) == pytest.approx(value, abs=1e-5), name
     assert load_record(tmp_path)[-1].rows == [0, 1]
@@ -133,9 +143,7 @@ def test_evaluation_logs_them_too(tmp_path):
         "insertion",
     }
     found = by_hand(model, 4)
-    assert validated["saliency/cam/entropy"] == pytest.approx(
-        measure(found, Seen.of(found, range(4)))["cam/entropy"], abs=1e-5
-    )
+    assert validated["saliency/cam/entropy"] == pytest.approx(scalars_of(found)["cam/entropy"], abs=1e-5)
     (tested,) = trainer(tmp_path, ours).test(model, loader(), verbose=False)
     assert logged(tested, "/test") == logged(validated)
     assert not [name for name in tested if name.startswith("saliency") and not name.endswith("/test")]

@@ -47,7 +47,7 @@ class SaliencyCallback(PictureCallback):
           file, `saliency/<method>/animation.gif`, beside the event file.
         - `saliency/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
         - `saliency/<method>/<metric>`, scalars in `fit`, `validate` and `test` (there with `/test` behind): what
-          `lightning_saliency.measures` says. Always: `entropy`, `area_above_half`, `blank_fraction`, `raw_maximum`, and
+          `lightning_saliency.metrics` says. Always: `entropy`, `area_above_half`, `blank_fraction`, `raw_maximum`, and
           of several methods `agreement`. In `fit`, from the second look on: `rank_correlation_previous` and
           `center_shift_previous`; and `rank_correlation_untrained` and `center_shift_untrained`, where sanity checking
           has shown the untrained network. With `objects`: `pointing_game`, `energy_in_box`, `box_iou`, `box_accuracy`,
