@@ -31,13 +31,8 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 from torchvision.ops import box_area
 
-<<<<<<< HEAD
 from lightning_saliency import METHODS, CAMClassifier, explain
 from lightning_saliency.metrics import THRESHOLDS, box_overlap, heatmaps_to_boxes
-=======
-from lightning_saliency import METHODS, CAMClassifier, explain, heatmaps_to_boxes
-from lightning_saliency.metrics import THRESHOLDS, box_overlaps
->>>>>>> visualization
 from lightning_saliency.visualization import overlay, to_rgb
 
 UNITS = 96

@@ -36,12 +36,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.ops import box_area
 
 from lightning_saliency import SaliencyCallback
-<<<<<<< HEAD
 from lightning_saliency.callbacks import Execution, Metrics, Samples, Style
 from lightning_saliency.history import Record, load_record
-=======
-from lightning_saliency.record import Record, load_record
->>>>>>> visualization
 from lightning_saliency.visualization import filmstrip
 
 PATCH = 6

@@ -15,11 +15,6 @@ from torchvision.transforms import v2
 from lightning_saliency import CAMClassifier, explain
 from lightning_saliency.callbacks import Samples
 from lightning_saliency.cli import _find_images, _output_names, _read, main
-<<<<<<< HEAD
-=======
-from lightning_saliency.explain import ExplainedSamples, HeatmapStage
-from lightning_saliency.visualization import Style, draw_sheets
->>>>>>> visualization
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 ERROR = "python -m lightning_saliency explain: error: "
@@ -142,26 +137,16 @@ def test_the_sheet_is_the_callbacks_with_names_and_the_target(own):
     assert run("--methods", *methods, "--class-names", "names.txt", "--target", 2, "--mean", 0.5, "--std", 0.25) == 0
     images = model_input("photos/one.png", size=32, mean=[0.5] * 3, std=[0.25] * 3)
     expected = explain(own.make(), images, methods=methods, target=2)
-    style = Style([0.5] * 3, [0.25] * 3, ["ant", "bee", "Gürteltier"])
-    drawn = draw_sheets(
-        [ExplainedSamples(expected, HeatmapStage(expected), tuple(range(len(images))))],
-        style,
-        title="one.png",
-        explained="class Gürteltier",
-    )
+    look = Look([0.5] * 3, [0.25] * 3, ["ant", "bee", "Gürteltier"])
+    drawn = look.draw(Samples(images), expected, title="one.png", explained="class Gürteltier")
     assert same_picture("out/one.sheet.png", drawn["overview"])
     for method in methods:
         assert close(f"out/one.{method}.npy", expected.attributions[method][0, 0])
 
     assert run("--methods", "saliency", output="single") == 0
     plain = explain(own.make(), model_input("photos/one.png", size=32), methods=["saliency"])
-    style = Style(MEAN, STD)
-    drawn = draw_sheets(
-        [ExplainedSamples(plain, HeatmapStage(plain), tuple(range(len(plain.images))))],
-        style,
-        title="one.png",
-        explained="predicted class",
-    )
+    look = Look(MEAN, STD)
+    drawn = look.draw(Samples(plain.images), plain, title="one.png", explained="predicted class")
     assert same_picture("single/one.sheet.png", drawn["saliency"])
     assert written("single") == ["one.saliency.npy", "one.sheet.png"]
 
@@ -319,13 +304,8 @@ def test_named_weights_bring_their_own_preprocessing_and_names(own, monkeypatch)
         images = weights.transforms(**changed)(Image.open("photos/one.png"))[None]
         expected = explain(model, images, methods=["saliency"])
         assert close("out/one.saliency.npy", expected.attributions["saliency"][0, 0])
-        style = Style(MEAN, STD, weights.meta["categories"])
-        drawn = draw_sheets(
-            [ExplainedSamples(expected, HeatmapStage(expected), tuple(range(len(images))))],
-            style,
-            title="one.png",
-            explained="predicted class",
-        )
+        look = Look(MEAN, STD, weights.meta["categories"])
+        drawn = look.draw(Samples(images), expected, title="one.png", explained="predicted class")
         assert torch.equal(pixels_of("out/one.sheet.png"), drawn["saliency"])
 
 

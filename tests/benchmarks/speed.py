@@ -49,15 +49,9 @@ from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import normalize, resize
 
 from lightning_saliency import SaliencyCallback, explain, load_record
-<<<<<<< HEAD
 from lightning_saliency.callbacks import Execution, Samples, Style
 from lightning_saliency.loggers import log_pictures
 from lightning_saliency.visualization import grid
-=======
-from lightning_saliency.explain import ExplainedSamples, HeatmapStage
-from lightning_saliency.loggers import log_pictures
-from lightning_saliency.visualization import Style, draw_sheets, grid, to_pictures
->>>>>>> visualization
 
 GRADIENT_CAMS = ("grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam", "xgrad_cam")
 CAM_FAMILY = ("cam", *GRADIENT_CAMS)
@@ -283,7 +277,8 @@ def pictures(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
     images, photos = photographs(8)
     labels = torch.arange(8)
     explanation = explain(model, images.to(args.device), methods=THREE, layer="layer4")
-    style = Style(mean=MEAN, std=STD)
+    look = Look(mean=MEAN, std=STD)
+    samples = Samples(images, labels)
     shown = [photo.permute(1, 2, 0).numpy() for photo in photos]
     heatmaps = {key: maps[:, 0].cpu().numpy() for key, maps in explanation.heatmaps().items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -291,13 +286,12 @@ def pictures(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
         writer: SummaryWriter = logger.experiment
 
         def sheets() -> None:
-            looked = ExplainedSamples(explanation, HeatmapStage(explanation), tuple(range(8)), labels)
-            drawn = draw_sheets([looked], style, title="epoch 1", explained="true class")
+            drawn = look.draw(samples, explanation, title="epoch 1", explained="true class")
             log_pictures(logger, drawn, 0)
             writer.flush()
 
         def one_grid() -> None:
-            drawn = grid(to_pictures(images, style), explanation.heatmaps(), title="epoch 1", cell_side=144)
+            drawn = grid(look.to_rgb(images), explanation.heatmaps(), title="epoch 1", cell_side=144)
             log_pictures(logger, {"grid": drawn}, 0)
             writer.flush()
 

@@ -9,21 +9,9 @@ from test_callbacks import picture
 from test_untouched import RECIPES, run
 from tiny import L, TinyClassifier, data, events, loader, trainer
 
-<<<<<<< HEAD:tests/callbacks/test_ascent.py
 from lightning_saliency import METHODS, SaliencyCallback, class_model_image, fooling_image
 from lightning_saliency.callbacks import ClassModelCallback, Execution, FoolingCallback, Samples, Style
 from lightning_saliency.callbacks.audit import changed
-=======
-from lightning_saliency import (
-    METHODS,
-    ClassModelCallback,
-    FoolingCallback,
-    SaliencyCallback,
-    class_model_image,
-    fooling_image,
-)
-from lightning_saliency.audit import changed
->>>>>>> visualization:tests/test_made.py
 from lightning_saliency.visualization import Caption, grid, to_rgb
 
 

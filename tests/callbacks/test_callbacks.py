@@ -36,13 +36,8 @@ from lightning_saliency import (
     explain,
 )
 from lightning_saliency.attribution import blank_reasons, to_heatmaps
-<<<<<<< HEAD:tests/callbacks/test_callbacks.py
 from lightning_saliency.callbacks import Execution, Samples, Style
 from lightning_saliency.visualization import Caption, encode, grid, to_rgb
-=======
-from lightning_saliency.samples import Samples
-from lightning_saliency.visualization import Caption, encode_picture, grid, to_rgb
->>>>>>> visualization:tests/test_callbacks.py
 
 
 def cells(sheet: torch.Tensor, colour) -> torch.Tensor:
@@ -91,7 +86,7 @@ def test_the_last_picture_is_the_trained_model_explained_by_hand(tmp_path):
         cell_side=235,
     )
     last = events(tmp_path).Images("saliency/overview")[-1]
-    assert last.encoded_image_string == encode_picture(expected)[0]
+    assert last.encoded_image_string == encode(expected)[0]
 
 
 def test_rows_show_the_samples_in_order_and_the_heat_lies_over_the_image_it_explains(tmp_path):
@@ -248,7 +243,21 @@ def test_cam_of_the_most_probable_classes_takes_one_forward_and_no_backward(tmp_
     )
     found = events(tmp_path)
     assert set(found.Tags()["images"]) == {"saliency/cam", "saliency/class_maps"}
-    assert found.Images("saliency/class_maps")[-1].encoded_image_string == encode_picture(expected)[0]
+    assert found.Images("saliency/class_maps")[-1].encoded_image_string == encode(expected)[0]
+
+
+@pytest.mark.parametrize(
+    ("count", "side", "shown"),
+    [(1, 300, 256), (4, 300, 158), (10, 300, 130), (10, 64, 128), (1, 32, 192), (10, 32, 96)],
+)
+def test_the_more_cells_a_sheet_has_the_smaller_they_are_down_to_what_can_be_read(count, side, shown):
+    images = torch.zeros(count, 3, side, side)
+    images[:, 0] = 1
+    explanation = explain(TinyClassifier(), images, methods=["grad_cam", "hires_cam", "layer_cam", "saliency"])
+    drawn = Look(mean=0.0, std=1.0, alpha=0.0).draw(Samples(images, None), explanation, title="", explained="")
+    red = cells(drawn["overview"], (255, 0, 0))
+    first = red[:, red.any(0).nonzero()[0].item()]  # the left edge of all images
+    assert first.sum() == count * shown
 
 
 def test_of_more_classes_than_there_are_all_are_shown_and_others_have_none(tmp_path):
@@ -592,7 +601,7 @@ def test_a_batch_of_any_shape_is_understood_or_an_input_fn_takes_it_apart(tmp_pa
         ),
         ({"target": "truth"}, ValueError, "`target`"),
         ({"layer": 3}, TypeError, "`layer`"),
-        ({"mean": [0.5]}, ValueError, r"`Style\(mean=..., std=...\)` both or neither"),
+        ({"mean": [0.5]}, ValueError, "`mean` and `std`"),
         ({"dataloader_idx": -1}, ValueError, "`dataloader_idx`"),
         ({"class_names": "abc"}, TypeError, "`class_names`"),
         ({"input_fn": 3}, TypeError, "`input_fn`"),
@@ -603,13 +612,13 @@ def test_a_batch_of_any_shape_is_understood_or_an_input_fn_takes_it_apart(tmp_pa
         ({"target": [0, 1]}, ValueError, "`target`.*each of the 8 images"),
         ({"samples": [True]}, TypeError, "`samples`"),
         ({"colormap": "jett"}, ValueError, "jet"),
-        ({"alpha": 1.5}, ValueError, r"`Style\(alpha=...\)`"),
-        ({"normalize": "sum"}, ValueError, r"`Style\(normalize=...\)`"),
+        ({"alpha": 1.5}, ValueError, "`alpha`"),
+        ({"normalize": "sum"}, ValueError, "`normalize`"),
         ({"fuse": "sum"}, ValueError, "`fuse` to be one of mean, max, None, got 'sum'"),
         ({"layer": ["a", 3]}, TypeError, "`layer` to be a dotted name, several, or None, got list"),
         ({"method_options": {"cam": {}}}, ValueError, "`method_options` for the methods .*, got 'cam'"),
         ({"method_options": {"saliency": {"noise": 1}}}, ValueError, "'saliency' in `method_options` out of reduce"),
-        ({"channels": "last"}, ValueError, r"`Style\(channels=...\)`"),
+        ({"channels": "last"}, ValueError, "`channels`"),
         ({"on_error": "ignore"}, ValueError, "`on_error`"),
     ],
 )

@@ -10,13 +10,8 @@ from test_untouched import Deterministic, squares
 from tiny import CSVLogger, L, Logger, TensorBoardLogger, TinyClassifier, data, events, loader, sheets, trainer
 
 from lightning_saliency import CAMCallback, GradCAMCallback, SaliencyCallback, explain
-<<<<<<< HEAD:tests/callbacks/test_history_output.py
 from lightning_saliency.history import load_record
 from lightning_saliency.visualization import animation, encode, filmstrip, to_rgb
-=======
-from lightning_saliency.record import load_record
-from lightning_saliency.visualization import animation, encode_picture, filmstrip, to_rgb
->>>>>>> visualization:tests/test_history.py
 
 METHODS = ["cam", "saliency"]
 
@@ -74,7 +69,7 @@ def test_the_filmstrip_and_the_animation_are_those_of_the_record(tmp_path):
     for method in METHODS:
         strips = found.Images(f"saliency/{method}/filmstrip")
         assert [event.step for event in strips] == [2, 5, 8]  # from the second moment on
-        assert strips[-1].encoded_image_string == encode_picture(filmstrip(record, method))[0]
+        assert strips[-1].encoded_image_string == encode(filmstrip(record, method))[0]
         assert strips[0].width < strips[-1].width
         (film,) = found.Images(f"saliency/{method}/animation")
         content = (tmp_path / f"saliency/{method}/animation.gif").read_bytes()
