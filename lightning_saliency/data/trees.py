@@ -1,4 +1,4 @@
-"""Trees of containers, as batches and arguments are: dicts, lists, tuples, named tuples and dataclasses in each other."""
+"""Trees of containers, as batches and arguments are: dicts, lists, tuples, named tuples, dataclasses in each other."""
 
 from __future__ import annotations
 

@@ -82,6 +82,8 @@ class Trace(TorchFunctionMode):
         self.calls: list[LayerCall] = []
 
     def hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        """Return the forward hook that records the calls of the module of this name."""
+
         def record(module: nn.Module, _: Any, output: Any) -> None:
             if isinstance(output, Tensor) and name:
                 self.calls.append(LayerCall(name, module, output, output.grad_fn))
