@@ -82,7 +82,7 @@ class Trace(TorchFunctionMode):
         self.calls: list[LayerCall] = []
 
     def hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        """Return a forward hook that records the calls of the module of this name."""
+        """Return the forward hook that records the calls of the module of this name."""
 
         def record(module: nn.Module, _: Any, output: Any) -> None:
             if isinstance(output, Tensor) and name:
