@@ -5,9 +5,17 @@ import torch
 from drawing import cells_of, randn
 from torch import nn
 
-from lightning_saliency import TUTORIAL_PANELS, Style, explain, tutorial_figure
+from lightning_saliency import Style, explain
 from lightning_saliency.attribution import to_heatmaps
-from lightning_saliency.visualization import Caption, grid, overlay, signed_to_rgb, to_rgb
+from lightning_saliency.visualization import (
+    TUTORIAL_PANELS,
+    Caption,
+    grid,
+    overlay,
+    signed_to_rgb,
+    to_rgb,
+    tutorial_figure,
+)
 
 LONG = "Rindfleischetikettierungsueberwachungsaufgabenuebertragungsgesetz with $a$ formula_{x} in its name"
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
