@@ -32,7 +32,7 @@ from torch.utils.data import Dataset, TensorDataset
 from lightning_saliency.callbacks import Execution, History, Metrics, SaliencyCallback, Samples
 from lightning_saliency.callbacks.audit import digest, fingerprint
 
-METHODS = ["cam", "grad_cam", "grad_cam_plus_plus", "eigen_cam", "saliency"]
+METHODS = ["cam", "grad_cam", "saliency"]  # which read class weights, gradients of a layer, and of the input
 STRICT = Execution(on_error="raise", audit=True)
 
 
