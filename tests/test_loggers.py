@@ -1,16 +1,14 @@
-import io
-import os
+from pathlib import Path
 from types import SimpleNamespace
 
-import fsspec
 import numpy as np
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
-from tiny import CSVLogger, Logger, TensorBoardLogger, events
+from tiny import CSVLogger, Logger, TensorBoardLogger, events, picture
 
-from lightning_saliency import loggers
-from lightning_saliency.loggers import log_pictures, run_folder, scalar_step
+from lightning_saliency.loggers import LOGGER_KINDS, log_pictures, run_folder, scalar_step
 from lightning_saliency.visualization import encode_gif
 
 PICTURE = torch.arange(3 * 4 * 5, dtype=torch.uint8).reshape(3, 4, 5)
@@ -34,6 +32,12 @@ class Saves(Plain):
     name, version, save_dir = "saves", "v7", "somewhere"
 
 
+class Remote(Plain):
+    """A logger whose folder is in a remote store."""
+
+    log_dir = "memory://bucket/run"
+
+
 class WithExperiment(Plain):
     def __init__(self, experiment, **attributes):
         super().__init__()
@@ -47,6 +51,7 @@ def test_tensorboard_gets_the_pixels_at_the_step(tmp_path):
     logger.finalize("success")
     (event,) = events(tmp_path).Images("saliency/cam")
     assert (event.step, event.width, event.height) == (7, 5, 4)
+    assert torch.equal(picture(event), PICTURE)
 
 
 def test_a_logger_without_pictures_gets_a_png_in_its_own_folder(tmp_path):
@@ -56,12 +61,32 @@ def test_a_logger_without_pictures_gets_a_png_in_its_own_folder(tmp_path):
         assert np.array_equal(np.array(image), PICTURE.permute(1, 2, 0).numpy())
 
 
-def test_a_folder_may_be_a_url():
-    logger = CSVLogger("memory://logs", name="run", version=3)
-    log_pictures(logger, {"saliency/a::b*": PICTURE}, 7)
-    content = fsspec.filesystem("memory").cat("/logs/run/version_3/saliency/a::b*/step=0000007.png")
-    with Image.open(io.BytesIO(content)) as image:
+def test_a_folder_in_a_remote_store_gets_the_png_too():
+    logger = Remote()
+    log_pictures(logger, {"saliency/cam": PICTURE}, 7)
+    assert run_folder([logger]) == "memory://bucket/run"
+    with MemoryFileSystem().open("/bucket/run/saliency/cam/step=0000007.png") as file, Image.open(file) as image:
         assert np.array_equal(np.array(image), PICTURE.permute(1, 2, 0).numpy())
+
+
+def test_a_name_and_version_are_added_to_a_remote_folder_of_all_runs_by_slashes():
+    logger = Saves()
+    logger.save_dir = "s3://bucket/runs"
+    assert run_folder([logger]) == "s3://bucket/runs/saves/v7"
+
+
+def test_the_first_row_that_recognizes_a_logger_serves_it(tmp_path):
+    csv, board = CSVLogger(tmp_path, name="run", version=3), TensorBoardLogger(tmp_path, name="", version="")
+    other_board = WithExperiment(SimpleNamespace(add_image=print))
+    wandb, mlflow, comet = (
+        WithExperiment(SimpleNamespace(**{name: print for name in experiment}), **dict.fromkeys(attributes, print))
+        for experiment, attributes in (((), ("log_image",)), (("log_image",), ("run_id",)), (("log_image",), ()))
+    )
+    served = [
+        next(kind.name for kind in LOGGER_KINDS if kind.recognizes(logger, logger.experiment))
+        for logger in (board, other_board, wandb, mlflow, comet, csv)
+    ]
+    assert served == [kind.name for kind in LOGGER_KINDS]
 
 
 def test_experiments_that_take_images_get_them_in_their_own_terms():
@@ -106,7 +131,7 @@ def test_experiments_that_take_films_get_them_in_their_own_terms(film):
     calls = []
     wandb = WithExperiment(SimpleNamespace(), log_video=lambda key, videos, step: calls.append((key, videos, step)))
     mlflow = SimpleNamespace(
-        log_artifact=lambda run_id, path, folder: calls.append((run_id, path, folder)), log_image=None
+        log_image=None, log_artifact=lambda run_id, path, folder: calls.append((run_id, path, folder))
     )
     comet = SimpleNamespace(log_image=lambda image, name, step: calls.append((image, name, step)))
     for logger in (wandb, WithExperiment(mlflow, run_id="r1"), WithExperiment(comet), Plain()):
@@ -118,42 +143,12 @@ def test_experiments_that_take_films_get_them_in_their_own_terms(film):
     ]
 
 
-def test_a_logger_that_takes_pictures_and_no_films_goes_on_without_them(film):
-    calls = []
-    images_only = WithExperiment(SimpleNamespace(), log_image=lambda key, images, step: calls.append((key, step)))
-    own_board = WithExperiment(SimpleNamespace(add_image=lambda tag, picture, step: calls.append((tag, step))))
-    for logger in (images_only, own_board):
-        log_pictures(logger, {"saliency/cam": PICTURE, "saliency/cam/animation": film}, 7)
-    assert calls == [("saliency/cam", 7), ("saliency/cam", 7)]
-
-
-def test_another_kind_of_logger_is_one_more_row(monkeypatch):
-    calls = []
-    row = loggers.LoggerKind(
-        "paper",
-        recognizes=lambda logger, experiment: hasattr(logger, "print_page"),
-        convert=lambda picture: tuple(picture.shape),
-        log_picture=lambda logger, tag, size, step: logger.print_page(tag, size, step),
-        log_animation=lambda logger, tag, path, step: None,
-    )
-    monkeypatch.setattr(loggers, "LOGGER_KINDS", (row, *loggers.LOGGER_KINDS))
-    logger = WithExperiment(None, print_page=lambda *page: calls.append(page))
-    log_pictures(logger, {"saliency/cam": PICTURE}, 7)
-    assert calls == [("saliency/cam", (3, 4, 5), 7)]
-
-
 def test_the_runs_folder_is_that_of_the_event_file_or_the_first_there_is(tmp_path):
     board = TensorBoardLogger(tmp_path / "tb", name="run", version=2)
     csv = CSVLogger(tmp_path / "csv", name="run", version=3)
     saves = Saves()
     assert run_folder([csv, saves, board]) == str(tmp_path / "tb/run/version_2")
     assert run_folder([csv, saves]) == str(tmp_path / "csv/run/version_3")
-    assert run_folder([Plain(), saves]) == os.path.join("somewhere", "saves", "v7")
+    assert run_folder([Plain(), saves]) == str(Path("somewhere/saves/v7"))
     assert run_folder([Plain()]) is None
     assert run_folder([]) is None
-
-
-def test_a_folder_that_is_a_url_stays_one():
-    remote = SimpleNamespace(save_dir="gs://bucket/runs", name="run", version=3)
-    assert run_folder([remote]) == "gs://bucket/runs/run/3"
-    assert run_folder([SimpleNamespace(log_dir="s3://bucket/run")]) == "s3://bucket/run"
