@@ -124,8 +124,8 @@ def plain_call(images: Tensor) -> Call:
 def make_call(args: Sequence[Any] | Tensor, kwargs: Mapping[str, Any], image: str | None = None) -> Call:
     """Find the images among the arguments of a forward.
 
-    They are the first floating-point tensor `(N, C, H, W)`, under a usual name first; where there is none, the first
-    `uint8` one, which the model converts itself.
+    They are the first floating-point tensor `(N, C, H, W)` of more than a pixel, under a usual name first; where there
+    is none, the first `uint8` one, which the model converts itself.
 
     Args:
         args: Positional arguments, or the only one, a tensor.
@@ -156,6 +156,8 @@ def make_call(args: Sequence[Any] | Tensor, kwargs: Mapping[str, Any], image: st
             f"Expected the model to be called with images{'' if image is None else f' named {image!r}'}, a "
             f"floating-point or uint8 tensor (N, C, H, W), got {listed}."
         )
+    # a number for each image may be of four dimensions too
+    candidates = [path for path in candidates if images[path][0].numel() > images[path].shape[1]] or candidates
     usual = [path for name in _IMAGE_NAMES for path in candidates if path[-1] == name]
     chosen = (usual or candidates)[0]
     count = len(images[chosen])

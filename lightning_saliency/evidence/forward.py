@@ -58,6 +58,11 @@ class Forward:
         for option, function in (("output_fn", self.output_fn), ("context", self.context)):
             if function is not None and not callable(function):
                 raise TypeError(f"Expected `{option}` to be a function, got {type(function).__name__}.")
+        if isinstance(self.context, AbstractContextManager):
+            raise TypeError(
+                "Expected `context` to be a function that makes a context manager, got the context manager "
+                f"{type(self.context).__name__} itself: write `lambda:` before it."
+            )
         # the module inside a compiled one, whose layers have their own names
         object.__setattr__(self, "model", getattr(self.model, "_orig_mod", self.model))
 
