@@ -30,7 +30,7 @@ class Target:
 
     Attributes:
         choice: `"label"` (the true class of a sample where it is known, else the predicted one), `"predicted"` or None,
-            a class, one class a sample as a tuple, or a callable from logits `(N, K)` to scores `(N,)`.
+            a class, one class a sample (kept as a tuple), or a callable from logits `(N, K)` to scores `(N,)`.
 
     Raises:
         TypeError: It is of another kind.
@@ -83,17 +83,18 @@ class Target:
             return self.choice
         if isinstance(self.choice, int):
             return torch.full((count,), self.choice)
-        if positions is None and len(self.choice) != count:
+        classes: Any = self.choice  # a tuple since it was checked
+        if positions is None and len(classes) != count:
             raise ValueError(
                 f"Expected `target` to hold one class for each of the {count} images, shape ({count},), got shape "
-                f"({len(self.choice)},)."
+                f"({len(classes)},)."
             )
-        if positions and max(positions) >= len(self.choice):
+        if positions and max(positions) >= len(classes):
             raise ValueError(
-                f"Expected `target` to hold one class for each sample, got {len(self.choice)} classes for sample "
+                f"Expected `target` to hold one class for each sample, got {len(classes)} classes for sample "
                 f"{max(positions)}."
             )
-        return torch.tensor([self.choice[position] for position in positions or range(count)])
+        return torch.tensor([classes[position] for position in positions or range(count)])
 
     def describe(self, *, has_labels: bool = False) -> str:
         """Say in words which class is explained."""

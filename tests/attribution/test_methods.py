@@ -8,6 +8,7 @@ from states import assert_alike
 from torch import nn
 
 from lightning_saliency.attribution import METHODS, explain, grad_cam, parse_methods, to_heatmaps
+from lightning_saliency.attribution.method import NUMBER, Method
 from lightning_saliency.evidence import Evidence
 
 LABELS = [2, 0, 1]
@@ -134,3 +135,42 @@ def test_principal_shows_the_first_singular_component_with_the_sign_of_the_sum(m
         torch.testing.assert_close(map_, expected, rtol=0, atol=1e-5 * float(component.abs().max()))
         shown += bool(expected.any())
     assert shown > 1  # not blank by chance
+
+
+def scaled_gradient(evidence, *, steps=0.5, mode="any", **unused):
+    """A method of one's own, whose `steps` is no count."""
+    assert mode in ("any", "other")
+    return steps * evidence.input_grads.abs().amax(1, keepdim=True)
+
+
+def of_noise(evidence, passes, *, seed):
+    """One of one's own with a further pass."""
+    return passes.again(evidence.images + seed, {"input_grads"}).input_grads
+
+
+def test_a_method_of_ones_own_is_one_more_entry_with_options_of_its_own(monkeypatch):
+    monkeypatch.setitem(METHODS, "mine", Method(scaled_gradient, "Mine", frozenset({"input_grads"})))
+    noisy = Method(of_noise, "Noisy", frozenset(), reduce="sum", further="noisy", checks={"seed": NUMBER})
+    monkeypatch.setitem(METHODS, "noisy", noisy)
+    methods = {"mine": {"steps": 2.5, "mode": "other"}, "saliency": {}, "noisy": {"seed": 0.0, "reduce": "absolute"}}
+    found = explain(gap_net(), IMAGES, methods=methods, target=LABELS)
+    assert_alike(found.attributions["mine"], 2.5 * found.attributions["saliency"])
+    assert_alike(found.attributions["noisy"], found.attributions["saliency"])
+    assert list(found.signed) == ["saliency", "noisy"]
+    default = explain(gap_net(), IMAGES, methods=["mine"], target=LABELS).attributions["mine"]
+    assert_alike(default, 0.5 * found.attributions["saliency"])
+    for options, says in (
+        ({"mine": {"step": 1}}, r"options of 'mine' in `methods` out of steps, mode, got 'step'"),
+        ({"mine": {"reduce": "sum"}}, r"options of 'mine' in `methods` out of steps, mode, got 'reduce'"),
+        ({"noisy": {"seed": "a"}}, r"`seed` of 'noisy' to be a number, got 'a'"),
+        ({"integrated_gradients": {"steps": 2.5}}, r"`steps` of 'integrated_gradients' to be a positive int, got 2.5"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            explain(gap_net(), IMAGES, methods=options)
+
+
+def test_every_option_of_ours_has_a_check():
+    for key, method in METHODS.items():
+        for option in method.options:
+            with pytest.raises(ValueError, match=f"`{option}` of {key!r} to be "):
+                method.check_options(key, {option: "no such value"})

@@ -1,10 +1,12 @@
+"""What is in a batch: its images, its labels."""
+
 from collections import namedtuple
 from dataclasses import dataclass
 
 import pytest
 import torch
 
-from lightning_saliency.data import split_batch
+from lightning_saliency.data import find_images, find_labels
 
 X = torch.rand(4, 3, 8, 8)
 Y = torch.tensor([2, 0, 1, 2])
@@ -41,9 +43,48 @@ class Record:
     ],
 )
 def test_images_and_labels_are_found_in_any_batch(batch, labels):
-    images, found = split_batch(batch)
-    assert images is X
+    assert find_images(batch) is X
+    found = find_labels(batch, 4)
     assert found is None if labels is None else torch.equal(found, labels)
+
+
+@pytest.mark.parametrize(
+    ("batch", "labels"),
+    [
+        ((torch.arange(4) + 100, X, Y), Y),  # an index first
+        ((torch.arange(4), X, Y), Y),  # though it would fit
+        ((X, torch.arange(4) + 100, Y), Y),  # an index of more than the classes
+        ((torch.arange(4) + 100, {"image": X, "label": Y}), Y),
+        ({"id": torch.arange(4) + 100, "x": X, "category": Y}, Y),
+        ({"target": torch.arange(4) + 100, "x": X, "y": Y}, Y),  # the first usual name whose classes there are
+        ([torch.arange(4) + 100, (X, Y)], Y),
+        ((X.byte(), Y), Y),  # images of any kind
+        (([X[0], X[1], X[2], X[3]], Y), Y),  # also in a list
+        ((torch.arange(4) + 100, [X[0], X[1], X[2], X[3]], Y), Y),
+        ({"data": (X, Y), "other": (X, Y + 1)}, Y),
+        ((Y, X), Y),  # labels first, where nothing stands behind the images
+    ],
+)
+def test_labels_are_found_beside_an_index_and_in_each_other(batch, labels):
+    assert torch.equal(find_labels(batch, 4, num_classes=3), labels)
+
+
+def test_labels_that_do_not_fit_the_classes_are_given_back_where_there_are_no_others():
+    unfit = torch.tensor([2, 0, 7, 2])
+    assert torch.equal(find_labels((X, unfit), 4, num_classes=3), unfit)
+    assert torch.equal(find_labels((X, unfit, Y), 4, num_classes=3), Y)
+    binary = torch.tensor([0, 1, 1, 0])
+    assert torch.equal(find_labels((X, binary.float()[:, None]), 4, num_classes=1), binary)
+    for batch in (
+        X,
+        (X,),
+        "text",
+        (X, Y[:3]),
+        (X, torch.rand(4)),
+        {"x": X, "name": ["a"] * 4},
+        (X, Y.to(torch.cfloat)),
+    ):
+        assert find_labels(batch, 4, num_classes=3) is None
 
 
 @pytest.mark.parametrize(
@@ -54,15 +95,6 @@ def test_images_and_labels_are_found_in_any_batch(batch, labels):
         ({"x": (X * 255).to(torch.uint8)}, "uint8"),
     ],
 )
-def test_a_batch_without_images_is_an_error_that_shows_it_and_names_the_option(batch, message):
-    with pytest.raises(ValueError, match=f"{message}.*input_fn"):
-        split_batch(batch)
-
-
-def test_input_fn_returns_images_or_images_and_labels():
-    assert split_batch("any", lambda _: X)[1] is None
-    assert torch.equal(split_batch("any", lambda _: (X, Y.to(torch.int16)))[1], Y)
-    with pytest.raises(ValueError, match="`input_fn` to return images"):
-        split_batch("any", lambda _: "any")
-    with pytest.raises(ValueError, match=r"`input_fn` to return labels of shape \(4,\)"):
-        split_batch("any", lambda _: (X, Y[:3]))
+def test_a_batch_without_images_is_an_error_that_shows_it(batch, message):
+    with pytest.raises(ValueError, match=f"a floating-point tensor .*{message}"):
+        find_images(batch)
