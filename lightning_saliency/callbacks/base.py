@@ -1,4 +1,4 @@
-"""What all callbacks share: fixed samples, looked at after each validation by a list of outputs, without a trace."""
+"""What all callbacks have in common: fixed samples, handed to a list of outputs after each validation."""
 
 from __future__ import annotations
 
@@ -353,7 +353,7 @@ class LookCallback(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         samples: FixedSamples,
-        share: float,
+        fraction: float,
         is_logged: bool,
     ) -> None:
         """Explain the samples, and let the outputs use that; what fails does not keep the rest from theirs."""
@@ -373,7 +373,7 @@ class LookCallback(Callback):
                 explained,
                 self._describe_target(samples),
                 find_dataset(loaders, self.samples.dataloader_idx),
-                share,
+                fraction,
                 is_logged,
                 (trainer.global_step if self._first_step is None else self._first_step) == 0,
                 self._peers(trainer).index(self),
@@ -390,7 +390,7 @@ class LookCallback(Callback):
                 wanted = own.current()
                 if wanted is None:
                     return Logged()
-                wanted = wanted.first(max(1, round(share * len(wanted))))
+                wanted = wanted.first(max(1, round(fraction * len(wanted))))
                 explained = self._explain(trainer, pl_module, wanted, _CHUNK)
                 look = replace(look, samples=wanted, explained=explained)
             with muted(pl_module):

@@ -28,7 +28,7 @@ class Look:
         explained: Their explanations, one for each size of images.
         target: In words, which class is explained.
         dataset: Where to look for the normalization and the classes' names.
-        share: How much of all samples these are: less than 1 where the time budget has thinned them.
+        fraction: How much of all samples these are: less than 1 where the time budget has thinned them.
         is_logged: Whether pictures go to the loggers.
         is_fresh: Whether the training began, or begins, with this run.
         index: Which of the trainer's callbacks of the same name this is, from 0.
@@ -43,7 +43,7 @@ class Look:
     explained: tuple[ExplainedSamples, ...]
     target: str
     dataset: Any
-    share: float
+    fraction: float
     is_logged: bool
     is_fresh: bool
     index: int = 0

@@ -11,8 +11,8 @@ from torch import Tensor
 from lightning_saliency._lightning import LightningModule, Trainer
 from lightning_saliency.attribution import ExplainedSamples, parse_methods
 from lightning_saliency.callbacks.base import LookCallback
-from lightning_saliency.callbacks.explainer import Explainer
 from lightning_saliency.callbacks.history_output import HistoryOutput
+from lightning_saliency.callbacks.look_pass import LookPass
 from lightning_saliency.callbacks.metrics_output import MetricsOutput
 from lightning_saliency.callbacks.model_part import ModelPart
 from lightning_saliency.callbacks.options import (
@@ -132,7 +132,7 @@ class SaliencyCallback(LookCallback):
         own += [] if kept is None else [HistoryOutput(name, kept, self.style)]
         self.methods: Mapping[str, Mapping[str, Any]] = chosen
         part = ModelPart(model, which.image, execution.output_fn)
-        self._explainer = Explainer(chosen, self.target, part, _parse_layer(layer), execution)
+        self._pass = LookPass(chosen, self.target, part, _parse_layer(layer), execution)
         super().__init__(
             [*own, *(outputs or ())],
             samples=which,
@@ -145,10 +145,10 @@ class SaliencyCallback(LookCallback):
     def _explain(
         self, trainer: Trainer, pl_module: LightningModule, samples: FixedSamples, at_once: int | None = None
     ) -> tuple[ExplainedSamples, ...]:
-        return self._explainer.explain(trainer, pl_module, samples, at_once)
+        return self._pass.explain(trainer, pl_module, samples, at_once)
 
     def _check(self, pl_module: LightningModule) -> None:
-        self._explainer.check(pl_module)
+        self._pass.check(pl_module)
         if self.samples.given is not None:
             self._part.model(pl_module)
 
@@ -157,10 +157,10 @@ class SaliencyCallback(LookCallback):
 
     def _forget(self) -> None:
         super()._forget()
-        self._explainer.forget()
+        self._pass.forget()
 
     def _compare(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> None:
-        count = self._explainer.disagreement(samples, explained)
+        count = self._pass.disagreement(samples, explained)
         if count:
             self._say_once(
                 f"{type(self).__name__}: for {count} of {len(samples)} samples the model's logits are not those of the "

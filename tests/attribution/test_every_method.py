@@ -20,7 +20,7 @@ from lightning_saliency.models import GAPHead
 
 LABELS = [2, 0, 1]
 IMAGES = torch.randn(3, 2, 10, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-FURTHER = [key for key, method in METHODS.items() if method.further is not None]
+FURTHER = [key for key, method in METHODS.items() if method.extra is not None]
 
 
 class Fails(torch.autograd.Function):
@@ -60,8 +60,8 @@ def test_the_model_is_left_as_it_was_also_after_an_error_in_the_middle(method, f
     model.net[0].weight.requires_grad_(False)
     model.net[2].register_forward_hook(lambda module, args, output: None)
     before, images = state_of(model), IMAGES.clone()
-    never = fails == {"forward": 0} or ("backward" in fails and METHODS[method].further == "perturbed")
-    never |= fails == {"forward": 3} and METHODS[method].further == "rectified"  # which has one pass beyond the first
+    never = fails == {"forward": 0} or ("backward" in fails and METHODS[method].extra == "perturbed")
+    never |= fails == {"forward": 3} and METHODS[method].extra == "rectified"  # which has one pass beyond the first
     with nullcontext() if never else pytest.raises(RuntimeError, match=r"^in (forward|backward)$"):
         explain(model, images, methods=method, layer="net.4")
     assert_same(state_of(model), before)

@@ -12,7 +12,7 @@ from lightning_saliency.attribution import METHODS, Explanation, blank_reasons, 
 from lightning_saliency.evidence import Forward, find_target_layer
 from lightning_saliency.models import GAPHead
 
-PLAIN = [key for key, method in METHODS.items() if method.further is None]
+PLAIN = [key for key, method in METHODS.items() if method.extra is None]
 
 
 def network(classes=4):
@@ -190,7 +190,7 @@ def assert_correlated(found, expected, least):
     that are nearly equal keep few of the digits of half precision.
     """
     for method, raw in found.items():
-        kind = "scores" if METHODS[method].further == "perturbed" else "input" if METHODS[method].reduce else "layer"
+        kind = "scores" if METHODS[method].extra == "perturbed" else "input" if METHODS[method].reduce else "layer"
         correlation = torch.corrcoef(torch.stack([raw.flatten(), expected[method].flatten()]))[0, 1]
         assert correlation > least[kind], method
 

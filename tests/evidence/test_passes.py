@@ -17,7 +17,7 @@ CAMS = ["grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam", "xgrad_cam",
 GRADIENTS = ["saliency", "input_x_gradient"]
 
 
-PLAIN = [key for key, method in METHODS.items() if method.further is None]
+PLAIN = [key for key, method in METHODS.items() if method.extra is None]
 IMAGES = torch.randn(3, 3, 10, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 

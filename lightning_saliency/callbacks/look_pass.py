@@ -1,4 +1,4 @@
-"""The samples through the module, as the trainer runs it: in its precision, within its memory."""
+"""The pass over the samples of a look, as the trainer runs its module: in its precision, within its memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lightning_saliency.evidence import (
 
 
 @dataclass
-class Explainer:
+class LookPass:
     """Explains samples by a trainer's module, and remembers what it found out on the way.
 
     Attributes:
