@@ -225,7 +225,7 @@ def _save(picture: Tensor, path: Path) -> None:
 def _preprocessing(
     weights: Any, size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[Callable[[Image.Image], Tensor], list[float], list[float]]:
-    """What makes the model's input of a photo, and its normalisation."""
+    """What makes the model's input of a photo, and its normalization."""
     if (mean is None) != (std is None):
         raise WrongArgumentError("Expected --mean and --std together or neither, got only one of them.")
     given = {}

@@ -113,6 +113,7 @@ def reduce_channels(attribution: Tensor, reduce: Reduce) -> Tensor:
     """Return one map of the channels' values: `(N, C, H, W)` -> `(N, 1, H, W)`.
 
     Example:
+        >>> import torch
         >>> reduce_channels(torch.tensor([[[[1.0, -2.0]], [[-3.0, 0.0]]]]), "absolute")
         tensor([[[[3., 2.]]]])
     """

@@ -402,7 +402,7 @@ class LookCallback(Callback):
             with muted(pl_module):
                 return output(look)
 
-        steps = [explain, *(partial(use, output) for output in self.outputs)]
+        steps: list[Callable[[], Logged]] = [explain, *(partial(use, output) for output in self.outputs)]
         self._show(stage, trainer, pl_module, steps, trainer.loggers if is_logged else ())
 
     def _compare(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> None:

@@ -60,8 +60,9 @@ class Explainer:
         """
         self.part.check(pl_module)
         model = self.part.find(pl_module)
-        for name in self.layer if model is not None else ():
-            self.part.layer(model, name)
+        if model is not None:
+            for name in self.layer:
+                self.part.layer(model, name)
 
     def explain(
         self, trainer: Trainer, pl_module: LightningModule, samples: FixedSamples, at_once: int | None = None

@@ -104,8 +104,8 @@ class Metrics:
     """What is measured of the maps.
 
     Args:
-        samples: Measure the first so many samples of the validation stream, in place of the shown ones. They are kept in
-            memory, and explained each time in chunks of at most 32, at the cost of so many samples more.
+        samples: Measure the first so many samples of the validation stream, in place of the shown ones. They are kept
+            in memory, and explained each time in chunks of at most 32, at the cost of so many samples more.
         faithfulness: Measure, by forward passes, how much of the model's decision the maps hold; see
             `lightning_saliency.metrics.measure_faithfulness`: 2 forwards a sample, and 31 for each of its maps.
         randomization_every_n_epochs: Every so many epochs, compare the maps with those of the same network with a

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -38,9 +38,9 @@ class SaliencyCallback(LookCallback):
     """Shows where the model looks, on a fixed validation batch, epoch after epoch.
 
     At the end of each validation, one forward and one backward serve all methods together, and a picture for each goes
-    to every logger of the trainer. What is explained is what the network really got: the model's own calls are recorded
-    as the validation stream passes. Training is not touched: the final weights are those of the training without it, bit
-    for bit. Also works in `trainer.validate` and `trainer.test`.
+    to every logger of the trainer. What is explained is what the network really got: the model's own calls are
+    recorded as the validation stream passes. Training is not touched: the final weights are those of the training
+    without it, bit for bit. Also works in `trainer.validate` and `trainer.test`.
 
     Logged, with the same steps as Lightning's scalars:
         - `saliency/<method>`: rows are samples; columns are the image and the overlay. In `trainer.test`,
@@ -104,7 +104,7 @@ class SaliencyCallback(LookCallback):
 
     def __init__(
         self,
-        methods: str | list[str] | dict[str, dict[str, Any] | None] | None = None,
+        methods: str | Sequence[str] | dict[str, dict[str, Any] | None] | None = None,
         *,
         samples: int | list[int] | Samples | Tensor | tuple[Tensor, Tensor] = 8,
         target: CallbackTarget = "label",
@@ -127,7 +127,7 @@ class SaliencyCallback(LookCallback):
         kept = parse_switch("history", history, History)
         if measured is not None:
             _check_metrics(measured, which, self.target)
-        own = [PicturesOutput(self.style, list(chosen))]
+        own: list[Output] = [PicturesOutput(self.style, list(chosen))]
         own += [] if measured is None else [MetricsOutput(measured, _metrics_samples(measured, which))]
         own += [] if kept is None else [HistoryOutput(name, kept, self.style)]
         self.methods: Mapping[str, Mapping[str, Any]] = chosen

@@ -154,7 +154,7 @@ def collect(
     return [at(layer) for layer in range(len(layers))] or [at(None)]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Passes:
     """Further passes for the classes that one pass has explained: for the methods that need more than that one.
 

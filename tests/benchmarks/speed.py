@@ -104,7 +104,7 @@ def ours(
     return lambda: explain(model, images, methods=methods, target=labels, layer=layer, **options)
 
 
-COLOUR = 1 / 256  # of a heatmap: one of the colours that it is shown in
+COLOR = 1 / 256  # of a heatmap: one of the colors that it is shown in
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -248,7 +248,7 @@ def beyond(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
         held = peak_bytes(floors["FB"], args.device)
         for key, run in tries.items():
             heatmaps = run().heatmaps()
-            off = {method: (maps - exact[method]).abs() > COLOUR for method, maps in heatmaps.items()}
+            off = {method: (maps - exact[method]).abs() > COLOR for method, maps in heatmaps.items()}
             yield (
                 f"{name}, {key}",
                 {

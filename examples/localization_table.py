@@ -1,4 +1,4 @@
-"""How well a classifier's maps localise: Table 2 of the CAM paper (Zhou et al. 2016) in small, on cluttered digits.
+"""How well a classifier's maps localize: Table 2 of the CAM paper (Zhou et al. 2016) in small, on cluttered digits.
 
 One backbone with three heads learns to read the digit, and is never told where it is:
 
@@ -9,8 +9,8 @@ One backbone with three heads learns to read the digit, and is never told where 
 
 As in the paper a box is drawn around the largest region above 20 % of the map's maximum, for the predicted class.
 
-    python examples/localisation_table.py            # a quarter of an hour on two CPU cores
-    python examples/localisation_table.py --small    # a minute, to see that everything works
+    python examples/localization_table.py            # a quarter of an hour on two CPU cores
+    python examples/localization_table.py --small    # a minute, to see that everything works
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import pytorch_lightning as L
-import torch
 from cluttered_digits import ClutteredDigits, ClutteredDigitsDataModule, DigitClassifier, points_at
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -41,21 +40,21 @@ HEADS = {"GAP": ("cam", "saliency"), "GMP": ("cam",), "FC": ("grad_cam", "grad_c
 
 @dataclass(frozen=True)
 class Figures:
-    """What is measured on the whole validation set, for the predicted class; shares but for the threshold.
+    """What is measured on the whole validation set, for the predicted class; fractions but for the threshold.
 
     Attributes:
         classification_error: Images whose class is wrong.
-        localisation_error: Images whose class is wrong or whose box, at 20 % of the maximum, has an IoU below 0.5.
-        best_localisation_error: The same at the threshold that suits the map best (MaxBoxAcc, Choe et al. 2020).
+        localization_error: Images whose class is wrong or whose box, at 20 % of the maximum, has an IoU below 0.5.
+        best_localization_error: The same at the threshold that suits the map best (MaxBoxAcc, Choe et al. 2020).
         best_threshold: That threshold.
         hits: Images whose heatmap has its maximum inside the box (the pointing game, Zhang et al. 2016).
         mean_iou: The mean IoU of the boxes at 20 %.
-        relative_area: The median of their areas, as a share of the digit's box.
+        relative_area: The median of their areas, as a fraction of the digit's box.
     """
 
     classification_error: float
-    localisation_error: float
-    best_localisation_error: float
+    localization_error: float
+    best_localization_error: float
     best_threshold: float
     hits: float
     mean_iou: float
@@ -111,39 +110,39 @@ def measure(model: nn.Module, methods: Sequence[str], val_set: ClutteredDigits) 
     correct = explanation.predictions == labels
     figures = {}
     for method, heatmaps in explanation.heatmaps().items():
-        overlaps = dict(zip(THRESHOLDS, box_overlap(heatmaps, boxes), strict=True))
+        overlaps = dict(zip(THRESHOLDS, box_overlap(heatmaps, boxes, THRESHOLDS).unbind(1), strict=True))
         areas = box_area(heatmaps_to_boxes(heatmaps)[0]) / box_area(boxes.float())
-        errors = {at: 1 - share(correct & (found >= 0.5)) for at, found in overlaps.items()}
+        errors = {threshold: 1 - fraction(correct & (iou >= 0.5)) for threshold, iou in overlaps.items()}
         best = min(errors, key=errors.__getitem__)
         figures[method] = Figures(
-            classification_error=1 - share(correct),
-            localisation_error=errors[0.2],
-            best_localisation_error=errors[best],
+            classification_error=1 - fraction(correct),
+            localization_error=errors[0.2],
+            best_localization_error=errors[best],
             best_threshold=best,
-            hits=share(points_at(boxes, heatmaps)),
+            hits=fraction(points_at(boxes, heatmaps)),
             mean_iou=overlaps[0.2].mean().item(),
             relative_area=areas.median().item(),
         )
     return figures
 
 
-def share(condition: Tensor) -> float:
-    """Return the share of the images for which something holds."""
+def fraction(condition: Tensor) -> float:
+    """Return the fraction of the images for which something holds."""
     return condition.float().mean().item()
 
 
 def table(runs: Sequence[dict[tuple[str, str], Figures]]) -> str:
     """Return the table in Markdown: mean ± standard deviation over the runs."""
     lines = [
-        "| network | boxes from | classification error | localisation error | … at its best threshold | pointing game "
+        "| network | boxes from | classification error | localization error | … at its best threshold | pointing game "
         "| mean IoU | area of the box / of the digit |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for network, method in runs[0]:
         values = {field.name: [getattr(run[network, method], field.name) for run in runs] for field in fields(Figures)}
-        best = f"{spread(values['best_localisation_error'])} (at {mean(values['best_threshold']):.0%})"
+        best = f"{spread(values['best_localization_error'])} (at {mean(values['best_threshold']):.0%})"
         title = "backprop" if method == "saliency" else METHODS[method].title
-        columns = [network, title, spread(values["classification_error"]), spread(values["localisation_error"]), best]
+        columns = [network, title, spread(values["classification_error"]), spread(values["localization_error"]), best]
         columns += [spread(values[name]) for name in ("hits", "mean_iou", "relative_area")]
         lines.append(f"| {' | '.join(columns)} |")
     return "\n".join(lines)
@@ -165,18 +164,16 @@ def draw(models: dict[str, nn.Module], val_set: ClutteredDigits, num_images: int
     axes = figure.subplots(num_images, len(columns))
     for column, (name, maps) in enumerate(columns.items()):
         pixels = to_rgb(images, 0.0, 1.0) if maps is None else overlay(to_rgb(images, 0.0, 1.0), maps)
-        boxes, found = heatmaps_to_boxes(maps) if maps is not None else (true_boxes, torch.zeros(num_images).bool())
+        boxes, has_box = (true_boxes, [False] * num_images) if maps is None else heatmaps_to_boxes(maps)
         axes[0, column].set_title(name)
         for row in range(num_images):
             axis = axes[row, column]
-            axis.imshow(pixels[row].permute(1, 2, 0))
+            axis.imshow(pixels[row].permute(1, 2, 0).numpy())
             axis.set_axis_off()
-            for (x1, y1, x2, y2), colour in [
-                (true_boxes[row], "white"),
-                *([(boxes[row], "magenta")] if found[row] else []),
-            ]:
+            outlines = [(true_boxes[row], "white"), *([(boxes[row], "magenta")] if has_box[row] else [])]
+            for (x1, y1, x2, y2), color in [(box.tolist(), color) for box, color in outlines]:
                 axis.add_patch(
-                    Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.5)
+                    Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=1.5)
                 )
     return figure
 
@@ -201,7 +198,8 @@ def main(argv: Sequence[str] | None = None) -> str:
         run: dict[tuple[str, str], Figures] = {}
         for head, methods in HEADS.items():
             models[head] = train(head, data, seed, epochs)
-            run |= {(head, method): found for method, found in measure(models[head], methods, data.val_set).items()}
+            figures = measure(models[head], methods, data.val_set)
+            run |= {(head, method): row for method, row in figures.items()}
             print(
                 f"seed {seed}, {head}: classification error {run[head, methods[0]].classification_error:.1%}",
                 flush=True,
