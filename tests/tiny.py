@@ -50,6 +50,22 @@ class TinyClassifier(L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-2)
 
 
+def classifier_of(package) -> type:
+    """Return `TinyClassifier` as a LightningModule of this Lightning package."""
+    members = {
+        name: member
+        for name, member in vars(TinyClassifier).items()
+        if name in ("forward", "training_step", "validation_step", "configure_optimizers")
+    }
+
+    def initialize(self) -> None:
+        package.LightningModule.__init__(self)
+        like = TinyClassifier()
+        self.backbone, self.head = like.backbone, like.head
+
+    return type("Classifier", (package.LightningModule,), members | {"__init__": initialize, "__module__": __name__})
+
+
 def data(num: int = 24, channels: int = 3, size: int = 16) -> TensorDataset:
     """Noise with a bright square whose place is the class; the classes come in turn: 0, 1, 2, 0, 1, 2 …"""
     generator = torch.Generator().manual_seed(0)

@@ -364,19 +364,25 @@ class LookCallback(Callback):
             explained = self._explain(trainer, pl_module, samples)
             if self._was_recorded:  # in the pass that has just ended, with the weights of now
                 self._compare(samples, explained)
+            is_untrained = trainer.sanity_checking and trainer.global_step == 0
             look = Look(
-                stage,
-                trainer,
-                pl_module,
-                self._part.model(pl_module),
-                samples,
-                explained,
-                self._describe_target(samples),
-                find_dataset(loaders, self.samples.dataloader_idx),
-                fraction,
-                is_logged,
-                (trainer.global_step if self._first_step is None else self._first_step) == 0,
-                self._peers(trainer).index(self),
+                stage=stage,
+                in_fit=trainer.state.fn == "fit",
+                is_untrained=is_untrained,
+                is_rehearsal=trainer.sanity_checking and not is_untrained,
+                epoch=None if is_untrained else trainer.current_epoch,
+                step=scalar_step(trainer),
+                trainer=trainer,
+                pl_module=pl_module,
+                model=self._part.model(pl_module),
+                samples=samples,
+                explained=explained,
+                target=self._describe_target(samples),
+                dataset=find_dataset(loaders, self.samples.dataloader_idx),
+                fraction=fraction,
+                is_logged=is_logged,
+                is_fresh=(trainer.global_step if self._first_step is None else self._first_step) == 0,
+                index=self._peers(trainer).index(self),
             )
             looks.append(look)
             return Logged()
