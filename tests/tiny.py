@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lightning_saliency.models import GAPHead
 from lightning_saliency._lightning import PACKAGES
+from lightning_saliency.models import GAPHead
 
 L = PACKAGES[0]  # whose Trainer runs the tests: the first that is installed, or the one that conftest.py imported
 CSVLogger, Logger, TensorBoardLogger = L.loggers.CSVLogger, L.loggers.Logger, L.loggers.TensorBoardLogger
