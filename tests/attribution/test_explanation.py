@@ -152,7 +152,7 @@ def test_an_explanation_knows_how_it_was_made():
 
 def test_a_target_that_is_known_by_now_takes_the_place_of_the_settings_own():
     model = gap_net()
-    settings = explain(model, IMAGES, methods=["grad_cam", "saliency"], target="label").settings
+    settings = explain(model, IMAGES, methods=["grad_cam", "saliency"], target=Target("label")).settings
     assert settings.target == Target("label")
     expected = explain(model, IMAGES, methods=["grad_cam", "saliency"], target=LABELS)
     found = explain_call(settings, plain_call(IMAGES), torch.tensor(LABELS))
