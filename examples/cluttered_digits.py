@@ -19,7 +19,6 @@ import shlex
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_saliency import Explanation, GAPHead, SaliencyCallback, explain
-from lightning_saliency.metrics import boxes_to_masks, pointing_game
+from lightning_saliency.callbacks import Samples
+from lightning_saliency.data import boxes_to_masks
+from lightning_saliency.metrics import pointing_game
 
 CANVAS = 64
 DIGIT_SIZES = (20, 24, 28)
@@ -251,10 +252,8 @@ def main(argv: Sequence[str] | None = None) -> Result:
         logger=logger,
         callbacks=[
             SaliencyCallback(
-                methods=("cam", "grad_cam", "grad_cam_plus_plus", "saliency"),
-                num_samples=10,
-                choose="per_class",  # one digit of each kind
-                objects=itemgetter(2),  # the boxes, in a batch of images, labels and boxes
+                methods=["cam", "grad_cam", "grad_cam_plus_plus", "saliency"],
+                samples=Samples(num=10, choose="per_class", objects=lambda batch: batch[2]),  # the boxes
             )
         ],
         enable_checkpointing=False,

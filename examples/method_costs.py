@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torchvision.models import get_model
 
-from lightning_saliency import METHODS, explain, find_target_layer
+from lightning_saliency import METHODS, explain
+from lightning_saliency.evidence import find_target_layer
 
 
 def costs(name: str, batch: int, size: int, rounds: int) -> dict[str, float]:
@@ -36,11 +37,11 @@ def costs(name: str, batch: int, size: int, rounds: int) -> dict[str, float]:
 
     runs = {"forward": forward} | {method: explaining(method) for method in METHODS}
     seconds: dict[str, list[float]] = {key: [] for key in runs}
-    for turn in range(rounds + 1):  # the first warms up
+    for round_number in range(rounds + 1):  # the first warms up
         for key, run in runs.items():
             start = time.perf_counter()
             run()
-            if turn:
+            if round_number:
                 seconds[key].append(time.perf_counter() - start)
     return {key: median(taken) / median(seconds["forward"]) for key, taken in seconds.items()}
 
@@ -54,11 +55,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     )
     args = parser.parse_args(argv)
     batch, size, rounds = (2, 64, 1) if args.small else (4, 224, 3)
-    found = costs(args.model, batch, size, rounds)
+    relative = costs(args.model, batch, size, rounds)
     print(f"{args.model}, {batch} images of {size}×{size}, in forward passes of this batch:")
     for method in METHODS:
-        print(f"{method:28}{found[method]:8.3g}")
-    return found
+        print(f"{method:28}{relative[method]:8.3g}")
+    return relative
 
 
 if __name__ == "__main__":

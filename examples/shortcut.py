@@ -1,7 +1,7 @@
 """Catch a network that learns a shortcut: accuracy does not tell, where it looks does, and an alarm stops the run.
 
-Every image is a handwritten digit among clutter, as in `cluttered_digits.py`, and somewhere beside it a small coloured
-square. In a share `p` of the training images the square's colour goes with the class. Two networks are trained, with
+Every image is a handwritten digit among clutter, as in `cluttered_digits.py`, and somewhere beside it a small colored
+square. In a share `p` of the training images the square's color goes with the class. Two networks are trained, with
 p = 0 and with p = 0.95. On validation images that have the shortcut too, which is all that a person may have, both are
 right almost always. `saliency/grad_cam/energy_in_box`, the share of the heatmap that is on the digit, tells them apart
 after the first epoch, and Lightning's own `EarlyStopping` takes it for an alarm.
@@ -35,13 +35,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision.ops import box_area
 
-from lightning_saliency import SaliencyCallback
-from lightning_saliency.film import filmstrip
-from lightning_saliency.record import Record, load_record
+from lightning_saliency import SaliencyCallback, Style, load_record
+from lightning_saliency.callbacks import Execution, Metrics, Samples
+from lightning_saliency.history import Record
+from lightning_saliency.visualization import filmstrip
 
 PATCH = 6
 GAP = 2  # pixels between the patch and the digit's box, at least
-COLOURS = torch.tensor(
+COLORS = torch.tensor(
     [
         (1.0, 0.0, 0.0),  # red
         (1.0, 0.55, 0.0),  # orange
@@ -78,28 +79,28 @@ FULL, SMALL = Size(4000, 1000, 500, 8), Size(1000, 100, 100, 2)
 
 
 class PatchedDigits(TensorDataset):
-    """Cluttered digits in RGB, each with a coloured square of 6×6 pixels at a random place beside the digit.
+    """Cluttered digits in RGB, each with a colored square of 6×6 pixels at a random place beside the digit.
 
     An item is `(image, label, box)`, as of `ClutteredDigits`, with an image of `(3, 64, 64)`. The square is at least
     two pixels away from the digit's box. It covers clutter that was there.
 
     Args:
-        digits: The grey images.
-        shortcut: The probability that the colour is the class's; else it is any of the ten, whatever the class.
-        seed: Decides places and colours. The same seed gives the same places, whatever `shortcut` is.
+        digits: The gray images.
+        shortcut: The probability that the color is the class's; else it is any of the ten, whatever the class.
+        seed: Decides places and colors. The same seed gives the same places, whatever `shortcut` is.
     """
 
     classes = ClutteredDigits.classes
 
     def __init__(self, digits: ClutteredDigits, shortcut: float, seed: int | Sequence[int]) -> None:
         rng = np.random.default_rng(seed)
-        grey, labels, boxes = digits.tensors
-        images = grey.repeat(1, 3, 1, 1)
+        gray, labels, boxes = digits.tensors
+        images = gray.repeat(1, 3, 1, 1)
         places = [place_beside(box, rng) for box in boxes.tolist()]
         follows, others = rng.random(len(images)) < shortcut, rng.integers(10, size=len(images))
-        colours = torch.where(torch.from_numpy(follows), labels, torch.from_numpy(others))
-        for image, (x, y), colour in zip(images, places, COLOURS[colours], strict=True):
-            image[:, y : y + PATCH, x : x + PATCH] = colour[:, None, None]
+        colors = torch.where(torch.from_numpy(follows), labels, torch.from_numpy(others))
+        for image, (x, y), color in zip(images, places, COLORS[colors], strict=True):
+            image[:, y : y + PATCH, x : x + PATCH] = color[:, None, None]
         super().__init__(images, labels, boxes)
 
 
@@ -114,12 +115,12 @@ def place_beside(box: Sequence[int], rng: np.random.Generator) -> tuple[int, int
 
 @dataclass(frozen=True)
 class Data:
-    """What one network is trained on, and the two validation sets: the same images, but for the squares' colours.
+    """What one network is trained on, and the two validation sets: the same images, but for the squares' colors.
 
     Attributes:
         train: The training images.
-        with_shortcut: The colour is always the class's.
-        clean: The colour has nothing to do with the class.
+        with_shortcut: The color is always the class's.
+        clean: The color has nothing to do with the class.
     """
 
     train: PatchedDigits
@@ -144,7 +145,7 @@ class Data:
 
 
 class ShortcutClassifier(DigitClassifier):
-    """The demo's network for colours, with heatmaps of 16×16 in place of 8×8, which tell the square from the digit."""
+    """The demo's network for colors, with heatmaps of 16×16 in place of 8×8, which tell the square from the digit."""
 
     def __init__(self) -> None:
         super().__init__(learning_rate=3e-3, in_channels=3)
@@ -177,7 +178,7 @@ class Run:
     """What one training has shown.
 
     Attributes:
-        shortcut: The probability that the colour is the class's.
+        shortcut: The probability that the color is the class's.
         alarmed: Whether the alarm could stop it.
         stopped: Whether it did.
         curves: By scalar its values, one an epoch.
@@ -234,14 +235,11 @@ def train(data: Data, shortcut: float, size: Size, seed: int, output: str, *, al
     L.seed_everything(seed, verbose=False)
     saliency = SaliencyCallback(
         "grad_cam",
-        num_samples=4,
-        choose="per_class",
-        dataloader_idx=0,  # the images with the shortcut: who does not know of it has no others
-        metrics_samples=size.num_measured,
-        objects=lambda batch: batch[2],
-        mean=0.0,
-        std=1.0,
-        on_error="raise",
+        # of the images with the shortcut, whose boxes the batch has as its third entry
+        samples=Samples(num=4, choose="per_class", dataloader_idx=0, objects=lambda batch: batch[2]),
+        metrics=Metrics(samples=size.num_measured),
+        style=Style(mean=0.0, std=1.0),
+        execution=Execution(on_error="raise"),
     )
     # patience would ask whether the eye still gets better, not where it is: no run is stopped by that
     alarm = EarlyStopping(ENERGY, mode="max", divergence_threshold=ALARM * data.even, patience=size.epochs)
@@ -300,15 +298,15 @@ def draw(trial: Trial) -> Figure:
     """Return the curves: the accuracies, and where the eye is."""
     figure = Figure(figsize=(11, 5.2), layout="constrained")
     accuracies, eyes = figure.subplots(1, 2)
-    for run, colour in ((trial.good, BLUE), (trial.bad, VERMILION)):
+    for run, color in ((trial.good, BLUE), (trial.bad, VERMILION)):
         untrained = run.record[0].scalars
         for scalar, style, label in ((WITH_SHORTCUT, "-", "with the shortcut"), (CLEAN, "o--", "clean")):
             label = f"{run.name}, {label}"
-            accuracies.plot(range(run.epochs), run.curves[scalar], style, color=colour, markersize=4, label=label)
+            accuracies.plot(range(run.epochs), run.curves[scalar], style, color=color, markersize=4, label=label)
         for scalar, style in ((ENERGY, "-"), (POINTING, "o--")):
             values = [untrained[scalar.removeprefix("saliency/")], *run.curves[scalar]]
             label = f"{run.name}, {scalar.split('/')[-1]}"
-            eyes.plot(range(-1, run.epochs), values, style, color=colour, markersize=4, label=label)
+            eyes.plot(range(-1, run.epochs), values, style, color=color, markersize=4, label=label)
     eyes.axhline(trial.threshold, color="black", linewidth=1, linestyle=":", label=f"alarm below {trial.threshold:.3f}")
     if trial.caught.stopped:
         at, energy = trial.caught.epochs - 1, trial.caught.curves[ENERGY][-1]
@@ -331,7 +329,7 @@ def film(trial: Trial) -> Image.Image:
     strips = [
         (title, filmstrip(run.record, "grad_cam", max_columns=9, normalize="max").permute(1, 2, 0).numpy())
         for title, run in (
-            (f"{trial.bad.name}: the square's colour goes with the digit", trial.bad),
+            (f"{trial.bad.name}: the square's color goes with the digit", trial.bad),
             (f"{trial.good.name}: it does not", trial.good),
         )
     ]
@@ -393,16 +391,16 @@ The same command gives the same figures; another processor, or another number of
 
 An image of 64×64 pixels holds a handwritten digit among pieces of others (those of
 [`examples/cluttered_digits.py`](../examples/cluttered_digits.py)) and, at a random place at least {GAP} pixels away
-from the digit's box, a coloured square of {PATCH}×{PATCH}. A small CNN learns the digit's class from {size.num_train}
+from the digit's box, a colored square of {PATCH}×{PATCH}. A small CNN learns the digit's class from {size.num_train}
 images in {size.epochs} epochs. Two runs have the same seed, and so the same weights to begin with, and the same images
-but for the colours of the squares:
+but for the colors of the squares:
 
-- **{good.name}**: the colour is any of ten, whatever the digit is.
-- **{bad.name}**: with this probability the colour is the digit's own, a shortcut; else it is any of the ten.
+- **{good.name}**: the color is any of ten, whatever the digit is.
+- **{bad.name}**: with this probability the color is the digit's own, a shortcut; else it is any of the ten.
 
-There are two validation sets, of the same {size.num_val} images but for the colours. *With the shortcut*, the colour is
+There are two validation sets, of the same {size.num_val} images but for the colors. *With the shortcut*, the color is
 always the digit's own: this is what a person has whose validation data comes from where the training data comes from.
-*Clean*, the colour has nothing to do with the digit. The callback and the alarm see the first alone; the second is here
+*Clean*, the color has nothing to do with the digit. The callback and the alarm see the first alone; the second is here
 to tell, in the end, who was right.
 
 ## What accuracy says, and what the eye says
@@ -426,18 +424,23 @@ square.
 ![Grad-CAM of the two runs on the same four images, from the untrained network on](shortcut_filmstrip.jpg)
 
 Later the second network's eye comes back in part, and the filmstrip shows that as well. In
-{percent((1 - bad.shortcut) * 0.9)} of its training images the square has another digit's colour, and only the digit
+{percent((1 - bad.shortcut) * 0.9)} of its training images the square has another digit's color, and only the digit
 helps there. `energy_in_box` follows what the network can do on clean images, without having seen one: over all epochs
 of the runs with {bad.name}, its correlation with the clean accuracy is {together:.2f}.
 
 ## The alarm
 
 ```python
+from pytorch_lightning.callbacks import EarlyStopping
+from lightning_saliency import SaliencyCallback
+from lightning_saliency.callbacks import Metrics, Samples
 saliency = SaliencyCallback(
     "grad_cam",
-    dataloader_idx=0,  # the images with the shortcut
-    metrics_samples={size.num_measured},  # so many of them are measured
-    objects=lambda batch: batch[2],  # the digits' boxes
+    samples=Samples(
+        dataloader_idx=0,  # the images with the shortcut
+        objects=lambda batch: batch[2],  # the digits' boxes
+    ),
+    metrics=Metrics(samples={size.num_measured}),  # so many of them are measured
 )
 alarm = EarlyStopping(
     "saliency/grad_cam/energy_in_box",
@@ -481,7 +484,7 @@ What each run had after its last epoch, and the lowest `energy_in_box` of all it
 - A shortcut that is not on the object: one inside the box leaves `energy_in_box` as it is.
 - Heatmaps that are fine enough to tell the two apart. These are 16×16, from a network whose last layer sees 35 of the
   64 pixels. With the demo's own network, 8×8 and a field of view larger than the image, the runs were not as far apart.
-- One kind of shortcut, and one that is easier to learn than the task. One that is learnt late would be caught late.
+- One kind of shortcut, and one that is easier to learn than the task. One that is learned late would be caught late.
 """
 
 

@@ -31,7 +31,8 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from lightning_saliency import CAMCallback, CAMClassifier, CAMPrediction
+from lightning_saliency import CAMCallback, CAMClassifier
+from lightning_saliency.models import CAMPrediction
 
 COMMANDS = {
     "fit": "Retrain a torchvision backbone with a GAP head, and log the class maps of each epoch.",

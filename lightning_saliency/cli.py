@@ -20,12 +20,18 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from lightning_saliency.attribution import METHODS, parse_methods
-from lightning_saliency.explain import Explanation, Fuse, explain
-from lightning_saliency.figures import TUTORIAL_PANELS, tutorial_figure
-from lightning_saliency.pictures import Look
-from lightning_saliency.samples import Samples
-from lightning_saliency.sources import WrongArgumentError, first_line, load_model
+from lightning_saliency.attribution import (
+    METHODS,
+    ExplainedSamples,
+    Explanation,
+    Fuse,
+    HeatmapStage,
+    explain,
+    parse_methods,
+)
+from lightning_saliency.data import SampleBatch
+from lightning_saliency.models.sources import WrongArgumentError, first_line, load_model
+from lightning_saliency.visualization import TUTORIAL_PANELS, Style, draw_sheets, find_names, tutorial_figure
 
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's
 _SHEET, _FIGURE = ".sheet.png", ".figure.png"
@@ -137,7 +143,8 @@ def _run(options: argparse.Namespace) -> int:
     given = _class_names(options.class_names) if options.class_names else None
     model, weights = load_model(options.model, options.weights, options.num_classes)
     transform, mean, std = _preprocessing(weights, options.size, options.mean, options.std)
-    look = Look(mean, std, given if given is not None or not weights else weights.meta["categories"])
+    names = given if given is not None or not weights else weights.meta["categories"]
+    style = Style(mean=mean, std=std, class_names=names)
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -145,7 +152,7 @@ def _run(options: argparse.Namespace) -> int:
             f"Expected --output to be a folder, got {options.output}: {error.strerror}."
         ) from error
 
-    explainer = _Explainer(model.to(options.device), methods, options, look)
+    explainer = _Explainer(model.to(options.device), list(methods), options, style)
     files, skipped = list(zip(paths, _output_names(paths), strict=True)), 0
     with tqdm(total=len(files), unit="image") as bar:
         for start in range(0, len(files), options.batch_size):
@@ -168,7 +175,7 @@ class _Explainer:
     model: nn.Module
     methods: Sequence[str]
     options: argparse.Namespace
-    look: Look
+    style: Style
 
     def explain(self, images: Tensor) -> Explanation:
         further = TUTORIAL_PANELS.get(self.options.figure, ())
@@ -182,7 +189,7 @@ class _Explainer:
                 f"Expected --model to take images {tuple(images.shape)}, got {type(error).__name__}: {error} (try "
                 "another --size, --batch-size or --device)"
             ) from error
-        names, num_classes = self.look.class_names, explanation.probabilities.shape[1]
+        names, num_classes = self.style.class_names, explanation.probabilities.shape[1]
         if names is not None and len(names) != num_classes:
             raise WrongArgumentError(
                 f"Expected --class-names to name the model's {num_classes} classes, one a line, got {len(names)}."
@@ -193,27 +200,32 @@ class _Explainer:
         """The files of one image."""
         maps = {key: raw for key, raw in explanation.attributions.items() if key.partition("@")[0] in self.methods}
         target = self.options.target
-        pictures = self.look.draw(
-            Samples(explanation.images),
-            replace(explanation, attributions=maps),
+        shown = replace(explanation, attributions=maps)
+        samples = SampleBatch(explanation.call.to("cpu"), (None,), (0,))
+        pictures = draw_sheets(
+            [ExplainedSamples(samples, shown, HeatmapStage(shown))],
+            self.style,
             title=path.name,
-            explained="predicted class" if target is None else f"class {self.look.names()[target]}",
+            explained="predicted class" if target is None else f"class {find_names(self.style)[target]}",
         )
         sheet = pictures["overview"] if len(maps) > 1 else pictures[next(iter(maps))]
-        Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(self.options.output / f"{name}{_SHEET}")
+        _save(sheet, self.options.output / f"{name}{_SHEET}")
         for key, raw in maps.items():
             # no file of Windows has a colon, which stands in the name of a layer that is read after its activation
             np.save(self.options.output / f"{name}.{key.replace(':', '-')}.npy", raw[0, 0].cpu().numpy())
         if self.options.figure:
-            mean, std, names = self.look.mean, self.look.std, self.look.class_names
-            figure = tutorial_figure(explanation, self.options.figure, mean=mean, std=std, class_names=names)
-            figure.savefig(self.options.output / f"{name}{_FIGURE}")
+            figure = tutorial_figure(explanation, self.options.figure, style=self.style)
+            _save(figure, self.options.output / f"{name}{_FIGURE}")
+
+
+def _save(picture: Tensor, path: Path) -> None:
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
 
 
 def _preprocessing(
     weights: Any, size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[Callable[[Image.Image], Tensor], list[float], list[float]]:
-    """What makes the model's input of a photo, and its normalisation."""
+    """What makes the model's input of a photo, and its normalization."""
     if (mean is None) != (std is None):
         raise WrongArgumentError("Expected --mean and --std together or neither, got only one of them.")
     given = {}

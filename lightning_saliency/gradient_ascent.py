@@ -26,6 +26,8 @@ from lightning_saliency.evidence import (
 StepMethod: TypeAlias = Literal["sign", "gradient"]
 """Where a fooling step goes: along the gradient's signs, or along the gradient."""
 
+STEP_METHODS: tuple[StepMethod, ...] = get_args(StepMethod)
+
 _BLUR_EVERY = 10
 
 

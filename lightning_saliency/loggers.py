@@ -1,26 +1,47 @@
-"""Pictures, their tags and a step, to any Lightning logger."""
+"""A picture, a file and a step, to any Lightning logger: one row a kind of logger."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fsspec.core import url_to_fs
 from PIL import Image
 from torch import Tensor
 
-from lightning_saliency.render import encode
+from lightning_saliency.visualization import encode_picture, to_pil
+
+
+@dataclass(frozen=True)
+class LoggerKind:
+    """How pictures and animations are handed to one kind of logger.
+
+    Attributes:
+        name: Which loggers these are.
+        recognizes: Whether a logger, with its experiment, is one of them: by what it can do, not by its class.
+        convert: From a picture, uint8 `(3, H, W)`, to what the logger takes.
+        log_picture: Hands over what `convert` returned: logger, tag, picture, step.
+        log_animation: Hands over the path of an animated GIF: logger, tag, path, step.
+    """
+
+    name: str
+    recognizes: Callable[[Any, Any], bool]
+    convert: Callable[[Tensor], Any]
+    log_picture: Callable[[Any, str, Any, int], None]
+    log_animation: Callable[[Any, str, Path, int], None]
 
 
 def log_pictures(logger: Any, pictures: Mapping[str, Tensor | Path], step: int) -> None:
-    """Write pictures and animations to a Lightning logger, by what it can do.
+    """Write pictures and animations to a Lightning logger, by the first row of `LOGGER_KINDS` that recognizes it.
 
-    In this order: the experiment's `add_image` (TensorBoard: as the bytes of a PNG or JPEG, see
-    `lightning_saliency.render.encode`; animations as they are, which it plays), the logger's `log_image` and
-    `log_video` (Weights & Biases), the experiment's `log_image` and `log_artifact` (MLflow), its `log_image` (Comet),
-    and for the others (CSV) a PNG file `<tag>/step=<step>.png` in the logger's own `log_dir`; an animation is a file
-    already. To be called on one rank only: it never asks the trainer for a folder, which would wait for the other
-    ranks.
+    TensorBoard gets the bytes of a PNG or JPEG (see `encode_picture`), and animations as they are, which it plays. A
+    logger that takes no pictures, such as the CSV logger, gets a PNG file `<tag>/step=<step>.png` in its own `log_dir`,
+    which may be a URL; an animation is a file already. To be called on one rank only: it never asks the trainer for a
+    folder, which would wait for the other ranks.
 
     Args:
         logger: One of `trainer.loggers`.
@@ -30,95 +51,135 @@ def log_pictures(logger: Any, pictures: Mapping[str, Tensor | Path], step: int) 
     Raises:
         ValueError: The logger can take no pictures and has no folder.
     """
-    experiment: Any = getattr(logger, "experiment", None)
-    if hasattr(experiment, "add_image"):
-        # all before the first is written: the writer's thread sums bytes up in Python, which would slow this down
-        files = {tag: _file(picture) for tag, picture in pictures.items()}
-        for tag, picture in pictures.items():
-            if not _add_bytes(experiment, tag, *files[tag], step) and isinstance(picture, Tensor):
-                experiment.add_image(tag, picture, step)
-        return
+    experiment = getattr(logger, "experiment", None)
+    kind = next(kind for kind in LOGGER_KINDS if kind.recognizes(logger, experiment))
+    # all before the first is written: TensorBoard's thread sums bytes up in Python, which would slow this down
+    converted = {tag: kind.convert(picture) for tag, picture in pictures.items() if isinstance(picture, Tensor)}
     for tag, picture in pictures.items():
         if isinstance(picture, Tensor):
-            _log_picture(logger, experiment, tag, picture, step)
+            kind.log_picture(logger, tag, converted[tag], step)
         else:
-            _log_animation(logger, experiment, tag, picture, step)
+            kind.log_animation(logger, tag, picture, step)
 
 
-def _log_picture(logger: Any, experiment: Any, tag: str, picture: Tensor, step: int) -> None:
-    if hasattr(logger, "log_image"):
-        logger.log_image(key=tag, images=[_image(picture)], step=step)
-    elif hasattr(experiment, "log_image") and hasattr(logger, "run_id"):
-        experiment.log_image(logger.run_id, picture.permute(1, 2, 0).numpy(), key=tag, step=step)
-    elif hasattr(experiment, "log_image"):
-        experiment.log_image(_image(picture), name=tag, step=step)
-    else:
-        folder = logger.log_dir or logger.save_dir
-        if not folder:
-            raise ValueError(
-                f"{type(logger).__name__} takes no pictures and has no `log_dir` to write PNG files to. "
-                "Add a TensorBoardLogger to the Trainer's `logger` list."
-            )
-        path = Path(folder, tag, f"step={step:07d}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _image(picture).save(path)
-
-
-def _log_animation(logger: Any, experiment: Any, tag: str, path: Path, step: int) -> None:
-    if hasattr(logger, "log_video"):
-        logger.log_video(key=tag, videos=[str(path)], step=step)
-    elif hasattr(experiment, "log_artifact") and hasattr(logger, "run_id"):
-        experiment.log_artifact(logger.run_id, str(path), tag)
-    elif hasattr(experiment, "log_image"):
-        experiment.log_image(str(path), name=tag, step=step)
-
-
-def _file(picture: Tensor | Path) -> tuple[bytes, tuple[int, int]]:
-    """A file's bytes, and the width and height of what it shows."""
-    if isinstance(picture, Tensor):
-        return encode(picture)[0], (picture.shape[2], picture.shape[1])
-    with Image.open(picture) as image:
-        return picture.read_bytes(), image.size
-
-
-def run_folder(loggers: Sequence[Any]) -> Path | None:
-    """The folder of the run: that of TensorBoard's event file, else the first logger's that has one.
+def run_folder(loggers: Sequence[Any]) -> str | None:
+    """Return the folder of the run: that of TensorBoard's event file, else the first logger's that has one.
 
     To be called on one rank only, as `log_pictures`.
+
+    Returns:
+        A path or a URL such as `gs://bucket/run`, as the logger has it; None where no logger has a folder.
     """
-    own: list[Path] = []
+    folders: list[str] = []
     for logger in loggers:
         folder, saved = getattr(logger, "log_dir", None), getattr(logger, "save_dir", None)
         if isinstance(folder, str | Path) and hasattr(getattr(logger, "experiment", None), "add_image"):
-            return Path(folder)
+            return os.fspath(folder)
         if isinstance(folder, str | Path):
-            own.append(Path(folder))
+            folders.append(os.fspath(folder))
         elif isinstance(saved, str | Path):
-            own.append(Path(saved, str(logger.name), str(logger.version)))
-    return own[0] if own else None
+            folders.append(_join(os.fspath(saved), str(logger.name), str(logger.version)))
+    return folders[0] if folders else None
 
 
 def scalar_step(trainer: Any) -> int:
-    """The step at which Lightning logs scalars now: batches that stepped, not `global_step` (optimizer steps)."""
+    """Return the step at which Lightning logs scalars now: batches that stepped, not `global_step`."""
     return int(getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step))
 
 
-def _add_bytes(experiment: Any, tag: str, content: bytes, size: tuple[int, int], step: int) -> bool:
-    """Write a file's bytes, which TensorBoard serves as they are; `add_image` would make a PNG of them, slowly.
+def _join(folder: str, *names: str) -> str:
+    return posixpath.join(folder, *names) if "://" in folder else os.path.join(folder, *names)
 
-    Returns:
-        Whether this experiment has the writer that takes them.
-    """
+
+def _event_writer(experiment: Any) -> Any:
+    """Return the writer behind TensorBoard's `SummaryWriter`, which takes the bytes of a file, or None."""
     find_writer = getattr(experiment, "_get_file_writer", None)
-    writer: Any = None if find_writer is None else find_writer()
-    if not hasattr(writer, "add_summary"):
-        return False
+    writer = None if find_writer is None else find_writer()
+    return writer if hasattr(writer, "add_summary") else None
+
+
+def _add_file(logger: Any, tag: str, file: tuple[bytes, tuple[int, int]], step: int) -> None:
+    """Write the bytes, which TensorBoard serves as they are; `add_image` would make a PNG of them, slowly."""
     from tensorboard.compat.proto.summary_pb2 import Summary  # not before it is needed: it takes a while
 
-    picture = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=content)
-    writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=picture)]), step)
-    return True
+    content, (width, height) = file
+    picture = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=content)
+    _event_writer(logger.experiment).add_summary(Summary(value=[Summary.Value(tag=tag, image=picture)]), step)
 
 
-def _image(picture: Tensor) -> Image.Image:
-    return Image.fromarray(picture.permute(1, 2, 0).numpy())
+def _add_animation(logger: Any, tag: str, path: Path, step: int) -> None:
+    with Image.open(path) as image:
+        _add_file(logger, tag, (path.read_bytes(), image.size), step)
+
+
+def _write_png(logger: Any, tag: str, picture: Image.Image, step: int) -> None:
+    folder = getattr(logger, "log_dir", None) or getattr(logger, "save_dir", None)
+    if not folder:
+        raise ValueError(
+            f"{type(logger).__name__} takes no pictures and has no `log_dir` to write PNG files to. "
+            "Add a TensorBoardLogger to the Trainer's `logger` list."
+        )
+    system, root = url_to_fs(os.fspath(folder))
+    system.makedirs(f"{root}/{tag}", exist_ok=True)
+    with system.open(f"{root}/{tag}/step={step:07d}.png", "wb") as file:
+        picture.save(file, "PNG")
+
+
+def _log_video(logger: Any, tag: str, path: Path, step: int) -> None:
+    if hasattr(logger, "log_video"):
+        logger.log_video(key=tag, videos=[str(path)], step=step)
+
+
+def _skip(logger: Any, tag: str, path: Path, step: int) -> None:
+    """Leave an animation alone, which is a file already, where the logger takes none."""
+
+
+LOGGER_KINDS = [
+    LoggerKind(
+        "TensorBoard",
+        recognizes=lambda logger, experiment: (
+            hasattr(experiment, "add_image") and _event_writer(experiment) is not None
+        ),
+        convert=lambda picture: (encode_picture(picture)[0], (picture.shape[2], picture.shape[1])),
+        log_picture=_add_file,
+        log_animation=_add_animation,
+    ),
+    LoggerKind(
+        "others with TensorBoard's `add_image`",
+        recognizes=lambda logger, experiment: hasattr(experiment, "add_image"),
+        convert=lambda picture: picture,
+        log_picture=lambda logger, tag, picture, step: logger.experiment.add_image(tag, picture, step),
+        log_animation=_skip,
+    ),
+    LoggerKind(
+        "Weights & Biases",
+        recognizes=lambda logger, experiment: hasattr(logger, "log_image") or hasattr(logger, "log_video"),
+        convert=to_pil,
+        log_picture=lambda logger, tag, picture, step: logger.log_image(key=tag, images=[picture], step=step),
+        log_animation=_log_video,
+    ),
+    LoggerKind(
+        "MLflow",
+        recognizes=lambda logger, experiment: hasattr(experiment, "log_image") and hasattr(logger, "run_id"),
+        convert=lambda picture: picture.permute(1, 2, 0).numpy(),
+        log_picture=lambda logger, tag, picture, step: logger.experiment.log_image(
+            logger.run_id, picture, key=tag, step=step
+        ),
+        log_animation=lambda logger, tag, path, step: logger.experiment.log_artifact(logger.run_id, str(path), tag),
+    ),
+    LoggerKind(
+        "Comet",
+        recognizes=lambda logger, experiment: hasattr(experiment, "log_image"),
+        convert=to_pil,
+        log_picture=lambda logger, tag, picture, step: logger.experiment.log_image(picture, name=tag, step=step),
+        log_animation=lambda logger, tag, path, step: logger.experiment.log_image(str(path), name=tag, step=step),
+    ),
+    LoggerKind(
+        "CSV and other loggers with a folder",
+        recognizes=lambda logger, experiment: True,
+        convert=to_pil,
+        log_picture=_write_png,
+        log_animation=_skip,
+    ),
+]
+"""What is known of each kind of logger; a new kind is a row, before the last."""

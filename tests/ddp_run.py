@@ -9,7 +9,8 @@ import torch
 from tiny import L, TinyClassifier, data, loader, trainer
 
 from lightning_saliency import SaliencyCallback, explain
-from lightning_saliency.audit import digest, fingerprint
+from lightning_saliency.callbacks import Execution
+from lightning_saliency.callbacks.audit import digest, fingerprint
 
 
 class Leaves(L.Callback):
@@ -35,7 +36,9 @@ class Leaves(L.Callback):
 def main(folder: str, strategy: str, mode: str) -> None:
     L.seed_everything(3)
     watched = {"metrics_samples": 6, "faithfulness": True, "sanity_every_n_epochs": 1}
-    ours = [SaliencyCallback(["cam", "saliency"], num_samples=4, on_error="raise", audit=True, **watched)]
+    ours = [
+        SaliencyCallback(["cam", "saliency"], samples=4, execution=Execution(on_error="raise", audit=True), **watched)
+    ]
     monitors = [
         L.callbacks.EarlyStopping("saliency/seconds", patience=9, check_on_train_epoch_end=False, strict=True),
         L.callbacks.EarlyStopping("saliency/cam/entropy", patience=9, check_on_train_epoch_end=False, strict=True),

@@ -12,10 +12,11 @@ from tiny import L, TinyClassifier, trainer
 from torchvision.models import SqueezeNet1_1_Weights, resnet18, squeezenet1_1
 from torchvision.transforms import v2
 
-from lightning_saliency import CAMClassifier, explain
+from lightning_saliency import CAMClassifier, Style, explain
+from lightning_saliency.attribution import ExplainedSamples, HeatmapStage
 from lightning_saliency.cli import _find_images, _output_names, _read, main
-from lightning_saliency.pictures import Look
-from lightning_saliency.samples import Samples
+from lightning_saliency.data import SampleBatch
+from lightning_saliency.visualization import draw_sheets
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 ERROR = "python -m lightning_saliency explain: error: "
@@ -83,9 +84,16 @@ def pixels_of(path):
 
 
 def same_picture(path, expected):
-    """Equal but for a rounding of the images, which may move a pixel to the next colour."""
+    """Equal but for a rounding of the images, which may move a pixel to the next color."""
     difference = (pixels_of(path).int() - expected.int()).abs()
     return difference.max() <= 4 and (difference > 0).float().mean() < 0.001
+
+
+def drawn(explanation, style, explained="predicted class"):
+    """The sheets that the callback draws of one unlabeled image."""
+    samples = SampleBatch(explanation.call, labels=(None,), positions=(0,))
+    looked = [ExplainedSamples(samples, explanation, HeatmapStage(explanation))]
+    return draw_sheets(looked, style, title="one.png", explained=explained)
 
 
 def close(path, expected):
@@ -138,17 +146,14 @@ def test_the_sheet_is_the_callbacks_with_names_and_the_target(own):
     assert run("--methods", *methods, "--class-names", "names.txt", "--target", 2, "--mean", 0.5, "--std", 0.25) == 0
     images = model_input("photos/one.png", size=32, mean=[0.5] * 3, std=[0.25] * 3)
     expected = explain(own.make(), images, methods=methods, target=2)
-    look = Look([0.5] * 3, [0.25] * 3, ["ant", "bee", "Gürteltier"])
-    drawn = look.draw(Samples(images), expected, title="one.png", explained="class Gürteltier")
-    assert same_picture("out/one.sheet.png", drawn["overview"])
+    style = Style(mean=[0.5] * 3, std=[0.25] * 3, class_names=["ant", "bee", "Gürteltier"])
+    assert same_picture("out/one.sheet.png", drawn(expected, style, "class Gürteltier")["overview"])
     for method in methods:
         assert close(f"out/one.{method}.npy", expected.attributions[method][0, 0])
 
     assert run("--methods", "saliency", output="single") == 0
     plain = explain(own.make(), model_input("photos/one.png", size=32), methods=["saliency"])
-    look = Look(MEAN, STD)
-    drawn = look.draw(Samples(plain.images), plain, title="one.png", explained="predicted class")
-    assert same_picture("single/one.sheet.png", drawn["saliency"])
+    assert same_picture("single/one.sheet.png", drawn(plain, Style(mean=MEAN, std=STD))["saliency"])
     assert written("single") == ["one.saliency.npy", "one.sheet.png"]
 
 
@@ -188,7 +193,7 @@ def test_a_photo_of_a_turned_camera_is_upright_and_other_kinds_are_read(own):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: rotate by 270° to show it
     photo.transpose(Image.Transpose.ROTATE_90).save("photos/turned.png", exif=exif)
-    photo.convert("L").save("photos/grey.png")
+    photo.convert("L").save("photos/gray.png")
     photo.convert("P").save("photos/palette.png")
     photo.convert("RGBA").save("photos/alpha.webp", lossless=True)
     photo.convert("CMYK").save("photos/press.tif")
@@ -305,9 +310,8 @@ def test_named_weights_bring_their_own_preprocessing_and_names(own, monkeypatch)
         images = weights.transforms(**changed)(Image.open("photos/one.png"))[None]
         expected = explain(model, images, methods=["saliency"])
         assert close("out/one.saliency.npy", expected.attributions["saliency"][0, 0])
-        look = Look(MEAN, STD, weights.meta["categories"])
-        drawn = look.draw(Samples(images), expected, title="one.png", explained="predicted class")
-        assert torch.equal(pixels_of("out/one.sheet.png"), drawn["saliency"])
+        style = Style(mean=MEAN, std=STD, class_names=weights.meta["categories"])
+        assert torch.equal(pixels_of("out/one.sheet.png"), drawn(expected, style)["saliency"])
 
 
 # --- what is refused

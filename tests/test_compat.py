@@ -12,7 +12,7 @@ from tiny import TinyClassifier, events, loader, trainer
 
 import lightning_saliency
 from lightning_saliency import GradCAMCallback, SaliencyCallback
-from lightning_saliency._compat import PACKAGES, Callback
+from lightning_saliency._lightning import PACKAGES, Callback
 
 SHELLS = [getattr(lightning_saliency, name) for name in lightning_saliency.__all__ if name.endswith("Callback")]
 
@@ -64,7 +64,7 @@ def test_the_command_line_of_the_package_takes_it_and_explains_its_options(packa
 
 
 def test_the_callback_pickles_before_and_after_a_run(tmp_path):
-    callback = GradCAMCallback(num_samples=2)
+    callback = GradCAMCallback(samples=2)
     for _ in range(2):
         again = pickle.loads(pickle.dumps(callback))
         assert again.methods == callback.methods

@@ -8,7 +8,8 @@ from test_untouched import METHODS, RECIPES, run
 from tiny import TinyClassifier, data
 
 from lightning_saliency import SaliencyCallback, explain
-from lightning_saliency.audit import changed
+from lightning_saliency.callbacks import Execution
+from lightning_saliency.callbacks.audit import changed
 
 pytestmark = [
     pytest.mark.filterwarnings("default"),
@@ -26,7 +27,7 @@ def test_training_with_the_callback_is_the_training_without_it(recipe, tmp_path,
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic matrix products
     recipe = dataclasses.replace(recipe, trainer=ON_GPU | recipe.trainer)
     without = run(recipe, tmp_path / "without")
-    callback = SaliencyCallback(METHODS, num_samples=4, on_error="raise", audit=True, **recipe.options)
+    callback = SaliencyCallback(METHODS, samples=4, execution=Execution(on_error="raise", audit=True), **recipe.options)
     assert changed(without, run(recipe, tmp_path / "with", callback)) == []
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 from tiny import events, sheets, trainer
 
 from lightning_saliency import METHODS, SaliencyCallback, class_model_image, fooling_image
-from lightning_saliency.audit import digest
+from lightning_saliency.callbacks import Execution
+from lightning_saliency.callbacks.audit import digest
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -99,7 +100,14 @@ def test_the_hits_are_counted_by_where_the_maximum_lies(demo):
 
 def test_the_demos_training_ends_bit_for_bit_the_same_with_and_without_the_callback(demo, tmp_path):
     endings = []
-    for callbacks in ([], [SaliencyCallback(("cam", "grad_cam", "grad_cam_plus_plus", "saliency"), on_error="raise")]):
+    for callbacks in (
+        [],
+        [
+            SaliencyCallback(
+                ["cam", "grad_cam", "grad_cam_plus_plus", "saliency"], execution=Execution(on_error="raise")
+            )
+        ],
+    ):
         L.seed_everything(0)
         model = demo.DigitClassifier()
         runner = trainer(tmp_path / str(len(callbacks)), *callbacks)
@@ -137,7 +145,7 @@ SMALL = ["--data.num_workers=0", "--data.batch_size=12", "--trainer.logger.save_
 
 
 def write_photos(root, number, seed=0):
-    """JPEGs of several sizes, noise with a bright square in the colour that is the class; returns the squares."""
+    """JPEGs of several sizes, noise with a bright square in the color that is the class; returns the squares."""
     rng = np.random.default_rng(seed)
     squares = {}
     for channel, name in enumerate(("red", "green", "blue")):
@@ -181,7 +189,7 @@ def test_a_cam_model_is_trained_on_folders_of_jpegs_and_finds_its_boxes(train_ga
     )
     right = [row for row in rows if row["class"] == Path(row["file"]).parent.name]
     assert len(right) > 20
-    centred = 0
+    centered = 0
     for row in right:
         x1, y1, x2, y2 = (int(row[corner]) for corner in ("x1", "y1", "x2", "y2"))
         with Image.open(row["file"]) as photo:
@@ -189,8 +197,8 @@ def test_a_cam_model_is_trained_on_folders_of_jpegs_and_finds_its_boxes(train_ga
         assert 0 <= x1 < x2 <= width
         assert 0 <= y1 < y2 <= height
         left, top, end, bottom = squares[str(tmp_path / row["file"])]
-        centred += left < (x1 + x2) / 2 < end and top < (y1 + y2) / 2 < bottom
-    assert centred > 0.7 * len(right)  # in the photo's own pixels
+        centered += left < (x1 + x2) / 2 < end and top < (y1 + y2) / 2 < bottom
+    assert centered > 0.7 * len(right)  # in the photo's own pixels
 
 
 def test_a_folder_without_train_and_val_is_split_without_overlap(train_gap, tmp_path):
@@ -244,7 +252,7 @@ def test_the_help_of_train_gap_begins_with_what_a_person_sets(train_gap, argumen
         wanted = (
             "--data.root",
             "--model.backbone",
-            "--cam.num_samples",
+            "--cam.samples",
             "--checkpoint.monitor",
             "--trainer.max_epochs",
         )
@@ -253,26 +261,25 @@ def test_the_help_of_train_gap_begins_with_what_a_person_sets(train_gap, argumen
         assert "torch.nn.Linear" not in printed  # every module of torch
 
 
-# --- localisation_table.py
+# --- localization_table.py
 
 
 @pytest.fixture(scope="module")
-def localisation(demo):
-    with example("localisation_table") as module:  # imports the demo that is loaded already
+def localization(demo):
+    with example("localization_table") as module:  # imports the demo that is loaded already
         yield module
 
 
-def test_the_table_has_a_row_for_each_network_and_map_and_its_figures_are_counted_by_hand(localisation, demo, tmp_path):
+def test_the_table_has_a_row_for_each_network_and_map_and_its_figures_are_counted_by_hand(localization, demo, tmp_path):
     data = demo.ClutteredDigitsDataModule(64, 12)
     data.setup("fit")
     images, labels, boxes = data.val_set.tensors
     run, models = {}, {}
-    for head, methods in localisation.HEADS.items():
-        models[head] = localisation.train(head, data, seed=0, epochs=1)
-        run |= {
-            (head, method): found for method, found in localisation.measure(models[head], methods, data.val_set).items()
-        }
-    table = localisation.table([run, run]).splitlines()
+    for head, methods in localization.HEADS.items():
+        models[head] = localization.train(head, data, seed=0, epochs=1)
+        measured = localization.measure(models[head], methods, data.val_set)
+        run |= {(head, method): figures for method, figures in measured.items()}
+    table = localization.table([run, run]).splitlines()
     assert len(table) == 2 + 6
     assert all(line.count("|") == table[0].count("|") for line in table)
 
@@ -287,11 +294,11 @@ def test_the_table_has_a_row_for_each_network_and_map_and_its_figures_are_counte
         place = int(found.heatmaps[row].argmax())
         hits += bool(found.found[row]) and y1 <= place // 64 < y2 and x1 <= place % 64 < x2
     figures = run["GAP", "cam"]
-    assert figures.localisation_error == pytest.approx(errors / 12)
+    assert figures.localization_error == pytest.approx(errors / 12)
     assert figures.hits == pytest.approx(hits / 12)
     assert figures.classification_error == pytest.approx(1 - correct.float().mean().item())
-    assert figures.best_localisation_error <= figures.localisation_error
-    localisation.draw(models, data.val_set, num_images=2).savefig(tmp_path / "boxes.png")
+    assert figures.best_localization_error <= figures.localization_error
+    localization.draw(models, data.val_set, num_images=2).savefig(tmp_path / "boxes.png")
     with Image.open(tmp_path / "boxes.png") as picture:
         assert picture.width > picture.height
 
@@ -320,57 +327,57 @@ def tried(shortcut, tmp_path_factory):
     return trial, docs / "new", logs
 
 
-def squares(images, grey):
-    """Where the squares are, `(N, H, W)`: no channel of a grey pixel differs from the others."""
-    return (images != grey).any(1)
+def squares(images, gray):
+    """Where the squares are, `(N, H, W)`: no channel of a gray pixel differs from the others."""
+    return (images != gray).any(1)
 
 
-def colours_of(images, grey, table):
-    """Which of the table's colours each square has; -1 for none of them."""
+def colors_of(images, gray, table):
+    """Which of the table's colors each square has; -1 for none of them."""
     found = []
-    for image, where in zip(images, squares(images, grey), strict=True):
+    for image, where in zip(images, squares(images, gray), strict=True):
         same = (table[:, :, None] == image[:, where]).all(1).all(1)
         found.append(int(same.nonzero()) if same.sum() == 1 else -1)
     return torch.tensor(found)
 
 
 def test_the_square_keeps_its_distance_from_the_digit_and_leaves_all_else_as_it_was(shortcut, digits):
-    grey, _, boxes = digits.tensors
+    gray, _, boxes = digits.tensors
     images, _, same_boxes = shortcut.PatchedDigits(digits, 0.5, seed=0).tensors
     assert images.shape == (1000, 3, 64, 64)
     assert torch.equal(boxes, same_boxes)
     distances = []
-    for where, (x1, y1, x2, y2) in zip(squares(images, grey), boxes.tolist(), strict=True):
+    for where, (x1, y1, x2, y2) in zip(squares(images, gray), boxes.tolist(), strict=True):
         rows, columns = where.any(1).nonzero().flatten().tolist(), where.any(0).nonzero().flatten().tolist()
         assert len(rows) == len(columns) == 6
         assert where.sum() == 36
         distances.append(max(x1 - columns[-1] - 1, columns[0] - x2, y1 - rows[-1] - 1, rows[0] - y2))
     assert min(distances) == 2
     assert max(distances) > 20  # anywhere, not only beside it
-    assert squares(images, grey).any(0).float().mean() > 0.95
+    assert squares(images, gray).any(0).float().mean() > 0.95
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.5, 0.95, 1.0])
-def test_the_colour_goes_with_the_class_as_often_as_was_asked_for(shortcut, digits, probability):
-    grey, labels, _ = digits.tensors
+def test_the_color_goes_with_the_class_as_often_as_was_asked_for(shortcut, digits, probability):
+    gray, labels, _ = digits.tensors
     images, same_labels, _ = shortcut.PatchedDigits(digits, probability, seed=0).tensors
     assert torch.equal(labels, same_labels)
-    colours = colours_of(images, grey, shortcut.COLOURS)
-    assert set(colours.tolist()) == set(range(10))
+    colors = colors_of(images, gray, shortcut.COLORS)
+    assert set(colors.tolist()) == set(range(10))
     expected = probability + (1 - probability) / 10  # any of the ten may be the class's by chance
     tolerance = 3 * (expected * (1 - expected) / 1000) ** 0.5
-    assert (colours == labels).float().mean().item() == pytest.approx(expected, abs=tolerance)
-    others = torch.bincount((colours - labels)[colours != labels] % 10, minlength=10)[1:]
-    assert others.max() <= 6 + 2 * (1 - probability) * 100  # no other colour is preferred
+    assert (colors == labels).float().mean().item() == pytest.approx(expected, abs=tolerance)
+    others = torch.bincount((colors - labels)[colors != labels] % 10, minlength=10)[1:]
+    assert others.max() <= 6 + 2 * (1 - probability) * 100  # no other color is preferred
 
 
-def test_the_ten_colours_differ_clearly_and_none_is_a_grey(shortcut):
-    colours = shortcut.COLOURS
-    assert torch.cdist(colours, colours)[~torch.eye(10, dtype=torch.bool)].min() > 0.4
-    assert (colours.amax(1) - colours.amin(1)).min() > 0.4
+def test_the_ten_colors_differ_clearly_and_none_is_a_grey(shortcut):
+    colors = shortcut.COLORS
+    assert torch.cdist(colors, colors)[~torch.eye(10, dtype=torch.bool)].min() > 0.4
+    assert (colors.amax(1) - colors.amin(1)).min() > 0.4
 
 
-def test_the_two_validation_sets_and_the_runs_differ_in_nothing_but_colours(shortcut):
+def test_the_two_validation_sets_and_the_runs_differ_in_nothing_but_colors(shortcut):
     good, bad = (shortcut.Data.compose(probability, 60, 50, seed=0) for probability in (0.0, 0.95))
     for one, other in (
         (good.with_shortcut, good.clean),
@@ -408,9 +415,9 @@ def test_the_alarm_stops_a_run_as_soon_as_its_eye_is_off_the_digit_and_looks_at_
         assert len(set(shown.labels)) == len(shown) == 4
         assert run.record.epochs == [None, *range(run.epochs)]
         for image, label in zip(shown.images, shown.labels, strict=True):
-            colour = (shortcut.COLOURS[label] * 255).round().to(torch.uint8)
-            assert (image == colour[:, None, None]).all(0).sum() >= 36
-        folder = run.record.path.parent
+            color = (shortcut.COLORS[label] * 255).round().to(torch.uint8)
+            assert (image == color[:, None, None]).all(0).sum() >= 36
+        folder = Path(run.record.path).parent
         assert logs in folder.parents
         scalars = [event.value for event in events(folder).Scalars(shortcut.ENERGY)]
         assert scalars == pytest.approx(run.curves[shortcut.ENERGY])

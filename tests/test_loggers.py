@@ -4,11 +4,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
-from tiny import CSVLogger, Logger, TensorBoardLogger, events
+from tiny import CSVLogger, Logger, TensorBoardLogger, events, picture
 
-from lightning_saliency.loggers import log_pictures, run_folder, scalar_step
-from lightning_saliency.render import gif
+from lightning_saliency.loggers import LOGGER_KINDS, log_pictures, run_folder, scalar_step
+from lightning_saliency.visualization import encode_gif
 
 PICTURE = torch.arange(3 * 4 * 5, dtype=torch.uint8).reshape(3, 4, 5)
 
@@ -31,6 +32,12 @@ class Saves(Plain):
     name, version, save_dir = "saves", "v7", "somewhere"
 
 
+class Remote(Plain):
+    """A logger whose folder is in a remote store."""
+
+    log_dir = "memory://bucket/run"
+
+
 class WithExperiment(Plain):
     def __init__(self, experiment, **attributes):
         super().__init__()
@@ -44,6 +51,7 @@ def test_tensorboard_gets_the_pixels_at_the_step(tmp_path):
     logger.finalize("success")
     (event,) = events(tmp_path).Images("saliency/cam")
     assert (event.step, event.width, event.height) == (7, 5, 4)
+    assert torch.equal(picture(event), PICTURE)
 
 
 def test_a_logger_without_pictures_gets_a_png_in_its_own_folder(tmp_path):
@@ -51,6 +59,34 @@ def test_a_logger_without_pictures_gets_a_png_in_its_own_folder(tmp_path):
     log_pictures(logger, {"saliency/cam": PICTURE}, 7)
     with Image.open(tmp_path / "run/version_3/saliency/cam/step=0000007.png") as image:
         assert np.array_equal(np.array(image), PICTURE.permute(1, 2, 0).numpy())
+
+
+def test_a_folder_in_a_remote_store_gets_the_png_too():
+    logger = Remote()
+    log_pictures(logger, {"saliency/cam": PICTURE}, 7)
+    assert run_folder([logger]) == "memory://bucket/run"
+    with MemoryFileSystem().open("/bucket/run/saliency/cam/step=0000007.png") as file, Image.open(file) as image:
+        assert np.array_equal(np.array(image), PICTURE.permute(1, 2, 0).numpy())
+
+
+def test_a_name_and_version_are_added_to_a_remote_folder_of_all_runs_by_slashes():
+    logger = Saves()
+    logger.save_dir = "s3://bucket/runs"
+    assert run_folder([logger]) == "s3://bucket/runs/saves/v7"
+
+
+def test_the_first_row_that_recognizes_a_logger_serves_it(tmp_path):
+    csv, board = CSVLogger(tmp_path, name="run", version=3), TensorBoardLogger(tmp_path, name="", version="")
+    other_board = WithExperiment(SimpleNamespace(add_image=print))
+    wandb, mlflow, comet = (
+        WithExperiment(SimpleNamespace(**{name: print for name in experiment}), **dict.fromkeys(attributes, print))
+        for experiment, attributes in (((), ("log_image",)), (("log_image",), ("run_id",)), (("log_image",), ()))
+    )
+    served = [
+        next(kind.name for kind in LOGGER_KINDS if kind.recognizes(logger, logger.experiment))
+        for logger in (board, other_board, wandb, mlflow, comet, csv)
+    ]
+    assert served == [kind.name for kind in LOGGER_KINDS]
 
 
 def test_experiments_that_take_images_get_them_in_their_own_terms():
@@ -77,7 +113,7 @@ def test_the_step_falls_back_to_the_optimizer_steps():
 @pytest.fixture
 def film(tmp_path):
     path = tmp_path / "film.gif"
-    path.write_bytes(gif([PICTURE, 255 - PICTURE]))
+    path.write_bytes(encode_gif([PICTURE, 255 - PICTURE]))
     return path
 
 
@@ -94,7 +130,9 @@ def test_experiments_that_take_films_get_them_in_their_own_terms(film):
     """W&B's logger takes (key, videos, step); MLflow's client (run_id, path, folder); Comet's (path, name, step)."""
     calls = []
     wandb = WithExperiment(SimpleNamespace(), log_video=lambda key, videos, step: calls.append((key, videos, step)))
-    mlflow = SimpleNamespace(log_artifact=lambda run_id, path, folder: calls.append((run_id, path, folder)))
+    mlflow = SimpleNamespace(
+        log_image=None, log_artifact=lambda run_id, path, folder: calls.append((run_id, path, folder))
+    )
     comet = SimpleNamespace(log_image=lambda image, name, step: calls.append((image, name, step)))
     for logger in (wandb, WithExperiment(mlflow, run_id="r1"), WithExperiment(comet), Plain()):
         log_pictures(logger, {"saliency/cam/animation": film}, 7)
@@ -109,8 +147,8 @@ def test_the_runs_folder_is_that_of_the_event_file_or_the_first_there_is(tmp_pat
     board = TensorBoardLogger(tmp_path / "tb", name="run", version=2)
     csv = CSVLogger(tmp_path / "csv", name="run", version=3)
     saves = Saves()
-    assert run_folder([csv, saves, board]) == tmp_path / "tb/run/version_2"
-    assert run_folder([csv, saves]) == tmp_path / "csv/run/version_3"
-    assert run_folder([Plain(), saves]) == Path("somewhere/saves/v7")
+    assert run_folder([csv, saves, board]) == str(tmp_path / "tb/run/version_2")
+    assert run_folder([csv, saves]) == str(tmp_path / "csv/run/version_3")
+    assert run_folder([Plain(), saves]) == str(Path("somewhere/saves/v7"))
     assert run_folder([Plain()]) is None
     assert run_folder([]) is None

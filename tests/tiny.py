@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_saliency._lightning import PACKAGES
+from lightning_saliency.attribution import ExplainedSamples, HeatmapStage
+from lightning_saliency.data import SampleBatch
 from lightning_saliency.models import GAPHead
 
 L = PACKAGES[0]  # whose Trainer runs the tests: the first that is installed, or the one that conftest.py imported
@@ -92,3 +94,10 @@ def picture(event) -> Tensor:
     """The decoded picture of an image event, uint8 (3, H, W)."""
     with Image.open(io.BytesIO(event.encoded_image_string)) as image:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def explained_samples(explanation, positions, labels=None, masks=None) -> ExplainedSamples:
+    """Samples of one size as a look has them."""
+    known = [None] * len(explanation) if labels is None else list(labels)
+    samples = SampleBatch(explanation.call.to("cpu"), tuple(known), tuple(positions), masks)
+    return ExplainedSamples(samples, explanation, HeatmapStage(explanation))

@@ -1,6 +1,8 @@
-"""Thin Lightning shells: they check options, take samples from the validation stream, and log pictures."""
+"""When to look, guarded and within a budget: the only room that meets a Trainer."""
 
-from lightning_saliency.callbacks.made import ClassModelCallback, FoolingCallback
+from lightning_saliency.callbacks.ascent import ClassModelCallback, FoolingCallback
+from lightning_saliency.callbacks.options import Execution, History, Metrics, Samples
+from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.callbacks.saliency import (
     CAMCallback,
     GradCAMCallback,
@@ -8,13 +10,22 @@ from lightning_saliency.callbacks.saliency import (
     GradientSaliencyCallback,
     SaliencyCallback,
 )
+from lightning_saliency.visualization import Style
 
 __all__ = [
     "CAMCallback",
     "ClassModelCallback",
+    "Execution",
     "FoolingCallback",
     "GradCAMCallback",
     "GradCAMPlusPlusCallback",
     "GradientSaliencyCallback",
+    "History",
+    "Logged",
+    "Look",
+    "Metrics",
+    "Output",
     "SaliencyCallback",
+    "Samples",
+    "Style",
 ]

@@ -1,175 +1,119 @@
-"""What all callbacks share: a fixed validation batch, and pictures of it in every logger, without touching training."""
+"""What all callbacks share: fixed samples, looked at after each validation by a list of outputs, without a trace."""
 
 from __future__ import annotations
 
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 from torch import Tensor
 
-from lightning_saliency._compat import (
+from lightning_saliency._checks import check_count
+from lightning_saliency._lightning import (
     SHARDED_STRATEGIES,
     Callback,
     LightningModule,
     Trainer,
+    muted,
     overrides,
     rank_zero_info,
     rank_zero_warn,
 )
-from lightning_saliency.batches import Objects
-from lightning_saliency.budget import Budget
-from lightning_saliency.checks import check_choice, check_count, check_function
-from lightning_saliency.datasets import find_dataset
-from lightning_saliency.guard import Guard
+from lightning_saliency.attribution import ExplainedSamples
+from lightning_saliency.callbacks.budget import Budget
+from lightning_saliency.callbacks.guard import Guard
+from lightning_saliency.callbacks.model_part import ModelPart
+from lightning_saliency.callbacks.options import Execution, Samples
+from lightning_saliency.callbacks.outputs import Logged, Look, Output
+from lightning_saliency.data import FixedSamples, SampleCollector, find_dataset, mapped
 from lightning_saliency.loggers import log_pictures, scalar_step
-from lightning_saliency.pictures import Look
-from lightning_saliency.samples import Choose, FixedBatch, Samples, parse_samples
 
-OnError = Literal["warn", "raise"]
-
-Pictures: TypeAlias = dict[str, Tensor | Path]
-"""By the last part of its tag a picture, uint8 `(3, H, W)`, or an animation's file."""
+_CHUNK = 32
+"""Of samples that are not shown, of which there may be many."""
 
 
-@dataclass(frozen=True)
-class Turn:
-    """One time that the callback looks.
+class LookCallback(Callback):
+    """Takes samples from the validation stream, and after each validation hands them to its outputs.
 
-    Attributes:
-        stage: `validate` or `test`.
-        trainer: The trainer.
-        pl_module: Its module.
-        samples: What is looked at.
-        share: How much that is of all samples: less than 1 where the time budget has thinned them.
-        dataset: Where to look for the normalisation and the classes' names.
-        is_logged: Whether the pictures go to the loggers.
-        is_fresh: Whether the training began, or begins, with this run.
-    """
+    A sample is the model's own call: what the explained part of the module was called with in the validation step. What
+    an output makes of a look, pictures and scalars, is logged. A subclass says how samples are explained.
 
-    stage: str
-    trainer: Trainer
-    pl_module: LightningModule
-    samples: Samples
-    share: float
-    dataset: Any
-    is_logged: bool
-    is_fresh: bool
-
-    @property
-    def in_fit(self) -> bool:
-        """Whether it is in a training, or before it."""
-        return self.trainer.state.fn == "fit"
-
-    @property
-    def is_untrained(self) -> bool:
-        """Whether the network has made no step yet."""
-        return self.trainer.sanity_checking and self.trainer.global_step == 0
-
-    @property
-    def is_rehearsal(self) -> bool:
-        """Whether it only brings out errors before the first step of a resumed run."""
-        return self.trainer.sanity_checking and self.trainer.global_step > 0
-
-    @property
-    def title(self) -> str:
-        """What stands on top of a picture: when it was."""
-        if self.trainer.sanity_checking:
-            return "before training"
-        if self.in_fit:
-            return f"epoch {self.trainer.current_epoch} · step {scalar_step(self.trainer)}"
-        return self.stage
-
-
-class PictureCallback(Callback):
-    """Takes samples from the validation stream, and logs pictures that are made of them after each validation.
-
-    What the pictures are is up to a subclass: `_draw` makes them, on rank 0 alone and guarded, `_tags` says under which
-    tags, `_check` what can be refused before anything runs. What more it does each time is in `_acts`. See
-    `SaliencyCallback` for the options.
+    Args:
+        outputs: What a look is used for, in this order.
+        samples: Which samples are looked at.
+        part: Finds the part of the module that is explained.
+        every_n_epochs: Look only every so many epochs.
+        execution: How the pass runs, and what a fault does.
+        name: First part of the tags.
     """
 
     def __init__(
         self,
-        look: Look,
+        outputs: Sequence[Output],
         *,
-        num_samples: int,
-        samples: list[int] | Tensor | tuple[Tensor, Tensor] | None,
-        choose: Choose,
-        dataloader_idx: int,
+        samples: Samples,
+        part: ModelPart,
         every_n_epochs: int,
-        log_untrained: bool,
-        input_fn: Callable[[Any], Any] | None,
+        execution: Execution,
         name: str,
-        on_error: OnError,
-        max_fraction: float | None,
-        audit: bool,
-        objects: Objects | None = None,
     ) -> None:
         super().__init__()
-        for option, count in (("num_samples", num_samples), ("every_n_epochs", every_n_epochs)):
-            check_count(option, count)
-        check_choice("choose", choose, get_args(Choose))
-        check_choice("on_error", on_error, get_args(OnError))
-        if max_fraction is not None and not 0 < max_fraction <= 1:
-            raise ValueError(f"Expected `max_fraction` to be above 0 and at most 1, got {max_fraction!r}.")
-        if not isinstance(dataloader_idx, int) or dataloader_idx < 0:
-            raise ValueError(f"Expected `dataloader_idx` to be an int from 0, got {dataloader_idx!r}.")
+        check_count("every_n_epochs", every_n_epochs)
         if not isinstance(name, str) or not name:
             raise ValueError(f"Expected `name` to be a text that tags can begin with, got {name!r}.")
-        check_function("input_fn", input_fn)
-        self.look = look
+        for output in outputs:
+            if not isinstance(output, Output):
+                raise TypeError(f"Expected `outputs` to be `Output`s, got {type(output).__name__}.")
+        self.outputs = tuple(outputs)
+        self.samples = samples
         self.every_n_epochs = every_n_epochs
-        self.log_untrained = log_untrained
-        self.dataloader_idx = dataloader_idx
+        self.execution = execution
         self.name = name
-        self.on_error = on_error
-        self.max_fraction = max_fraction
-        self.audit = audit
-
-        given, indices = parse_samples(samples)
-        self.num_shown = len(given if given is not None else indices or range(num_samples))
-        in_test = objects if callable(objects) or given is not None else None  # other images than those in validation
-        self._batches = {
-            "validate": FixedBatch(num_samples, choose, indices, input_fn, given, objects),
-            "test": FixedBatch(num_samples, choose, indices, input_fn, given, in_test),
-        }
+        self._part = part
+        self._collectors = {"validate": samples.collector(), "test": samples.collector(in_test=True)}
         self._key = self._generate_state_key(
-            name=name, num_samples=self.num_shown, choose=choose, samples=indices, dataloader_idx=dataloader_idx
+            name=name,
+            num_samples=samples.count,
+            choose=samples.choose,
+            samples=None if samples.positions is None else list(samples.positions),
+            dataloader_idx=samples.dataloader_idx,
         )
+        self._batch: Any = None
+        self._was_recorded = False
         self._since: float | None = None
         self._first_step: int | None = None
         self._periods_shown = 0
         self._scalars: dict[str, float] = {}
         self._unlogged = 0.0
+        self._said: set[str] = set()
         self._begin_run()
 
-    @property
     @abstractmethod
-    def _tags(self) -> set[str]:
-        """The tags of the pictures, so that two callbacks do not write under the same."""
-
-    @abstractmethod
-    def _draw(self, turn: Turn) -> Pictures:
-        """The pictures by the last part of their tags; numbers may be added to `_scalars`."""
-
-    def _acts(self, turn: Turn) -> list[Callable[[], Pictures]]:
-        """What is done, in this order, before the pictures are logged; see `_show`."""
-        return [partial(self._draw, turn)]
+    def _explain(
+        self, trainer: Trainer, pl_module: LightningModule, samples: FixedSamples, at_once: int | None = None
+    ) -> tuple[ExplainedSamples, ...]:
+        """Explain samples; nothing where the outputs do that themselves."""
 
     @abstractmethod
     def _check(self, pl_module: LightningModule) -> None:
         """Refuse what cannot work with this module."""
 
-    def _end_turn(self) -> None:  # most keep nothing from one act to the next
-        """Let go of what the acts of a turn had in common."""
+    @abstractmethod
+    def _describe_target(self, samples: FixedSamples) -> str:
+        """Say in words, which class is explained."""
 
-    def _forget(self) -> None:  # most have nothing to let go of
-        """Let go of the model."""
+    def _forget(self) -> None:
+        """Let go of the model, and of what may be what is wrong."""
+        self._part.stop()
+
+    @property
+    def tags(self) -> set[str]:
+        """The tags of the pictures, as far as they are known, so that two callbacks do not write under the same."""
+        return {f"{self.name}/{tag}" for output in self.outputs for tag in output.tags()}
 
     @property
     def state_key(self) -> str:
@@ -177,13 +121,18 @@ class PictureCallback(Callback):
         return self._key
 
     def state_dict(self) -> dict[str, Any]:
-        """The samples, so that a resumed run shows the same ones."""
-        return {stage: batch.state_dict() for stage, batch in self._batches.items()}
+        """The samples, which part is explained, and what the outputs must know, so that a resumed run goes on."""
+        samples = {stage: collector.state_dict() for stage, collector in self._collectors.items()}
+        outputs = {output.key: output.state_dict() for output in self.outputs}
+        return {**samples, "part": self._part.state_dict(), "outputs": outputs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the samples of the checkpoint."""
-        for stage, batch in self._batches.items():
-            batch.load_state_dict(state_dict.get(stage, {}))
+        """Take what the checkpoint holds."""
+        for stage, collector in self._collectors.items():
+            collector.load_state_dict(state_dict.get(stage, {}))
+        self._part.load_state_dict(state_dict.get("part", {}))
+        for output in self.outputs:
+            output.load_state_dict(state_dict.get("outputs", {}).get(output.key, {}))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what can be checked before anything runs."""
@@ -193,10 +142,10 @@ class PictureCallback(Callback):
                 "does not keep. Use a strategy that does, such as 'ddp', or train without this callback."
             )
         self._begin_run()
-        for batch in self._batches.values():
-            batch.reset()  # another run may have other data; a checkpoint's samples are loaded after this
-        for other in _picture_callbacks(trainer):
-            shared = self._tags & other._tags
+        for collector in self._collectors.values():
+            collector.reset()  # another run may have other data; a checkpoint's samples are loaded after this
+        for other in _look_callbacks(trainer):
+            shared = self.tags & other.tags
             if shared and other is not self:
                 raise ValueError(
                     f"Expected the callbacks of a Trainer to log under different tags, got {min(shared)!r} twice. "
@@ -216,39 +165,67 @@ class PictureCallback(Callback):
         self._since = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say so where no validation has ever run."""
+        """Let the outputs do what is left to do; say so where no validation has ever run."""
         if not self._has_validated:
             rank_zero_warn(
                 f"{type(self).__name__} works at the end of each validation, and this run had none: give the Trainer a "
                 "validation loader that is not empty, define `validation_step`, and leave `limit_val_batches` above 0 "
                 "and `check_val_every_n_epoch` at or below `max_epochs`."
             )
+        if trainer.is_global_zero:
+            ends = [partial(output.end, trainer.loggers) for output in self.outputs]
+            self._show("validate", trainer, pl_module, ends, trainer.loggers)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run over the validation stream starts."""
-        self._batches["validate"].begin()
+        """A pass over the validation stream starts."""
+        self._begin_stream("validate", trainer, pl_module)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run over the test stream starts."""
-        self._batches["test"].begin()
+        """A pass over the test stream starts."""
+        self._begin_stream("test", trainer, pl_module)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Take the samples as the batch passes."""
-        self._capture("validate", trainer, pl_module, batch, dataloader_idx)
+        """Listen to what the step calls."""
+        self._begin_step(batch, dataloader_idx)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take the samples of the batch that has passed."""
+        self._end_step("validate", trainer, pl_module)
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Take the samples as the batch passes."""
-        self._capture("test", trainer, pl_module, batch, dataloader_idx)
+        """Listen to what the step calls."""
+        self._begin_step(batch, dataloader_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take the samples of the batch that has passed."""
+        self._end_step("test", trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Explain the samples and log the pictures."""
+        """Look at the samples, and log what the outputs make of that."""
         if trainer.sanity_checking:
             # a resumed run is sanity checked too; there the pass only brings out errors before the first step
-            self._finish("validate", trainer, pl_module, logs=self.log_untrained and trainer.global_step == 0)
+            is_logged = self.execution.log_untrained and trainer.global_step == 0
+            self._finish("validate", trainer, pl_module, is_logged=is_logged)
             self._scalars = {}  # nothing is logged in sanity checking
             return
         if trainer.state.fn != "fit":
@@ -270,20 +247,14 @@ class PictureCallback(Callback):
         self._log_scalars(trainer, pl_module)
         self._guard.seconds, self._since = 0.0, time.perf_counter()
 
-    def _log_scalars(self, trainer: Trainer, pl_module: LightningModule, suffix: str = "") -> None:
-        """All ranks log what rank 0 measured, so that callbacks on all ranks can monitor it."""
-        for scalar, value in trainer.strategy.broadcast(self._scalars).items():
-            pl_module.log(f"{self.name}/{scalar}{suffix}", value, on_step=False, on_epoch=True)
-        self._scalars = {}
-
-    def _peers(self, trainer: Trainer) -> list[PictureCallback]:
-        """The callbacks of the trainer that log under the same name, in their order."""
-        return [other for other in _picture_callbacks(trainer) if other.name == self.name]
-
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Explain the samples of the test stream and log the pictures."""
+        """Look at the samples of the test stream, and log what the outputs make of that."""
         self._finish("test", trainer, pl_module)
         self._log_scalars(trainer, pl_module, "/test")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave nothing on the module."""
+        self._part.stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the model."""
@@ -292,88 +263,183 @@ class PictureCallback(Callback):
     def _begin_run(self) -> None:
         """Forget what belongs to one run of a trainer."""
         self._scalars = {}
-        self._guard = Guard(type(self).__name__, raises=self.on_error == "raise", audit=self.audit)
-        self._budget = Budget(self.max_fraction)
+        self._guard = Guard(type(self).__name__, raises=self.execution.on_error == "raise", audit=self.execution.audit)
+        self._budget = Budget(self.execution.max_fraction)
         self._forget()
+        self._part.forget()
+        for output in self.outputs:
+            output.reset()
         self._has_validated = False
         self._periods_shown = 0
         self._first_step = None
         self._since = None
+        self._said = set()
 
-    def _is_fresh(self, trainer: Trainer) -> bool:
-        return (trainer.global_step if self._first_step is None else self._first_step) == 0
+    def _incomplete(self, stage: str) -> list[SampleCollector]:
+        """What is still to be collected from a stream."""
+        own = [output.samples for output in self.outputs if stage == "validate"]
+        collectors = [self._collectors[stage], *(collector for collector in own if collector is not None)]
+        return [collector for collector in collectors if collector.fixed is None]
 
-    def _capture(
-        self, stage: str, trainer: Trainer, pl_module: LightningModule, batch: Any, dataloader_idx: int
-    ) -> None:
-        if not trainer.is_global_zero or dataloader_idx != self.dataloader_idx:
-            return
-        for samples in self._collected(stage):
-            if samples.fixed is None:
-                self._guarded(trainer, pl_module, partial(samples.offer, batch))
-
-    def _collected(self, stage: str) -> list[FixedBatch]:
-        """What is collected from the stream."""
-        return [self._batches[stage]]
-
-    def _finish(
-        self, stage: str, trainer: Trainer, pl_module: LightningModule, *, is_due: bool = True, logs: bool = True
-    ) -> None:
-        """The stream has passed: keep the samples, explain them and log the pictures."""
+    def _begin_stream(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        batch = self._batches[stage]
+        incomplete = self._incomplete(stage)
+        self._was_recorded = bool(incomplete)
+        for collector in incomplete:
+            collector.begin()
+        if incomplete:
+            self._guarded(trainer, pl_module, partial(self._part.start, pl_module), is_audited=False)
+
+    def _begin_step(self, batch: Any, dataloader_idx: int) -> None:
+        if self._part.is_recording and dataloader_idx == self.samples.dataloader_idx:
+            # other containers, since a step may take its batch apart
+            self._batch = mapped(batch, lambda _, value: value)
+            self._part.begin_step()
+
+    def _end_step(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._batch is None:
+            return
+        batch, self._batch = self._batch, None
+        self._guarded(trainer, pl_module, partial(self._collect, stage, trainer, pl_module, batch))
+        if not self._incomplete(stage):
+            self._part.stop()
+
+    def _collect(self, stage: str, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
+        call, logits = self._part.end_step(trainer, pl_module, batch)
+        for collector in self._incomplete(stage):
+            collector.offer(batch, call, logits)
+            if collector.unfit_labels is not None:
+                self._say_once(
+                    f"{type(self).__name__} takes samples whose labels do not fit the model's logits as unlabeled: "
+                    f"{collector.unfit_labels}."
+                )
+
+    def _finish(
+        self, stage: str, trainer: Trainer, pl_module: LightningModule, *, is_due: bool = True, is_logged: bool = True
+    ) -> None:
+        """The stream has passed: keep the samples, and look at them."""
+        self._part.stop()
+        self._batch = None
+        if not trainer.is_global_zero:
+            return
         loaders = trainer.num_test_batches if stage == "test" else trainer.num_val_batches
-        if self.dataloader_idx >= len(loaders):
+        if self.samples.dataloader_idx >= len(loaders):
             self._guarded(trainer, pl_module, partial(self._refuse_loader, len(loaders)))
-        whole = not trainer.sanity_checking or _sanity_sees_all(trainer, self.dataloader_idx)
-        for collected in self._collected(stage):
-            if collected.fixed is None:
-                self._guarded(trainer, pl_module, partial(collected.end, whole=whole))
+        whole = not trainer.sanity_checking or _sanity_sees_all(trainer, self.samples.dataloader_idx)
+        for collector in self._incomplete(stage):
+            self._guarded(trainer, pl_module, partial(collector.end, whole=whole))
         if not is_due or not trainer.loggers:
             return
-        samples = batch.current()
+        samples = self._collectors[stage].current()
         if samples is None:
-            if trainer.sanity_checking and logs:
+            if trainer.sanity_checking and is_logged:
                 rank_zero_info(
                     f"{type(self).__name__}: none of the samples is among the batches of sanity checking, so the "
                     "untrained network is not shown. `Trainer(num_sanity_val_steps=-1)` runs them all."
                 )
             return
-        shown = samples[: self._affordable(len(samples))]
+        shown = samples.first(self._affordable(len(samples)))
         if not len(shown):
             return
         spent = self._guard.seconds
-        found = trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders
-        dataset = find_dataset(found, self.dataloader_idx)
-        turn = Turn(
-            stage, trainer, pl_module, shown, len(shown) / len(samples), dataset, logs, is_fresh=self._is_fresh(trainer)
-        )
-        self._show(stage, trainer, pl_module, self._acts(turn), trainer.loggers if logs else ())
-        self._end_turn()
+        self._look(stage, trainer, pl_module, shown, len(shown) / len(samples), is_logged)
         if self._since is not None:  # sanity checking is the warm-up, which says little of what follows
             self._budget.record(self._guard.seconds - spent, len(shown))
 
-    def _guarded(self, trainer: Trainer, pl_module: LightningModule, step: Callable[[], None]) -> None:
-        if not self._guard.run(trainer, pl_module, step):
-            self._forget()
+    def _look(
+        self,
+        stage: str,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        samples: FixedSamples,
+        share: float,
+        is_logged: bool,
+    ) -> None:
+        """Explain the samples, and let the outputs use that; what fails does not keep the rest from theirs."""
+        loaders = trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders
+        looks: list[Look] = []
+
+        def explain() -> Logged:
+            explained = self._explain(trainer, pl_module, samples)
+            if self._was_recorded:  # in the pass that has just ended, with the weights of now
+                self._compare(samples, explained)
+            look = Look(
+                stage,
+                trainer,
+                pl_module,
+                self._part.model(pl_module),
+                samples,
+                explained,
+                self._describe_target(samples),
+                find_dataset(loaders, self.samples.dataloader_idx),
+                share,
+                is_logged,
+                (trainer.global_step if self._first_step is None else self._first_step) == 0,
+                self._peers(trainer).index(self),
+            )
+            looks.append(look)
+            return Logged()
+
+        def use(output: Output) -> Logged:
+            if not looks or not output.wants(looks[0]):
+                return Logged()
+            look = replace(looks[0], scalars=dict(self._scalars))
+            own = output.samples if stage == "validate" else None
+            if own is not None:
+                wanted = own.current()
+                if wanted is None:
+                    return Logged()
+                wanted = wanted.first(max(1, round(share * len(wanted))))
+                explained = self._explain(trainer, pl_module, wanted, _CHUNK)
+                look = replace(look, samples=wanted, explained=explained)
+            with muted(pl_module):
+                return output(look)
+
+        steps: list[Callable[[], Logged]] = [explain, *(partial(use, output) for output in self.outputs)]
+        self._show(stage, trainer, pl_module, steps, trainer.loggers if is_logged else ())
+
+    def _compare(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> None:
+        """Say so where the model does not say what it said in validation."""
 
     def _show(
         self,
         stage: str,
         trainer: Trainer,
         pl_module: LightningModule,
-        acts: Sequence[Callable[[], Pictures]],
+        steps: Sequence[Callable[[], Logged]],
         loggers: Sequence[Any],
     ) -> None:
         """Do something, and log the pictures that it makes; what fails does not keep the rest from theirs."""
-        pictures: Pictures = {}
-        for act in acts:
-            self._guarded(trainer, pl_module, partial(_collect, act, pictures))
+        pictures: dict[str, Tensor | Path] = {}
+
+        def run(step: Callable[[], Logged]) -> None:
+            logged = step()
+            pictures.update(logged.pictures)
+            self._scalars.update(logged.scalars)
+
+        for step in steps:
+            self._guarded(trainer, pl_module, partial(run, step))
         suffix = "" if stage == "validate" else f"/{stage}"
         tagged = {f"{self.name}/{tag}{suffix}": picture for tag, picture in pictures.items()}
         for logger in loggers if tagged else ():
             self._guarded(trainer, pl_module, partial(log_pictures, logger, tagged, scalar_step(trainer)))
+
+    def _guarded(
+        self, trainer: Trainer, pl_module: LightningModule, step: Callable[[], None], *, is_audited: bool = True
+    ) -> None:
+        if not self._guard.run(trainer, pl_module, step, is_audited=is_audited):
+            self._forget()
+
+    def _log_scalars(self, trainer: Trainer, pl_module: LightningModule, suffix: str = "") -> None:
+        """All ranks log what rank 0 measured, so that callbacks on all ranks can monitor it."""
+        for scalar, value in trainer.strategy.broadcast(self._scalars).items():
+            pl_module.log(f"{self.name}/{scalar}{suffix}", value, on_step=False, on_epoch=True)
+        self._scalars = {}
+
+    def _peers(self, trainer: Trainer) -> list[LookCallback]:
+        """The callbacks of the trainer that log under the same name, in their order."""
+        return [other for other in _look_callbacks(trainer) if other.name == self.name]
 
     def _affordable(self, num_samples: int) -> int:
         """How many samples the time budget allows now."""
@@ -384,35 +450,30 @@ class PictureCallback(Callback):
         planned = self._budget.plan(num_samples, rest)
         if self._budget.is_thinned and not was_thinned:
             rank_zero_warn(
-                f"{type(self).__name__} would take more than {self.max_fraction:.0%} of the time, so it now shows "
-                f"{self._budget.most} of {num_samples} samples"
+                f"{type(self).__name__} would take more than {self.execution.max_fraction:.0%} of the time, so it now "
+                f"shows {self._budget.most} of {num_samples} samples"
                 + (f", every {self._budget.every} validations." if self._budget.every > 1 else ".")
             )
         return planned
 
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            rank_zero_warn(message)
+
     def _refuse_loader(self, num_loaders: int) -> None:
         raise ValueError(
-            f"Expected `dataloader_idx` to be below the number of loaders, {num_loaders}, got {self.dataloader_idx}."
+            f"Expected `samples.dataloader_idx` to be below the number of loaders, {num_loaders}, got "
+            f"{self.samples.dataloader_idx}."
         )
 
 
-def _collect(act: Callable[[], Pictures], pictures: Pictures) -> None:
-    pictures.update(act())
-
-
-def _picture_callbacks(trainer: Any) -> list[PictureCallback]:
+def _look_callbacks(trainer: Any) -> list[LookCallback]:
     """Ours among a trainer's callbacks, which its connector sets without any annotation."""
-    return [callback for callback in trainer.callbacks if isinstance(callback, PictureCallback)]
+    return [callback for callback in trainer.callbacks if isinstance(callback, LookCallback)]
 
 
-def check_names(class_names: Any) -> list[str] | None:
-    """The classes' names as a list."""
-    if isinstance(class_names, str):
-        raise TypeError(f"Expected `class_names` to be a list of names, got the text {class_names!r}.")
-    return None if class_names is None else [str(name) for name in class_names]
-
-
-def _sanity_sees_all(trainer: Trainer, dataloader_idx: int) -> bool:
+def _sanity_sees_all(trainer: Any, dataloader_idx: int) -> bool:
     """Whether sanity checking ran over the whole validation stream."""
     ran, all_of_it = trainer.num_sanity_val_batches, trainer.num_val_batches
     return dataloader_idx < len(ran) and ran[dataloader_idx] >= all_of_it[dataloader_idx]

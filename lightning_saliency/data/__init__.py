@@ -2,9 +2,9 @@
 
 from lightning_saliency.data.batches import find_images, find_labels, is_images
 from lightning_saliency.data.calls import Call, channels_first, join_calls, like_layout, make_call, plain_call
-from lightning_saliency.data.choosing import CHOOSERS, Candidate, Choose, Chooser, Positions
+from lightning_saliency.data.choosing import CHOOSERS, Candidate, Choose, Chooser, First, Positions
 from lightning_saliency.data.datasets import find_class_names, find_dataset, find_normalization
-from lightning_saliency.data.objects import boxes_to_masks, objects_to_masks
+from lightning_saliency.data.objects import boxes_to_masks, masks_to_boxes, objects_to_masks
 from lightning_saliency.data.samples import (
     FixedSamples,
     LabelFn,
@@ -14,7 +14,7 @@ from lightning_saliency.data.samples import (
     SampleCollector,
     given_samples,
 )
-from lightning_saliency.data.trees import children, describe
+from lightning_saliency.data.trees import children, describe, mapped
 
 __all__ = [
     "CHOOSERS",
@@ -22,6 +22,7 @@ __all__ = [
     "Candidate",
     "Choose",
     "Chooser",
+    "First",
     "FixedSamples",
     "LabelFn",
     "Objects",
@@ -43,6 +44,8 @@ __all__ = [
     "join_calls",
     "like_layout",
     "make_call",
+    "mapped",
+    "masks_to_boxes",
     "objects_to_masks",
     "plain_call",
 ]

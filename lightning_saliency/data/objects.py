@@ -1,4 +1,7 @@
-"""Where the objects are in images: boxes and masks."""
+"""Where the objects are: boxes and pixels, and one made of the other.
+
+Boxes are torchvision's (x1, y1, x2, y2) in pixels, where x2 and y2 are the first column and row outside.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor
 
+from lightning_saliency._checks import check_bool, check_shape
 from lightning_saliency.data.trees import describe
 
 
 def boxes_to_masks(boxes: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """Fill the pixels of boxes: of one an image, or of any number of them.
+    """Return masks of the pixels inside boxes: of one box an image, or of any number of them.
 
     Args:
-        boxes: `(N, 4)`, one for each image; or N tensors `(k, 4)`, each an image's k ≥ 0 boxes; as (x1, y1, x2, y2) in
-            pixels, x2 and y2 outside.
+        boxes: `(N, 4)`, one for each image; or N tensors `(k, 4)`, each an image's k ≥ 0 boxes.
         size: Height and width of the images.
 
     Returns:
@@ -33,9 +37,36 @@ def boxes_to_masks(boxes: Tensor | Sequence[Tensor], size: Sequence[int]) -> Ten
         tensor([3, 0])
     """
     if isinstance(boxes, Tensor):
-        return _filled(boxes, size, "boxes")
-    masks = [_filled(several, size, f"boxes[{row}]").any(0) for row, several in enumerate(boxes)]
+        check_shape("boxes", boxes, ("N", 4))
+        return _filled(boxes, size)
+    for row, several in enumerate(boxes):
+        check_shape(f"boxes[{row}]", several, ("N", 4))
+    masks = [_filled(several, size).any(0) for several in boxes]
     return torch.stack(masks) if masks else torch.zeros(0, 1, *size, dtype=torch.bool)
+
+
+def masks_to_boxes(masks: Tensor) -> Tensor:
+    """Return the smallest box around the pixels of each mask.
+
+    Args:
+        masks: `(N, 1, H, W)` bool.
+
+    Returns:
+        `(N, 4)` float32; zeros for an empty mask.
+
+    Raises:
+        ValueError: The masks are not bool of `(N, 1, H, W)`.
+
+    Example:
+        >>> masks_to_boxes(torch.tensor([[[[False, True, True], [False, False, True]]]]))
+        tensor([[1., 0., 3., 2.]])
+    """
+    check_bool("masks", check_shape("masks", masks, ("N", 1, "H", "W")))
+    boxes = torch.zeros(len(masks), 4, device=masks.device)
+    found = masks.flatten(1).any(1)
+    outside = torch.tensor([0, 0, 1, 1], device=masks.device)  # torchvision's are the last column and row inside
+    boxes[found] = torchvision.ops.masks_to_boxes(masks[found, 0]) + outside
+    return boxes
 
 
 def objects_to_masks(objects: Any, count: int, size: Sequence[int]) -> Tensor:
@@ -75,11 +106,9 @@ def objects_to_masks(objects: Any, count: int, size: Sequence[int]) -> Tensor:
     )
 
 
-def _filled(boxes: Tensor, size: Sequence[int], name: str) -> Tensor:
-    """`(k, 4)` -> `(k, 1, H, W)`."""
-    if boxes.dim() != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"Expected `{name}` to be (N, 4), got shape {tuple(boxes.shape)}.")
-    left, top, right, bottom = boxes[:, :, None].unbind(1)
-    columns, rows = torch.arange(size[1], device=boxes.device), torch.arange(size[0], device=boxes.device)
-    across, down = (columns >= left) & (columns < right), (rows >= top) & (rows < bottom)
-    return (down[:, :, None] & across[:, None, :])[:, None]
+def _filled(boxes: Tensor, size: Sequence[int]) -> Tensor:
+    """`(N, 4)` -> `(N, 1, H, W)` bool."""
+    x1, y1, x2, y2 = (corner[:, None] for corner in boxes.unbind(1))
+    y, x = torch.arange(size[0], device=boxes.device), torch.arange(size[1], device=boxes.device)
+    rows, columns = (y1 <= y) & (y < y2), (x1 <= x) & (x < x2)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]

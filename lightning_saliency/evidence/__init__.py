@@ -13,6 +13,7 @@ from lightning_saliency.evidence.passes import (
     forward_logits,
     forward_logits_in_chunks,
 )
+from lightning_saliency.evidence.recorder import CallRecorder, RecordedCall
 from lightning_saliency.evidence.rectify import Rectifier
 from lightning_saliency.evidence.target_layer import TargetLayer, find_target_layer, name_layer
 from lightning_saliency.evidence.targets import (
@@ -28,12 +29,14 @@ from lightning_saliency.evidence.targets import (
 
 __all__ = [
     "POOLINGS",
+    "CallRecorder",
     "Evidence",
     "Forward",
     "ForwardContext",
     "Need",
     "ParsedTarget",
     "Passes",
+    "RecordedCall",
     "Rectifier",
     "Target",
     "TargetChoice",

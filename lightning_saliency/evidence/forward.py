@@ -88,7 +88,8 @@ class Forward:
             reader = LogitsReader(len(call), self.output_fn, warns=warns)
             stack.enter_context(reader)
             output = self.model(*copied.args, **copied.kwargs)
-        return reader.read(output)
+        logits: Tensor = reader.read(output)
+        return logits
 
     def on_device(self, call: Call) -> Call:
         """Return the call with its tensors on the model's device."""

@@ -1,24 +1,10 @@
-"""What a heatmap says in numbers: pure functions, and `torchmetrics.Metric` shells that add them up over batches."""
+"""What heatmaps say in numbers: functions of heatmaps, the table of all metrics, and torchmetrics classes."""
 
-from lightning_saliency.metrics.faithfulness import area_under_curve, average_drop, increase_in_confidence
-from lightning_saliency.metrics.focus import area_above, center_of_mass, center_shift, entropy, rank_correlation
-from lightning_saliency.metrics.objects import (
-    THRESHOLDS,
-    box_accuracy,
-    box_hits,
-    box_iou,
-    box_overlaps,
-    boxes_to_masks,
-    energy_inside,
-    heatmaps_to_boxes,
-    masks_to_boxes,
-    max_box_accuracy,
-    pointing_game,
-)
-from lightning_saliency.metrics.shells import (
+from lightning_saliency.metrics.classes import (
     AreaAbove,
     AreaUnderCurve,
     AverageDrop,
+    BlankFraction,
     BoxAccuracy,
     BoxIoU,
     CenterShift,
@@ -26,40 +12,80 @@ from lightning_saliency.metrics.shells import (
     HeatmapEntropy,
     IncreaseInConfidence,
     MaxBoxAccuracy,
+    MetricOverImages,
     PointingGame,
     RankCorrelation,
+    RawMaximum,
+    torchmetrics_class,
 )
+from lightning_saliency.metrics.concentration import area_above, entropy, is_blank, raw_maximum
+from lightning_saliency.metrics.faithfulness import (
+    area_under_curve,
+    average_drop,
+    increase_in_confidence,
+    measure_faithfulness,
+)
+from lightning_saliency.metrics.localization import (
+    THRESHOLDS,
+    box_accuracy,
+    box_hits,
+    box_iou,
+    box_overlap,
+    energy_inside,
+    heatmaps_to_boxes,
+    max_box_accuracy,
+    pointing_game,
+)
+from lightning_saliency.metrics.metric import INPUTS, Metric
+from lightning_saliency.metrics.randomization import measure_head_randomization, randomized_head
+from lightning_saliency.metrics.scalars import CoarseHeatmaps, measure
+from lightning_saliency.metrics.similarity import center_of_mass, center_shift, coarse, rank_correlation
+from lightning_saliency.metrics.table import METRICS, metrics_table
 
 __all__ = [
+    "INPUTS",
+    "METRICS",
     "THRESHOLDS",
     "AreaAbove",
     "AreaUnderCurve",
     "AverageDrop",
+    "BlankFraction",
     "BoxAccuracy",
     "BoxIoU",
     "CenterShift",
+    "CoarseHeatmaps",
     "EnergyInside",
     "HeatmapEntropy",
     "IncreaseInConfidence",
     "MaxBoxAccuracy",
+    "Metric",
+    "MetricOverImages",
     "PointingGame",
     "RankCorrelation",
+    "RawMaximum",
     "area_above",
     "area_under_curve",
     "average_drop",
     "box_accuracy",
     "box_hits",
     "box_iou",
-    "box_overlaps",
-    "boxes_to_masks",
+    "box_overlap",
     "center_of_mass",
     "center_shift",
+    "coarse",
     "energy_inside",
     "entropy",
     "heatmaps_to_boxes",
     "increase_in_confidence",
-    "masks_to_boxes",
+    "is_blank",
     "max_box_accuracy",
+    "measure",
+    "measure_faithfulness",
+    "measure_head_randomization",
+    "metrics_table",
     "pointing_game",
+    "randomized_head",
     "rank_correlation",
+    "raw_maximum",
+    "torchmetrics_class",
 ]

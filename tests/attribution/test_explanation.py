@@ -11,8 +11,7 @@ from states import assert_alike, assert_all_alike, assert_same
 from lightning_saliency.attribution import METHODS, Explanation, HeatmapStage, Settings, explain, explain_call
 from lightning_saliency.data import plain_call
 from lightning_saliency.evidence import Forward, Target, name_layer
-from lightning_saliency.faithfulness import measure_faithfulness
-from lightning_saliency.sanity import measure_head_randomization
+from lightning_saliency.metrics import measure_faithfulness, measure_head_randomization
 
 IMAGES = torch.randn(3, 2, 10, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 LABELS = [2, 0, 1]

@@ -18,9 +18,7 @@ from networks import gap_net, plain_net
 from states import assert_alike, assert_same, state_of
 from torch import nn
 
-from lightning_saliency.attribution import (
-    explain,
-)
+from lightning_saliency.attribution import explain
 
 LABELS = [2, 0, 1]
 IMAGES = torch.randn(3, 2, 10, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

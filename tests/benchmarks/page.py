@@ -36,7 +36,7 @@ the pass does on a CPU: channels last, and about eight of 224×224 at a time, wh
 than three of 224×224 at a time, or as many pixels of others, stay as they lie, since weights are laid out anew each
 time. *Autocast* is what the pass does in a `bf16-mixed` training, since it runs in
 the training's own precision; it is no option. *Pixels off* are those of the heatmaps that are another of the 256
-colours than in float64, or nearly: where a ReLU or a maximum is undecided to within rounding, the gradient goes to
+colors than in float64, or nearly: where a ReLU or a maximum is undecided to within rounding, the gradient goes to
 either side, and float32 has such pixels however it is laid out.""",
     ),
     "pictures": (

@@ -49,10 +49,9 @@ from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import normalize, resize
 
 from lightning_saliency import SaliencyCallback, explain, load_record
+from lightning_saliency.callbacks import Execution, Samples, Style
 from lightning_saliency.loggers import log_pictures
-from lightning_saliency.pictures import Look
-from lightning_saliency.render import grid
-from lightning_saliency.samples import Samples
+from lightning_saliency.visualization import grid
 
 GRADIENT_CAMS = ("grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam", "xgrad_cam")
 CAM_FAMILY = ("cam", *GRADIENT_CAMS)
@@ -105,7 +104,7 @@ def ours(
     return lambda: explain(model, images, methods=methods, target=labels, layer=layer, **options)
 
 
-COLOUR = 1 / 256  # of a heatmap: one of the colours that it is shown in
+COLOR = 1 / 256  # of a heatmap: one of the colors that it is shown in
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -249,7 +248,7 @@ def beyond(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
         held = peak_bytes(floors["FB"], args.device)
         for key, run in tries.items():
             heatmaps = run().heatmaps()
-            off = {method: (maps - exact[method]).abs() > COLOUR for method, maps in heatmaps.items()}
+            off = {method: (maps - exact[method]).abs() > COLOR for method, maps in heatmaps.items()}
             yield (
                 f"{name}, {key}",
                 {
@@ -406,10 +405,9 @@ def times_of_callbacks(name: str, args: argparse.Namespace) -> Figures:
         SaliencyCallback,
         THREE,
         layer=f"model.{LAYERS[name]}",
-        num_samples=16,
-        mean=MEAN,
-        std=STD,
-        on_error="raise",
+        samples=16,
+        style=Style(mean=MEAN, std=STD),
+        execution=Execution(on_error="raise"),
     )
     rivals: dict[str, L.Callback] = {  # each with a name of its own, since they share the trainer
         "ours": ours_of(name="ours"),
@@ -503,7 +501,7 @@ def sizes(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
                 record = sum(path.stat().st_size for path in files if path.suffix == ".record")
                 held[trainer.current_epoch] = sum(path.stat().st_size for path in files) - record, record
 
-        callback = SaliencyCallback(THREE, mean=MEAN, std=STD, on_error="raise")
+        callback = SaliencyCallback(THREE, style=Style(mean=MEAN, std=STD), execution=Execution(on_error="raise"))
         trainer = L.Trainer(
             max_epochs=args.epochs,
             limit_train_batches=1,

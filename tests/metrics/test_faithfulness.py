@@ -16,7 +16,7 @@ from torch import nn
 from lightning_saliency.attribution import Explanation, Settings, explain
 from lightning_saliency.data import make_call, plain_call
 from lightning_saliency.evidence import Forward
-from lightning_saliency.faithfulness import measure_faithfulness
+from lightning_saliency.metrics import measure_faithfulness
 
 METRICS = ["average_drop", "increase_in_confidence", "deletion", "insertion"]
 CAMS = ["grad_cam", "eigen_cam", "saliency"]
@@ -394,8 +394,8 @@ GOOD = explanation_of(IMAGES, [1, 1, 1])
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [
-        ({"model": "resnet18"}, TypeError, "`model` to be a torch.nn.Module, got str"),
-        ({"explanation": IMAGES}, TypeError, "`explanation` to be what `explain` returned, got Tensor"),
+        ({"model": "resnet18"}, TypeError, "`model` to be of type Module, got str"),
+        ({"explanation": IMAGES}, TypeError, "`explanation` to be of type Explanation, got Tensor"),
         ({"explanation": explanation_of(IMAGES, [1, 4, 1])}, ValueError, "below the model's 4 classes.*got 4"),
         ({"steps": 0}, ValueError, "`steps` to be a positive int, got 0"),
         ({"batch_size": 2.0}, ValueError, "`batch_size` to be a positive int, got 2.0"),

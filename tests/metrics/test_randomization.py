@@ -14,8 +14,7 @@ from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_no
 from lightning_saliency.attribution import explain
 from lightning_saliency.data import make_call
 from lightning_saliency.evidence import Forward
-from lightning_saliency.metrics import rank_correlation
-from lightning_saliency.sanity import measure_head_randomization, randomized_head
+from lightning_saliency.metrics import measure_head_randomization, randomized_head, rank_correlation
 
 IMAGES = torch.randn(3, 3, 10, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 CONTEXTS = [nullcontext, torch.no_grad, torch.inference_mode]

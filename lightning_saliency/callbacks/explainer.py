@@ -1,0 +1,137 @@
+"""The samples through the module, as the trainer runs it: in its precision, within its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from lightning_saliency._lightning import LightningModule, Trainer, is_oom_error, muted
+from lightning_saliency.attribution import (
+    METHODS,
+    ExplainedSamples,
+    HeatmapStage,
+    Settings,
+    explain_call,
+)
+from lightning_saliency.callbacks.model_part import ModelPart, same_logits
+from lightning_saliency.callbacks.options import Execution
+from lightning_saliency.data import FixedSamples, SampleBatch
+from lightning_saliency.evidence import (
+    Forward,
+    ParsedTarget,
+    Target,
+    TargetLayer,
+    find_target_layer,
+)
+
+
+@dataclass
+class Explainer:
+    """Explains samples by a trainer's module, and remembers what it found out on the way.
+
+    Attributes:
+        methods: By key of `METHODS` the options of its function.
+        target: Which class is explained.
+        part: Which part of the module.
+        layer: Dotted names of the target layers; none to find it.
+        execution: How the pass runs.
+    """
+
+    methods: Mapping[str, Mapping[str, Any]]
+    target: Target
+    part: ModelPart
+    layer: tuple[str, ...]
+    execution: Execution
+    _found_layer: TargetLayer | None = field(default=None, init=False)
+    _fitting_chunk: int | None = field(default=None, init=False)
+
+    def forget(self) -> None:
+        """Let go of the module, and of what may be what is wrong."""
+        self._found_layer = None
+
+    def check(self, pl_module: LightningModule) -> None:
+        """Refuse names that the module does not have.
+
+        Raises:
+            ValueError: There is no such layer or submodule.
+        """
+        self.part.check(pl_module)
+        model = self.part.find(pl_module)
+        if model is not None:
+            for name in self.layer:
+                self.part.layer(model, name)
+
+    def explain(
+        self, trainer: Trainer, pl_module: LightningModule, samples: FixedSamples, at_once: int | None = None
+    ) -> tuple[ExplainedSamples, ...]:
+        """Explain the samples in the trainer's precision, in smaller chunks where the memory does not suffice.
+
+        Args:
+            trainer: The trainer.
+            pl_module: Its module.
+            samples: Any number of samples.
+            at_once: In what chunks, where no size of chunks is set; None for all at once.
+
+        Returns:
+            The explanations, one for each size of images.
+        """
+        settings = self._settings(trainer, pl_module, at_once)
+        explained = []
+        for batch in samples.batches():
+            if self._found_layer is None and not settings.layers and self._reads_layer:
+                with muted(pl_module):
+                    self._found_layer = find_target_layer(settings.forward, batch.call)
+            if self._found_layer is not None:
+                settings = replace(settings, layers=(self._found_layer,))
+            target = self.target.resolve(len(batch), labels=batch.known_labels, positions=batch.positions)
+            explained.append(self._explain(settings, batch, target, pl_module))
+        return tuple(explained)
+
+    def disagreement(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> int:
+        """Count the samples of which the model now says something else than in the validation pass they are from."""
+        said = dict(zip(samples.positions, (sample.logits for sample in samples.samples), strict=True))
+        count = 0
+        for group in explained:
+            for position, logits in zip(group.samples.positions, group.explanation.logits, strict=True):
+                before = said[position]
+                count += before is not None and not same_logits(logits, before)
+        return count
+
+    def _explain(
+        self, settings: Settings, batch: SampleBatch, target: ParsedTarget, pl_module: LightningModule
+    ) -> ExplainedSamples:
+        while True:
+            settings = replace(settings, chunk_size=self._fitting_chunk or settings.chunk_size)
+            try:
+                with muted(pl_module):
+                    explanation = explain_call(settings, batch.call, target)
+                return ExplainedSamples(batch, explanation, HeatmapStage(explanation))
+            except (RuntimeError, MemoryError) as fault:
+                tried = min(settings.chunk_size or len(batch), len(batch))
+                if tried == 1 or not (is_oom_error(fault) or isinstance(fault, MemoryError)):
+                    raise
+            # out of the handler: the fault holds the frames, and these the tensors
+            self._fitting_chunk = tried // 2
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+
+    def _settings(self, trainer: Trainer, pl_module: LightningModule, at_once: int | None) -> Settings:
+        model = self.part.model(pl_module)
+        own_task = getattr(pl_module, "task", None)
+        return Settings(
+            forward=Forward(model, self.execution.output_fn, trainer.precision_plugin.forward_context),
+            methods=self.methods,
+            target=self.target,
+            layers=tuple(self.part.layer(model, name) for name in self.layer),
+            fuse=self.execution.fuse,
+            flip=self.execution.flip,
+            task=self.execution.task or ("multilabel" if own_task == "multilabel" else "multiclass"),
+            chunk_size=self._fitting_chunk or self.execution.chunk_size or at_once,
+        )
+
+    @property
+    def _reads_layer(self) -> bool:
+        return any(METHODS[key].reads_layer for key in self.methods)

@@ -1,0 +1,158 @@
+"""What a run has shown, as it grows: its record, and the filmstrips and animations that are drawn from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lightning_saliency.callbacks.options import History
+from lightning_saliency.callbacks.outputs import Logged, Look, Output
+from lightning_saliency.history import Record, RecordedLook, RecordedSamples, RecordWriter
+from lightning_saliency.loggers import run_folder
+from lightning_saliency.visualization import Style, animation, filmstrip, find_names, to_pictures
+
+
+class HistoryOutput(Output):
+    """Keeps the record of a run beside its event file.
+
+    Args:
+        name: Of the callback: the record is `<name>.record`, the animations are `<name>/<method>/animation.gif`.
+        options: How often animations are made.
+        style: How the pictures look.
+    """
+
+    key = "history"
+
+    def __init__(self, name: str, options: History, style: Style) -> None:
+        self.name = name
+        self.options = options
+        self.style = style
+        self._writer: RecordWriter | None = None
+        self._state: dict[str, Any] | None = None
+        self._drawn_looks = 0
+
+    def reset(self) -> None:
+        """Begin with another run; a training that goes on goes on with its record."""
+        self._state = self.state_dict() or None
+        self._writer = None
+        self._drawn_looks = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the record is, so that a resumed run goes on with it."""
+        return (self._state or {}) if self._writer is None else self._writer.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it."""
+        self._state = dict(state) or None
+
+    def wants(self, look: Look) -> bool:
+        """Looks of a training that are shown."""
+        return look.in_fit and look.is_logged
+
+    def __call__(self, look: Look) -> Logged:
+        """Write a look down, and draw what is due."""
+        writer = self._writer_for(look)
+        if writer is None:
+            return Logged()
+        writer.write(_recorded(look))
+        pictures: dict[str, Tensor | Path] = {}
+        count = len(writer.record)
+        if count >= 2 and 3 * count >= 4 * self._drawn_looks:  # ever more rarely: each time all are drawn again
+            pictures |= self._filmstrips(writer.record)
+        every = self.options.animation_every_n_epochs
+        if every and look.epoch is not None and (look.epoch + 1) % every == 0:
+            pictures |= self._animations(writer.record)
+        return Logged(pictures=pictures)
+
+    def end(self, loggers: Sequence[Any]) -> Logged:
+        """Draw the last filmstrips, and make the animations."""
+        if self._writer is None or not len(self._writer.record):
+            return Logged()
+        record = self._writer.record
+        pictures = self._filmstrips(record) if len(record) > self._drawn_looks else {}
+        return Logged(pictures=pictures | self._animations(record))
+
+    def _writer_for(self, look: Look) -> RecordWriter | None:
+        """The record's writer, which knows the samples of the look; None where no logger has a folder."""
+        if self._writer is None:
+            folder = run_folder(look.trainer.loggers)
+            if folder is None:
+                return None
+            name = f"{self.name}.{look.index}" if look.index else self.name
+            state = None if look.is_fresh else self._state
+            self._writer = RecordWriter(folder, self._samples(look), name=name, state=state)
+        else:
+            recorded = self._writer.record.samples
+            if recorded is None or not set(look.samples.positions) <= set(recorded.positions):
+                self._writer.write_samples(self._samples(look))
+        return self._writer
+
+    def _samples(self, look: Look) -> RecordedSamples:
+        images: dict[int, Any] = {}
+        labels: dict[int, int | None] = {}
+        for group in look.explained:
+            pictures = to_pictures(group.explanation.images, self.style, look.dataset).numpy()
+            images |= dict(zip(group.samples.positions, pictures, strict=True))
+            labels |= dict(zip(group.samples.positions, group.samples.labels, strict=True))
+        names = find_names(self.style, look.dataset).names
+        positions = tuple(sorted(images))
+        return RecordedSamples(
+            positions,
+            tuple(images[position] for position in positions),
+            tuple(labels[position] for position in positions),
+            None if names is None else tuple(names),
+        )
+
+    def _filmstrips(self, record: Record) -> dict[str, Tensor | Path]:
+        self._drawn_looks = len(record)
+        return {f"{key}/filmstrip": filmstrip(record, key, style=self.style) for key in record[-1].attributions}
+
+    def _animations(self, record: Record) -> dict[str, Tensor | Path]:
+        made: dict[str, Tensor | Path] = {}
+        for key in record[-1].attributions:
+            path = Path(record.path).parent / self.name / key / "animation.gif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(animation(record, key, style=self.style))
+            made[f"{key}/animation"] = path
+        return made
+
+
+def _recorded(look: Look) -> RecordedLook:
+    """A look as it is written down: sample by sample, in the order of their positions."""
+    groups = look.explained
+    positions = [position for group in groups for position in group.samples.positions]
+    order = sorted(range(len(positions)), key=positions.__getitem__)
+
+    def in_order(values: list[Any]) -> tuple[Any, ...]:
+        return tuple(values[index] for index in order)
+
+    def of_each(read: Any) -> tuple[Any, ...]:
+        return in_order([value for group in groups for value in read(group)])
+
+    explanations = [group.explanation for group in groups]
+    keys = list(explanations[0].attributions)
+    return RecordedLook(
+        epoch=look.epoch,
+        step=look.step,
+        positions=tuple(sorted(positions)),
+        predictions=of_each(lambda group: group.explanation.predictions.tolist()),
+        probabilities=of_each(lambda group: group.explanation.probabilities.amax(1).tolist()),
+        classes=of_each(
+            lambda group: (
+                [None] * len(group) if group.explanation.classes is None else group.explanation.classes.tolist()
+            )
+        ),
+        reasons={key: of_each(lambda group, key=key: group.heatmaps("max")[key].reasons) for key in keys},
+        attributions={
+            key: of_each(lambda group, key=key: group.explanation.attributions[key][:, 0].cpu().float().numpy())
+            for key in keys
+        },
+        logits=np.stack(of_each(lambda group: group.explanation.logits.cpu().float().numpy())),
+        scalars=dict(look.scalars),
+        layers=explanations[0].layers,
+        explained=look.target,
+    )

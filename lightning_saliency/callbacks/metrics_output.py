@@ -1,0 +1,117 @@
+"""Attention as numbers: the scalars of a look, and what must be remembered for the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from lightning_saliency._lightning import rank_zero_warn
+from lightning_saliency.attribution import ExplainedSamples
+from lightning_saliency.callbacks.options import Metrics
+from lightning_saliency.callbacks.outputs import Logged, Look, Output
+from lightning_saliency.data import SampleCollector
+from lightning_saliency.metrics import CoarseHeatmaps, measure, measure_faithfulness, measure_head_randomization
+
+_CHUNK = 32
+"""Images in a forward whose number grows with the samples'."""
+
+_THE_SAME = 0.9
+"""The rank correlation from which on a map is said to look the same."""
+
+_RANDOM_HEAD = "rank_correlation_random_head"
+
+
+class MetricsOutput(Output):
+    """Measures the maps of each look.
+
+    Args:
+        options: What is measured.
+        samples: Which samples are measured in place of the shown ones; None for these.
+    """
+
+    key = "metrics"
+
+    def __init__(self, options: Metrics, samples: SampleCollector | None) -> None:
+        self.options = options
+        self._samples = samples
+        self._previous: list[CoarseHeatmaps] = []
+        self._untrained: list[CoarseHeatmaps] = []
+        self._said: set[str] = set()
+
+    @property
+    def samples(self) -> SampleCollector | None:
+        """Those that are measured in place of the shown ones."""
+        return self._samples
+
+    def wants(self, look: Look) -> bool:
+        """All but rehearsals."""
+        return not look.is_rehearsal
+
+    def __call__(self, look: Look) -> Logged:
+        """Measure the maps."""
+        coarse = [CoarseHeatmaps.from_samples(group) for group in look.explained]
+        scalars = measure(
+            look.explained,
+            coarse,
+            previous=self._previous if look.in_fit else (),
+            untrained=self._untrained if look.in_fit else (),
+            measured=[values for group in look.explained for values in self._run_model(look, group)],
+        )
+        if look.in_fit:
+            self._previous = coarse
+            if look.is_untrained:
+                self._untrained = coarse
+        if self._is_randomized(look) and not look.is_untrained:
+            self._warn(scalars)
+        return Logged(scalars=scalars)
+
+    def reset(self) -> None:
+        """Forget what belongs to one run."""
+        self._previous, self._untrained, self._said = [], [], set()
+        if self._samples is not None:
+            self._samples.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know, to go on measuring drift."""
+        return {
+            "previous": [coarse.state_dict() for coarse in self._previous],
+            "untrained": [coarse.state_dict() for coarse in self._untrained],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it."""
+        self._previous = [CoarseHeatmaps.from_state_dict(coarse) for coarse in state.get("previous", ())]
+        self._untrained = [CoarseHeatmaps.from_state_dict(coarse) for coarse in state.get("untrained", ())]
+
+    def _run_model(self, look: Look, group: ExplainedSamples) -> list[dict[str, dict[str, Tensor]]]:
+        """The values per image for which the model is run again, by method and metric."""
+        explanation = group.explanation
+        maps = {key: made.maps for key, made in group.heatmaps("max").items()}
+        values = []
+        if self.options.faithfulness:
+            batch_size = explanation.settings.chunk_size or _CHUNK
+            values.append(measure_faithfulness(look.model, explanation, heatmaps=maps, batch_size=batch_size))
+        if self._is_randomized(look):
+            similarity = measure_head_randomization(look.model, explanation, heatmaps=maps)
+            values.append({key: {_RANDOM_HEAD: correlation} for key, correlation in similarity.items()})
+        return values
+
+    def _is_randomized(self, look: Look) -> bool:
+        every = self.options.randomization_every_n_epochs
+        return bool(every and look.in_fit and (look.epoch is None or (look.epoch + 1) % every == 0))
+
+    def _warn(self, scalars: Mapping[str, float]) -> None:
+        for scalar, what in (
+            ("rank_correlation_untrained", "of the untrained network"),
+            (_RANDOM_HEAD, "with a randomized head"),
+        ):
+            same = [key for key in scalars if key.endswith(f"/{scalar}") and scalars[key] >= _THE_SAME]
+            for key in same:
+                if key not in self._said:
+                    self._said.add(key)
+                    rank_zero_warn(
+                        f"{key.removesuffix(f'/{scalar}')}: the map looks the same as that {what} (rank correlation "
+                        f"{scalars[key]:.2f}), so it does not show what the network has learned (Adebayo et al. 2018)."
+                    )

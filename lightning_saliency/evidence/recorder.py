@@ -1,0 +1,128 @@
+"""The model's own calls, recorded as they happen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_saliency.data import Call, make_call, mapped
+from lightning_saliency.evidence.outputs import find_logits
+
+
+@dataclass(frozen=True)
+class RecordedCall:
+    """A call of a module, as it happened in somebody else's step.
+
+    Attributes:
+        name: Of the module.
+        call: What it was called with; None where no images are in it.
+        logits: What it returned, `(N, K)`; None where no logits are in it.
+        problem: Why it has no call or no logits.
+    """
+
+    name: str
+    call: Call | None
+    logits: Tensor | None
+    problem: str | None
+
+
+class CallRecorder:
+    """Records the first call of each of several modules in a step, by hooks.
+
+    A call inside the call of another one of the modules belongs to that one. The hooks are on from `start` to `stop`,
+    and read nothing but between `begin_step` and `end_step`.
+
+    Args:
+        modules: By name.
+        image: Which argument holds the images, where there are several; see `make_call`.
+        output_fn: Takes the logits out of what a module returns.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        *,
+        image: str | None = None,
+        output_fn: Callable[[Any], Tensor] | None = None,
+    ) -> None:
+        self.modules = dict(modules)
+        self.image = image
+        self.output_fn = output_fn
+        self._hooks = ExitStack()
+        self._is_listening = False
+        self._open: list[str] = []
+        self._arguments: dict[str, tuple[Any, Any]] = {}
+        self._recorded: dict[str, RecordedCall] = {}
+
+    def start(self) -> None:
+        """Put the hooks on."""
+        self.stop()
+        for name, module in self.modules.items():
+            before, after = _never_compiled(self._before(name)), _never_compiled(self._after(name))
+            # before the user's own hooks, which run again when the call is repeated, and after them
+            self._hooks.callback(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True).remove)
+            self._hooks.callback(module.register_forward_hook(after, always_call=True).remove)
+
+    def stop(self) -> None:
+        """Take the hooks off."""
+        self.end_step()
+        self._hooks.close()
+
+    def begin_step(self) -> None:
+        """Listen from now on."""
+        self.end_step()
+        self._is_listening = True
+
+    def end_step(self) -> dict[str, RecordedCall]:
+        """Return the calls since the step began, in the order in which they ended, and let go of them."""
+        recorded = self._recorded
+        self._is_listening, self._open, self._arguments, self._recorded = False, [], {}, {}
+        return recorded
+
+    def _before(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if not self._is_listening:
+                return
+            if not self._open and name not in self._recorded:
+                # now, since the forward may write on them
+                with torch.inference_mode(False), torch.no_grad():
+                    self._arguments[name] = mapped((args, kwargs), lambda _, value: _cloned(value))
+            self._open.append(name)
+
+        return hook
+
+    def _after(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if not self._is_listening or name not in self._open:
+                return
+            del self._open[self._open.index(name) :]
+            if not self._open and name in self._arguments:
+                self._recorded[name] = self._record(name, *self._arguments.pop(name), output)
+
+        return hook
+
+    def _record(self, name: str, args: Any, kwargs: Any, output: Any) -> RecordedCall:
+        call = logits = None
+        try:
+            call = make_call(args, kwargs, self.image)
+            found = find_logits(output, len(call), self.output_fn)
+            with torch.inference_mode(False), torch.no_grad():
+                logits = found.detach().clone()
+        except Exception as error:  # told by who asks for the call: a hook that raises would end the user's step
+            return RecordedCall(name, call, logits, str(error))
+        return RecordedCall(name, call, logits, None)
+
+
+def _never_compiled(hook: Callable[..., None]) -> Callable[..., None]:
+    """The hook, which a compiled module calls as it is."""
+    disabled: Callable[..., None] = torch.compiler.disable(hook)
+    return disabled
+
+
+def _cloned(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value

@@ -1,0 +1,45 @@
+"""What a run has shown, on disk, and read back.
+
+A record is a folder of plain files beside the event file, `saliency.record/`: `samples.npz`, and one file a look, which
+`numpy.load(path, allow_pickle=False)` opens too. Needs NumPy alone, and fsspec where the folder is in a remote store.
+
+In `samples.npz`: `images/<H>x<W>`, `(n, 3, H, W)` uint8, one array for each size. In a look's file:
+`maps/<method>/<h>x<w>`, `(n, h, w)` uint8, one array for each shape; `ranges/<method>`, `(n, 2)` float32, what the
+levels 0 and 255 stand for; `logits`, `(n, K)` float32. In each file `about` holds all else as JSON in UTF-8, which of
+the samples has which size among it. It is read without the others.
+
+The rules:
+
+- A file is written beside, under a hidden name, and put in place in one step (in a remote store: one upload). So a
+  reader sees it whole or not at all, several may write in one folder at once, and what a killed process leaves is
+  ignored.
+- A file is never changed. A look at the same epoch and step is put over the earlier one.
+- Samples and maps may differ in size.
+- A resumed run goes on in its record and deletes nothing. Each look has the number of its attempt; a look is superseded
+  if a later attempt has one at the same or an earlier epoch and step. `Record` lists the others.
+- A record is one run's, with the same samples throughout. Another run in the same folder gets one of its own,
+  `saliency-2.record`, and so do other samples.
+- A resumed run whose folder has no record of it copies the looks so far from where it was before.
+- Damage is never shown: a file is read as it was written, or raises a `RecordError` that names it.
+- Nothing is unpacked that is larger than a look can be, and nothing unpickled.
+- What else is in the folder, or cannot be read, is passed over; `Record.problems` says why.
+- A record that is deleted while the run goes on begins again; readers see it go and come.
+"""
+
+from lightning_saliency.history.archive import RecordError
+from lightning_saliency.history.looks import LookFacts, LookSummary, RecordedLook, RecordedSamples
+from lightning_saliency.history.record import SUFFIX, Looks, Record, load_record
+from lightning_saliency.history.writer import RecordWriter
+
+__all__ = [
+    "SUFFIX",
+    "LookFacts",
+    "LookSummary",
+    "Looks",
+    "Record",
+    "RecordError",
+    "RecordWriter",
+    "RecordedLook",
+    "RecordedSamples",
+    "load_record",
+]

@@ -1,0 +1,60 @@
+"""The JSON that describes a file, each part of which must have its type."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+_Value = TypeVar("_Value")
+
+FORMAT = 1
+"""Raised when a file is laid out anew, so that an older reader says so instead of showing something wrong."""
+
+
+def check_format(about: Mapping[str, Any]) -> None:
+    """Raise if the file is laid out in a way that this version does not know."""
+    found = about.get("format")
+    if found != FORMAT:
+        raise ValueError(
+            f"it has the format {found!r}, and this version of lightning-saliency reads {FORMAT}; "
+            "read it with the version that wrote it"
+        )
+
+
+def value(about: Mapping[str, Any], key: str, *types: type[_Value]) -> _Value:
+    """Return a part that has one of these types."""
+    return _typed(about.get(key), key, types)
+
+
+def values(about: Mapping[str, Any], key: str, *types: type[_Value]) -> tuple[_Value, ...]:
+    """Return the values of a list, each of one of these types."""
+    return tuple(_typed(item, key, types) for item in value(about, key, list))
+
+
+def sizes(about: Mapping[str, Any], key: str) -> tuple[tuple[int, int], ...]:
+    """Return a list of heights and widths."""
+    pairs = values(about, key, list)
+    if any(len(pair) != 2 or type(side) is not int or side < 1 for pair in pairs for side in pair):
+        raise ValueError(f"{key!r} should be pairs of height and width")
+    return tuple((height, width) for height, width in pairs)
+
+
+def to_json(value: float) -> float | str:
+    """Return a number as JSON can hold it, which knows no NaN and no infinities."""
+    number = float(value)
+    return number if math.isfinite(number) else str(number)
+
+
+def from_json(value: Any) -> float:
+    """Return the number of `to_json`."""
+    if type(value) in (int, float) or value in ("nan", "inf", "-inf"):
+        return float(value)
+    raise ValueError(f"expected a number, got {value!r}"[:200])
+
+
+def _typed(value: Any, key: str, types: tuple[type[_Value], ...]) -> _Value:
+    for known in types:
+        if type(value) is known:  # not isinstance: True is no number
+            return value
+    raise ValueError(f"{key!r} should be of the type {' or '.join(known.__name__ for known in types)}")

@@ -1,0 +1,290 @@
+"""The two kinds of files in a record: their names, what they hold, and what they can hold at most."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_saliency.history import about
+from lightning_saliency.history.archive import Archive, Layout, pack
+from lightning_saliency.history.levels import quantize, restore
+from lightning_saliency.history.looks import LookSummary, RecordedLook, RecordedSamples
+
+SAMPLES = "samples.npz"
+MAX_VALUES = 2**28
+"""The most map values and logits of a look, and the most bytes of the samples' images."""
+
+_BEFORE_TRAINING = "before-training-step={step:010}.npz"
+_IN_EPOCH = "epoch={epoch:06}-step={step:010}.npz"
+_LOOK = re.compile(r"(?:before-training|epoch=[0-9]{6,})-step=[0-9]{10,}\.npz")
+
+Size = tuple[int, int]
+Sizes = Mapping[int, Size]
+"""By position, the height and width of a sample's image."""
+
+
+@dataclass(frozen=True)
+class LookHeader:
+    """Where a look stands in its run.
+
+    Attributes:
+        run: Which run it is of.
+        attempt: How often the run had been resumed.
+        epoch: From 0; None for the untrained network.
+        step: Of the run.
+    """
+
+    run: str
+    attempt: int
+    epoch: int | None
+    step: int
+
+    @property
+    def when(self) -> tuple[int, int]:
+        """The order of looks. The untrained network comes first, also where its step is that of the first epoch."""
+        return (-1 if self.epoch is None else self.epoch), self.step
+
+
+@dataclass(frozen=True)
+class SamplesHeader:
+    """Which run a record is of, and how large its samples are.
+
+    Attributes:
+        run: The run.
+        sizes: By position, the height and width of the image.
+    """
+
+    run: str
+    sizes: Sizes
+
+
+def look_name(epoch: int | None, step: int) -> str:
+    """Return the name of a look's file; names sort as the looks do.
+
+    Example:
+        >>> look_name(3, 299), look_name(None, 0)
+        ('epoch=000003-step=0000000299.npz', 'before-training-step=0000000000.npz')
+    """
+    return _BEFORE_TRAINING.format(step=step) if epoch is None else _IN_EPOCH.format(epoch=epoch, step=step)
+
+
+def is_look_name(name: str) -> bool:
+    """Whether a file has the name of a look."""
+    return _LOOK.fullmatch(name) is not None
+
+
+def pack_samples(samples: RecordedSamples, run: str) -> bytes:
+    """Return the bytes of `samples.npz`."""
+    sizes = [(image.shape[1], image.shape[2]) for image in samples.images]
+    _check_images(sizes)
+    description = {
+        "format": about.FORMAT,
+        "run": run,
+        "positions": [int(position) for position in samples.positions],
+        "labels": [None if label is None else int(label) for label in samples.labels],
+        "class_names": None if samples.class_names is None else [str(name) for name in samples.class_names],
+        "sizes": sizes,
+    }
+    places_by_size = _places_by_size(sizes).items()
+    arrays = {_images(size): np.stack([samples.images[place] for place in places]) for size, places in places_by_size}
+    return pack(description, arrays)
+
+
+def read_samples_header(archive: Archive) -> SamplesHeader:
+    """Return the small parts of the samples, after checking that the file can hold nothing else than samples."""
+    about.check_format(archive.about)
+    sizes = about.sizes(archive.about, "sizes")
+    _check_images(sizes)
+    archive.check(_samples_layout(sizes))
+    positions = about.values(archive.about, "positions", int)
+    return SamplesHeader(about.value(archive.about, "run", str), dict(zip(positions, sizes, strict=True)))
+
+
+def read_samples(archive: Archive) -> RecordedSamples:
+    """Return the samples."""
+    header = read_samples_header(archive)
+    sizes = tuple(header.sizes.values())
+    layout = _samples_layout(sizes)
+    images: list[Any] = [None] * len(sizes)
+    for size, places in _places_by_size(sizes).items():
+        for place, image in zip(places, archive.read(_images(size), *layout[_images(size)]), strict=True):
+            images[place] = image
+    named = about.value(archive.about, "class_names", list, type(None)) is not None
+    return RecordedSamples(
+        positions=tuple(header.sizes),
+        images=tuple(images),
+        labels=about.values(archive.about, "labels", int, type(None)),
+        class_names=about.values(archive.about, "class_names", str) if named else None,
+    )
+
+
+def pack_look(look: RecordedLook, run: str, attempt: int, sizes: Sizes) -> bytes:
+    """Return the bytes of a look's file.
+
+    Args:
+        look: The look.
+        run: Which run it is of.
+        attempt: How often the run had been resumed.
+        sizes: By position, the height and width of a sample's image.
+    """
+    shapes = look.shapes
+    _check_maps(look.positions, shapes, look.num_classes, sizes)
+    arrays: dict[str, NDArray[Any]] = {}
+    for method, maps in look.attributions.items():
+        ranges = np.empty((len(maps), 2), "<f4")
+        for size, places in _places_by_size(shapes[method]).items():
+            arrays[_maps(method, size)], ranges[places] = quantize(np.stack([maps[place] for place in places]))
+        arrays[_ranges(method)] = ranges
+    arrays["logits"] = look.logits.astype("<f4")
+    description = {
+        "format": about.FORMAT,
+        "run": run,
+        "attempt": attempt,
+        "epoch": None if look.epoch is None else int(look.epoch),
+        "step": int(look.step),
+        "positions": [int(position) for position in look.positions],
+        "predictions": [int(prediction) for prediction in look.predictions],
+        "probabilities": [about.to_json(probability) for probability in look.probabilities],
+        "classes": [None if explained is None else int(explained) for explained in look.classes],
+        "methods": {key: {"shapes": shapes[key], "reasons": _texts(look.reasons[key])} for key in look.attributions},
+        "num_classes": look.num_classes,
+        "scalars": {str(name): about.to_json(value) for name, value in look.scalars.items()},
+        "layers": _texts(look.layers),
+        "explained": str(look.explained),
+        "time": about.to_json(look.time),
+    }
+    return pack(description, arrays)
+
+
+def read_look_header(archive: Archive, name: str, sizes: Sizes) -> LookHeader:
+    """Return where a look stands in its run, after checking that the file can hold nothing else than a look.
+
+    Args:
+        archive: The file.
+        name: The file's name, which must be that of the look in it.
+        sizes: By position, the height and width of a sample's image, as far as they are known.
+    """
+    summary = read_look_summary(archive, name, sizes)
+    run, attempt = about.value(archive.about, "run", str), about.value(archive.about, "attempt", int)
+    return LookHeader(run, attempt, summary.epoch, summary.step)
+
+
+def read_look_summary(archive: Archive, name: str, sizes: Sizes) -> LookSummary:
+    """Return the small parts of a look. The arguments are those of `read_look_header`."""
+    about.check_format(archive.about)
+    summary = LookSummary(
+        **_facts(archive.about),
+        shapes={method: about.sizes(parts, "shapes") for method, parts in _methods(archive.about).items()},
+        num_classes=about.value(archive.about, "num_classes", int),
+    )
+    if name != look_name(summary.epoch, summary.step):
+        raise ValueError(f"it holds epoch {summary.epoch}, step {summary.step}, which is not what its name says")
+    _check_maps(summary.positions, summary.shapes, summary.num_classes, sizes)
+    archive.check(_look_layout(summary))
+    return summary
+
+
+def read_look(archive: Archive, name: str, sizes: Sizes) -> RecordedLook:
+    """Return a look. The arguments are those of `read_look_header`."""
+    summary = read_look_summary(archive, name, sizes)
+    layout = _look_layout(summary)
+    attributions = {}
+    for method, shapes in summary.shapes.items():
+        ranges = archive.read(_ranges(method), *layout[_ranges(method)])
+        maps: list[Any] = [None] * len(shapes)
+        for size, places in _places_by_size(shapes).items():
+            levels = archive.read(_maps(method, size), *layout[_maps(method, size)])
+            for place, restored in zip(places, restore(levels, ranges[places]), strict=True):
+                maps[place] = restored
+        attributions[method] = tuple(maps)
+    logits = archive.read("logits", *layout["logits"]).astype(np.float32, copy=False)
+    return RecordedLook(**_facts(archive.about), attributions=attributions, logits=logits)
+
+
+def _facts(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of `LookFacts`."""
+    methods = _methods(description).items()
+    return {
+        "epoch": about.value(description, "epoch", int, type(None)),
+        "step": about.value(description, "step", int),
+        "positions": about.values(description, "positions", int),
+        "predictions": about.values(description, "predictions", int),
+        "probabilities": tuple(map(about.from_json, about.value(description, "probabilities", list))),
+        "classes": about.values(description, "classes", int, type(None)),
+        "reasons": {method: about.values(parts, "reasons", str, type(None)) for method, parts in methods},
+        "scalars": {name: about.from_json(value) for name, value in about.value(description, "scalars", dict).items()},
+        "layers": about.values(description, "layers", str),
+        "explained": about.value(description, "explained", str),
+        "time": about.from_json(description.get("time")),
+    }
+
+
+def _texts(values: Iterable[str | None]) -> list[str | None]:
+    return [None if value is None else str(value) for value in values]
+
+
+def _methods(description: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    methods = about.value(description, "methods", dict)
+    return {method: about.value(methods, method, dict) for method in methods}
+
+
+def _samples_layout(sizes: Sequence[Size]) -> Layout:
+    return {_images(size): ("|u1", (len(places), 3, *size)) for size, places in _places_by_size(sizes).items()}
+
+
+def _look_layout(look: LookSummary) -> Layout:
+    count = len(look.positions)
+    layout: dict[str, tuple[str, tuple[int, ...]]] = {"logits": ("<f4", (count, look.num_classes))}
+    for method, shapes in look.shapes.items():
+        layout[_ranges(method)] = "<f4", (count, 2)
+        layout |= {_maps(method, size): ("|u1", (len(at), *size)) for size, at in _places_by_size(shapes).items()}
+    return layout
+
+
+def _images(size: Size) -> str:
+    return f"images/{size[0]}x{size[1]}"
+
+
+def _maps(method: str, size: Size) -> str:
+    return f"maps/{method}/{size[0]}x{size[1]}"
+
+
+def _ranges(method: str) -> str:
+    return f"ranges/{method}"
+
+
+def _places_by_size(sizes: Iterable[Size]) -> dict[Size, list[int]]:
+    """What has one size is one array: for each size, which of the samples have it."""
+    groups: dict[Size, list[int]] = {}
+    for place, size in enumerate(sizes):
+        groups.setdefault(size, []).append(place)
+    return groups
+
+
+def _check_images(sizes: Sequence[Size]) -> None:
+    count = sum(3 * height * width for height, width in sizes)
+    if count > MAX_VALUES:
+        raise ValueError(f"Expected images of at most {MAX_VALUES} values in all, got {count}.")
+
+
+def _check_maps(positions: Sequence[int], shapes: Mapping[str, Sequence[Size]], num_classes: int, sizes: Sizes) -> None:
+    """Raise unless these are shapes that the maps and logits of a look can have."""
+    if num_classes < 0:
+        raise ValueError(f"Expected the number of classes to be at least 0, got {num_classes}.")
+    count = num_classes * len(positions) + sum(height * width for of in shapes.values() for height, width in of)
+    if count > MAX_VALUES:
+        raise ValueError(f"Expected maps and logits of at most {MAX_VALUES} values in all, got {count}.")
+    for method, of in shapes.items():
+        for position, shape in zip(positions, of, strict=True):
+            # a model that enlarges small images has maps that are larger than they are
+            largest = tuple(max(4 * side, 1024) for side in sizes.get(position, shape))
+            if shape[0] > largest[0] or shape[1] > largest[1]:
+                raise ValueError(
+                    f"Expected a map of sample {position} to be at most {largest}, since its image is "
+                    f"{sizes[position]}, got {shape} for {method!r}."
+                )

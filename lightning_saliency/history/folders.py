@@ -1,0 +1,216 @@
+"""A folder of files, on this machine or in a remote store, in which a file is put whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+# how many bytes of a remote file to fetch at least: an archive's description with its table of contents
+_BLOCK = 2**18
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a folder holds under a name.
+
+    Attributes:
+        kind: `"file"`, `"folder"` or `"other"`.
+        stamp: Another value after the file was put anew.
+    """
+
+    kind: str
+    stamp: Hashable
+
+
+class Folder(ABC):
+    """A folder, which need not exist.
+
+    Attributes:
+        path: As text; in a remote store with its protocol.
+    """
+
+    path: str
+
+    @abstractmethod
+    def child(self, name: str) -> Folder:
+        """Return the folder of this name inside this one."""
+
+    @abstractmethod
+    def entries(self) -> dict[str, Entry]:
+        """Return what the folder holds now, by name, without hidden files; nothing where there is no such folder."""
+
+    @abstractmethod
+    def entry(self, name: str) -> Entry | None:
+        """Return what the folder holds now under a name, if anything."""
+
+    @abstractmethod
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading."""
+
+    @abstractmethod
+    def make(self) -> bool:
+        """Make the folder with those above it; False where it exists."""
+
+    @abstractmethod
+    def put(self, name: str, content: bytes) -> None:
+        """Put a file in place in one step, over that of this name; the folder is made where it is missing."""
+
+    def file_path(self, name: str) -> str:
+        """Return a file's path as text."""
+        return self.path.rstrip("/") + "/" + name
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes."""
+        with self.open(name) as file:
+            return file.read()
+
+
+class LocalFolder(Folder):
+    """A folder on this machine's file systems."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.path.abspath(path)
+
+    def child(self, name: str) -> LocalFolder:
+        """Return the folder of this name inside this one."""
+        return LocalFolder(os.path.join(self.path, name))
+
+    def entries(self) -> dict[str, Entry]:
+        """Return what the folder holds now."""
+        found: dict[str, Entry] = {}
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.path) as listing:
+            for entry in listing:
+                if entry.name.startswith("."):
+                    continue
+                try:
+                    found[entry.name] = _local_entry(entry.stat())
+                except FileNotFoundError:  # gone since it was listed, or a link to nothing
+                    continue
+                except OSError:  # a link to itself
+                    found[entry.name] = Entry("other", None)
+        return found
+
+    def entry(self, name: str) -> Entry | None:
+        """Return what the folder holds now under a name."""
+        try:
+            return _local_entry(os.stat(self.file_path(name)))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading."""
+        return Path(self.path, name).open("rb")
+
+    def make(self) -> bool:
+        """Make the folder; of several processes that do so at once, one gets True."""
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        try:
+            os.mkdir(self.path)
+        except FileExistsError:
+            return False
+        return True
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a hidden file beside, and rename it."""
+        temporary = Path(self.path, f".{name}.{uuid.uuid4().hex}")
+        try:
+            try:
+                file = temporary.open("xb")
+            except FileNotFoundError:  # the folder was deleted, or never there
+                os.makedirs(self.path, exist_ok=True)
+                file = temporary.open("xb")
+            with file:
+                file.write(content)
+            os.replace(temporary, Path(self.path, name))
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+class RemoteFolder(Folder):
+    """A folder in a store that fsspec knows, where a file appears when its one upload is complete."""
+
+    def __init__(self, filesystem: Any, path: str) -> None:
+        self._filesystem = filesystem
+        self._root = path.rstrip("/")
+        self.path = str(filesystem.unstrip_protocol(self._root))
+
+    def child(self, name: str) -> RemoteFolder:
+        """Return the folder of this name inside this one."""
+        return RemoteFolder(self._filesystem, f"{self._root}/{name}")
+
+    def entries(self) -> dict[str, Entry]:
+        """Return what the folder holds now."""
+        self._filesystem.invalidate_cache(self._root)
+        try:
+            listing = self._filesystem.ls(self._root, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        found = {}
+        for info in listing:
+            name = info["name"].rstrip("/")
+            if name == self._root.rstrip("/"):  # some stores list a folder in itself
+                continue
+            found[name.rpartition("/")[2]] = _remote_entry(info)
+        return {name: entry for name, entry in found.items() if name and not name.startswith(".")}
+
+    def entry(self, name: str) -> Entry | None:
+        """Return what the folder holds now under a name."""
+        self._filesystem.invalidate_cache(self._root)
+        try:
+            return _remote_entry(self._filesystem.info(f"{self._root}/{name}"))
+        except FileNotFoundError:
+            return None
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading."""
+        return cast(BinaryIO, self._filesystem.open(f"{self._root}/{name}", "rb", block_size=_BLOCK))
+
+    def make(self) -> bool:
+        """Make the folder, which most stores only do when it gets its first file."""
+        if self.entries():
+            return False
+        self._filesystem.makedirs(self._root, exist_ok=True)
+        return True
+
+    def put(self, name: str, content: bytes) -> None:
+        """Upload the file at once."""
+        self._filesystem.pipe_file(f"{self._root}/{name}", content)
+
+
+def open_folder(path: str | os.PathLike[str]) -> Folder:
+    """Return the folder at a path or at the address of a remote store.
+
+    Args:
+        path: `"runs/version_0"`, a `Path`, `"file:///runs"`, or what fsspec knows, as `"s3://bucket/runs"`.
+    """
+    text = os.fspath(path)
+    if "://" not in text:
+        return LocalFolder(text)
+    from fsspec.core import url_to_fs  # loading it takes longer than reading a record
+
+    filesystem, root = url_to_fs(text)
+    return LocalFolder(root) if "file" in _protocols(filesystem) else RemoteFolder(filesystem, root)
+
+
+def _local_entry(status: os.stat_result) -> Entry:
+    kind = {stat.S_IFREG: "file", stat.S_IFDIR: "folder"}.get(stat.S_IFMT(status.st_mode), "other")
+    return Entry(kind, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+def _remote_entry(info: Mapping[str, Any]) -> Entry:
+    kind = {"file": "file", "directory": "folder"}.get(info["type"], "other")
+    return Entry(kind, str(sorted(info.items(), key=str)))  # what tells versions apart has another name in each store
+
+
+def _protocols(filesystem: Any) -> tuple[str, ...]:
+    protocol = filesystem.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)

@@ -1,0 +1,214 @@
+"""What a record holds, as values: the samples, and the looks at them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedSamples:
+    """The samples as they are shown; images may differ in size.
+
+    Attributes:
+        positions: Which of the run's samples these are: 0 to N − 1, unless some have not been seen yet.
+        images: The image of each, `(3, H, W)` uint8.
+        labels: The true class of each, or None where there is none.
+        class_names: What the classes are called, or None.
+
+    Raises:
+        ValueError: The parts do not fit together.
+    """
+
+    positions: tuple[int, ...]
+    images: tuple[NDArray[np.uint8], ...]
+    labels: tuple[int | None, ...]
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check_positions(self.positions)
+        for name, values in (("images", self.images), ("labels", self.labels)):
+            _check_length(name, values, len(self.positions))
+        for image in self.images:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != 3 or not image.size:
+                raise ValueError(f"Expected `images` to be (3, H, W) uint8, got {image.shape} {image.dtype}.")
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def sizes(self) -> dict[int, tuple[int, int]]:
+        """By position, the height and width of the image."""
+        return {
+            position: (image.shape[1], image.shape[2])
+            for position, image in zip(self.positions, self.images, strict=True)
+        }
+
+    def agrees_with(self, other: RecordedSamples) -> bool:
+        """Whether each sample that both hold is the same image with the same label."""
+        places = {position: place for place, position in enumerate(other.positions)}
+        return all(
+            self.labels[place] == other.labels[places[position]]
+            and np.array_equal(self.images[place], other.images[places[position]])
+            for place, position in enumerate(self.positions)
+            if position in places
+        )
+
+    def merged_with(self, other: RecordedSamples) -> RecordedSamples:
+        """Return the samples of both, in the order of their positions; those of `self` and its names come first."""
+        samples = {
+            position: (image, label)
+            for one in (other, self)
+            for position, image, label in zip(one.positions, one.images, one.labels, strict=True)
+        }
+        positions = tuple(sorted(samples))
+        return RecordedSamples(
+            positions,
+            tuple(samples[position][0] for position in positions),
+            tuple(samples[position][1] for position in positions),
+            other.class_names if self.class_names is None else self.class_names,
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LookFacts:
+    """What is known of a look besides its maps and logits. n is the number of its samples.
+
+    Attributes:
+        epoch: From 0; None for the untrained network.
+        step: As on the axis of Lightning's scalars.
+        positions: Which of the run's samples were looked at: all, but where sanity checking or a time budget saw a
+            part.
+        predictions: The n predicted classes.
+        probabilities: Their n probabilities, 0 to 1.
+        classes: The n explained classes, each None where what is explained is no class.
+        reasons: By method, for each of the n maps why it has nothing to show, or None where it has.
+        scalars: What was measured, by name.
+        layers: The target layers' names.
+        explained: In words, which class is explained.
+        time: When, in seconds since 1970.
+
+    Raises:
+        ValueError: The parts do not fit together.
+    """
+
+    epoch: int | None
+    step: int
+    positions: tuple[int, ...]
+    predictions: tuple[int, ...]
+    probabilities: tuple[float, ...]
+    classes: tuple[int | None, ...]
+    reasons: Mapping[str, tuple[str | None, ...]]
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
+    explained: str = ""
+    time: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        if (self.epoch is not None and self.epoch < 0) or self.step < 0:
+            raise ValueError(f"Expected `epoch` and `step` from 0, got {self.epoch} and {self.step}.")
+        _check_positions(self.positions)
+        values: dict[str, Sequence[Any]] = {
+            "predictions": self.predictions,
+            "probabilities": self.probabilities,
+            "classes": self.classes,
+        }
+        for name, of_each in values.items():
+            _check_length(name, of_each, len(self.positions))
+        _check_methods("reasons", self.reasons, len(self.positions))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LookSummary(LookFacts):
+    """The small parts of a look, which are read without its maps.
+
+    Attributes:
+        shapes: By method, the height and width of each map.
+        num_classes: How many logits a sample has.
+
+    The others are those of `LookFacts`.
+    """
+
+    shapes: Mapping[str, tuple[tuple[int, int], ...]]
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_methods("shapes", self.shapes, len(self.positions))
+        _check_same("shapes", self.shapes, self.reasons)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RecordedLook(LookFacts):
+    """What was seen at one look.
+
+    Attributes:
+        attributions: By method, the raw map of each sample, `(h, w)` float32; read from a record, to 8 bits of its
+            range. A map that is not finite is NaN.
+        logits: `(n, K)` float32.
+
+    The others are those of `LookFacts`.
+
+    Example:
+        >>> look = RecordedLook(
+        ...     epoch=0, step=25, positions=(0,), predictions=(3,), probabilities=(0.9,), classes=(3,),
+        ...     attributions={"grad_cam": (np.eye(7, dtype=np.float32),)}, reasons={"grad_cam": (None,)},
+        ...     logits=np.zeros((1, 10), np.float32),
+        ... )
+        >>> look.shapes
+        {'grad_cam': ((7, 7),)}
+    """
+
+    attributions: Mapping[str, tuple[NDArray[np.float32], ...]]
+    logits: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.logits.ndim != 2 or len(self.logits) != len(self.positions):
+            raise ValueError(f"Expected `logits` to be ({len(self.positions)}, K), got {self.logits.shape}.")
+        _check_methods("attributions", self.attributions, len(self.positions))
+        _check_same("reasons", self.reasons, self.attributions)
+        for method, maps in self.attributions.items():
+            for one in maps:
+                if one.ndim != 2 or not one.size:
+                    raise ValueError(f"Expected `attributions[{method!r}]` to be maps (h, w), got {one.shape}.")
+
+    @property
+    def shapes(self) -> dict[str, tuple[tuple[int, int], ...]]:
+        """By method, the height and width of each map."""
+        return {
+            method: tuple((one.shape[0], one.shape[1]) for one in maps) for method, maps in self.attributions.items()
+        }
+
+    @property
+    def num_classes(self) -> int:
+        """How many logits a sample has."""
+        return int(self.logits.shape[1])
+
+
+def _check_positions(positions: Sequence[int]) -> None:
+    if not positions or min(positions) < 0 or len(set(positions)) < len(positions):
+        raise ValueError(f"Expected `positions` to be different ones from 0, at least one, got {positions}.")
+
+
+def _check_length(name: str, values: Sequence[Any], count: int) -> None:
+    if len(values) != count:
+        raise ValueError(f"Expected `{name}` to have one entry for each of {count} positions, got {len(values)}.")
+
+
+def _check_methods(name: str, by_method: Mapping[str, Sequence[Any]], count: int) -> None:
+    for method, values in by_method.items():
+        # a method's name is part of an array's name in a zip archive
+        if not method.isprintable() or not method or "\\" in method:
+            raise ValueError(f"Expected the methods in `{name}` to have printable names, got {method!r}.")
+        _check_length(f"{name}[{method!r}]", values, count)
+
+
+def _check_same(name: str, by_method: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    if by_method.keys() != expected.keys():
+        raise ValueError(f"Expected `{name}` to have the methods {sorted(expected)}, got {sorted(by_method)}.")

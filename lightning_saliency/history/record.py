@@ -1,0 +1,276 @@
+"""Reading a record: the looks that hold, those that were superseded, and the files that are passed over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import overload
+
+from lightning_saliency.history.archive import Archive, RecordError, record_errors
+from lightning_saliency.history.files import (
+    SAMPLES,
+    LookHeader,
+    SamplesHeader,
+    Sizes,
+    is_look_name,
+    read_look,
+    read_look_header,
+    read_look_summary,
+    read_samples,
+    read_samples_header,
+)
+from lightning_saliency.history.folders import Entry, Folder, open_folder
+from lightning_saliency.history.looks import LookSummary, RecordedLook, RecordedSamples
+
+SUFFIX = ".record"
+
+
+@dataclass(frozen=True)
+class _File:
+    """A look's file as it was listed, and what it holds or why it is passed over."""
+
+    name: str
+    entry: Entry
+    header: LookHeader | None
+    problem: str = ""
+
+
+class Looks(Sequence[RecordedLook]):
+    """Looks on disk in the order of their steps, each read when it is asked for, so that many take no memory.
+
+    Attributes:
+        epochs: Of each look its epoch, None for the untrained network.
+        steps: Of each look its step.
+        files: Of each look its file's name.
+    """
+
+    def __init__(self, folder: Folder, looks: Sequence[tuple[str, LookHeader]], sizes: Sizes) -> None:
+        self._folder = folder
+        self._looks = tuple(looks)
+        self._sizes = sizes
+
+    @property
+    def epochs(self) -> list[int | None]:
+        """Of each look its epoch, None for the untrained network."""
+        return [header.epoch for _, header in self._looks]
+
+    @property
+    def steps(self) -> list[int]:
+        """Of each look its step."""
+        return [header.step for _, header in self._looks]
+
+    @property
+    def files(self) -> list[str]:
+        """Of each look its file's name."""
+        return [name for name, _ in self._looks]
+
+    def about(self, index: int) -> LookSummary:
+        """Return the small parts of a look without reading its maps.
+
+        Raises:
+            RecordError: The file cannot be read.
+        """
+        name, _ = self._looks[index]
+        with _opened(self._folder, name) as archive:
+            return read_look_summary(archive, name, self._sizes)
+
+    def __len__(self) -> int:
+        return len(self._looks)
+
+    @overload
+    def __getitem__(self, index: int) -> RecordedLook: ...
+    @overload
+    def __getitem__(self, index: slice) -> Looks: ...
+    def __getitem__(self, index: int | slice) -> RecordedLook | Looks:
+        if isinstance(index, slice):
+            return Looks(self._folder, self._looks[index], self._sizes)
+        name, _ = self._looks[index]
+        with _opened(self._folder, name) as archive:
+            return read_look(archive, name, self._sizes)
+
+
+class Record(Looks):
+    """What a run has shown: its samples, and its looks in the order of their steps.
+
+    Opening one never fails for what the folder holds: what cannot be read is passed over and stands in `problems`.
+    Reading a look whose maps are damaged raises a `RecordError`.
+
+    Args:
+        path: The record's folder, here or in a remote store. It need not exist yet.
+
+    Attributes:
+        path: The folder, as text.
+        run: Which run it is of, a text that no other run has; None without samples.
+        problems: The files that are passed over, by name, each with the reason.
+        superseded: The looks of a part of the run that was given up when it was resumed from before them.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(open_folder(path), (), {})
+        self.path = self._folder.path
+        self.problems: dict[str, str] = {}
+        self.superseded = Looks(self._folder, (), {})
+        self._files: dict[str, _File] = {}
+        self._samples_entry: Entry | None = None
+        self._samples_header: SamplesHeader | None = None
+        self._samples: RecordedSamples | None = None
+        self.refresh()
+
+    @property
+    def run(self) -> str | None:
+        """Which run it is of."""
+        return None if self._samples_header is None else self._samples_header.run
+
+    @property
+    def samples(self) -> RecordedSamples | None:
+        """What is looked at, read when it is asked for; None where the record has no samples that can be read.
+
+        Raises:
+            RecordError: The images are damaged.
+        """
+        if self._samples is None and self._samples_header is not None:
+            with _opened(self._folder, SAMPLES) as archive:
+                self._samples = read_samples(archive)
+        return self._samples
+
+    @property
+    def next_attempt(self) -> int:
+        """The number of the attempt that is begun when the run is resumed now."""
+        return 1 + max((file.header.attempt for file in self._files.values() if file.header), default=-1)
+
+    def refresh(self, name: str | None = None) -> None:
+        """Take in what was written, overwritten or deleted since.
+
+        Args:
+            name: Look at the file of this name only, which is quicker than listing a long record; None for all.
+        """
+        listed_before = self._entries()
+        entries = self._folder.entries() if name is None else _with(listed_before, name, self._folder.entry(name))
+        if entries == listed_before and not self.problems:
+            return
+        problems: dict[str, str] = {}
+        known, header_before = self._files, self._samples_header
+        samples_entry = entries.pop(SAMPLES, None)
+        if samples_entry != self._samples_entry or self._samples_header is None:
+            self._take_samples(samples_entry, problems)
+        if self._samples_header != header_before:  # on which it depends whether a look can be of this record
+            known = {}
+        files = {}
+        for listed, entry in sorted(entries.items()):
+            before = known.get(listed)
+            file = before if before and before.entry == entry and before.header else self._file(listed, entry)
+            if file is not None:
+                files[listed] = file
+        self._files = files
+        self.problems = problems | {file.name: file.problem for file in files.values() if file.problem}
+        self._sort()
+
+    def _entries(self) -> dict[str, Entry]:
+        """The folder as it was listed last."""
+        return _with({name: file.entry for name, file in self._files.items()}, SAMPLES, self._samples_entry)
+
+    def _take_samples(self, entry: Entry | None, problems: dict[str, str]) -> None:
+        self._samples_entry, self._samples_header, self._samples = entry, None, None
+        if entry is not None:
+            try:
+                with _opened(self._folder, SAMPLES, entry) as archive:
+                    self._samples_header = read_samples_header(archive)
+            except RecordError as error:
+                if not _is_gone(error):
+                    problems[SAMPLES] = str(error)
+        self._sizes = {} if self._samples_header is None else self._samples_header.sizes
+
+    def _file(self, name: str, entry: Entry) -> _File | None:
+        """What a file holds; None where it is gone since it was listed."""
+        if not is_look_name(name):
+            return _File(name, entry, None, f"{name} is no file of a record")
+        try:
+            with _opened(self._folder, name, entry) as archive:
+                header = read_look_header(archive, name, self._sizes)
+        except RecordError as error:
+            return None if _is_gone(error) else _File(name, entry, None, str(error))
+        if self.run is not None and header.run != self.run:
+            return _File(name, entry, None, f"{name} is of another run")
+        return _File(name, entry, header)
+
+    def _sort(self) -> None:
+        """Tell the looks that hold from those that a later attempt superseded: it had one at or before their step."""
+        looks = [(file.name, file.header) for file in self._files.values() if file.header]
+        holding: list[tuple[str, LookHeader]] = []
+        superseded: list[tuple[str, LookHeader]] = []
+        latest = -1
+        for name, header in sorted(looks, key=lambda look: look[1].when):
+            (superseded if header.attempt < latest else holding).append((name, header))
+            latest = max(latest, header.attempt)
+        self._looks = tuple(holding)
+        self.superseded = Looks(self._folder, superseded, self._sizes)
+
+
+def load_record(path: str | os.PathLike[str]) -> Record:
+    """Open what a run has shown.
+
+    Args:
+        path: The record's folder, or the run's folder that holds it; a path, or the address of a remote store.
+
+    Returns:
+        The record, whose looks are read when they are asked for; `refresh` takes in what is written later.
+
+    Raises:
+        FileNotFoundError: There is no record.
+        ValueError: The folder holds several.
+
+    Example:
+        >>> import numpy as np
+        >>> from lightning_saliency.history import RecordedLook, RecordedSamples, RecordWriter
+        >>> folder = getfixture("tmp_path")
+        >>> writer = RecordWriter(folder, RecordedSamples((0,), (np.zeros((3, 8, 8), np.uint8),), (4,)))
+        >>> writer.write(RecordedLook(
+        ...     epoch=0, step=25, positions=(0,), predictions=(4,), probabilities=(0.7,), classes=(4,),
+        ...     attributions={"grad_cam": (np.array([[0.0, 1.0], [4.0, 5.0]]),)}, reasons={"grad_cam": (None,)},
+        ...     logits=np.zeros((1, 10)), scalars={"seconds": 0.5},
+        ... ))
+        >>> record = load_record(folder)
+        >>> record.epochs, record.samples.labels, record.about(-1).scalars
+        ([0], (4,), {'seconds': 0.5})
+        >>> record[-1].attributions["grad_cam"][0].tolist()
+        [[0.0, 1.0], [4.0, 5.0]]
+    """
+    folder = open_folder(path)
+    entries = folder.entries()
+    if (folder.path.endswith(SUFFIX) and entries) or SAMPLES in entries:
+        return Record(folder.path)
+    found = record_paths(folder)
+    if len(found) > 1:
+        raise ValueError(f"Expected `path` to be one record, got a folder of {len(found)}: {', '.join(found)}.")
+    if not found:
+        raise FileNotFoundError(
+            f"Expected `path` to be a record's folder or a run's folder that holds one, got {folder.path}."
+        )
+    return Record(found[0])
+
+
+def record_paths(folder: Folder) -> list[str]:
+    """Return the paths of the records in a run's folder: what has the suffix of one and holds samples."""
+    children = (folder.child(name) for name in sorted(folder.entries()) if name.endswith(SUFFIX))
+    return [child.path for child in children if SAMPLES in child.entries()]
+
+
+def _with(entries: Mapping[str, Entry], name: str, entry: Entry | None) -> dict[str, Entry]:
+    """Return the entries with another one under a name, or none."""
+    others = {other: known for other, known in entries.items() if other != name}
+    return others if entry is None else others | {name: entry}
+
+
+@contextmanager
+def _opened(folder: Folder, name: str, entry: Entry | None = None) -> Iterator[Archive]:
+    with record_errors(folder.file_path(name)):
+        if entry is not None and entry.kind != "file":  # opening a pipe would wait for its other end
+            raise ValueError("it is no file")
+        with folder.open(name) as file:
+            yield Archive(file)
+
+
+def _is_gone(error: RecordError) -> bool:
+    return isinstance(error.__cause__, FileNotFoundError)

@@ -1,0 +1,145 @@
+"""Whether heatmaps see what the model has learned: what is left of them when its head is random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_saliency.attribution import Explanation, explain_call
+from lightning_saliency.data import Call
+from lightning_saliency.evidence import Forward, as_forward, find_head, name_layer, own_parameters, replaced_parameters
+from lightning_saliency.metrics.similarity import rank_correlation
+
+_SIDE = 32
+"""Heatmaps are compared at so many pixels a side: the ranks of more say no more, and cost a sort."""
+
+_STD = 0.02
+"""Of the weights that are drawn where there is nothing to shuffle: what networks are often initialized with."""
+
+
+@contextmanager
+def randomized_head(model: nn.Module | Forward, images: Tensor | Call, *, seed: int = 0) -> Iterator[str]:
+    """Let the layer that makes the logits have random weights for a while.
+
+    The first step of the cascading randomization of Adebayo et al. 2018, "Sanity Checks for Saliency Maps". The values
+    of each of the layer's parameters are shuffled, which keeps their scale and needs no rule for initializing; weights
+    that are all equal are drawn from a normal distribution of standard deviation 0.02 instead. The layer is found by
+    `lightning_saliency.evidence.find_head`, which costs one forward of one image.
+
+    For the duration the layer holds other parameters: the originals are not written to, and are back afterwards, also
+    after an error. Do not train inside.
+
+    Args:
+        model: Any model of images that returns logits, or how it is run.
+        images: `(N, C, H, W)`, or what the model is called with; the first shows which layer makes the logits.
+        seed: Of the shuffling, which draws nothing from the global random state.
+
+    Yields:
+        The layer's dotted name; empty where the weight is the model's own.
+
+    Raises:
+        TypeError: `seed` is no int.
+        ValueError: The logits depend on no weight.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        >>> images, learned = torch.randn(2, 3, 32, 32), model[4].weight
+        >>> with randomized_head(model, images) as head:
+        ...     print(head, torch.equal(model[4].weight, learned))
+        4 False
+        >>> model[4].weight is learned
+        True
+    """
+    if not isinstance(seed, int):
+        raise TypeError(f"Expected `seed` to be an int, got {seed!r}.")
+    forward = as_forward(model)
+    name = find_head(forward, images)
+    head = dict(forward.model.named_modules())[name]
+    with replaced_parameters(head, _shuffled(own_parameters(head), seed)):
+        yield name
+
+
+def measure_head_randomization(
+    model: nn.Module, explanation: Explanation, *, heatmaps: Mapping[str, Tensor] | None = None, seed: int = 0
+) -> dict[str, Tensor]:
+    """Compare the heatmaps with those of the same model whose last layer has random weights; lower is better.
+
+    Adebayo et al. 2018, "Sanity Checks for Saliency Maps": Spearman's rank correlation of each heatmap with that of the
+    same image, class and method where `randomized_head` has taken from the model what its head has learned. 1: the map
+    is the same; it may show what is in the image, but nothing of why the model decides for this class. Around 0: the
+    map comes from what was learned. Heatmaps of more than 32 pixels a side are averaged down to that before.
+
+    It costs what `explain` of these methods costs, without the search for the layer, and one forward of one image.
+
+    Args:
+        model: The model that was explained, in the same state.
+        explanation: What `explain` found, for classes that it knows (its target was no callable).
+        heatmaps: By method, `(N, 1, H, W)`, where they are there: `explanation.heatmaps()` by default.
+        seed: Of the random weights.
+
+    Returns:
+        By the keys of `explanation.attributions`, of each image the correlation: `(N,)` float32 in [-1, 1]; NaN where
+        one of the two heatmaps is blank.
+
+    Raises:
+        TypeError: An argument is of the wrong kind.
+        ValueError: The explanation knows no classes, or has no map of a heatmap's name; the logits depend on no weight;
+            or what `explain` raises.
+
+    Example:
+        >>> from lightning_saliency import explain
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        >>> explanation = explain(model, torch.randn(2, 3, 32, 32), methods=["eigen_cam", "saliency"])
+        >>> similarity = measure_head_randomization(model, explanation)
+        >>> similarity["eigen_cam"]  # which reads the activations alone
+        tensor([1., 1.])
+        >>> similarity["saliency"] < 1
+        tensor([True, True])
+    """
+    if not isinstance(explanation, Explanation):
+        raise TypeError(f"Expected `explanation` to be what `explain` returned, got {type(explanation).__name__}.")
+    if explanation.classes is None:
+        raise ValueError(
+            "Expected `explanation` to be of classes, which a random head can be asked for too, got one of a callable "
+            "target."
+        )
+    chosen = explanation.heatmaps() if heatmaps is None else heatmaps
+    for key in chosen:
+        if key not in explanation.attributions:
+            raise ValueError(f"Expected `heatmaps` of {', '.join(explanation.attributions)}, got {key!r}.")
+    forward = replace(explanation.settings.forward, model=model)
+    # by their names: the model may be a copy of the one that was explained
+    layers = tuple(name_layer(forward.model, layer) for layer in explanation.layers)
+    settings = replace(explanation.settings, forward=forward, layers=layers, progress=False)
+    with randomized_head(forward, explanation.call, seed=seed):
+        randomized = explain_call(settings, explanation.call, explanation.classes).heatmaps()
+    return {key: rank_correlation(_small(maps), _small(randomized[key])) for key, maps in chosen.items()}
+
+
+def _small(heatmaps: Tensor) -> Tensor:
+    height, width = heatmaps.shape[2:]
+    return F.adaptive_avg_pool2d(heatmaps, (min(height, _SIDE), min(width, _SIDE)))
+
+
+def _shuffled(parameters: Mapping[str, Tensor], seed: int) -> dict[str, nn.Parameter]:
+    """Of each parameter another one, with its values at other places."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = [parameter for parameter in parameters.values() if parameter.dim() >= 2]
+    nothing_to_shuffle = all(bool(weight.min() == weight.max()) for weight in weights)
+
+    def shuffled(parameter: Tensor) -> Tensor:
+        if nothing_to_shuffle and parameter.dim() >= 2:
+            return _STD * torch.randn(parameter.shape, generator=generator)
+        order = torch.randperm(parameter.numel(), generator=generator)
+        return parameter.flatten()[order.to(parameter.device)].view(parameter.shape)
+
+    with torch.inference_mode(False), torch.no_grad():  # parameters made in inference mode would have no gradient
+        return {
+            name: nn.Parameter(shuffled(parameter).to(parameter), requires_grad=parameter.requires_grad)
+            for name, parameter in parameters.items()
+        }

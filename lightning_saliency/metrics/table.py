@@ -1,0 +1,48 @@
+"""The table of all metrics that are logged, from which scalars, documentation and torchmetrics classes are made.
+
+A metric of your own is one row more, in the table before the training starts:
+
+    >>> def contrast(heatmaps):
+    ...     return heatmaps.flatten(1).std(1)
+    >>> METRICS["contrast"] = Metric(
+    ...     "contrast", contrast, "standard deviation", ("heatmaps",), (0, 0.5), higher_is_better=None, worst=0
+    ... )
+    >>> print(metrics_table().splitlines()[-1])
+    | `contrast` | standard deviation | 0 to 0.5 |
+    >>> del METRICS["contrast"]
+"""
+
+from __future__ import annotations
+
+from lightning_saliency.metrics import concentration, faithfulness, localization, similarity
+from lightning_saliency.metrics.metric import Metric
+
+METRICS: dict[str, Metric] = {
+    row.name: row
+    for row in (
+        *concentration.ROWS,
+        *similarity.ROWS,
+        *localization.ROWS,
+        *faithfulness.ROWS,
+        similarity.RANK_CORRELATION_RANDOM_HEAD,
+    )
+}
+"""By name, in the order of the documentation."""
+
+
+def metrics_table() -> str:
+    """Return the table as Markdown: each metric, what it says, its range and which end is better.
+
+    Example:
+        >>> print(metrics_table().splitlines()[2])
+        | `entropy` | entropy of the map over that of an even one: the lower, the more focused | 0 to 1, lower |
+    """
+    lines = ["| metric | what it says | range, better |", "|---|---|---|"]
+    section = ""
+    for name, metric in METRICS.items():
+        if metric.section != section:
+            section = metric.section
+            lines.append(f"| *{section}* | | |")
+        paper = f" ({metric.paper})" if metric.paper else ""
+        lines.append(f"| `{name}` | {metric.description}{paper} | {metric.bounds} |".replace("|  |", "| |"))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,39 @@
+"""Heatmaps as pictures: colors and overlays, labeled sheets, the tutorials' figure, filmstrips and animations."""
+
+from lightning_saliency.visualization.captions import Caption, Names, class_model_caption, fooling_caption, method_title
+from lightning_saliency.visualization.colors import colorize, overlay, signed_to_rgb
+from lightning_saliency.visualization.encode import encode_gif, encode_picture, to_pil
+from lightning_saliency.visualization.film import animation, filmstrip
+from lightning_saliency.visualization.images import Channels, shown_channels, to_rgb
+from lightning_saliency.visualization.method_sheets import draw_sheets
+from lightning_saliency.visualization.sheet import fit_images, grid, tiles
+from lightning_saliency.visualization.style import Style, find_names, to_pictures
+from lightning_saliency.visualization.tutorial import TUTORIAL_PANELS, tutorial_figure
+
+__all__ = [
+    "TUTORIAL_PANELS",
+    "Caption",
+    "Channels",
+    "Names",
+    "Style",
+    "animation",
+    "class_model_caption",
+    "colorize",
+    "draw_sheets",
+    "encode_gif",
+    "encode_picture",
+    "filmstrip",
+    "find_names",
+    "fit_images",
+    "fooling_caption",
+    "grid",
+    "method_title",
+    "overlay",
+    "shown_channels",
+    "signed_to_rgb",
+    "tiles",
+    "to_pictures",
+    "to_pil",
+    "to_rgb",
+    "tutorial_figure",
+]

@@ -1,0 +1,158 @@
+"""Heatmaps and signed values as colors, and heatmaps laid over images: tensors in, tensors out."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from functools import lru_cache
+
+import matplotlib
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_saliency.visualization.images import check_rgb, select_channels
+
+_TOLERANCE = 1e-3  # half precision and interpolation may leave [0, 1] by that much
+
+
+def colorize(heatmaps: Tensor, colormap: str = "turbo") -> Tensor:
+    """Color heatmaps by a color map of matplotlib, looked up in a table of 256 entries.
+
+    Args:
+        heatmaps: `(N, 1, H, W)` in [0, 1].
+        colormap: The name of a matplotlib color map.
+
+    Returns:
+        `(N, 3, H, W)`, uint8, on the heatmaps' device.
+
+    Raises:
+        ValueError: `heatmaps` has another shape or leaves [0, 1], or no color map has that name.
+
+    Example:
+        >>> colorize(torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3), "gray")[0, 0]
+        tensor([[  0, 128, 255]], dtype=torch.uint8)
+    """
+    check_heatmaps("heatmaps", heatmaps)
+    table = color_table(colormap).to(heatmaps.device)
+    index = (heatmaps.detach()[:, 0].float() * 256).long().clamp_(0, 255)
+    colors = table.index_select(0, index.flatten()).view(*index.shape, 3)  # a third of the time of table[index]
+    return colors.permute(0, 3, 1, 2)
+
+
+def overlay(images: Tensor, heatmaps: Tensor, colormap: str = "turbo", alpha: float = 0.5) -> Tensor:
+    """Lay heatmaps over their images: ``(1 - alpha) * image + alpha * color``, rounded.
+
+    Args:
+        images: `(N, 3, H, W)`, uint8, as `to_rgb` returns them.
+        heatmaps: `(N, 1, H, W)` in [0, 1], on the same device.
+        colormap: The name of a matplotlib color map.
+        alpha: The weight of the color, in [0, 1].
+
+    Returns:
+        `(N, 3, H, W)`, uint8.
+
+    Raises:
+        ValueError: A shape, a dtype or a range differs from the above, or no color map has that name.
+
+    Example:
+        >>> black, white = torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.ones(1, 1, 1, 1)
+        >>> overlay(black, white, "gray", alpha=0.4).flatten()
+        tensor([102, 102, 102], dtype=torch.uint8)
+    """
+    check_rgb("images", images)
+    check_heatmaps("heatmaps", heatmaps)
+    if (images.shape[0], *images.shape[2:]) != (heatmaps.shape[0], *heatmaps.shape[2:]):
+        raise ValueError(
+            f"Expected `heatmaps` to match `images` {tuple(images.shape)} in N, H and W, got {tuple(heatmaps.shape)}."
+        )
+    check_alpha("alpha", alpha)
+    colors = colorize(heatmaps, colormap).float().mul_(alpha)
+    return colors.add_(images, alpha=1 - alpha).round_().to(torch.uint8)
+
+
+def signed_to_rgb(signed: Tensor) -> Tensor:
+    """Show signed values in space, such as the gradient at the input, in color around mid gray.
+
+    Each image is divided by the 99th percentile of its magnitudes that are not 0, so that a few extreme pixels don't
+    gray out the rest; what lies beyond is clamped. 0 is mid gray, brighter is positive, darker is negative.
+
+    Args:
+        signed: `(N, C, H, W)`, on any device. Three channels are shown as RGB, others as `to_rgb` shows them. Values
+            that are not finite are shown as 0.
+
+    Returns:
+        `(N, 3, H, W)`, uint8, on the CPU.
+
+    Raises:
+        ValueError: `signed` is not a non-empty `(N, C, H, W)` of floating-point numbers.
+
+    Example:
+        >>> signed_to_rgb(torch.tensor([-2.0, -1.0, 0.0, 2.0]).view(1, 1, 1, 4))[0, 0]
+        tensor([[  0,  64, 128, 255]], dtype=torch.uint8)
+    """
+    if signed.ndim != 4 or signed.numel() == 0 or not signed.is_floating_point():
+        raise ValueError(
+            f"Expected `signed` to be a non-empty (N, C, H, W) of floating-point numbers, "
+            f"got shape {tuple(signed.shape)}, {signed.dtype}."
+        )
+    values = select_channels(signed.detach().to("cpu", torch.float32), "first")
+    values = torch.where(values.isfinite(), values, 0)
+    for image in values:
+        magnitudes = image[image != 0].abs()
+        if len(magnitudes):  # not quantile(), which takes 16 million at most
+            image.div_(magnitudes.kthvalue(math.ceil(0.99 * len(magnitudes))).values)
+    return (values.clamp_(-1, 1) * 127.5 + 127.5).round_().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+
+
+def to_common_scale(heatmaps: Tensor, peaks: Tensor, largest: Tensor) -> Tensor:
+    """Bring heatmaps that were each divided by their own peak to one scale, so that a weak map looks weak.
+
+    Args:
+        heatmaps: `(N, 1, H, W)` in [0, 1].
+        peaks: The largest raw value of each, `(N,)`, not negative.
+        largest: The raw value that becomes 1 on the common scale, `(N,)` or `()`.
+
+    Returns:
+        ``heatmaps * peaks / largest``, and 0 where `largest` is 0.
+
+    Example:
+        >>> to_common_scale(torch.ones(2, 1, 1, 1), torch.tensor([1.0, 4.0]), torch.tensor(4.0)).flatten()
+        tensor([0.2500, 1.0000])
+    """
+    return heatmaps * torch.where(largest > 0, peaks / largest, 0.0).view(-1, 1, 1, 1)
+
+
+@lru_cache
+def color_table(colormap: str) -> Tensor:
+    """Return the 256 colors of a matplotlib color map, uint8 `(256, 3)`."""
+    check_colormap("colormap", colormap)
+    colors = matplotlib.colormaps[colormap](np.linspace(0, 1, 256), bytes=True)
+    return torch.from_numpy(np.ascontiguousarray(colors[:, :3], dtype=np.uint8))
+
+
+def check_colormap(name: str, colormap: str) -> None:
+    """Refuse what is not the name of a matplotlib color map."""
+    known = list(matplotlib.colormaps)
+    if colormap not in known:
+        near = difflib.get_close_matches(str(colormap), known, n=3)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ValueError(f"Expected `{name}` to be a name in `matplotlib.colormaps`, got {colormap!r}.{hint}")
+
+
+def check_alpha(name: str, alpha: float) -> None:
+    """Refuse a weight that is not in [0, 1]."""
+    if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+        raise ValueError(f"Expected `{name}` to be in [0, 1], got {alpha!r}.")
+
+
+def check_heatmaps(name: str, heatmaps: Tensor) -> None:
+    """Refuse what is not `(N, 1, H, W)` in [0, 1]; `name` is what the caller calls it."""
+    if heatmaps.ndim != 4 or heatmaps.shape[1] != 1 or heatmaps.numel() == 0 or not heatmaps.is_floating_point():
+        raise ValueError(
+            f"Expected `{name}` to be a non-empty (N, 1, H, W) of floating-point numbers, "
+            f"got shape {tuple(heatmaps.shape)}, {heatmaps.dtype}."
+        )
+    low, high = (bound.item() for bound in heatmaps.detach().aminmax())
+    if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):  # so put, it refuses NaN too
+        raise ValueError(f"Expected `{name}` to be in [0, 1], got values from {low:.4g} to {high:.4g}.")

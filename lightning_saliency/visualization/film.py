@@ -1,0 +1,307 @@
+"""The filmstrip and the animation of what a run has shown, drawn from its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_saliency._checks import check_choice, check_count
+from lightning_saliency.attribution import Normalize, make_heatmaps
+from lightning_saliency.visualization.captions import (
+    Caption,
+    Names,
+    join_notes,
+    label_captions,
+    method_title,
+    predicted_class_caption,
+)
+from lightning_saliency.visualization.colors import to_common_scale
+from lightning_saliency.visualization.encode import encode_gif
+from lightning_saliency.visualization.images import Images
+from lightning_saliency.visualization.sheet import fit_images, grid, tiles
+from lightning_saliency.visualization.style import Style
+
+_CELL_SIDE = 144
+_NOT_EXPLAINED = "not explained"
+_NEGATIVE = "all negative"  # no reason to be blank where each map is shown from its minimum on
+
+
+class RecordedSamples(Protocol):
+    """What a film reads of a record's samples."""
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The samples' places among all that the run looks at."""
+
+    @property
+    def images(self) -> tuple[NDArray[np.uint8], ...]:
+        """Each sample's image, `(3, H, W)`."""
+
+    @property
+    def labels(self) -> tuple[int | None, ...]:
+        """Each sample's true class, or None."""
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, or None."""
+
+
+class RecordedLook(Protocol):
+    """What a film reads of one look."""
+
+    @property
+    def epoch(self) -> int | None:
+        """None before the training."""
+
+    @property
+    def step(self) -> int:
+        """The step of the training."""
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The positions of the samples that were explained."""
+
+    @property
+    def attributions(self) -> Mapping[str, tuple[NDArray[np.float32], ...]]:
+        """By method each sample's raw map, `(h, w)`."""
+
+    @property
+    def reasons(self) -> Mapping[str, tuple[str | None, ...]]:
+        """By method why each sample's map is blank, or None."""
+
+    @property
+    def predictions(self) -> tuple[int, ...]:
+        """Each sample's predicted class."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The target layers' names."""
+
+    @property
+    def explained(self) -> str:
+        """In words, which class was explained."""
+
+
+class RecordedRun(Protocol):
+    """What a film reads of a record."""
+
+    @property
+    def samples(self) -> RecordedSamples | None:
+        """The samples of all looks; None before the first."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> RecordedLook: ...
+
+
+def filmstrip(
+    record: RecordedRun,
+    method: str,
+    *,
+    positions: Sequence[int] | None = None,
+    max_columns: int = 12,
+    normalize: Normalize = "shared",
+    style: Style = Style(),
+) -> Tensor:
+    """Draw what a run has shown as one picture: a row a sample, a column a look, the untrained network first.
+
+    Below each cell stands the class that the network then predicted, and whether that was right.
+
+    Args:
+        record: What `load_record` returned.
+        method: A key of its attributions.
+        positions: Which samples, by their positions; all by default.
+        max_columns: At most so many looks, evenly spaced, with the first and the last.
+        normalize: In place of the style's: `"shared"`: one scale for each sample, so that a map that is weak beside the
+            others of its row looks weak; `"max"` and `"minmax"`: each map on its own.
+        style: The color map, its weight, and the names of the classes where they are not the record's.
+
+    Returns:
+        `(3, H, W)` uint8.
+
+    Raises:
+        ValueError: An argument does not fit, or the record holds no map of this method.
+    """
+    check_count("max_columns", max_columns)
+    film = _open_film(record, method, positions, max_columns, normalize, style)
+    frames = [film.frame(index) for index in range(len(film.looks))]
+    return grid(
+        film.images,
+        {frame.title: frame.heatmaps for frame in frames},
+        title=f"{method_title(method)}, {film.titles[0]} to {film.titles[-1]}",
+        blanks={frame.title: frame.reasons for frame in frames},
+        labels={"": film.labels, **{frame.title: frame.labels for frame in frames}},
+        note=film.note,
+        cell_side=_CELL_SIDE,
+        colormap=style.colormap,
+        alpha=style.alpha,
+    )
+
+
+def animation(
+    record: RecordedRun,
+    method: str,
+    *,
+    positions: Sequence[int] | None = None,
+    max_frames: int = 50,
+    max_bytes: int = 4_000_000,
+    seconds: float = 0.5,
+    normalize: Normalize = "shared",
+    style: Style = Style(),
+) -> bytes:
+    """Make an animated GIF of what a run has shown: a frame a look, the samples side by side.
+
+    Args:
+        record: What `load_record` returned.
+        method: A key of its attributions.
+        positions: Which samples, by their positions; all by default.
+        max_frames: At most so many looks, evenly spaced, with the first and the last.
+        max_bytes: The most that the file may take; the frames are made smaller until it does.
+        seconds: How long each frame is shown.
+        normalize: As for `filmstrip`.
+        style: As for `filmstrip`.
+
+    Returns:
+        The bytes of the GIF.
+
+    Raises:
+        ValueError: An argument does not fit, or the record holds no map of this method.
+    """
+    check_count("max_frames", max_frames)
+    film = _open_film(record, method, positions, max_frames, normalize, style)
+    pages = []
+    for index in range(len(film.looks)):
+        frame = film.frame(index)
+        page = tiles(
+            film.images,
+            frame.heatmaps,
+            title=frame.title,
+            labels=frame.labels,
+            blanks=frame.reasons,
+            note=join_notes(method_title(method), film.note),
+            progress=index / max(len(film.looks) - 1, 1),
+            cell_side=_CELL_SIDE,
+            colormap=style.colormap,
+            alpha=style.alpha,
+        )
+        pages.append(page)
+    return encode_gif(pages, seconds=seconds, max_bytes=max_bytes)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What one look shows of all samples: heatmaps `(1, h, w)`, the predicted classes, and why a cell is blank."""
+
+    title: str
+    heatmaps: Sequence[Tensor]
+    labels: Sequence[Caption]
+    reasons: Sequence[str | None]
+
+
+@dataclass(frozen=True)
+class _Film:
+    """The looks and the samples that are shown; what a look shows is made when it is asked for."""
+
+    method: str
+    normalize: Normalize
+    looks: Sequence[RecordedLook]
+    positions: Sequence[int]
+    images: Images
+    true_classes: Sequence[int | None]
+    names: Names
+
+    @property
+    def labels(self) -> list[Caption]:
+        """What stands below the images."""
+        return label_captions(self.true_classes, self.names)
+
+    @property
+    def note(self) -> str:
+        """What stands at the bottom."""
+        last = self.looks[-1]
+        return join_notes(
+            f"explained: {last.explained}" if last.explained else "",
+            f"layer: {', '.join(last.layers)}" if last.layers else "",
+            "one scale a sample" if self.normalize == "shared" else "",
+        )
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """When each look was; with the step where an epoch is there more than once."""
+        titles = ["untrained" if look.epoch is None else f"epoch {look.epoch}" for look in self.looks]
+        if len(set(titles)) == len(titles):
+            return titles
+        return [f"{title} · step {look.step}" for title, look in zip(titles, self.looks, strict=True)]
+
+    @cached_property
+    def largest(self) -> Tensor:
+        """The largest raw value of each sample in all looks, `(N,)`."""
+        largest = dict.fromkeys(self.positions, 0.0)
+        for look in self.looks:
+            for position, raw in zip(look.positions, look.attributions[self.method], strict=True):
+                if position in largest and np.isfinite(raw).all():
+                    largest[position] = max(largest[position], float(raw.max()))
+        return torch.tensor(list(largest.values()))
+
+    def frame(self, index: int) -> _Frame:
+        """Make what a look shows, in the order of the samples."""
+        look = self.looks[index]
+        rows = {position: row for row, position in enumerate(look.positions)}
+        heatmaps, labels, blanks = [], [], []
+        for place, position in enumerate(self.positions):
+            if position in rows:
+                row = rows[position]
+                raw, reason = look.attributions[self.method][row], look.reasons[self.method][row]
+                heatmaps.append(self._heatmap(raw, place))
+                labels.append(predicted_class_caption(self.true_classes[place], look.predictions[row], self.names))
+                blanks.append(None if reason == _NEGATIVE and self.normalize == "minmax" else reason)
+            else:
+                heatmaps.append(torch.zeros(1, *self.images[place].shape[1:]))
+                labels.append(Caption(""))
+                blanks.append(_NOT_EXPLAINED)
+        return _Frame(self.titles[index], heatmaps, labels, blanks)
+
+    def _heatmap(self, raw: NDArray[np.float32], place: int) -> Tensor:
+        own_scale: Normalize = "minmax" if self.normalize == "minmax" else "max"
+        heatmaps = make_heatmaps(torch.tensor(raw)[None, None], self.images[place].shape[1:], own_scale)
+        if self.normalize != "shared":
+            return heatmaps.maps[0]
+        return to_common_scale(heatmaps.maps, heatmaps.peaks, self.largest[place])[0]
+
+
+def _open_film(
+    record: RecordedRun, method: str, positions: Sequence[int] | None, most: int, normalize: Normalize, style: Style
+) -> _Film:
+    """Read evenly spaced looks, and the samples that are asked for."""
+    check_choice("normalize", normalize, get_args(Normalize))
+    looks = [record[index] for index in _spaced(len(record), most)]
+    shown = [look for look in looks if method in look.attributions]
+    samples = record.samples
+    if samples is None or not shown:
+        known = sorted({key for look in looks for key in look.attributions})
+        raise ValueError(
+            f"Expected `method` to be one that the record holds, {', '.join(known) or 'none yet'}, got {method!r}."
+        )
+    selected = samples.positions if positions is None else tuple(positions)
+    if not selected or not set(selected) <= set(samples.positions):
+        raise ValueError(
+            f"Expected `positions` out of the record's samples, {list(samples.positions)}, got {list(selected)}."
+        )
+    rows = [samples.positions.index(position) for position in selected]
+    images = fit_images([torch.tensor(samples.images[row]) for row in rows], _CELL_SIDE)
+    labels = [samples.labels[row] for row in rows]
+    return _Film(method, normalize, shown, selected, images, labels, Names(style.class_names or samples.class_names))
+
+
+def _spaced(count: int, most: int) -> list[int]:
+    """Return all of so many indices, or evenly spaced ones with the first and the last."""
+    if count <= most:
+        return list(range(count))
+    return [round(step * (count - 1) / max(most - 1, 1)) for step in range(most)] if most > 1 else [count - 1]

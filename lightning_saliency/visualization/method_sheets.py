@@ -1,0 +1,176 @@
+"""The labeled sheets of a look: one a method, one of all methods, one of the most probable classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import chain
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.attribution import ExplainedSamples, Normalize, make_heatmaps
+from lightning_saliency.visualization.captions import (
+    Caption,
+    Names,
+    class_captions,
+    join_notes,
+    method_title,
+    prediction_captions,
+)
+from lightning_saliency.visualization.colors import to_common_scale
+from lightning_saliency.visualization.images import Images, shown_channels
+from lightning_saliency.visualization.sheet import CELL_SIDE, fit_images, grid
+from lightning_saliency.visualization.style import Style, find_names, to_pictures
+
+_CELLS_AREA = 500_000
+"""Of all cells of a sheet together, in pixels: the cells of many samples, or of many methods, are smaller."""
+
+_LEAST_CELL_SIDE = 130
+"""In pixels, however many cells there are: the words keep so much room in any case, and 64 pixels are doubled."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One heatmap of each sample, in the order of the rows, what stands below it, and why it is blank."""
+
+    heatmaps: Images
+    reasons: list[str | None]
+    labels: list[Caption] | None = None
+
+
+def draw_sheets(
+    looked: Sequence[ExplainedSamples], style: Style, *, title: str, explained: str, dataset: Any = None
+) -> dict[str, Tensor]:
+    """Draw a sheet for each method, and one with all of them where there are several.
+
+    Args:
+        looked: The explained samples: one entry for each size of image. Rows stand in the order of their positions.
+        style: How the sheets look.
+        title: What stands on top, such as the epoch.
+        explained: In words, which class is explained.
+        dataset: Where to look for what the style leaves open.
+
+    Returns:
+        uint8 pictures `(3, H, W)` by method key, under `overview`, and under `class_maps` for `top_k` above 1.
+
+    Raises:
+        ValueError: There are no samples, or `top_k` is above 1 and `cam` is not among the methods.
+
+    Example:
+        >>> from lightning_saliency.attribution import HeatmapStage, explain
+        >>> from lightning_saliency.data import SampleBatch
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        ...     torch.nn.Flatten(), torch.nn.Linear(8, 5))
+        >>> explanation = explain(model, torch.randn(2, 3, 32, 32), methods=["grad_cam", "saliency"])
+        >>> samples = SampleBatch(explanation.call, labels=(None, None), positions=(0, 1))
+        >>> looked = ExplainedSamples(samples, explanation, HeatmapStage(explanation))
+        >>> list(draw_sheets([looked], Style(), title="epoch 1", explained="predicted class"))
+        ['grad_cam', 'saliency', 'overview']
+    """
+    if not looked:
+        raise ValueError("Expected `looked` to hold at least one entry of explained samples, got none.")
+    names, explanations = find_names(style, dataset), [group.explanation for group in looked]
+    images = _in_rows(looked, [to_pictures(explanation.images, style, dataset) for explanation in explanations])
+    captions = _in_order(looked, [_captions(group, names) for group in looked])
+    layer = f"layer: {explanations[0].layer}" if explanations[0].layer else ""
+    channels = dict.fromkeys(
+        shown_channels(explanation.images.shape[1], style.channels) for explanation in explanations
+    )
+    fitted = cache(partial(fit_images, images))  # most sheets have cells of the same size
+
+    def sheet(columns: Mapping[str, _Column], note: str) -> Tensor:
+        fitting = math.isqrt(_CELLS_AREA // (len(images) * (1 + len(columns))))
+        side = min(CELL_SIDE, max(_LEAST_CELL_SIDE, fitting))
+        return grid(
+            fitted(side),
+            {name: column.heatmaps for name, column in columns.items()},
+            title=title,
+            captions=captions,
+            blanks={name: column.reasons for name, column in columns.items()},
+            labels={name: column.labels for name, column in columns.items() if column.labels},
+            note=join_notes(f"explained: {note}", layer, *channels),
+            cell_side=side,
+            colormap=style.colormap,
+            alpha=style.alpha,
+        )
+
+    columns = {key: _method_column(looked, key, style.normalize) for key in explanations[0].attributions}
+    sheets = {key: sheet({method_title(key): column}, explained) for key, column in columns.items()}
+    if len(columns) > 1:
+        sheets["overview"] = sheet({method_title(key): column for key, column in columns.items()}, explained)
+    if style.top_k is not None and style.top_k > 1:
+        by_rank = _class_columns(looked, names, style, style.top_k)
+        scale = {"max": ", one scale a row", "minmax": "", "shared": ", one scale"}[style.normalize]
+        sheets["class_maps"] = sheet(by_rank, f"the {len(by_rank)} most probable classes{scale}")
+    return sheets
+
+
+def _method_column(looked: Sequence[ExplainedSamples], key: str, normalize: Normalize) -> _Column:
+    """Take a method's heatmaps of all samples; a scale that is shared is shared by samples of all sizes."""
+    heatmaps = [group.heatmaps("minmax" if normalize == "minmax" else "max")[key] for group in looked]
+    maps = [group.maps.cpu() for group in heatmaps]
+    if normalize == "shared":
+        peaks = [group.peaks.cpu() for group in heatmaps]
+        largest = torch.cat(peaks).amax()
+        maps = [to_common_scale(*group, largest) for group in zip(maps, peaks, strict=True)]
+    return _Column(_in_rows(looked, maps), _in_order(looked, [group.reasons for group in heatmaps]))
+
+
+def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Style, top_k: int) -> dict[str, _Column]:
+    """Make a column for each rank: the CAM of that class of each sample, and the class's name.
+
+    The maps of a sample's classes can be compared: on the scale `max` they are shown on one scale.
+    """
+    count = min(top_k, looked[0].explanation.probabilities.shape[1])
+    own_scale: Normalize = "minmax" if style.normalize == "minmax" else "max"
+    heatmaps, labels = [], []
+    for group in looked:
+        probabilities, classes = group.explanation.probabilities.topk(count)
+        raw = group.explanation.class_maps(classes).flatten(0, 1)[:, None]  # a sample's classes one after another
+        heatmaps.append(make_heatmaps(raw, group.explanation.images.shape[2:], own_scale))
+        ranked = zip(classes.T.tolist(), probabilities.T.tolist(), strict=True)
+        labels.append([class_captions(*rank, _true_classes(group), names) for rank in ranked])
+    maps = [group.maps for group in heatmaps]
+    if style.normalize != "minmax":
+        peaks = [group.peaks for group in heatmaps]
+        largest = [group.view(-1, count).amax(1).repeat_interleave(count) for group in peaks]
+        if style.normalize == "shared":
+            largest = [torch.cat(largest).amax()] * len(looked)
+        maps = [to_common_scale(*group) for group in zip(maps, peaks, largest, strict=True)]
+    return {
+        f"top {rank + 1}": _Column(
+            _in_rows(looked, [group[rank::count].cpu() for group in maps]),
+            _in_order(looked, [group.reasons[rank::count] for group in heatmaps]),
+            _in_order(looked, [group[rank] for group in labels]),
+        )
+        for rank in range(count)
+    }
+
+
+def _captions(group: ExplainedSamples, names: Names) -> list[Caption]:
+    predictions, probabilities = group.explanation.predictions, group.explanation.probabilities.amax(1)
+    return prediction_captions(_true_classes(group), predictions.tolist(), probabilities.tolist(), names)
+
+
+def _true_classes(group: ExplainedSamples) -> list[int | None]:
+    return list(group.samples.labels)
+
+
+def _in_order(looked: Sequence[ExplainedSamples], values: Iterable[Iterable[_T]]) -> list[_T]:
+    """Bring what each entry says of its samples into the order of all samples' positions."""
+    positions = [position for group in looked for position in group.samples.positions]
+    flat = list(chain.from_iterable(values))
+    return [flat[index] for index in sorted(range(len(flat)), key=positions.__getitem__)]
+
+
+def _in_rows(looked: Sequence[ExplainedSamples], batches: Sequence[Tensor]) -> Images:
+    """The same for images: of one size, and in order already, they stay one batch."""
+    if len(batches) == 1 and list(looked[0].samples.positions) == sorted(looked[0].samples.positions):
+        return batches[0]
+    return _in_order(looked, batches)

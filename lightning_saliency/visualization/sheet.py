@@ -1,0 +1,293 @@
+"""The one drawing engine: images under their heatmaps, in labeled rows and columns or side by side."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from lightning_saliency.visualization.captions import Caption
+from lightning_saliency.visualization.colors import check_alpha, check_heatmaps, overlay
+from lightning_saliency.visualization.images import Images, check_rgb
+from lightning_saliency.visualization.layout import FRAME, Layout, draw_reason, draw_scale, paste, plan
+from lightning_saliency.visualization.text import FAINT_INK, TextBlock
+
+CELL_SIDE = 256  # the most that a cell's larger side has, in pixels
+_DIMMED = 0.5  # the brightness of a blank cell's image
+_BAR_HEIGHT = 6
+
+
+def grid(
+    images: Images,
+    columns: Mapping[str, Images],
+    *,
+    title: str = "",
+    captions: Sequence[Caption] | None = None,
+    blanks: Mapping[str, Sequence[str | None]] | None = None,
+    labels: Mapping[str, Sequence[Caption]] | None = None,
+    note: str = "",
+    cell_side: int = CELL_SIDE,
+    colormap: str = "turbo",
+    alpha: float = 0.5,
+) -> Tensor:
+    """Draw one sheet: a row per sample, its image first, then the image under each of its heatmaps, or other pictures.
+
+    The larger side of a cell is between half of `cell_side` and `cell_side`. Smaller images are enlarged by a whole
+    factor, so that each pixel stays a crisp square, while their heatmaps are interpolated; larger images are reduced
+    with antialiasing. Images of several sizes share a sheet: each keeps its own aspect, in the middle of its place.
+
+    Args:
+        images: `(N, 3, H, W)`, uint8, as `to_rgb` returns them; or of several sizes a list of N images `(3, H, W)`.
+        columns: For each column's title heatmaps, `(N, 1, h, w)` in [0, 1], or pictures that are shown as they are,
+            uint8 `(N, 3, h, w)`; or a list of N of them. Columns stand in the mapping's order.
+        title: Stands on top, such as "epoch 12".
+        captions: One for each row.
+        blanks: For a column's title and each row the reason why that cell is blank, or None where it is not. A blank
+            cell shows the plain image, dimmed, with the reason written on it.
+        labels: For a column's title and each row what stands below that cell, such as the class that it shows; for the
+            images under "".
+        note: Stands small at the bottom.
+        cell_side: The most that the larger side of a cell has, in pixels.
+        colormap: The name of a matplotlib color map. A strip at the bottom shows its colors from low to high.
+        alpha: The weight of the color, in [0, 1].
+
+    Returns:
+        `(3, H', W')`, uint8, on the CPU.
+
+    Raises:
+        ValueError: A shape, a dtype, a range or a length differs from the above, `blanks` or `labels` name a column
+            that `columns` lacks, or no color map has that name.
+
+    Example:
+        >>> images, heatmaps = torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.rand(2, 1, 64, 64)
+        >>> sheet = grid(images, {"Grad-CAM": heatmaps}, title="epoch 12")
+        >>> sheet.dtype, sheet.ndim
+        (torch.uint8, 3)
+    """
+    blanks, labels = blanks or {}, labels or {}
+    _check_grid(images, columns, captions, blanks, labels)
+    check_alpha("alpha", alpha)
+    cells = _draw_cells(images, columns, blanks, cell_side, colormap, alpha)
+    below = [labels.get(name, ()) for name in ("", *columns)]
+    layout, blocks = plan(cells, ("image", *columns), captions or (), below, title, note)
+    reasons = {
+        (row, column): reason
+        for column, name in enumerate(columns, start=1)
+        for row, reason in enumerate(blanks.get(name, ()))
+    }
+    has_scale = any(_is_heatmap(maps) for maps in columns.values())
+    return _to_tensor(_draw_page(cells, layout, blocks, reasons, colormap if has_scale else None))
+
+
+def tiles(
+    images: Images,
+    heatmaps: Images,
+    *,
+    title: str = "",
+    labels: Sequence[Caption] | None = None,
+    blanks: Sequence[str | None] | None = None,
+    note: str = "",
+    progress: float | None = None,
+    cell_side: int = CELL_SIDE,
+    colormap: str = "turbo",
+    alpha: float = 0.5,
+) -> Tensor:
+    """Draw the images under their heatmaps side by side, in few rows: the frame of an animation.
+
+    Args:
+        images: As for `grid`.
+        heatmaps: `(N, 1, h, w)` in [0, 1], or a list of N heatmaps `(1, h, w)`.
+        title: Stands on top, such as "epoch 12", cut to one line.
+        labels: What stands below each.
+        blanks: For each the reason why its heatmap is blank, or None.
+        note: Stands small at the bottom.
+        progress: A number in [0, 1] that a bar on the upper edge shows; None for no bar.
+        cell_side: As for `grid`.
+        colormap: As for `grid`.
+        alpha: As for `grid`.
+
+    Returns:
+        `(3, H', W')`, uint8, on the CPU. Its size depends on the images and the note alone, and on whether there is a
+        title and labels.
+
+    Raises:
+        ValueError: As `grid`.
+
+    Example:
+        >>> images, heatmaps = torch.zeros(8, 3, 64, 64, dtype=torch.uint8), torch.rand(8, 1, 64, 64)
+        >>> frame = tiles(images, heatmaps, title="epoch 12", progress=0.4)
+        >>> frame.dtype, frame.shape[2] > frame.shape[1]
+        (torch.uint8, True)
+    """
+    reasons = list(blanks or [None] * len(images))
+    _check_grid(images, {"": heatmaps}, labels, {"": reasons}, {})
+    check_alpha("alpha", alpha)
+    overlays = [row[1] for row in _draw_cells(images, {"": heatmaps}, {"": reasons}, cell_side, colormap, alpha)]
+    columns = _count_columns(len(images))
+    cells = [overlays[start : start + columns] for start in range(0, len(images), columns)]
+    below = [(labels or ())[column::columns] for column in range(columns)]
+    layout, blocks = plan(cells, [""] * columns, (), below, title, note, title_lines=1)
+    placed = {divmod(index, columns): reason for index, reason in enumerate(reasons)}
+    page = _draw_page(cells, layout, blocks, placed, colormap if columns > 1 else None)
+    if progress is not None:
+        _draw_progress(ImageDraw.Draw(page), layout.size[1], progress)
+    return _to_tensor(page)
+
+
+def fit_images(images: Images, cell_side: int = CELL_SIDE) -> Images:
+    """Resize images to their cells, once for several sheets: `grid` leaves these as they are.
+
+    Args:
+        images: As for `grid`.
+        cell_side: As for `grid`.
+
+    Returns:
+        `(N, 3, h, w)`, uint8, or a list of N images `(3, h, w)`.
+    """
+    if isinstance(images, Tensor):
+        return _fit(images, cell_side)
+    return [_fit(image[None], cell_side)[0] for image in images]
+
+
+def _draw_cells(
+    images: Images,
+    columns: Mapping[str, Images],
+    blanks: Mapping[str, Sequence[str | None]],
+    cell_side: int,
+    colormap: str,
+    alpha: float,
+) -> list[list[Tensor]]:
+    """Draw the cells of each row, `(h, w, 3)`: the image and its columns, together for all rows of one size."""
+    cells: list[list[Tensor]] = [[] for _ in images]
+    for rows in _rows_by_size(images, columns):
+        fitted = _fit(_select(images, rows).cpu(), cell_side)
+        size = (fitted.shape[2], fitted.shape[3])
+        pictures = [fitted]
+        for name, maps in columns.items():
+            pixels = _select(maps, rows).detach().cpu()
+            if _is_heatmap(pixels):
+                picture = overlay(fitted, _resize(pixels.float(), size).clamp(0, 1), colormap, alpha)
+            else:
+                picture = _resize_image(pixels, size)
+            blank = [index for index, row in enumerate(rows) if name in blanks and blanks[name][row] is not None]
+            if blank:
+                picture = picture.clone()  # it may be the caller's
+                picture[blank] = (fitted[blank] * _DIMMED).round().to(torch.uint8)
+            pictures.append(picture)
+        for index, row in enumerate(rows):
+            cells[row] = [picture[index].permute(1, 2, 0) for picture in pictures]
+    return cells
+
+
+def _rows_by_size(images: Images, columns: Mapping[str, Images]) -> list[Sequence[int]]:
+    """Group the rows whose images, and whose maps, have one size, so that they are drawn together."""
+    if all(isinstance(values, Tensor) for values in (images, *columns.values())):
+        return [range(len(images))]
+    groups: dict[tuple[torch.Size, ...], list[int]] = defaultdict(list)
+    for row, image in enumerate(images):
+        groups[(image.shape, *(maps[row].shape for maps in columns.values()))].append(row)
+    return list(groups.values())
+
+
+def _select(values: Images, rows: Sequence[int]) -> Tensor:
+    """Return these rows as one batch."""
+    if isinstance(values, Tensor) and len(rows) == len(values):
+        return values
+    return torch.stack([values[row] for row in rows])
+
+
+def _draw_page(
+    cells: Sequence[Sequence[Tensor]],
+    layout: Layout,
+    blocks: Sequence[TextBlock],
+    reasons: Mapping[tuple[int, int], str | None],
+    colormap: str | None,
+) -> Image.Image:
+    """Put the cells, the words, the reasons by row and column, and the color scale on a page."""
+    page = Image.fromarray(paste(cells, layout).numpy())
+    draw = ImageDraw.Draw(page, "RGBA")  # this mode blends translucent fills
+    for block in blocks:
+        block.write(draw)
+    for (row, column), reason in reasons.items():
+        if reason is not None:
+            draw_reason(draw, layout, row, column, reason, cells[row][column].shape[1])
+    if colormap is not None:
+        draw_scale(page, draw, layout, colormap)
+    return page
+
+
+def _draw_progress(draw: ImageDraw.ImageDraw, width: int, progress: float) -> None:
+    draw.rectangle((0, 0, width, _BAR_HEIGHT - 1), fill=(FRAME,) * 3)
+    if progress > 0:
+        draw.rectangle((0, 0, round(min(progress, 1.0) * width), _BAR_HEIGHT - 1), fill=FAINT_INK)
+
+
+def _to_tensor(page: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(page)).permute(2, 0, 1)  # as it lies: an encoder wants the rows of pixels again
+
+
+def _count_columns(count: int) -> int:
+    """Return in how many columns so many tiles stand best: about as many as rows, rather more, without gaps."""
+    least = math.ceil(math.sqrt(count))
+    return min(range(least, 2 * least + 1), key=lambda columns: -count % columns)
+
+
+def _cell_size(height: int, width: int, most: int) -> tuple[int, int]:
+    side, least, usual = max(height, width), most // 2, most * 3 // 4
+    if side < least:
+        factor = max(usual // side, -(-least // side))
+        return height * factor, width * factor
+    shrink = min(1.0, most / side)
+    return max(1, round(height * shrink)), max(1, round(width * shrink))
+
+
+def _fit(images: Tensor, cell_side: int) -> Tensor:
+    fitted = _resize_image(images, _cell_size(images.shape[2], images.shape[3], cell_side))
+    return fitted.contiguous(memory_format=torch.channels_last)  # as colors lie in their table, and pixels on a page
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if maps.shape[2:] == size:
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _resize_image(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Enlarge small images with crisp pixels, and reduce larger ones with antialiasing."""
+    small = max(images.shape[2:]) < max(size)
+    return F.interpolate(images, size=size, mode="nearest") if small else _resize(images, size)
+
+
+def _is_heatmap(maps: Images) -> bool:
+    return maps[0].dtype != torch.uint8
+
+
+def _check_grid(
+    images: Images,
+    columns: Mapping[str, Images],
+    captions: Sequence[Caption] | None,
+    blanks: Mapping[str, Sequence[str | None]],
+    labels: Mapping[str, Sequence[Caption]],
+) -> None:
+    for option, by_column, known in (("blanks", blanks, [*columns]), ("labels", labels, ["", *columns])):
+        for name in by_column:
+            if name not in known:
+                raise ValueError(f"Expected `{option}` to name columns among {known}, got {name!r}.")
+    pictures = {"images": images, **{f"columns[{name!r}]": maps for name, maps in columns.items()}}
+    words: dict[str, Sequence[object]] = {"captions": captions} if captions is not None else {}
+    words |= {f"blanks[{name!r}]": reasons for name, reasons in blanks.items()}
+    words |= {f"labels[{name!r}]": below for name, below in labels.items()}
+    for name, values in (pictures | words).items():
+        if isinstance(values, str) or len(values) != len(images) or not len(values):
+            count = f"{len(images)} entries, one per image" if len(images) else "at least one image"
+            raise ValueError(f"Expected `{name}` to hold {count}, got {type(values).__name__} of {len(values)}.")
+    for name, batch in pictures.items():
+        check = check_heatmaps if name != "images" and _is_heatmap(batch) else check_rgb
+        for values in [batch] if isinstance(batch, Tensor) else [image[None] for image in batch]:
+            check(name, values)

@@ -1,0 +1,118 @@
+"""The figure of the tutorials: each image, and beside it a panel for each method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lightning_saliency.attribution import METHODS, Explanation, blank_reasons, make_heatmaps
+from lightning_saliency.visualization.captions import explanation_captions, join_notes, method_title
+from lightning_saliency.visualization.colors import signed_to_rgb
+from lightning_saliency.visualization.images import shown_channels
+from lightning_saliency.visualization.sheet import grid
+from lightning_saliency.visualization.style import Style, find_names, to_pictures
+
+TUTORIAL_PANELS = {
+    4: ("grad_cam", "guided_backprop", "guided_grad_cam"),
+    6: ("cam", "grad_cam", "grad_cam_plus_plus", "guided_backprop", "guided_grad_cam"),
+}
+"""The methods beside the image in the figures of four and of six panels."""
+
+_CELL_SIDE = 300
+
+
+def tutorial_figure(
+    explanation: Explanation,
+    panels: int | str | Sequence[str] = 4,
+    *,
+    index: int | Sequence[int] | None = None,
+    style: Style = Style(),
+) -> Tensor:
+    """Draw the figure of the tutorials: a row for each image, with the image first and then each method's panel.
+
+    Methods in input space (those of `explanation.signed`: guided backprop, Guided Grad-CAM, saliency …) are shown in
+    color, their signed values around mid gray; the others as heatmaps over the image. A map with nothing to show is
+    the dimmed image with the reason on it.
+
+    Args:
+        explanation: Of these images, with these methods.
+        panels: 4: image, Grad-CAM, guided backprop, Guided Grad-CAM; 6: CAM and Grad-CAM++ as well; or the keys of
+            methods, in the order of their panels. `TUTORIAL_PANELS[4]` are the methods to explain with. A method that
+            read several layers has a panel for each.
+        index: Which image, or which ones; all by default.
+        style: How the figure looks.
+
+    Returns:
+        uint8 `(3, H, W)`, on the CPU.
+
+    Raises:
+        ValueError: `panels` is another number or names a method that the explanation lacks, or there is no such image.
+
+    Example:
+        >>> import torch
+        >>> from lightning_saliency import explain
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        ...     torch.nn.Flatten(), torch.nn.Linear(8, 5))
+        >>> explanation = explain(model, torch.randn(2, 3, 32, 32), methods=TUTORIAL_PANELS[4])
+        >>> tutorial_figure(explanation).dtype
+        torch.uint8
+    """
+    keys, rows = _select_keys(explanation, panels), _select_rows(index, len(explanation.images))
+    columns, blanks = {}, {}
+    for key in keys:
+        title = method_title(key)
+        columns[title], blanks[title] = _draw_panel(explanation, key, rows, style)
+    reads_layer = any(key in METHODS and METHODS[key].reads_layer for key in keys)  # else the panels name their layers
+    captions = explanation_captions(explanation, find_names(style))
+    return grid(
+        to_pictures(explanation.images[rows], style),
+        columns,
+        captions=[captions[row] for row in rows],
+        blanks=blanks,
+        note=join_notes(
+            f"layer: {explanation.layer}" if reads_layer else "",
+            shown_channels(explanation.images.shape[1], style.channels),
+            "signed values: 0 is mid gray, positive is brighter"
+            if any(key in explanation.signed for key in keys)
+            else "",
+        ),
+        cell_side=_CELL_SIDE,
+        colormap=style.colormap,
+        alpha=style.alpha,
+    )
+
+
+def _select_keys(explanation: Explanation, panels: int | str | Sequence[str]) -> list[str]:
+    """Return the explanation's maps that are shown: those of the methods, of each layer that was read."""
+    if isinstance(panels, int) and panels not in TUTORIAL_PANELS:
+        raise ValueError(f"Expected `panels` to be 4, 6 or the keys of methods, got {panels}.")
+    methods = TUTORIAL_PANELS[panels] if isinstance(panels, int) else [panels] if isinstance(panels, str) else panels
+    selected = []
+    for method in methods:
+        keys = [key for key in explanation.attributions if key == method or key.startswith(f"{method}@")]
+        if not keys:
+            raise ValueError(
+                f"Expected `panels` out of the explanation's methods {', '.join(explanation.attributions)}, got "
+                f"{method!r}. Explain with `methods={tuple(methods)}`."
+            )
+        selected += keys
+    return selected
+
+
+def _select_rows(index: int | Sequence[int] | None, count: int) -> list[int]:
+    rows = list(range(count)) if index is None else [index] if isinstance(index, int) else list(index)
+    if not rows or not all(0 <= row < count for row in rows):
+        raise ValueError(f"Expected `index` to name images from 0 to {count - 1}, got {index}.")
+    return rows
+
+
+def _draw_panel(
+    explanation: Explanation, key: str, rows: list[int], style: Style
+) -> tuple[Tensor, Sequence[str | None]]:
+    """Return a method's pictures or heatmaps, and why each is blank, or None."""
+    if key in explanation.signed:
+        signed = explanation.signed[key][rows]
+        return signed_to_rgb(signed), blank_reasons(signed, "minmax")  # negative is no reason in color
+    heatmaps = make_heatmaps(explanation.attributions[key][rows], explanation.images.shape[2:], style.normalize)
+    return heatmaps.maps, heatmaps.reasons

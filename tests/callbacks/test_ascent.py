@@ -1,0 +1,169 @@
+"""ClassModelCallback and FoolingCallback: what they log, and that training is not touched by them."""
+
+import warnings
+from importlib import import_module
+
+import pytest
+import torch
+from test_callbacks import picture
+from test_untouched import RECIPES, run
+from tiny import L, TinyClassifier, data, events, loader, trainer
+
+from lightning_saliency import METHODS, SaliencyCallback, class_model_image, fooling_image
+from lightning_saliency.callbacks import ClassModelCallback, Execution, FoolingCallback, Samples, Style
+from lightning_saliency.callbacks.audit import changed
+from lightning_saliency.visualization import Caption, grid, to_rgb
+
+
+@pytest.mark.parametrize("recipe", RECIPES[:4], ids=lambda recipe: recipe.name)
+def test_training_with_every_method_and_callback_is_the_training_without_them(recipe, tmp_path):
+    without = run(recipe, tmp_path / "without")
+    ours = [
+        SaliencyCallback(
+            list(METHODS), samples=3, execution=Execution(on_error="raise", flip=True, audit=True), **recipe.options
+        ),
+        ClassModelCallback(
+            steps=3, jitter=2, blur=0.5, name="saliency/class_model", execution=Execution(on_error="raise", audit=True)
+        ),
+        FoolingCallback(
+            max_steps=3, name="saliency/fooling", samples=3, execution=Execution(on_error="raise", audit=True)
+        ),
+    ]
+    assert changed(without, run(recipe, tmp_path / "with", *ours)) == []
+    tags = set(events(tmp_path / "with").Tags()["images"])
+    assert {f"saliency/{method}" for method in METHODS} | {"saliency/fooling/samples", "saliency/class_model/0"} <= tags
+
+
+def test_the_class_models_are_one_picture_a_class_made_by_the_model_of_that_epoch(tmp_path):
+    L.seed_everything(0)
+    model = TinyClassifier()
+    callback = ClassModelCallback(
+        steps=4, style=Style(class_names=["cat", "dog", "a/c"]), execution=Execution(on_error="raise")
+    )
+    trainer(tmp_path, callback).fit(model, loader(), loader())
+    found = events(tmp_path)
+    assert set(found.Tags()["images"]) == {"class_model/cat", "class_model/dog", "class_model/a-c"}
+    assert [event.step for event in found.Images("class_model/dog")] == [0, 2, 5]
+    made = class_model_image(model, [0, 1, 2], (3, 16, 16), steps=4)
+    expected = grid(
+        to_rgb(made.images)[1:2],
+        {},
+        title="epoch 1 · step 5",
+        captions=[Caption("dog")],
+        note=f"score {made.start_scores[1]:.3g} → {made.scores[1]:.3g}",
+    )
+    assert torch.equal(picture(found.Images("class_model/dog")[-1]), expected)
+    assert "class_model/seconds" in found.Tags()["scalars"]
+
+
+def test_chosen_classes_alone_are_made_and_at_most_ten_by_default(tmp_path):
+    trainer(tmp_path, ClassModelCallback([2], steps=1)).validate(TinyClassifier(), loader(), verbose=False)
+    assert events(tmp_path).Tags()["images"] == ["class_model/2"]
+
+
+def test_classes_of_one_name_have_each_a_picture(tmp_path):
+    callback = ClassModelCallback(
+        steps=1, style=Style(class_names=["a/b", "a-b", "seconds"]), execution=Execution(on_error="raise")
+    )
+    trainer(tmp_path, callback).validate(TinyClassifier(), loader(), verbose=False)
+    tags = {"class_model/a-b", "class_model/a-b (1)", "class_model/seconds (2)"}
+    assert set(events(tmp_path).Tags()["images"]) == tags
+
+
+def test_the_fooled_samples_and_how_many_steps_it_took(tmp_path):
+    L.seed_everything(0)
+    model = TinyClassifier()
+    callback = FoolingCallback(step_size=0.1, max_steps=8, samples=5, execution=Execution(on_error="raise"))
+    runner = trainer(tmp_path, callback, L.callbacks.EarlyStopping("fooling/median_steps", mode="max", patience=9))
+    runner.fit(model, loader(), loader())
+    images, labels = data()[:5]
+    made = fooling_image(model, images, step_size=0.1, max_steps=8)
+    steps = torch.where(made.fooled, made.steps, 8)
+    found = events(tmp_path)
+    assert found.Scalars("fooling/median_steps")[-1].value == float(steps.float().median())
+    assert float(runner.callback_metrics["fooling/median_steps"]) == float(steps.float().median())
+    captions = [
+        Caption(
+            f"true {label} · taken for {to} after {count} step{'' if count == 1 else 's'}"
+            if fooled
+            else f"true {label} · not taken for {to} within {count} steps"
+        )
+        for label, to, count, fooled in zip(
+            labels.tolist(), made.targets.tolist(), made.steps.tolist(), made.fooled.tolist(), strict=True
+        )
+    ]
+    largest = made.changes.abs().amax((1, 2, 3), keepdim=True)
+    expected = grid(
+        to_rgb(images),
+        {
+            "the change, magnified": to_rgb(made.changes / largest, 0.5, 0.5),
+            "with the change": to_rgb(made.images),
+        },
+        title="epoch 1 · step 5",
+        captions=captions,
+        note="steps of 0.1 a pixel, method: sign",
+    )
+    assert torch.equal(picture(found.Images("fooling/samples")[-1]), expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "says"),
+    [
+        (lambda: ClassModelCallback([]), ValueError, r"`classes` to be class indices from 0, got \[\]"),
+        (lambda: ClassModelCallback([-1]), ValueError, "`classes` to be class indices"),
+        (lambda: ClassModelCallback(steps=0), ValueError, "`steps` to be a positive int, got 0"),
+        (lambda: ClassModelCallback(step_size=-1), ValueError, "`step_size` to be above 0, got -1"),
+        (lambda: ClassModelCallback(blur=-0.5), ValueError, r"`blur` not to be negative, got -0\.5"),
+        (
+            lambda: ClassModelCallback(execution=Execution(output_fn=3)),
+            TypeError,
+            "`output_fn` to be a function or None, got int",
+        ),
+        (lambda: ClassModelCallback(every_n_epochs=0), ValueError, "`every_n_epochs` to be a positive int"),
+        (lambda: FoolingCallback(-1), ValueError, "`target` to be a class index from 0 or None, got -1"),
+        (lambda: FoolingCallback(method="fast"), ValueError, "`method` to be one of sign, gradient, got 'fast'"),
+        (lambda: FoolingCallback(step_size=0), ValueError, "`step_size` to be above 0, got 0"),
+        (
+            lambda: FoolingCallback(samples=Samples(choose="best")),
+            ValueError,
+            "`choose` to be one of first, per_class, got 'best'",
+        ),
+        (lambda: FoolingCallback(style=Style(class_names="cat")), TypeError, "`class_names` to be a list of names"),
+    ],
+)
+def test_wrong_options_are_named(make, error, says):
+    with pytest.raises(error, match=says):
+        make()
+
+
+def test_two_that_would_share_a_tag_are_refused_and_names_tell_them_apart(tmp_path):
+    with pytest.raises(ValueError, match="'fooling/samples' twice"):
+        trainer(tmp_path, FoolingCallback(), FoolingCallback(2, samples=3)).validate(
+            TinyClassifier(), loader(), verbose=False
+        )
+    both = [FoolingCallback(max_steps=1), FoolingCallback(2, max_steps=1, name="into_2"), SaliencyCallback("cam")]
+    trainer(tmp_path, *both).validate(TinyClassifier(), loader(), verbose=False)
+    assert set(events(tmp_path).Tags()["images"]) == {"fooling/samples", "into_2/samples", "saliency/cam"}
+
+
+def test_what_cannot_work_is_an_error_before_the_first_training_step(tmp_path):
+    for callback in (ClassModelCallback(model="net"), FoolingCallback(model="net")):
+        with pytest.raises(ValueError, match="`model` to name a module of TinyClassifier, got 'net'"):
+            trainer(tmp_path, callback).fit(TinyClassifier(), loader(), loader())
+    with pytest.raises(ValueError, match="below the model's 3 classes"):
+        trainer(tmp_path, ClassModelCallback([7])).fit(TinyClassifier(), loader(), loader())
+
+
+def test_the_command_line_builds_them():
+    arguments = [
+        "--trainer.callbacks=lightning_saliency.ClassModelCallback", "--trainer.callbacks.classes=[0, 2]",
+        "--trainer.callbacks+=lightning_saliency.FoolingCallback", "--trainer.callbacks.method=gradient",
+    ]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cli = import_module(f"{L.__name__}.cli").LightningCLI(
+            TinyClassifier, run=False, args=arguments, save_config_callback=None
+        )
+    made = [callback for callback in cli.trainer.callbacks if hasattr(callback, "ascent")]
+    assert made[0].classes == [0, 2]
+    assert made[1].ascent["method"] == "gradient"

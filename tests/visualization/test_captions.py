@@ -1,0 +1,80 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lightning_saliency.visualization import Caption, Names, class_model_caption, fooling_caption, method_title
+from lightning_saliency.visualization.captions import (
+    class_captions,
+    explanation_captions,
+    label_captions,
+    predicted_class_caption,
+    prediction_captions,
+)
+
+NAMES = Names(["cat", "dog"])
+LONG = "Rindfleischetikettierungsueberwachungsaufgabenuebertragungsgesetz"
+
+
+def test_a_class_without_a_name_is_called_by_its_number():
+    assert [NAMES[index] for index in (0, 1, 2, -1)] == ["cat", "dog", "2", "-1"]
+    assert Names()[3] == "3"
+
+
+def test_the_prediction_is_right_wrong_or_unknown():
+    captions = prediction_captions([1, 0, None], [1, 1, 1], [0.934, 1.0, 0.5], NAMES)
+    assert captions == [
+        Caption("true dog · predicted dog 93%", True),
+        Caption("true cat · predicted dog 100%", False),
+        Caption("predicted dog 50%", None),
+    ]
+
+
+def test_a_long_name_leaves_room_for_what_follows_it():
+    (caption,) = prediction_captions([0], [0], [0.5], Names([LONG]))
+    assert caption.text == f"true {LONG[:39]}… · predicted {LONG[:39]}… 50%"
+    assert Names([LONG])[0] == LONG
+
+
+def test_an_explanation_says_which_class_is_explained():
+    explanation = SimpleNamespace(
+        probabilities=torch.tensor([[0.25, 0.75], [0.25, 0.75]]),
+        predictions=torch.tensor([1, 1]),
+        classes=torch.tensor([1, 0]),
+    )
+    assert [caption.text for caption in explanation_captions(explanation, NAMES)] == [
+        "predicted dog 75% · explained: predicted class",
+        "predicted dog 75% · explained: cat 25%",
+    ]
+    explanation.classes = None
+    assert explanation_captions(explanation, NAMES)[0].text == "predicted dog 75% · explained: chosen target"
+
+
+def test_what_stands_below_a_cell():
+    assert class_captions([1, 1], [0.25, 0.5], [1, 0], NAMES) == [Caption("dog · 25%", True), Caption("dog · 50%")]
+    assert label_captions([0, None], NAMES) == [Caption("true cat"), Caption("")]
+    assert predicted_class_caption(None, 1, NAMES) == Caption("dog")
+    assert predicted_class_caption(1, 1, NAMES) == Caption("dog", True)
+
+
+@pytest.mark.parametrize(
+    ("label", "steps", "fooled", "reason", "text"),
+    [
+        (0, 1, True, None, "true cat · taken for dog after 1 step"),
+        (None, 3, True, None, "taken for dog after 3 steps"),
+        (0, 50, False, None, "true cat · not taken for dog within 50 steps"),
+        (0, 0, False, "gradient 0", "true cat · not taken for dog: gradient 0"),
+    ],
+)
+def test_a_fooling_image_says_what_it_is_taken_for(label, steps, fooled, reason, text):
+    assert fooling_caption(label, 1, steps, fooled, reason, NAMES) == Caption(text)
+
+
+def test_a_class_model_image_names_its_class_and_why_there_is_none():
+    assert class_model_caption(1, NAMES) == Caption("dog")
+    assert class_model_caption(1, NAMES, "gradient 0") == Caption("dog · gradient 0")
+
+
+def test_a_method_is_called_by_its_title_and_its_layer():
+    assert method_title("grad_cam_plus_plus") == "Grad-CAM++"
+    assert method_title("grad_cam@backbone.layer3") == "Grad-CAM · backbone.layer3"

@@ -1,0 +1,183 @@
+import pytest
+import torch
+from drawing import randn
+from tiny import explained_samples
+from torch import nn
+
+from lightning_saliency.attribution import blank_reasons, explain, to_heatmaps
+from lightning_saliency.visualization import Caption, Style, draw_sheets, fit_images, grid, to_rgb
+
+METHODS = ("cam", "grad_cam")
+
+
+def network(classes=5, channels=3):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes)
+    )
+
+
+def explained(*size, labels=(0, 1), positions=None, methods=METHODS, channels=3):
+    explanation = explain(network(channels=channels), randn(len(labels), channels, *size), methods=methods, target=1)
+    positions = tuple(range(len(labels))) if positions is None else positions
+    return explained_samples(explanation, positions, labels)
+
+
+def draw(*looked, **options):
+    return draw_sheets(looked, Style(**options), title="epoch 1", explained="class 1")
+
+
+def captions(looked, names):
+    predictions, probabilities = looked.explanation.predictions, looked.explanation.probabilities.amax(1)
+    return [
+        Caption(f"true {names[label]} · predicted {names[prediction]} {probability:.0%}", label == prediction)
+        for label, prediction, probability in zip(
+            looked.samples.labels, predictions.tolist(), probabilities.tolist(), strict=True
+        )
+    ]
+
+
+@pytest.mark.parametrize("normalize", ["max", "minmax"])
+def test_a_sheet_for_each_method_and_one_of_all(normalize):
+    looked, names = explained(128, 128), ["ant", "bee", "cat", "dog", "eel"]
+    sheets = draw(looked, class_names=names, normalize=normalize, colormap="viridis", alpha=0.4)
+    assert list(sheets) == ["cam", "grad_cam", "overview"]
+    raw, images = looked.explanation.attributions, to_rgb(looked.explanation.images)
+    shown = {"CAM": "cam", "Grad-CAM": "grad_cam"}
+    maps = {title: to_heatmaps(raw[key], (128, 128), normalize) for title, key in shown.items()}
+    expected = grid(
+        images,
+        maps,
+        title="epoch 1",
+        captions=captions(looked, names),
+        blanks={title: blank_reasons(raw[key], normalize) for title, key in shown.items()},
+        note="explained: class 1 · layer: 1",
+        colormap="viridis",
+        alpha=0.4,
+    )
+    assert torch.equal(sheets["overview"], expected)
+    assert list(draw(explained(16, 16, methods="saliency"))) == ["saliency"]
+
+
+def test_heatmaps_that_the_look_has_are_not_changed():
+    looked = explained(16, 16)
+    kept = {key: heatmaps.maps.clone() for key, heatmaps in looked.heatmaps("max").items()}
+    draw(looked, normalize="shared", top_k=2)
+    assert all(torch.equal(looked.heatmaps("max")[key].maps, maps) for key, maps in kept.items())
+
+
+def test_a_shared_scale_is_shared_by_samples_of_all_sizes():
+    small, large = explained(128, 128, methods="cam"), explained(160, 128, positions=(2, 3), methods="cam")
+    raw = [looked.explanation.attributions["cam"] for looked in (small, large)]
+    raw[1] *= 3
+    largest = max(float(maps.max()) for maps in raw)
+    heatmaps = []
+    for looked, maps in zip((small, large), raw, strict=True):
+        strength = maps.amax((1, 2, 3), keepdim=True).relu() / largest
+        heatmaps += list(to_heatmaps(maps, looked.explanation.images.shape[2:]) * strength)
+    expected = grid(
+        [*to_rgb(small.explanation.images), *to_rgb(large.explanation.images)],
+        {"CAM": heatmaps},
+        title="epoch 1",
+        captions=captions(small, range(5)) + captions(large, range(5)),
+        blanks={"CAM": blank_reasons(raw[0]) + blank_reasons(raw[1])},
+        note="explained: class 1 · layer: 1",
+        cell_side=250,
+    )
+    assert torch.equal(draw(small, large, normalize="shared")["cam"], expected)
+
+
+def test_rows_stand_in_the_order_of_the_positions_whatever_their_sizes():
+    first = explained(128, 128, labels=(0, 1), positions=(0, 2), methods="grad_cam")
+    second = explained(160, 130, labels=(2,), positions=(1,), methods="grad_cam")
+    order = [(first, 0), (second, 0), (first, 1)]
+    expected = grid(
+        [to_rgb(looked.explanation.images)[row] for looked, row in order],
+        {"Grad-CAM": [looked.heatmaps("max")["grad_cam"].maps[row] for looked, row in order]},
+        title="epoch 1",
+        captions=[captions(looked, range(5))[row] for looked, row in order],
+        blanks={"Grad-CAM": [looked.heatmaps("max")["grad_cam"].reasons[row] for looked, row in order]},
+        note="explained: class 1 · layer: 1",
+    )
+    assert torch.equal(draw(first, second)["grad_cam"], expected)
+    assert torch.equal(draw(second, first)["grad_cam"], expected)
+    turned = explained(128, 128, labels=(0, 1), positions=(1, 0), methods="grad_cam")
+    straight = draw(explained(128, 128, labels=(0, 1), methods="grad_cam"))["grad_cam"]
+    assert not torch.equal(draw(turned)["grad_cam"], straight)
+
+
+@pytest.mark.parametrize("normalize", ["max", "minmax", "shared"])
+def test_the_maps_of_the_most_probable_classes_stand_side_by_side(normalize):
+    looked = explained(128, 128, methods="cam")
+    probabilities, classes = looked.explanation.probabilities.topk(2)
+    raw = looked.explanation.class_maps(classes)
+    peaks = raw.amax((2, 3)).relu()
+    largest = {"max": peaks.amax(1, keepdim=True), "shared": peaks.amax(), "minmax": peaks}[normalize]
+    strength = torch.where(largest > 0, peaks / largest, 0.0) if normalize != "minmax" else torch.ones(2, 2)
+    own_scale = "minmax" if normalize == "minmax" else "max"
+    columns = {
+        f"top {rank + 1}": to_heatmaps(raw[:, rank, None], (128, 128), own_scale) * strength[:, rank, None, None, None]
+        for rank in (0, 1)
+    }
+    scale = {"max": ", one scale a row", "minmax": "", "shared": ", one scale"}[normalize]
+    expected = grid(
+        to_rgb(looked.explanation.images),
+        columns,
+        title="epoch 1",
+        captions=captions(looked, range(5)),
+        blanks={f"top {rank + 1}": blank_reasons(raw[:, rank, None], own_scale) for rank in (0, 1)},
+        labels={
+            f"top {rank + 1}": [
+                Caption(f"{index} · {probability:.0%}", True if index == label else None)
+                for index, probability, label in zip(
+                    classes[:, rank].tolist(), probabilities[:, rank].tolist(), (0, 1), strict=True
+                )
+            ]
+            for rank in (0, 1)
+        },
+        note=f"explained: the 2 most probable classes{scale} · layer: 1",
+    )
+    sheet = draw(looked, normalize=normalize, top_k=2)["class_maps"]
+    assert (sheet.int() - expected.int()).abs().max() <= 1
+    assert "class_maps" in draw(explained(16, 16), explained(16, 24, positions=(2, 3)), top_k=9)
+    with pytest.raises(ValueError, match="`cam` among the methods"):
+        draw(explained(16, 16, methods="grad_cam"), top_k=2)
+
+
+def test_labels_may_be_unknown_and_images_of_many_channels_say_what_is_shown():
+    looked = explained(128, 128, methods="grad_cam", channels=5)
+    unlabeled = explained_samples(looked.explanation, looked.samples.positions)
+    probabilities = looked.explanation.probabilities.amax(1).tolist()
+    expected = grid(
+        fit_images(to_rgb(looked.explanation.images), 250),
+        {"Grad-CAM": looked.heatmaps("max")["grad_cam"].maps},
+        title="epoch 1",
+        captions=[
+            Caption(f"predicted {prediction} {probability:.0%}")
+            for prediction, probability in zip(looked.explanation.predictions.tolist(), probabilities, strict=True)
+        ],
+        blanks={"Grad-CAM": looked.heatmaps("max")["grad_cam"].reasons},
+        note="explained: class 1 · layer: 1 · channels 1–3 of 5",
+        cell_side=250,
+    )
+    assert torch.equal(draw(unlabeled)["grad_cam"], expected)
+
+
+def test_no_samples_are_refused():
+    with pytest.raises(ValueError, match="`looked` to hold at least one entry"):
+        draw()
+
+
+@pytest.mark.parametrize(
+    ("count", "side", "shown"),
+    [(1, 300, 256), (4, 300, 158), (10, 300, 130), (10, 64, 128), (1, 32, 192), (10, 32, 96)],
+)
+def test_the_more_cells_a_sheet_has_the_smaller_they_are_down_to_what_can_be_read(count, side, shown):
+    images = torch.zeros(count, 3, side, side)
+    images[:, 0] = 1
+    explanation = explain(network(), images, methods=["grad_cam", "hires_cam", "layer_cam", "saliency"])
+    looked = explained_samples(explanation, range(count))
+    sheet = draw(looked, mean=0.0, std=1.0, alpha=0.0)["overview"]
+    red = (sheet == torch.tensor([255, 0, 0]).view(3, 1, 1)).all(0)
+    first = red[:, red.any(0).nonzero()[0].item()]  # the left edge of all images
+    assert first.sum() == count * shown

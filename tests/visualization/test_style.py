@@ -1,0 +1,75 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from drawing import rand
+from jsonargparse import ArgumentParser
+from torchvision.transforms import v2
+
+from lightning_saliency.visualization import Style, find_names, to_pictures, to_rgb
+
+
+def test_what_is_given_as_a_list_or_an_array_cannot_change_later():
+    names = ["cat", "dog"]
+    style = Style(mean=[0.5, 0.4, 0.3], std=np.array([0.2, 0.2, 0.2]), class_names=names)
+    names[0] = "cow"
+    assert (style.mean, style.std, style.class_names) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2), ("cat", "dog"))
+    assert Style(torch.tensor(0.5), 0.25) == Style(0.5, 0.25)
+    assert hash(style)
+    with pytest.raises(AttributeError):
+        style.alpha = 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"mean": 0.5}, ValueError, r"`Style\(mean=..., std=...\)` both or neither, got 0.5 and None"),
+        ({"mean": "0.5", "std": 1.0}, TypeError, r"`Style\(mean=...\)` to be a finite number, or one per channel"),
+        ({"mean": [0.5, None], "std": 1.0}, TypeError, r"`Style\(mean=...\)`.*got \[0.5, None\]"),
+        ({"mean": [], "std": []}, TypeError, r"`Style\(mean=...\)`"),
+        ({"mean": 0.5, "std": float("nan")}, TypeError, r"`Style\(std=...\)` to be a finite number"),
+        ({"mean": 0.5, "std": [1.0, 0.0]}, ValueError, r"`Style\(std=...\)` to be above 0"),
+        ({"class_names": "cat"}, TypeError, r"`Style\(class_names=...\)` to be a list of names, got 'cat'"),
+        ({"colormap": "turbbo"}, ValueError, r"`Style\(colormap=...\)`.*'turbbo'. Did you mean 'turbo'"),
+        ({"alpha": 1.5}, ValueError, r"`Style\(alpha=...\)` to be in \[0, 1\], got 1.5"),
+        ({"alpha": "half"}, ValueError, r"`Style\(alpha=...\)`"),
+        ({"normalize": "all"}, ValueError, r"`Style\(normalize=...\)` to be one of max, minmax, shared, got 'all'"),
+        ({"channels": "last"}, ValueError, r"`Style\(channels=...\)` to be one of first, mean, got 'last'"),
+        ({"top_k": 0}, ValueError, r"`Style\(top_k=...\)` to be a positive int, got 0"),
+    ],
+)
+def test_a_wrong_option_is_named_with_its_group(options, error, message):
+    with pytest.raises(error, match=message):
+        Style(**options)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # jsonargparse renames its methods
+def test_it_is_written_in_yaml(tmp_path):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--style", type=Style, default=Style())
+    written = {"mean": [0.5], "std": 0.25, "class_names": ["cat", "dog"], "normalize": "shared", "top_k": 3}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"style": written}))
+    parsed = parser.parse_args([f"--config={tmp_path / 'config.yaml'}", "--style.alpha=0.25"])
+    style = parser.instantiate_classes(parsed).style
+    assert style == Style([0.5], 0.25, ["cat", "dog"], normalize="shared", top_k=3, alpha=0.25)
+    again = yaml.safe_load(parser.dump(parsed))["style"]
+    assert {option: again[option] for option in written} == written
+    with pytest.raises(Exception, match=r"(?s)style.*colormapp"):
+        parser.parse_args(["--style.colormapp=viridis"])
+
+
+def test_the_data_set_says_what_the_style_leaves_open():
+    images = rand(2, 3, 8, 8)
+    transform = v2.Normalize(mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])
+    dataset = SimpleNamespace(transform=transform, classes=["cat", "dog"])
+    assert torch.equal(to_pictures(images, Style(), dataset), to_rgb(images, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]))
+    assert torch.equal(to_pictures(images, Style(0.1, 0.9), dataset), to_rgb(images, 0.1, 0.9))
+    assert torch.equal(to_pictures(images, Style()), to_rgb(images))
+    many = rand(2, 5, 8, 8)  # the data set's numbers are of other images
+    assert torch.equal(to_pictures(many, Style(channels="mean"), dataset), to_rgb(many, channels="mean"))
+    assert find_names(Style(), dataset)[1] == "dog"
+    assert find_names(Style(class_names=["cow", "pig"]), dataset)[1] == "pig"
+    assert find_names(Style())[1] == "1"
