@@ -231,8 +231,9 @@ def fooling_image(
     _check_images(images, "images")
     check_fooling(method=method, step_size=step_size, max_steps=max_steps)
     chosen = Target(target).resolve(len(images))
-    if chosen is not None and not isinstance(chosen, Tensor):
-        raise TypeError("Expected `target` to be None, a class index or one class index per image, got a callable.")
+    if isinstance(target, str) or (chosen is not None and not isinstance(chosen, Tensor)):
+        got = "a callable" if callable(chosen) else repr(target)
+        raise TypeError(f"Expected `target` to be None, a class index or one class index per image, got {got}.")
 
     def look(images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         logits, _, gradients = _pass(forward, images, partial(_lead, targets=targets))

@@ -458,6 +458,7 @@ def test_a_wrong_argument_of_a_class_model_is_refused_by_its_name(arguments, err
         ({"target": 4}, ValueError, r"`target` to be below the model's 4 classes \(0 to 3\), got 4"),
         ({"target": [0, 1]}, ValueError, "`target` to hold one class for each of the 6 images"),
         ({"target": lambda logits: logits[:, 0]}, TypeError, "`target` to be None, .* got a callable"),
+        ({"target": "predicted"}, TypeError, "`target` to be None, .* got 'predicted'"),
         ({"method": "adam"}, ValueError, "`method` to be one of sign, gradient, got 'adam'"),
         ({"step_size": -0.1}, ValueError, "`step_size` to be a number above 0, got -0.1"),
         ({"max_steps": 0}, ValueError, "`max_steps` to be a positive int, got 0"),

@@ -103,6 +103,8 @@ def explain(
     forward = as_forward(model)
     check_choice("task", task, get_args(Task))
     check_choice("fuse", fuse, (*get_args(Fuse), None))
+    if isinstance(target, str) and target == "label":
+        raise ValueError("Expected `target` to be the labels themselves, got 'label': pass `target=labels`.")
     if chunk_size is not None:
         check_count("chunk_size", chunk_size)
     call = parse_images(forward, images)
