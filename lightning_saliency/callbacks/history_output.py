@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_saliency.callbacks.options import History
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.history import Record, RecordedLook, RecordedSamples, RecordWriter
-from lightning_saliency.loggers import run_folder
+from lightning_saliency.loggers import run_folder, write_run_file
 from lightning_saliency.visualization import Style, animation, filmstrip, find_names, to_pictures
 
 
@@ -114,10 +114,9 @@ class HistoryOutput(Output):
     def _animations(self, record: Record) -> dict[str, Tensor | Path]:
         made: dict[str, Tensor | Path] = {}
         for key in record[-1].attributions:
-            path = Path(record.path).parent / self.name / key / "animation.gif"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(animation(record, key, style=self.style))
-            made[f"{key}/animation"] = path
+            folder = record.path.rpartition("/")[0]
+            content = animation(record, key, style=self.style)
+            made[f"{key}/animation"] = write_run_file(folder, f"{self.name}/{key}/animation.gif", content)
         return made
 
 
