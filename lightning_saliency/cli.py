@@ -178,10 +178,10 @@ class _Explainer:
     style: Style
 
     def explain(self, images: Tensor) -> Explanation:
-        further = TUTORIAL_PANELS.get(self.options.figure, ())
+        of_the_figure = TUTORIAL_PANELS.get(self.options.figure, ())
         chosen = {"target": self.options.target, "layer": self.options.layer, "fuse": self.options.fuse}
         try:
-            explanation = explain(self.model, images, methods=(*self.methods, *further), **chosen)
+            explanation = explain(self.model, images, methods=(*self.methods, *of_the_figure), **chosen)
         except (ValueError, TypeError) as error:
             raise WrongArgumentError(str(error)) from error
         except (RuntimeError, AssertionError) as error:

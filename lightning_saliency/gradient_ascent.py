@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
+from lightning_saliency._checks import check_choice, check_count, check_number
 from lightning_saliency.evidence import (
     Forward,
     Target,
@@ -137,10 +138,8 @@ def class_model_image(
         tensor([True, True])
     """
     forward = as_forward(model)
-    _check_numbers(whole=True, steps=steps)
-    _check_numbers(whole=True, least=0, jitter=jitter, seed=seed)
-    _check_numbers(step_size=step_size)
-    _check_numbers(least=0, weight_decay=weight_decay, blur=blur)
+    check_ascent(steps=steps, step_size=step_size, weight_decay=weight_decay, jitter=jitter, blur=blur)
+    check_count("seed", seed, least=0)
     indices = _class_indices(classes)
     first = torch.zeros(image_size or ()) if start is None else start
     first = first[None] if isinstance(first, Tensor) and first.dim() == 3 else first
@@ -230,13 +229,11 @@ def fooling_image(
     """
     forward = as_forward(model)
     _check_images(images, "images")
-    if method not in get_args(StepMethod):
-        raise ValueError(f"Expected `method` to be one of {', '.join(get_args(StepMethod))}, got {method!r}.")
-    _check_numbers(whole=True, max_steps=max_steps)
-    _check_numbers(step_size=step_size)
+    check_fooling(method=method, step_size=step_size, max_steps=max_steps)
     chosen = Target(target).resolve(len(images))
-    if chosen is not None and not isinstance(chosen, Tensor):
-        raise TypeError("Expected `target` to be None, a class index or one class index per image, got a callable.")
+    if isinstance(target, str) or (chosen is not None and not isinstance(chosen, Tensor)):
+        got = "a callable" if callable(chosen) else repr(target)
+        raise TypeError(f"Expected `target` to be None, a class index or one class index per image, got {got}.")
 
     def look(images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         logits, _, gradients = _pass(forward, images, partial(_lead, targets=targets))
@@ -268,6 +265,22 @@ def fooling_image(
     return FoolingImages(current, changes, targets, fooled, steps, logits, reasons)
 
 
+def check_ascent(*, steps: int, step_size: float, weight_decay: float, jitter: int, blur: float) -> None:
+    """Refuse options of `class_model_image` that do not fit."""
+    check_count("steps", steps)
+    check_number("step_size", step_size, "(0, inf)")
+    check_number("weight_decay", weight_decay, "[0, inf)")
+    check_count("jitter", jitter, least=0)
+    check_number("blur", blur, "[0, inf)")
+
+
+def check_fooling(*, method: str, step_size: float, max_steps: int) -> None:
+    """Refuse options of `fooling_image` that do not fit."""
+    check_choice("method", method, STEP_METHODS)
+    check_number("step_size", step_size, "(0, inf)")
+    check_count("max_steps", max_steps)
+
+
 class _Point(NamedTuple):
     """Where the ascent is: images and gradients `(K, C, H, W)`, scores and objectives `(K, 1, 1, 1)`."""
 
@@ -281,7 +294,7 @@ def _pass(forward: Forward, images: Tensor, score: Callable[[Tensor], Tensor]) -
     """Logits, scores and ∂score/∂image, the latter two NaN for an image where either is not finite."""
     call = forward.call_of(images)
     # hundreds of passes; `explain` says what there is to say
-    evidence = collect(forward, call, call.images, target=score, needs={"input_grads"}, is_further=True)[0]
+    evidence = collect(forward, call, call.images, target=score, needs={"input_grads"}, is_repeated=True)[0]
     gradients: Any = evidence.input_grads  # not None: asked for
     finite = evidence.scores.isfinite() & gradients.flatten(1).isfinite().all(1)
     return evidence.logits, evidence.scores.where(finite, torch.nan), gradients.where(_each(finite), torch.nan)
@@ -379,11 +392,3 @@ def _check_images(images: Tensor, name: str, counts: Sequence[int] = ()) -> None
     if images.dim() != 4 or not images.numel() or len(images) not in (counts or [len(images)]):
         shape = "(C, H, W), or one image per class" if name == "start" else "(C, H, W)" if counts else "(N, C, H, W)"
         raise ValueError(f"Expected `{name}` to be {shape}, got shape {tuple(images.shape)}.")
-
-
-def _check_numbers(*, whole: bool = False, least: int | None = None, **options: Any) -> None:
-    for name, value in options.items():
-        fits = isinstance(value, int) or (isinstance(value, float) and not whole)
-        if isinstance(value, bool) or not fits or not (0 < value < math.inf or value == least):
-            expected = f"{'an int' if whole else 'a number'} {'above 0' if least is None else 'from 0'}"
-            raise ValueError(f"Expected `{name}` to be {expected}, got {value!r}.")

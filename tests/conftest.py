@@ -3,5 +3,9 @@
 import os
 from importlib import import_module
 
+import pytest
+
+pytest.register_assert_rewrite("states")
+
 if "LIGHTNING_PACKAGE" in os.environ:
     import_module(os.environ["LIGHTNING_PACKAGE"])

@@ -8,29 +8,13 @@ from importlib import import_module
 
 import pytest
 import torch
-from tiny import TinyClassifier, events, loader, trainer
+from tiny import TinyClassifier, classifier_of, events, loader, trainer
 
 import lightning_saliency
 from lightning_saliency import GradCAMCallback, SaliencyCallback
 from lightning_saliency._lightning import PACKAGES, Callback
 
 SHELLS = [getattr(lightning_saliency, name) for name in lightning_saliency.__all__ if name.endswith("Callback")]
-
-
-def classifier(package) -> type:
-    """`TinyClassifier` as a LightningModule of this package."""
-    members = {
-        name: member
-        for name, member in vars(TinyClassifier).items()
-        if name in ("forward", "training_step", "validation_step", "configure_optimizers")
-    }
-
-    def initialise(self):
-        package.LightningModule.__init__(self)
-        like = TinyClassifier()
-        self.backbone, self.head = like.backbone, like.head
-
-    return type("Classifier", (package.LightningModule,), members | {"__init__": initialise, "__module__": __name__})
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
@@ -41,14 +25,14 @@ def test_every_callback_is_one_of_the_package_and_works_bare_and_in_a_list(packa
         package.Trainer(
             max_epochs=1, callbacks=given, logger=logger, enable_progress_bar=False, enable_model_summary=False,
             enable_checkpointing=False, log_every_n_steps=1, accelerator="cpu", devices=1,
-        ).fit(classifier(package)(), loader(), loader())  # fmt: skip
+        ).fit(classifier_of(package)(), loader(), loader())  # fmt: skip
         assert len(events(tmp_path / name).Images("saliency/grad_cam")) == 2
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
 def test_the_command_line_of_the_package_takes_it_and_explains_its_options(package, tmp_path, capsys):
     cli = import_module(f"{package.__name__}.cli").LightningCLI
-    module = classifier(package)
+    module = classifier_of(package)
     arguments = ["--trainer.callbacks=lightning_saliency.GradCAMCallback", "--trainer.callbacks.num_samples=3"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

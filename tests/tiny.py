@@ -11,8 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lightning_saliency import GAPHead
 from lightning_saliency._lightning import PACKAGES
+from lightning_saliency.attribution import ExplainedSamples, HeatmapStage
+from lightning_saliency.data import SampleBatch
+from lightning_saliency.models import GAPHead
 
 L = PACKAGES[0]  # whose Trainer runs the tests: the first that is installed, or the one that conftest.py imported
 CSVLogger, Logger, TensorBoardLogger = L.loggers.CSVLogger, L.loggers.Logger, L.loggers.TensorBoardLogger
@@ -46,6 +48,22 @@ class TinyClassifier(L.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+def classifier_of(package) -> type:
+    """Return `TinyClassifier` as a LightningModule of this Lightning package."""
+    members = {
+        name: member
+        for name, member in vars(TinyClassifier).items()
+        if name in ("forward", "training_step", "validation_step", "configure_optimizers")
+    }
+
+    def initialize(self) -> None:
+        package.LightningModule.__init__(self)
+        like = TinyClassifier()
+        self.backbone, self.head = like.backbone, like.head
+
+    return type("Classifier", (package.LightningModule,), members | {"__init__": initialize, "__module__": __name__})
 
 
 def data(num: int = 24, channels: int = 3, size: int = 16) -> TensorDataset:
@@ -92,3 +110,10 @@ def picture(event) -> Tensor:
     """The decoded picture of an image event, uint8 (3, H, W)."""
     with Image.open(io.BytesIO(event.encoded_image_string)) as image:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def explained_samples(explanation, positions, labels=None, masks=None) -> ExplainedSamples:
+    """Samples of one size as a look has them."""
+    known = [None] * len(explanation) if labels is None else list(labels)
+    samples = SampleBatch(explanation.call.to("cpu"), tuple(known), tuple(positions), masks)
+    return ExplainedSamples(samples, explanation, HeatmapStage(explanation))

@@ -1,4 +1,4 @@
-"""The methods: evidence of one pass, and where a method needs them of further ones -> raw attributions, heatmaps.
+"""The methods: evidence of one pass, and of extra ones where a method needs them -> raw attributions -> heatmaps.
 
 A method is one pure function and one row of `METHODS`.
 """

@@ -135,7 +135,10 @@ def eigen_cam(evidence: Evidence) -> Tensor:
 
 
 def weighted_sum(weights: Tensor, activations: Tensor, principal: bool = False) -> Tensor:
-    """Return Σ_k w_k A_k, or the first principal component of the terms: `(N, D, 1, 1)` or of A's shape -> `(N, 1, h, w)`."""
+    """Return Σ_k w_k A_k, `(N, 1, h, w)`, or the first principal component of the terms.
+
+    The weights are `(N, D, 1, 1)` or of A's shape.
+    """
     if principal:
         terms = weights * activations
         return _first_component(terms, like=terms.sum(1, keepdim=True))

@@ -103,6 +103,8 @@ def explain(
     forward = as_forward(model)
     check_choice("task", task, get_args(Task))
     check_choice("fuse", fuse, (*get_args(Fuse), None))
+    if isinstance(target, str) and target == "label":
+        raise ValueError("Expected `target` to be the labels themselves, got 'label': pass `target=labels`.")
     if chunk_size is not None:
         check_count("chunk_size", chunk_size)
     call = parse_images(forward, images)
@@ -154,7 +156,7 @@ def explain_call(settings: Settings, call: Call, target: ParsedTarget = None) ->
                 parts.append(part)
         return _joined(replace(settings, layers=layers), call, inputs, parts)
 
-    is_perturbed = any(METHODS[key].further == "perturbed" for key in keys)
+    is_perturbed = any(METHODS[key].extra == "perturbed" for key in keys)
     return forward.in_fastest_layout(inputs, max(step, batch_size) if is_perturbed else step, read)
 
 
@@ -197,7 +199,7 @@ def _chunk(images: Tensor, most: int, target: ParsedTarget) -> int:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads all methods off one pass, and the further ones that some need."""
+    """Reads all methods off one pass, and off the extra ones that some need."""
 
     settings: Settings
     batch_size: int
@@ -236,32 +238,31 @@ class _Reader:
     ) -> _Maps:
         """A method's attributions: of each layer its own, or fused."""
         method, settings = METHODS[key], self.settings
-        maps = _Maps({}, {}, {})
+        attributions: dict[str, Tensor] = {}
+        every_signed: dict[str, Tensor] = {}
+        notes: dict[str, Tensor] = {}
         layers = settings.layers if method.reads_layer else (None,)
         for layer, seen in zip(layers, evidence, strict=False):
             name = f"{key}@{layer}" if len(layers) > 1 else key
             passes = Passes(settings.forward, call, target, layer, self.batch_size, settings.progress, shared=shared)
             raw, signed = method.attribute(seen, passes, settings.methods[key])
-            maps.attributions[name] = _of_scores(seen.scores, raw)
+            attributions[name] = _of_scores(seen.scores, raw)
             if signed is not None:
-                maps.signed[name] = _of_scores(seen.scores, signed).contiguous()
-            maps.notes.update({f"{name}/{note}": values for note, values in passes.notes.items()})
+                every_signed[name] = _of_scores(seen.scores, signed).contiguous()
+            notes |= {f"{name}/{note}": values for note, values in passes.notes.items()}
         if len(layers) > 1 and settings.fuse is not None:
-            every_signed = list(maps.signed.values())
-            return _Maps(
-                {key: fused(list(maps.attributions.values()), settings.fuse)},
-                {key: fused_signed(every_signed, settings.fuse)} if every_signed else {},
-                maps.notes,
-            )
-        return maps
+            attributions = {key: fused(list(attributions.values()), settings.fuse)}
+            if every_signed:
+                every_signed = {key: fused_signed(list(every_signed.values()), settings.fuse)}
+        return _Maps(attributions, every_signed, notes)
 
 
 class _Maps(NamedTuple):
     """What a method makes of a pass, by name: see `Explanation`."""
 
-    attributions: dict[str, Tensor]
-    signed: dict[str, Tensor]
-    notes: dict[str, Tensor]
+    attributions: Mapping[str, Tensor]
+    signed: Mapping[str, Tensor]
+    notes: Mapping[str, Tensor]
 
 
 def _of_scores(scores: Tensor, maps: Tensor) -> Tensor:

@@ -135,16 +135,16 @@ _NONE: frozenset[Need] = frozenset()
 ROWS = {
     "saliency": Method(saliency, "Saliency", _INPUT, reduce="absolute"),
     "input_x_gradient": Method(input_x_gradient, "Input × gradient", _INPUT, reduce="sum"),
-    "smooth_grad": Method(smooth_grad, "SmoothGrad", _NONE, reduce="absolute", further="noisy", checks=_NOISE),
+    "smooth_grad": Method(smooth_grad, "SmoothGrad", _NONE, reduce="absolute", extra="noisy", checks=_NOISE),
     "smooth_grad_cam_plus_plus": Method(
-        smooth_grad_cam_plus_plus, "Smooth Grad-CAM++", _MAP, further="noisy", checks=_NOISE
+        smooth_grad_cam_plus_plus, "Smooth Grad-CAM++", _MAP, extra="noisy", checks=_NOISE
     ),
     "integrated_gradients": Method(
         integrated_gradients,
         "Integrated gradients",
         _NONE,
         reduce="sum",
-        further="path",
+        extra="path",
         checks={"steps": COUNT, "baseline": NUMBER},
     ),
 }

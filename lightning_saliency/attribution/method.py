@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_saliency.evidence import Evidence, Need, Passes
 
-Further: TypeAlias = Literal["rectified", "noisy", "path", "perturbed"]
+ExtraPasses: TypeAlias = Literal["rectified", "noisy", "path", "perturbed"]
 """Which passes a method needs beyond the shared one."""
 
 Reduce: TypeAlias = Literal["absolute", "signed", "positive", "sum"]
@@ -49,11 +49,11 @@ class Method:
 
     Attributes:
         function: Evidence -> raw attributions `(N, 1, h, w)`, or with `reduce` signed ones of each channel of the input
-            `(N, C, H, W)`. With `further` passes it takes `Passes` as well. Its keyword-only arguments are options.
+            `(N, C, H, W)`. With `extra` passes it takes `Passes` as well. Its keyword-only arguments are options.
         title: How a picture names it.
         needs: What it reads of the evidence.
         reduce: How the channels become one map.
-        further: Which passes it needs beyond the shared one.
+        extra: Which passes it needs beyond the shared one.
         checks: Of options of the function, what they are expected to be; others may be anything.
     """
 
@@ -61,7 +61,7 @@ class Method:
     title: str
     needs: frozenset[Need]
     reduce: Reduce | None = None
-    further: Further | None = None
+    extra: ExtraPasses | None = None
     checks: Mapping[str, OptionCheck] = field(default_factory=dict)
 
     @property
@@ -103,7 +103,7 @@ class Method:
         """Return the raw attributions `(N, 1, h, w)`, and in input space those of each channel `(N, C, H, W)`."""
         chosen = dict(options or {})
         reduce = chosen.pop("reduce", self.reduce)
-        raw = self.function(evidence, *([passes] if self.further else []), **chosen)
+        raw = self.function(evidence, *([passes] if self.extra else []), **chosen)
         if reduce is None:
             return raw.float(), None
         return reduce_channels(raw, reduce).float(), raw.float()
@@ -113,6 +113,7 @@ def reduce_channels(attribution: Tensor, reduce: Reduce) -> Tensor:
     """Return one map of the channels' values: `(N, C, H, W)` -> `(N, 1, H, W)`.
 
     Example:
+        >>> import torch
         >>> reduce_channels(torch.tensor([[[[1.0, -2.0]], [[-3.0, 0.0]]]]), "absolute")
         tensor([[[[3., 2.]]]])
     """

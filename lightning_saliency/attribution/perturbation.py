@@ -112,9 +112,9 @@ def occlusion(
 _LAYER: frozenset[Need] = frozenset({"activations"})
 _SQUARE = {"size": OPTIONAL_COUNT, "stride": OPTIONAL_COUNT, "fill": NUMBER}
 ROWS = {
-    "score_cam": Method(score_cam, "Score-CAM", _LAYER, further="perturbed"),
-    "ablation_cam": Method(ablation_cam, "Ablation-CAM", _LAYER, further="perturbed"),
-    "occlusion": Method(occlusion, "Occlusion", frozenset(), further="perturbed", checks=_SQUARE),
+    "score_cam": Method(score_cam, "Score-CAM", _LAYER, extra="perturbed"),
+    "ablation_cam": Method(ablation_cam, "Ablation-CAM", _LAYER, extra="perturbed"),
+    "occlusion": Method(occlusion, "Occlusion", frozenset(), extra="perturbed", checks=_SQUARE),
 }
 """Rows of the method table."""
 

@@ -54,8 +54,8 @@ def guided_grad_cam(evidence: Evidence, passes: Passes) -> Tensor:
 
 
 ROWS = {
-    "guided_backprop": Method(guided_backprop, "Guided backprop", _NONE, reduce="absolute", further="rectified"),
-    "deconvnet": Method(deconvnet, "Deconvnet", _NONE, reduce="absolute", further="rectified"),
-    "guided_grad_cam": Method(guided_grad_cam, "Guided Grad-CAM", _MAP, reduce="absolute", further="rectified"),
+    "guided_backprop": Method(guided_backprop, "Guided backprop", _NONE, reduce="absolute", extra="rectified"),
+    "deconvnet": Method(deconvnet, "Deconvnet", _NONE, reduce="absolute", extra="rectified"),
+    "guided_grad_cam": Method(guided_grad_cam, "Guided Grad-CAM", _MAP, reduce="absolute", extra="rectified"),
 }
 """Rows of the method table."""

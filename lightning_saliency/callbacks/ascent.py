@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_saliency._checks import check_choice, check_count
 from lightning_saliency._lightning import LightningModule, Trainer
 from lightning_saliency.attribution import ExplainedSamples
 from lightning_saliency.callbacks.base import LookCallback
@@ -16,7 +15,7 @@ from lightning_saliency.callbacks.options import Execution, Samples, check_group
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.data import FixedSamples
 from lightning_saliency.evidence import Forward, undisturbed
-from lightning_saliency.gradient_ascent import STEP_METHODS, StepMethod, class_model_image, fooling_image
+from lightning_saliency.gradient_ascent import StepMethod, check_ascent, check_fooling, class_model_image, fooling_image
 from lightning_saliency.visualization import (
     Style,
     class_model_caption,
@@ -110,21 +109,16 @@ class ClassModelCallback(_AscentCallback):
         execution: Execution | None = None,
         name: str = "class_model",
     ) -> None:
-        check_count("steps", steps)
-        if not step_size > 0:
-            raise ValueError(f"Expected `step_size` to be above 0, got {step_size!r}.")
-        for option, number in (("weight_decay", weight_decay), ("jitter", jitter), ("blur", blur)):
-            if not number >= 0:
-                raise ValueError(f"Expected `{option}` not to be negative, got {number!r}.")
         if classes is not None and (not classes or not all(type(index) is int and index >= 0 for index in classes)):
             raise ValueError(f"Expected `classes` to be class indices from 0, got {classes!r}.")
-        ascent = {
+        ascent: dict[str, Any] = {
             "steps": steps,
             "step_size": step_size,
             "weight_decay": weight_decay,
             "jitter": jitter,
             "blur": blur,
         }
+        check_ascent(**ascent)
         super().__init__(
             _ClassModels(classes, ascent, check_group("style", style or Style(), Style), execution),
             samples=Samples(num=1, dataloader_idx=dataloader_idx),
@@ -186,13 +180,10 @@ class FoolingCallback(_AscentCallback):
         execution: Execution | None = None,
         name: str = "fooling",
     ) -> None:
-        check_count("max_steps", max_steps)
-        check_choice("method", method, STEP_METHODS)
-        if not step_size > 0:
-            raise ValueError(f"Expected `step_size` to be above 0, got {step_size!r}.")
         if target is not None and (type(target) is not int or target < 0):
             raise ValueError(f"Expected `target` to be a class index from 0 or None, got {target!r}.")
-        steps = {"method": method, "step_size": step_size, "max_steps": max_steps}
+        steps: dict[str, Any] = {"method": method, "step_size": step_size, "max_steps": max_steps}
+        check_fooling(**steps)
         super().__init__(
             _FoolingSheet(target, steps, check_group("style", style or Style(), Style), execution),
             samples=parse_samples(samples),

@@ -1,4 +1,4 @@
-"""What all callbacks share: fixed samples, looked at after each validation by a list of outputs, without a trace."""
+"""What all callbacks have in common: fixed samples, handed to a list of outputs after each validation."""
 
 from __future__ import annotations
 
@@ -353,7 +353,7 @@ class LookCallback(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         samples: FixedSamples,
-        share: float,
+        fraction: float,
         is_logged: bool,
     ) -> None:
         """Explain the samples, and let the outputs use that; what fails does not keep the rest from theirs."""
@@ -364,19 +364,25 @@ class LookCallback(Callback):
             explained = self._explain(trainer, pl_module, samples)
             if self._was_recorded:  # in the pass that has just ended, with the weights of now
                 self._compare(samples, explained)
+            is_untrained = trainer.sanity_checking and trainer.global_step == 0
             look = Look(
-                stage,
-                trainer,
-                pl_module,
-                self._part.model(pl_module),
-                samples,
-                explained,
-                self._describe_target(samples),
-                find_dataset(loaders, self.samples.dataloader_idx),
-                share,
-                is_logged,
-                (trainer.global_step if self._first_step is None else self._first_step) == 0,
-                self._peers(trainer).index(self),
+                stage=stage,
+                in_fit=trainer.state.fn == "fit",
+                is_untrained=is_untrained,
+                is_rehearsal=trainer.sanity_checking and not is_untrained,
+                epoch=None if is_untrained else trainer.current_epoch,
+                step=scalar_step(trainer),
+                trainer=trainer,
+                pl_module=pl_module,
+                model=self._part.model(pl_module),
+                samples=samples,
+                explained=explained,
+                target=self._describe_target(samples),
+                dataset=find_dataset(loaders, self.samples.dataloader_idx),
+                fraction=fraction,
+                is_logged=is_logged,
+                is_fresh=(trainer.global_step if self._first_step is None else self._first_step) == 0,
+                index=self._peers(trainer).index(self),
             )
             looks.append(look)
             return Logged()
@@ -390,13 +396,13 @@ class LookCallback(Callback):
                 wanted = own.current()
                 if wanted is None:
                     return Logged()
-                wanted = wanted.first(max(1, round(share * len(wanted))))
+                wanted = wanted.first(max(1, round(fraction * len(wanted))))
                 explained = self._explain(trainer, pl_module, wanted, _CHUNK)
                 look = replace(look, samples=wanted, explained=explained)
             with muted(pl_module):
                 return output(look)
 
-        steps = [explain, *(partial(use, output) for output in self.outputs)]
+        steps: list[Callable[[], Logged]] = [explain, *(partial(use, output) for output in self.outputs)]
         self._show(stage, trainer, pl_module, steps, trainer.loggers if is_logged else ())
 
     def _compare(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> None:

@@ -36,7 +36,9 @@ class MetricsOutput(Output):
     def __init__(self, options: Metrics, samples: SampleCollector | None) -> None:
         self.options = options
         self._samples = samples
-        self.reset()
+        self._previous: list[CoarseHeatmaps] = []
+        self._untrained: list[CoarseHeatmaps] = []
+        self._said: set[str] = set()
 
     @property
     def samples(self) -> SampleCollector | None:
@@ -67,9 +69,7 @@ class MetricsOutput(Output):
 
     def reset(self) -> None:
         """Forget what belongs to one run."""
-        self._previous: list[CoarseHeatmaps] = []
-        self._untrained: list[CoarseHeatmaps] = []
-        self._said: set[str] = set()
+        self._previous, self._untrained, self._said = [], [], set()
         if self._samples is not None:
             self._samples.reset()
 

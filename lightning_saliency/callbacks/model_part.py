@@ -194,15 +194,15 @@ class ModelPart:
         first = next((seen.call for seen in recorded if seen.call is not None), None)
         last = next((seen.logits for seen in reversed(recorded) if seen.logits is not None), None)
         call = plain_call(find_images(batch) if first is None else first.images)
-        if not recorded:
-            return call, None  # nothing is called as a module: there is nothing to compare with
-        if last is None:
-            return None
         forward = Forward(pl_module, self.output_fn, trainer.precision_plugin.forward_context)
         try:
             with muted(pl_module), undisturbed(forward.model):
                 logits = forward(call)
         except Exception:  # `forward` is another function than that of the step, which may not even take images
+            return None
+        if not recorded:
+            return call, None  # nothing is called as a module: there is nothing to compare with
+        if last is None:
             return None
         return (call, last) if same_logits(logits, last) else None
 

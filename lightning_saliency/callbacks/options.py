@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from torch import Tensor
 
-from lightning_saliency._checks import check_choice, check_count, check_function
+from lightning_saliency._checks import check_choice, check_count, check_function, check_number
 from lightning_saliency.attribution import Fuse
 from lightning_saliency.data import CHOOSERS, Choose, Chooser, FixedSamples, Objects, Positions, SampleCollector
 from lightning_saliency.data import given_samples as _given_samples
@@ -58,8 +58,7 @@ class Samples:
         check_count("samples.num", self.num)
         check_choice("samples.choose", self.choose, tuple(CHOOSERS))
         check_function("samples.labels", self.labels)
-        if not isinstance(self.dataloader_idx, int) or self.dataloader_idx < 0:
-            raise ValueError(f"Expected `samples.dataloader_idx` to be an int from 0, got {self.dataloader_idx!r}.")
+        check_count("samples.dataloader_idx", self.dataloader_idx, least=0)
         if self.positions is not None:
             positions = self.positions
             is_sequence = isinstance(positions, Sequence) and not isinstance(positions, str)
@@ -104,8 +103,8 @@ class Metrics:
     """What is measured of the maps.
 
     Args:
-        samples: Measure the first so many samples of the validation stream, in place of the shown ones. They are kept in
-            memory, and explained each time in chunks of at most 32, at the cost of so many samples more.
+        samples: Measure the first so many samples of the validation stream, in place of the shown ones. They are kept
+            in memory, and explained each time in chunks of at most 32, at the cost of so many samples more.
         faithfulness: Measure, by forward passes, how much of the model's decision the maps hold; see
             `lightning_saliency.metrics.measure_faithfulness`: 2 forwards a sample, and 31 for each of its maps.
         randomization_every_n_epochs: Every so many epochs, compare the maps with those of the same network with a
@@ -187,10 +186,8 @@ class Execution:
         check_function("execution.output_fn", self.output_fn)
         if self.chunk_size is not None:
             check_count("execution.chunk_size", self.chunk_size)
-        if self.max_fraction is not None and not 0 < self.max_fraction <= 1:
-            raise ValueError(
-                f"Expected `execution.max_fraction` to be above 0 and at most 1, got {self.max_fraction!r}."
-            )
+        if self.max_fraction is not None:
+            check_number("execution.max_fraction", self.max_fraction, "(0, 1]")
 
 
 def parse_samples(samples: Any) -> Samples:

@@ -12,15 +12,19 @@ from torch import Tensor, nn
 from lightning_saliency._lightning import LightningModule, Trainer
 from lightning_saliency.attribution import ExplainedSamples
 from lightning_saliency.data import FixedSamples, SampleCollector
-from lightning_saliency.loggers import scalar_step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Look:
-    """One time that a callback explains its samples.
+    """One time that a callback explains its samples. It says when that was also after the trainer has gone on.
 
     Attributes:
         stage: `validate` or `test`.
+        in_fit: Whether it is in a training, or before it.
+        is_untrained: Whether the network has made no step yet.
+        is_rehearsal: Whether it only brings out errors before the first step of a resumed run.
+        epoch: The epoch from 0; None for the untrained network.
+        step: The step, as on the axis of Lightning's scalars.
         trainer: The trainer.
         pl_module: Its module.
         model: The part of the module that is explained.
@@ -28,7 +32,7 @@ class Look:
         explained: Their explanations, one for each size of images.
         target: In words, which class is explained.
         dataset: Where to look for the normalization and the classes' names.
-        share: How much of all samples these are: less than 1 where the time budget has thinned them.
+        fraction: How much of all samples these are: less than 1 where the time budget has thinned them.
         is_logged: Whether pictures go to the loggers.
         is_fresh: Whether the training began, or begins, with this run.
         index: Which of the trainer's callbacks of the same name this is, from 0.
@@ -36,6 +40,11 @@ class Look:
     """
 
     stage: str
+    in_fit: bool
+    is_untrained: bool
+    is_rehearsal: bool
+    epoch: int | None
+    step: int
     trainer: Trainer
     pl_module: LightningModule
     model: nn.Module
@@ -43,43 +52,18 @@ class Look:
     explained: tuple[ExplainedSamples, ...]
     target: str
     dataset: Any
-    share: float
+    fraction: float
     is_logged: bool
     is_fresh: bool
     index: int = 0
     scalars: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def in_fit(self) -> bool:
-        """Whether it is in a training, or before it."""
-        return self.trainer.state.fn == "fit"
-
-    @property
-    def is_untrained(self) -> bool:
-        """Whether the network has made no step yet."""
-        return self.trainer.sanity_checking and self.trainer.global_step == 0
-
-    @property
-    def is_rehearsal(self) -> bool:
-        """Whether it only brings out errors before the first step of a resumed run."""
-        return self.trainer.sanity_checking and self.trainer.global_step > 0
-
-    @property
-    def epoch(self) -> int | None:
-        """The epoch from 0; None for the untrained network."""
-        return None if self.is_untrained else self.trainer.current_epoch
-
-    @property
-    def step(self) -> int:
-        """The step, as on the axis of Lightning's scalars."""
-        return scalar_step(self.trainer)
-
-    @property
     def title(self) -> str:
         """What stands on top of a picture: when it was."""
-        if self.trainer.sanity_checking:
+        if self.is_untrained or self.is_rehearsal:
             return "before training"
-        return f"epoch {self.trainer.current_epoch} · step {self.step}" if self.in_fit else self.stage
+        return f"epoch {self.epoch} · step {self.step}" if self.in_fit else self.stage
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from lightning_saliency._lightning import LightningModule, Trainer
 from lightning_saliency.attribution import ExplainedSamples, parse_methods
 from lightning_saliency.callbacks.base import LookCallback
-from lightning_saliency.callbacks.explainer import Explainer
 from lightning_saliency.callbacks.history_output import HistoryOutput
+from lightning_saliency.callbacks.look_pass import LookPass
 from lightning_saliency.callbacks.metrics_output import MetricsOutput
 from lightning_saliency.callbacks.model_part import ModelPart
 from lightning_saliency.callbacks.options import (
@@ -38,9 +38,9 @@ class SaliencyCallback(LookCallback):
     """Shows where the model looks, on a fixed validation batch, epoch after epoch.
 
     At the end of each validation, one forward and one backward serve all methods together, and a picture for each goes
-    to every logger of the trainer. What is explained is what the network really got: the model's own calls are recorded
-    as the validation stream passes. Training is not touched: the final weights are those of the training without it, bit
-    for bit. Also works in `trainer.validate` and `trainer.test`.
+    to every logger of the trainer. What is explained is what the network really got: the model's own calls are
+    recorded as the validation stream passes. Training is not touched: the final weights are those of the training
+    without it, bit for bit. Also works in `trainer.validate` and `trainer.test`.
 
     Logged, with the same steps as Lightning's scalars:
         - `saliency/<method>`: rows are samples; columns are the image and the overlay. In `trainer.test`,
@@ -104,7 +104,7 @@ class SaliencyCallback(LookCallback):
 
     def __init__(
         self,
-        methods: str | list[str] | dict[str, dict[str, Any] | None] | None = None,
+        methods: str | Sequence[str] | dict[str, dict[str, Any] | None] | None = None,
         *,
         samples: int | list[int] | Samples | Tensor | tuple[Tensor, Tensor] = 8,
         target: CallbackTarget = "label",
@@ -127,12 +127,12 @@ class SaliencyCallback(LookCallback):
         kept = parse_switch("history", history, History)
         if measured is not None:
             _check_metrics(measured, which, self.target)
-        own = [PicturesOutput(self.style, list(chosen))]
+        own: list[Output] = [PicturesOutput(self.style, list(chosen))]
         own += [] if measured is None else [MetricsOutput(measured, _metrics_samples(measured, which))]
         own += [] if kept is None else [HistoryOutput(name, kept, self.style)]
         self.methods: Mapping[str, Mapping[str, Any]] = chosen
         part = ModelPart(model, which.image, execution.output_fn)
-        self._explainer = Explainer(chosen, self.target, part, _parse_layer(layer), execution)
+        self._pass = LookPass(chosen, self.target, part, _parse_layer(layer), execution)
         super().__init__(
             [*own, *(outputs or ())],
             samples=which,
@@ -145,10 +145,10 @@ class SaliencyCallback(LookCallback):
     def _explain(
         self, trainer: Trainer, pl_module: LightningModule, samples: FixedSamples, at_once: int | None = None
     ) -> tuple[ExplainedSamples, ...]:
-        return self._explainer.explain(trainer, pl_module, samples, at_once)
+        return self._pass.explain(trainer, pl_module, samples, at_once)
 
     def _check(self, pl_module: LightningModule) -> None:
-        self._explainer.check(pl_module)
+        self._pass.check(pl_module)
         if self.samples.given is not None:
             self._part.model(pl_module)
 
@@ -157,10 +157,10 @@ class SaliencyCallback(LookCallback):
 
     def _forget(self) -> None:
         super()._forget()
-        self._explainer.forget()
+        self._pass.forget()
 
     def _compare(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> None:
-        count = self._explainer.disagreement(samples, explained)
+        count = self._pass.disagreement(samples, explained)
         if count:
             self._say_once(
                 f"{type(self).__name__}: for {count} of {len(samples)} samples the model's logits are not those of the "

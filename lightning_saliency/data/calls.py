@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_saliency.data.trees import Path, at_path, describe, dotted, leaves, mapped
+from lightning_saliency.data.trees import Path, at_path, children, describe, dotted, leaves, mapped
 
 _IMAGE_NAMES = ("image", "images", "img", "imgs", "pixel_values", "x", "input", "inputs", "data")
+_PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 _COLORS = (1, 3, 4)
 """Channels of images that lie channels last: gray, RGB, RGBA."""
 
@@ -23,7 +24,8 @@ class Call:
     Attributes:
         arguments: By position (an int) or by name: any tree of tensors and other values.
         image: Where the images are: the argument, and the keys that lead on from there.
-        per_sample: Where there is one row, or for a list one entry, for each sample; all else is the same for all.
+        per_sample: Where there is one row, or in a list or tuple one entry, for each sample; all else is the same for
+            all.
     """
 
     arguments: Mapping[int | str, Any]
@@ -55,7 +57,11 @@ class Call:
 
     def to(self, device: torch.device | str) -> Call:
         """Return the same call with all tensors on a device."""
-        return self._mapped(lambda _, value: value.to(device) if isinstance(value, Tensor) else value)
+
+        def moved(_: Path, value: Any) -> Any:
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        return replace(self, arguments=mapped(self.arguments, moved))
 
     def copied(self, images: Tensor | None = None) -> Call:
         """Return the same call with copies of all containers and tensors, which a model may write on.
@@ -70,7 +76,7 @@ class Call:
             return value.detach().clone() if isinstance(value, Tensor) else value
 
         with torch.inference_mode(False):
-            return self._mapped(copied)
+            return replace(self, arguments=mapped(self.arguments, copied))
 
     def __getitem__(self, rows: slice | Sequence[int]) -> Call:
         """Return the call for some of the samples, of which one may be asked for more than once."""
@@ -84,18 +90,20 @@ class Call:
                 return value
             if isinstance(value, Tensor):
                 return value[rows] if isinstance(rows, slice) else value[torch.tensor(numbers, device=value.device)]
-            return [value[number] for number in numbers]
+            return type(value)(value[number] for number in numbers)
 
-        return self._mapped(some)
+        return self._mapped_rows(some)
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """What calls must share to be joined: which tensors they hold, and the shape of a sample in each."""
-        return tuple(
-            (path, tuple(value.shape[1 if path in self.per_sample else 0 :]), value.dtype)
-            for path, value in leaves(self.arguments, self.per_sample)
-            if isinstance(value, Tensor)
-        )
+        """What calls must share to be joined: the shape of a sample in each tensor, and what is the same for all."""
+        found = []
+        for path, value in leaves(self.arguments, self.per_sample):
+            if path not in self.per_sample:
+                found.append((path, _identity(value)))
+            else:
+                found.append((path, (value.shape[1:], value.dtype) if isinstance(value, Tensor) else type(value)))
+        return tuple(found)
 
     @property
     def leaf(self) -> Tensor:
@@ -103,7 +111,8 @@ class Call:
         leaf: Tensor = at_path(self.arguments, self.image)
         return leaf
 
-    def _mapped(self, change: Callable[[Path, Any], Any]) -> Call:
+    def _mapped_rows(self, change: Callable[[Path, Any], Any]) -> Call:
+        """With a change of what has a row or an entry for each sample, and of all else."""
         return replace(self, arguments=mapped(self.arguments, change, self.per_sample))
 
 
@@ -112,14 +121,14 @@ def plain_call(images: Tensor) -> Call:
     return Call({0: images}, (0,), frozenset({(0,)}))
 
 
-def make_call(args: Sequence[Any], kwargs: Mapping[str, Any], image: str | None = None) -> Call:
+def make_call(args: Sequence[Any] | Tensor, kwargs: Mapping[str, Any], image: str | None = None) -> Call:
     """Find the images among the arguments of a forward.
 
-    They are the first floating-point tensor `(N, C, H, W)`, under a usual name first; where there is none, the first
-    `uint8` one, which the model converts itself.
+    They are the first floating-point tensor `(N, C, H, W)` of more than a pixel, under a usual name first; where there
+    is none, the first `uint8` one, which the model converts itself.
 
     Args:
-        args: Positional arguments.
+        args: Positional arguments, or the only one, a tensor.
         kwargs: Keyword arguments.
         image: The name of the one that is meant, where there are several: keys with dots between, of which the last
             ones suffice, such as `pixel_values` or `0.image`.
@@ -132,7 +141,9 @@ def make_call(args: Sequence[Any], kwargs: Mapping[str, Any], image: str | None 
         >>> call.image, call.images.shape
         ((0, 'image'), torch.Size([2, 3, 8, 8]))
     """
-    arguments: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+    args = (args,) if isinstance(args, Tensor) else args  # parentheses alone make no tuple
+    arguments: dict[int | str, Any] = dict(enumerate(args))
+    arguments.update(kwargs)
     tensors = {path: value for path, value in leaves(arguments) if isinstance(value, Tensor)}
     images = {path: value for path, value in tensors.items() if value.dim() == 4 and value.numel()}
     if image is not None:
@@ -145,12 +156,14 @@ def make_call(args: Sequence[Any], kwargs: Mapping[str, Any], image: str | None 
             f"Expected the model to be called with images{'' if image is None else f' named {image!r}'}, a "
             f"floating-point or uint8 tensor (N, C, H, W), got {listed}."
         )
+    # a number for each image may be of four dimensions too
+    candidates = [path for path in candidates if images[path][0].numel() > images[path].shape[1]] or candidates
     usual = [path for name in _IMAGE_NAMES for path in candidates if path[-1] == name]
     chosen = (usual or candidates)[0]
     count = len(images[chosen])
-    lists = _lists_of(arguments, count)
-    rows = {path for path, value in leaves(arguments, lists) if isinstance(value, Tensor) and _has_rows(value, count)}
-    return Call(arguments, chosen, frozenset(rows | lists))
+    entries = set(_entries(arguments, count, chosen))
+    rows = {path for path, value in leaves(arguments, entries) if isinstance(value, Tensor) and _has_rows(value, count)}
+    return Call(arguments, chosen, frozenset(rows | entries))
 
 
 def join_calls(calls: Sequence[Call]) -> Call:
@@ -163,10 +176,12 @@ def join_calls(calls: Sequence[Call]) -> Call:
         if path not in first.per_sample:
             return value
         values = [at_path(call.arguments, path) for call in calls]
-        return torch.cat(values) if isinstance(value, Tensor) else [entry for entries in values for entry in entries]
+        if isinstance(value, Tensor):
+            return torch.cat(values)
+        return type(value)(entry for entries in values for entry in entries)
 
     first = calls[0]
-    return first if len(calls) == 1 else first._mapped(joined)
+    return first if len(calls) == 1 else first._mapped_rows(joined)
 
 
 def channels_first(images: Tensor) -> Tensor:
@@ -184,19 +199,31 @@ def _is_channels_last(images: Tensor) -> bool:
     return channels in _COLORS and height > max(_COLORS) and width > max(_COLORS)
 
 
+def _identity(value: Any) -> Any:
+    """By which two values are told apart, of which one could not stand for the other."""
+    if isinstance(value, Tensor) and value.layout == torch.strided:
+        return value.shape, value.dtype, value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
+    if isinstance(value, _PLAIN):
+        return type(value), value
+    return (type(value), 0) if isinstance(value, Sized) and not len(value) else (type(value), id(value))
+
+
 def _has_rows(value: Tensor, count: int) -> bool:
     return value.dim() > 0 and value.shape[0] == count
 
 
-def _lists_of(arguments: Mapping[int | str, Any], count: int) -> set[Path]:
-    """The lists with an entry for each sample, such as file names; not those of tensors that each hold all samples."""
-    entries: dict[Path, list[Any]] = {}
-    for path, value in leaves(arguments):
-        if len(path) > 1 and isinstance(at_path(arguments, path[:-1]), list):
-            entries.setdefault(path[:-1], []).append(value)
-    return {
-        path
-        for path, values in entries.items()
-        if len(at_path(arguments, path)) == count
-        and not any(isinstance(value, Tensor) and _has_rows(value, count) for value in values)
-    }
+def _entries(tree: Any, count: int, image: Path, path: Path = ()) -> Iterator[Path]:
+    """Where lists and tuples are that have an entry for each sample, such as file names or the boxes of each image.
+
+    Not those of tensors that each hold all samples, nor a tuple of numbers, which is a size.
+    """
+    is_sequence = isinstance(tree, list | tuple) and not hasattr(tree, "_asdict")
+    if is_sequence and len(tree) == count and image[: len(path)] != path:
+        values = [value for _, value in leaves(tree)]
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        is_size = isinstance(tree, tuple) and all(isinstance(value, int | float) for value in values)
+        if not is_size and not (tensors and all(_has_rows(tensor, count) for tensor in tensors)):
+            yield path
+            return
+    for key, part in children(tree).items():
+        yield from _entries(part, count, image, (*path, key))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -87,7 +88,8 @@ class PerClass(Chooser):
     def wants(self, candidate: Candidate, kept: Mapping[int, Candidate]) -> bool:
         """Whether it could ever be shown: of so many classes, and of each, no more than there are places."""
         groups = _by_class(kept)
-        return len(groups.get(candidate.label, groups)) < self.num
+        # of a class that is new, the number of classes counts
+        return candidate.label is not None and len(groups.get(candidate.label, groups)) < self.num
 
     def order(self, kept: Mapping[int, Candidate]) -> list[int]:
         """One of each class, then the next of each, and so on."""
@@ -111,8 +113,9 @@ class Hardest(Chooser):
         return candidate.position in self.order({**kept, candidate.position: candidate})
 
     def order(self, kept: Mapping[int, Candidate]) -> list[int]:
-        """By their loss."""
-        return sorted(kept, key=lambda position: -(kept[position].loss or 0.0))[: self.num]
+        """By their loss; one that is no number is the largest, and one that is not known 0."""
+        losses = {position: candidate.loss or 0.0 for position, candidate in kept.items()}
+        return sorted(losses, key=lambda position: (not math.isnan(losses[position]), -losses[position]))[: self.num]
 
     def surplus(self, kept: Mapping[int, Candidate]) -> Iterable[int]:
         """Those that are no longer among the largest."""

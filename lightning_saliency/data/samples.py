@@ -173,7 +173,7 @@ class SampleCollector:
             if self.chooser.needs_labels and label is None:
                 continue
             if self.chooser.wants(candidate, self._candidates):
-                self._keep(candidate, call[row : row + 1], None if masks is None else masks[row], logits, row)
+                self._keep(candidate, call[row : row + 1], None if masks is None else masks[row].clone(), logits, row)
         if self.chooser.is_complete(self._candidates):
             self.end(whole=True)
 
@@ -303,7 +303,7 @@ def _is_plain(sample: Sample) -> bool:
 
     def is_plain(value: Any) -> bool:
         if type(value) in containers:
-            return all(map(is_plain, value.values() if isinstance(value, dict) else value))
+            return all(map(is_plain, (*value, *value.values()) if isinstance(value, dict) else value))
         return type(value) in _PLAIN
 
     return is_plain(dict(sample.call.arguments))

@@ -1,16 +1,20 @@
-"""Trees of containers, as batches and arguments are: dicts, lists, tuples, named tuples and dataclasses in each other."""
+"""Trees of containers, as batches and arguments are: dicts, lists, tuples, named tuples, dataclasses in each other."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import islice
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
 Path: TypeAlias = tuple[Any, ...]
 """Where a value is in a tree: the keys that lead to it."""
+
+_TOLD = 8
+"""Of a container's parts in a message: a list may hold a file name for each of hundreds of images."""
 
 
 def children(value: Any) -> dict[Any, Any]:
@@ -49,7 +53,7 @@ def leaves(tree: Any, whole: Collection[Path] = (), path: Path = ()) -> Iterator
 
 
 def mapped(tree: Any, change: Callable[[Path, Any], Any], whole: Collection[Path] = (), path: Path = ()) -> Any:
-    """Return a tree of new containers of the same kinds, with each leaf changed.
+    """Return a tree of new containers of the same kinds, with each leaf changed; of a read-only mapping a dict.
 
     Args:
         tree: Any tree, which is not written to.
@@ -63,13 +67,15 @@ def mapped(tree: Any, change: Callable[[Path, Any], Any], whole: Collection[Path
     """
     parts = {} if path in whole else children(tree)
     if not parts:
-        return change(path, tree)
+        return change(path, copy.copy(tree) if isinstance(tree, MutableMapping | list) else tree)
     changed = {key: mapped(part, change, whole, (*path, key)) for key, part in parts.items()}
     if isinstance(tree, tuple):
         return type(tree)(*changed.values()) if hasattr(tree, "_asdict") else tuple(changed.values())
+    if isinstance(tree, Mapping) and not isinstance(tree, MutableMapping):
+        return changed
     rebuilt: Any = copy.copy(tree)
     for key, part in changed.items():
-        if isinstance(tree, Mapping | list):
+        if isinstance(tree, MutableMapping | list):
             rebuilt[key] = part
         else:
             object.__setattr__(rebuilt, key, part)  # the dataclass may be frozen, and nobody else knows this copy
@@ -101,4 +107,6 @@ def describe(value: Any) -> str:
     parts = children(value)
     if not parts:
         return f"a {type(value).__name__}"
-    return f"a {type(value).__name__} of {{{', '.join(f'{name}: {describe(part)}' for name, part in parts.items())}}}"
+    told = [f"{name}: {describe(part)}" for name, part in islice(parts.items(), _TOLD)]
+    more = [f"… {len(parts)} in all"] if len(parts) > _TOLD else []
+    return f"a {type(value).__name__} of {{{', '.join([*told, *more])}}}"

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from itertools import product
 
 import torch
 from torch import Tensor, nn
 
-_LSE_SHARPNESS = 5.0
-"""r of the log-sum-exp pooling: towards 0 it is the average, towards infinity the maximum."""
-
-
-def _log_mean_exp(features: Tensor) -> Tensor:
-    total = (_LSE_SHARPNESS * features).flatten(2).logsumexp(2)
-    return (total - math.log(features.shape[2:].numel())) / _LSE_SHARPNESS
-
-
 POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "avg": lambda features: features.mean((2, 3)),
     "max": lambda features: features.amax((2, 3)),
-    "lse": _log_mean_exp,
 }
-"""The global poolings of a head whose linear layer weighs the maps of the classes: `(N, D, h, w)` -> `(N, D)`."""
+"""Global poolings, `(N, D, h, w)` -> `(N, D)`, behind which `find_class_weights` recognizes a linear layer.
+
+A head with another pooling adds it, as `lightning_saliency.models` does.
+"""
 
 # How far logits may lie from W·mean(A) + b, relative to the root of the sum of the squared terms.
 _HEAD_TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
@@ -36,7 +36,7 @@ class Forward:
         model: Any module that returns logits, or something that holds them.
         output_fn: Takes the logits out of what the model returns, where they are not found by themselves.
         context: Makes the context for the forward, for instance `lambda: torch.autocast("cuda", torch.bfloat16)`.
-        memory_format: How images are laid out for the model.
+        memory_format: How images are laid out for the model; as they come, or on a CPU as it is fastest, if not said.
 
     Raises:
         TypeError: `model` is no module, or a function is none.
@@ -58,6 +58,11 @@ class Forward:
         for option, function in (("output_fn", self.output_fn), ("context", self.context)):
             if function is not None and not callable(function):
                 raise TypeError(f"Expected `{option}` to be a function, got {type(function).__name__}.")
+        if isinstance(self.context, AbstractContextManager):
+            raise TypeError(
+                "Expected `context` to be a function that makes a context manager, got the context manager "
+                f"{type(self.context).__name__} itself: write `lambda:` before it."
+            )
         # the module inside a compiled one, whose layers have their own names
         object.__setattr__(self, "model", getattr(self.model, "_orig_mod", self.model))
 
@@ -80,9 +85,11 @@ class Forward:
             else:
                 copied = call.copied()
                 stack.enter_context(_FirstFloatingPoint(copied, laid_out))
-            reader = stack.enter_context(LogitsReader(len(call), self.output_fn, warns=warns))
+            reader = LogitsReader(len(call), self.output_fn, warns=warns)
+            stack.enter_context(reader)
             output = self.model(*copied.args, **copied.kwargs)
-        return reader.read(output)
+        logits: Tensor = reader.read(output)
+        return logits
 
     def on_device(self, call: Call) -> Call:
         """Return the call with its tensors on the model's device."""
@@ -105,7 +112,8 @@ class Forward:
         if call.is_floating_point:
             return call.images
         copied = call.copied()
-        with undisturbed(self.model), self.context(), _FirstFloatingPoint(copied) as conversion:
+        conversion = _FirstFloatingPoint(copied)
+        with undisturbed(self.model), self.context(), conversion:
             self.model(*copied.args, **copied.kwargs)
         if conversion.images is None:
             raise ValueError(
@@ -119,7 +127,7 @@ class Forward:
 
         Most convolutions are faster by it, by a tenth to a half, if they have much to do: their weights are laid out
         anew each time. The results differ by rounding alone. A model that fails is run again on images laid out as
-        they are, and remembered if that helps.
+        they are, and remembered if that helps. A layout that was asked for is kept.
 
         Args:
             images: `(N, C, H, W)`, on the model's device and in its precision.
@@ -127,7 +135,8 @@ class Forward:
             run: Of how the model is run; may run twice, and is to leave no trace.
         """
         is_fast = images.device.type == "cpu" and images.dtype in (torch.float32, torch.bfloat16)
-        if is_fast and at_once * images.shape[2:].numel() >= _SMALL and self.model not in _NEEDS_ORDER:
+        is_free = self.memory_format == torch.preserve_format
+        if is_free and is_fast and at_once * images.shape[2:].numel() >= _SMALL and self.model not in _NEEDS_ORDER:
             with suppress(RuntimeError):  # a fault of the model's own shows again, below
                 return run(replace(self, memory_format=torch.channels_last))
             result = run(self)
@@ -160,19 +169,27 @@ class _FirstFloatingPoint(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if self.images is not None or not isinstance(result, Tensor) or not self._reads_derived(args):
+        if self.images is not None or not self._reads_derived((*args, *(kwargs or {}).values())):
             return result
-        self._derived.append(result)
-        if not (result.is_floating_point() and result.dim() == 4 and len(result) == self._count):
+        self._derived += [part for part in _flat([result]) if isinstance(part, Tensor)]
+        if not (isinstance(result, Tensor) and result.is_floating_point()):
             return result
-        if self._replacement is not None:
-            result = like_layout(self._replacement.to(result), result)
-        self.images = channels_first(result)
-        return result
+        if result.dim() != 4 or len(result) != self._count:
+            return result
+        if self._replacement is None:
+            self.images = channels_first(result).detach().clone()  # the model may go on to write on it
+            return result
+        self.images = like_layout(self._replacement.to(result), result)
+        return self.images
 
-    def _reads_derived(self, args: tuple[Any, ...]) -> bool:
-        inputs = [value for arg in args for value in (arg if isinstance(arg, list | tuple) else [arg])]
-        return any(value is derived for value in inputs for derived in self._derived)
+    def _reads_derived(self, inputs: Sequence[Any]) -> bool:
+        return any(value is derived for value in _flat(inputs) for derived in self._derived)
+
+
+def _flat(values: Sequence[Any]) -> Iterator[Any]:
+    """The values, and those in the lists and tuples among them."""
+    for value in values:
+        yield from value if isinstance(value, list | tuple) else [value]
 
 
 def as_forward(model: nn.Module | Forward) -> Forward:

@@ -57,7 +57,7 @@ class LogitsReader(TorchFunctionMode):
     Args:
         num_images: N.
         output_fn: Takes the logits out of what the model returns.
-        warns: Whether a warning says so: the first pass does, further ones need not.
+        warns: Whether a warning says so: the first pass does, repeated ones need not.
     """
 
     def __init__(self, num_images: int, output_fn: Callable[[Any], Tensor] | None, *, warns: bool) -> None:

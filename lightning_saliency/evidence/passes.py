@@ -73,7 +73,7 @@ def collect(
     needs: Set[Need],
     layers: Sequence[TargetLayer] = (),
     rectifier: Rectifier | None = None,
-    is_further: bool = False,
+    is_repeated: bool = False,
 ) -> list[Evidence]:
     """Run the model once, forward and, if a method needs a gradient, backward; to be called inside `undisturbed`.
 
@@ -88,7 +88,7 @@ def collect(
         needs: What the methods read.
         layers: The target layers; not needed for the input's gradient alone.
         rectifier: Another rule than the gradient's for the backward through ReLUs.
-        is_further: Whether a pass has already warned of what there is to warn of.
+        is_repeated: Whether a pass has already warned of what there is to warn of.
 
     Returns:
         The evidence at each layer; without a layer one that has none.
@@ -110,7 +110,7 @@ def collect(
             stack.enter_context(graph_everywhere(forward.model) if everywhere else torch.set_grad_enabled(wants_input))
             for tap in taps:
                 stack.enter_context(tap)
-            logits = forward(call, leaf, warns=not is_further)
+            logits = forward(call, leaf, warns=not is_repeated)
         activations = [tap.read() for tap in taps]
         check_classes(target, logits)
         with torch.set_grad_enabled(wants_input or wants_map):
@@ -154,9 +154,9 @@ def collect(
     return [at(layer) for layer in range(len(layers))] or [at(None)]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Passes:
-    """Further passes for the classes that one pass has explained: for the methods that need more than that one.
+    """Extra passes for the classes that one pass has explained: for the methods that need more than that one.
 
     Attributes:
         forward: How the model is run.
@@ -202,7 +202,7 @@ class Passes:
             needs=needs,
             layers=layers,
             rectifier=rectifier,
-            is_further=True,
+            is_repeated=True,
         )[0]
 
     def scores(self, images: Tensor, row: int, activations: Tensor | None = None) -> Tensor:

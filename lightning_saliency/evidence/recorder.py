@@ -63,7 +63,7 @@ class CallRecorder:
         """Put the hooks on."""
         self.stop()
         for name, module in self.modules.items():
-            before, after = self._before(name), self._after(name)
+            before, after = _never_compiled(self._before(name)), _never_compiled(self._after(name))
             # before the user's own hooks, which run again when the call is repeated, and after them
             self._hooks.callback(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True).remove)
             self._hooks.callback(module.register_forward_hook(after, always_call=True).remove)
@@ -85,7 +85,6 @@ class CallRecorder:
         return recorded
 
     def _before(self, name: str) -> Callable[..., None]:
-        @torch.compiler.disable
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             if not self._is_listening:
                 return
@@ -98,7 +97,6 @@ class CallRecorder:
         return hook
 
     def _after(self, name: str) -> Callable[..., None]:
-        @torch.compiler.disable
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if not self._is_listening or name not in self._open:
                 return
@@ -118,6 +116,12 @@ class CallRecorder:
         except Exception as error:  # told by who asks for the call: a hook that raises would end the user's step
             return RecordedCall(name, call, logits, str(error))
         return RecordedCall(name, call, logits, None)
+
+
+def _never_compiled(hook: Callable[..., None]) -> Callable[..., None]:
+    """The hook, which a compiled module calls as it is."""
+    disabled: Callable[..., None] = torch.compiler.disable(hook)
+    return disabled
 
 
 def _cloned(value: Any) -> Any:

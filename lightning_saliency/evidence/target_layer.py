@@ -82,6 +82,8 @@ class Trace(TorchFunctionMode):
         self.calls: list[LayerCall] = []
 
     def hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+        """Return the forward hook that records the calls of the module of this name."""
+
         def record(module: nn.Module, _: Any, output: Any) -> None:
             if isinstance(output, Tensor) and name:
                 self.calls.append(LayerCall(name, module, output, output.grad_fn))
@@ -162,6 +164,7 @@ def find_target_layer(
         ValueError: The model has no such layer.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 5))
         >>> find_target_layer(model, torch.randn(1, 3, 8, 8)).name
         '1'

@@ -30,7 +30,7 @@ class Target:
 
     Attributes:
         choice: `"label"` (the true class of a sample where it is known, else the predicted one), `"predicted"` or None,
-            a class, one class a sample as a tuple, or a callable from logits `(N, K)` to scores `(N,)`.
+            a class, one class a sample (kept as a tuple), or a callable from logits `(N, K)` to scores `(N,)`.
 
     Raises:
         TypeError: It is of another kind.
@@ -45,7 +45,7 @@ class Target:
         ('predicted class', 'class 7')
     """
 
-    choice: Literal["label", "predicted"] | int | tuple[int, ...] | Callable[[Tensor], Tensor] | None = None
+    choice: TargetChoice = None
 
     def __post_init__(self) -> None:
         if isinstance(self.choice, str):
@@ -83,12 +83,18 @@ class Target:
             return self.choice
         if isinstance(self.choice, int):
             return torch.full((count,), self.choice)
-        if positions is None and len(self.choice) != count:
+        classes: Any = self.choice  # a tuple since it was checked
+        if positions is None and len(classes) != count:
             raise ValueError(
                 f"Expected `target` to hold one class for each of the {count} images, shape ({count},), got shape "
-                f"({len(self.choice)},)."
+                f"({len(classes)},)."
             )
-        return torch.tensor([self.choice[position] for position in positions or range(count)])
+        if positions and max(positions) >= len(classes):
+            raise ValueError(
+                f"Expected `target` to hold one class for each sample, got {len(classes)} classes for sample "
+                f"{max(positions)}."
+            )
+        return torch.tensor([classes[position] for position in positions or range(count)])
 
     def describe(self, *, has_labels: bool = False) -> str:
         """Say in words which class is explained."""

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-_BLOCK = (
-    2**18
-)  # of a remote file, how many bytes to fetch at least: an archive's table of contents with what describes it
+# how many bytes of a remote file to fetch at least: an archive's description with its table of contents
+_BLOCK = 2**18
 
 
 @dataclass(frozen=True)

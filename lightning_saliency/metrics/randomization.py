@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution import Explanation, explain_call
 from lightning_saliency.data import Call
-from lightning_saliency.evidence import Forward, as_forward, find_head, own_parameters, replaced_parameters
+from lightning_saliency.evidence import Forward, as_forward, find_head, name_layer, own_parameters, replaced_parameters
 from lightning_saliency.metrics.similarity import rank_correlation
 
 _SIDE = 32
@@ -88,9 +88,11 @@ def measure_head_randomization(
 
     Raises:
         TypeError: An argument is of the wrong kind.
-        ValueError: The explanation knows no classes; the logits depend on no weight; or what `explain` raises.
+        ValueError: The explanation knows no classes, or has no map of a heatmap's name; the logits depend on no weight;
+            or what `explain` raises.
 
     Example:
+        >>> from lightning_saliency import explain
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
         >>> explanation = explain(model, torch.randn(2, 3, 32, 32), methods=["eigen_cam", "saliency"])
         >>> similarity = measure_head_randomization(model, explanation)
@@ -106,13 +108,17 @@ def measure_head_randomization(
             "Expected `explanation` to be of classes, which a random head can be asked for too, got one of a callable "
             "target."
         )
-    settings = replace(explanation.settings, forward=replace(explanation.settings.forward, model=model), progress=False)
-    with randomized_head(settings.forward, explanation.call, seed=seed):
+    chosen = explanation.heatmaps() if heatmaps is None else heatmaps
+    for key in chosen:
+        if key not in explanation.attributions:
+            raise ValueError(f"Expected `heatmaps` of {', '.join(explanation.attributions)}, got {key!r}.")
+    forward = replace(explanation.settings.forward, model=model)
+    # by their names: the model may be a copy of the one that was explained
+    layers = tuple(name_layer(forward.model, layer) for layer in explanation.layers)
+    settings = replace(explanation.settings, forward=forward, layers=layers, progress=False)
+    with randomized_head(forward, explanation.call, seed=seed):
         randomized = explain_call(settings, explanation.call, explanation.classes).heatmaps()
-    return {
-        key: rank_correlation(_small(maps), _small(randomized[key]))
-        for key, maps in (explanation.heatmaps() if heatmaps is None else heatmaps).items()
-    }
+    return {key: rank_correlation(_small(maps), _small(randomized[key])) for key, maps in chosen.items()}
 
 
 def _small(heatmaps: Tensor) -> Tensor:

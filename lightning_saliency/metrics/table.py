@@ -1,4 +1,16 @@
-"""The table of all metrics that are logged, from which scalars, documentation and torchmetrics classes are made."""
+"""The table of all metrics that are logged, from which scalars, documentation and torchmetrics classes are made.
+
+A metric of your own is one row more, in the table before the training starts:
+
+    >>> def contrast(heatmaps):
+    ...     return heatmaps.flatten(1).std(1)
+    >>> METRICS["contrast"] = Metric(
+    ...     "contrast", contrast, "standard deviation", ("heatmaps",), (0, 0.5), higher_is_better=None, worst=0
+    ... )
+    >>> print(metrics_table().splitlines()[-1])
+    | `contrast` | standard deviation | 0 to 0.5 |
+    >>> del METRICS["contrast"]
+"""
 
 from __future__ import annotations
 
@@ -15,7 +27,7 @@ METRICS: dict[str, Metric] = {
         similarity.RANK_CORRELATION_RANDOM_HEAD,
     )
 }
-"""By name, in the order of the documentation. A metric of your own is one row more: `METRICS["mine"] = Metric(…)`."""
+"""By name, in the order of the documentation."""
 
 
 def metrics_table() -> str:

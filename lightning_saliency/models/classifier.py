@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import AUROC, Accuracy
 
+from lightning_saliency._checks import check_choice, check_count, check_number
 from lightning_saliency._lightning import BaseFinetuning, Callback, LightningModule, Trainer
 from lightning_saliency.attribution import to_heatmaps
 from lightning_saliency.data import find_images
@@ -100,19 +101,15 @@ class CAMClassifier(LightningModule):
         box_threshold: float = 0.2,
     ) -> None:
         super().__init__()
-        choices = {"task": get_args(Task), "metric": get_args(Metric), "schedule": get_args(Schedule)}
-        for option, value in (("task", task), ("metric", metric), ("schedule", schedule)):
-            if value not in choices[option]:
-                raise ValueError(f"Expected `{option}` to be one of {', '.join(choices[option])}, got {value!r}.")
-        if num_classes < 2:
-            raise ValueError(f"Expected `num_classes` to be at least 2, got {num_classes}.")
-        for option, rate in (("learning_rate", learning_rate), ("backbone_learning_rate", backbone_learning_rate)):
-            if rate is not None and not rate >= 0:
-                raise ValueError(f"Expected `{option}` not to be negative, got {rate}.")
-        if unfreeze_at_epoch < 0:
-            raise ValueError(f"Expected `unfreeze_at_epoch` to be at least 0, got {unfreeze_at_epoch}.")
-        if not 0 <= box_threshold < 1:
-            raise ValueError(f"Expected `box_threshold` to be in [0, 1), got {box_threshold}.")
+        check_choice("task", task, get_args(Task))
+        check_choice("metric", metric, get_args(Metric))
+        check_choice("schedule", schedule, get_args(Schedule))
+        check_count("num_classes", num_classes, least=2)
+        check_count("unfreeze_at_epoch", unfreeze_at_epoch, least=0)
+        check_number("learning_rate", learning_rate, "[0, inf)")
+        if backbone_learning_rate is not None:
+            check_number("backbone_learning_rate", backbone_learning_rate, "[0, inf)")
+        check_number("box_threshold", box_threshold, "[0, 1)")
         # a module is in the checkpoint with its weights, and is given again when that is loaded
         self.save_hyperparameters(ignore=["backbone"] if isinstance(backbone, nn.Module) else [])
         self.model = gap_model(

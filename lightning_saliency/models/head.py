@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from lightning_saliency._checks import check_choice, check_count
 from lightning_saliency.evidence import POOLINGS, Forward, find_logits, find_target_layer, undisturbed
 from lightning_saliency.models.sources import check_torchvision_name, torchvision_model
 
 Pooling: TypeAlias = Literal["avg", "max", "lse"]
 """Global average pooling, global maximum pooling, or log-sum-exp between the two."""
+
+_LSE_SHARPNESS = 5.0
+"""r of the log-sum-exp pooling: towards 0 it is the average, towards infinity the maximum."""
+
+
+def log_sum_exp_pooling(features: Tensor) -> Tensor:
+    """Pool features by log-sum-exp, (1/r) log((1/Z) Σ_ij exp(r A_ij)) with r = 5 (Pinheiro & Collobert 2015).
+
+    Args:
+        features: `(N, D, h, w)`.
+
+    Returns:
+        `(N, D)`, between the mean and the maximum of each channel.
+
+    Example:
+        >>> log_sum_exp_pooling(torch.tensor([[[[0.0, 1.0]]]]))
+        tensor([[0.8627]])
+    """
+    total = (_LSE_SHARPNESS * features).flatten(2).logsumexp(2)
+    return (total - math.log(features.shape[2:].numel())) / _LSE_SHARPNESS
+
+
+POOLINGS["lse"] = log_sum_exp_pooling
 
 PAPER_RESOLUTIONS = {"alexnet": 13, "vgg16": 14, "googlenet": 14}
 """The mapping resolutions of Zhou et al. 2016, section 3: after conv5, after conv5-3, after inception4e."""
@@ -61,11 +86,9 @@ class GAPHead(nn.Module):
         pooling: Pooling = "avg",
     ) -> None:
         super().__init__()
-        for name, value in (("in_channels", in_channels), ("num_classes", num_classes)):
-            if value < 1:
-                raise ValueError(f"Expected `{name}` to be at least 1, got {value}.")
-        if pooling not in POOLINGS:
-            raise ValueError(f"Expected `pooling` to be one of {', '.join(POOLINGS)}, got {pooling!r}.")
+        check_count("in_channels", in_channels)
+        check_count("num_classes", num_classes)
+        check_choice("pooling", pooling, tuple(POOLINGS))
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(in_channels, num_classes, bias=bias)
@@ -162,9 +185,10 @@ def gap_model(
         >>> model.cut, model.class_maps(torch.randn(1, 3, 224, 224)).shape
         ('layer3', torch.Size([1, 5, 14, 14]))
     """
-    for option, number in (("hidden", hidden), ("in_channels", in_channels), ("image_size", image_size)):
-        if number is not None and number < 1:
-            raise ValueError(f"Expected `{option}` to be at least 1, got {number}.")
+    check_count("in_channels", in_channels)
+    check_count("image_size", image_size)
+    if hidden is not None:
+        check_count("hidden", hidden)
     if isinstance(backbone, str):
         if resolution is None and backbone in PAPER_RESOLUTIONS:  # a layer, which is found at the paper's size
             resolution, image_size = PAPER_RESOLUTIONS[backbone], 224

@@ -1,28 +1,19 @@
 """Heatmaps as pictures: colors and overlays, labeled sheets, the tutorials' figure, filmstrips and animations."""
 
-from lightning_saliency.visualization.captions import (
-    Caption,
-    Names,
-    class_model_caption,
-    fooling_caption,
-    join_notes,
-    method_title,
-)
+from lightning_saliency.visualization.captions import Caption, Names, class_model_caption, fooling_caption, method_title
 from lightning_saliency.visualization.colors import colorize, overlay, signed_to_rgb
 from lightning_saliency.visualization.encode import encode_gif, encode_picture, to_pil
 from lightning_saliency.visualization.film import animation, filmstrip
-from lightning_saliency.visualization.images import Channels, Images, shown_channels, to_rgb
+from lightning_saliency.visualization.images import Channels, shown_channels, to_rgb
 from lightning_saliency.visualization.method_sheets import draw_sheets
-from lightning_saliency.visualization.sheet import CELL_SIDE, fit_images, grid, tiles
+from lightning_saliency.visualization.sheet import fit_images, grid, tiles
 from lightning_saliency.visualization.style import Style, find_names, to_pictures
 from lightning_saliency.visualization.tutorial import TUTORIAL_PANELS, tutorial_figure
 
 __all__ = [
-    "CELL_SIDE",
     "TUTORIAL_PANELS",
     "Caption",
     "Channels",
-    "Images",
     "Names",
     "Style",
     "animation",
@@ -36,7 +27,6 @@ __all__ = [
     "fit_images",
     "fooling_caption",
     "grid",
-    "join_notes",
     "method_title",
     "overlay",
     "shown_channels",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lightning_saliency.attribution import METHODS, Explanation
 
-_MOST_CHARACTERS = 40  # of a class name in a caption, so that what follows it is seen too
+_LONGEST_NAME = 40  # characters of a class name in a caption, so that what follows it is seen too
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Names:
     def __getitem__(self, index: int) -> str:
         return str(self.names[index]) if self.names is not None and 0 <= index < len(self.names) else str(index)
 
-    def short(self, index: int) -> str:
-        """Return the name, cut with "…" where it is longer than 40 characters."""
-        name = self[index]
-        return name if len(name) <= _MOST_CHARACTERS else name[: _MOST_CHARACTERS - 1].rstrip() + "…"
+    def short(self, index: int, probability: float | None = None) -> str:
+        """Return the name, cut where it is longer than 40 characters, with the class's probability behind it."""
+        name = self[index] if len(self[index]) <= _LONGEST_NAME else self[index][: _LONGEST_NAME - 1].rstrip() + "…"
+        return name if probability is None else f"{name} {probability:.0%}"
 
 
 def method_title(key: str) -> str:
@@ -59,7 +59,12 @@ def method_title(key: str) -> str:
         ('Grad-CAM', 'Grad-CAM · layer3')
     """
     method, _, layer = key.partition("@")
-    return f"{METHODS[method].title} · {layer}" if layer else METHODS[method].title
+    return join_notes(METHODS[method].title, layer)
+
+
+def join_notes(*notes: str | None) -> str:
+    """Join what a picture says in one line, without what is empty."""
+    return " · ".join(note for note in notes if note)
 
 
 def prediction_captions(
@@ -68,7 +73,7 @@ def prediction_captions(
     """Say of each sample its true class, where it is known, the predicted one, and how probable that is."""
     return [
         Caption(
-            f"{_true(label, names)}predicted {names.short(prediction)} {probability:.0%}",
+            join_notes(_true_class(label, names), f"predicted {names.short(prediction, probability)}"),
             None if label is None else label == prediction,
         )
         for label, prediction, probability in zip(labels, predictions, probabilities, strict=True)
@@ -77,18 +82,14 @@ def prediction_captions(
 
 def explanation_captions(explanation: Explanation, names: Names) -> list[Caption]:
     """Say of each image the predicted class, how probable it is, and which class is explained."""
-    probabilities, predictions = explanation.probabilities, explanation.predictions.tolist()
+    probabilities, predictions = explanation.probabilities.tolist(), explanation.predictions.tolist()
     classes = [None] * len(predictions) if explanation.classes is None else explanation.classes.tolist()
-
-    def with_probability(row: int, index: int) -> str:
-        return f"{names.short(index)} {probabilities[row, index]:.0%}"
-
     captions = []
-    for row, (prediction, index) in enumerate(zip(predictions, classes, strict=True)):
-        explained = "predicted class" if index == prediction else "chosen target"
-        if index is not None and index != prediction:
-            explained = with_probability(row, index)
-        captions.append(Caption(f"predicted {with_probability(row, prediction)} · explained: {explained}"))
+    for row, predicted, index in zip(probabilities, predictions, classes, strict=True):
+        explained = "predicted class" if index == predicted else "chosen target"
+        if index not in (None, predicted):
+            explained = names.short(index, row[index])
+        captions.append(Caption(f"predicted {names.short(predicted, row[predicted])} · explained: {explained}"))
     return captions
 
 
@@ -104,7 +105,7 @@ def class_captions(
 
 def label_captions(labels: Sequence[int | None], names: Names) -> list[Caption]:
     """Name the true class of each sample, where it is known."""
-    return [Caption("" if label is None else f"true {names[label]}") for label in labels]
+    return [Caption(_true_class(label, names)) for label in labels]
 
 
 def predicted_class_caption(label: int | None, prediction: int, names: Names) -> Caption:
@@ -113,44 +114,26 @@ def predicted_class_caption(label: int | None, prediction: int, names: Names) ->
 
 
 def class_model_caption(index: int, names: Names, blank_reason: str | None = None) -> Caption:
-    """Name the class that a class model image shows, and why there is none, where that is so."""
-    return Caption(f"{names[index]} · {blank_reason}" if blank_reason else names[index])
+    """Name the class that a class model image shows, and why there is no image, where that is so."""
+    return Caption(join_notes(names[index], blank_reason))
 
 
 def fooling_caption(
     label: int | None, target: int, steps: int, fooled: bool, blank_reason: str | None, names: Names
 ) -> Caption:
-    """Say of a fooling image what the model takes it for, and after how many steps.
-
-    Args:
-        label: The true class of the image it was made of, or None.
-        target: The class that it was to be taken for.
-        steps: How many steps were made.
-        fooled: Whether the model takes it for that class.
-        blank_reason: Why no step could be made, or None.
-        names: The names of the classes.
+    """Say of a fooling image whether the model takes it for the target, after how many steps, or why not.
 
     Example:
         >>> fooling_caption(0, 1, 3, True, None, Names(["cat", "dog"])).text
         'true cat · taken for dog after 3 steps'
     """
-    taken_for = names.short(target)
+    outcome = f"taken for {names.short(target)}"
     if fooled:
-        outcome = f"taken for {taken_for} after {steps} step{'' if steps == 1 else 's'}"
+        outcome += f" after {steps} step{'' if steps == 1 else 's'}"
     else:
-        outcome = f"not taken for {taken_for}" + (f": {blank_reason}" if blank_reason else f" within {steps} steps")
-    return Caption(_true(label, names) + outcome)
+        outcome = f"not {outcome}" + (f": {blank_reason}" if blank_reason else f" within {steps} steps")
+    return Caption(join_notes(_true_class(label, names), outcome))
 
 
-def join_notes(*notes: str | None) -> str:
-    """Join what a picture's note says, without what is empty.
-
-    Example:
-        >>> join_notes("explained: true class", "", "layer: layer4")
-        'explained: true class · layer: layer4'
-    """
-    return " · ".join(note for note in notes if note)
-
-
-def _true(label: int | None, names: Names) -> str:
-    return "" if label is None else f"true {names.short(label)} · "
+def _true_class(label: int | None, names: Names) -> str:
+    return "" if label is None else f"true {names.short(label)}"

@@ -105,7 +105,7 @@ def signed_to_rgb(signed: Tensor) -> Tensor:
     return (values.clamp_(-1, 1) * 127.5 + 127.5).round_().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
 
 
-def share_scale(heatmaps: Tensor, peaks: Tensor, largest: Tensor) -> Tensor:
+def to_common_scale(heatmaps: Tensor, peaks: Tensor, largest: Tensor) -> Tensor:
     """Bring heatmaps that were each divided by their own peak to one scale, so that a weak map looks weak.
 
     Args:
@@ -117,7 +117,7 @@ def share_scale(heatmaps: Tensor, peaks: Tensor, largest: Tensor) -> Tensor:
         ``heatmaps * peaks / largest``, and 0 where `largest` is 0.
 
     Example:
-        >>> share_scale(torch.ones(2, 1, 1, 1), torch.tensor([1.0, 4.0]), torch.tensor(4.0)).flatten()
+        >>> to_common_scale(torch.ones(2, 1, 1, 1), torch.tensor([1.0, 4.0]), torch.tensor(4.0)).flatten()
         tensor([0.2500, 1.0000])
     """
     return heatmaps * torch.where(largest > 0, peaks / largest, 0.0).view(-1, 1, 1, 1)

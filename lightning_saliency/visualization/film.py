@@ -22,7 +22,7 @@ from lightning_saliency.visualization.captions import (
     method_title,
     predicted_class_caption,
 )
-from lightning_saliency.visualization.colors import share_scale
+from lightning_saliency.visualization.colors import to_common_scale
 from lightning_saliency.visualization.encode import encode_gif
 from lightning_saliency.visualization.images import Images
 from lightning_saliency.visualization.sheet import fit_images, grid, tiles
@@ -273,7 +273,7 @@ class _Film:
         heatmaps = make_heatmaps(torch.tensor(raw)[None, None], self.images[place].shape[1:], own_scale)
         if self.normalize != "shared":
             return heatmaps.maps[0]
-        return share_scale(heatmaps.maps, heatmaps.peaks, self.largest[place])[0]
+        return to_common_scale(heatmaps.maps, heatmaps.peaks, self.largest[place])[0]
 
 
 def _open_film(

@@ -24,8 +24,8 @@ def to_rgb(
     """Turn model inputs back into pictures.
 
     With `mean` and `std` the normalization is undone, ``images * std + mean``, and clamped to [0, 1]. Without them each
-    image is stretched to its own range: its minimum becomes black, its maximum white, and a constant image mid gray;
-    `uint8` images are shown as they are. Pixels that are not finite are shown as the minimum.
+    image is stretched to its own range: its minimum becomes black, its maximum white, and a constant image mid gray.
+    Pixels that are not finite are shown as the minimum.
 
     Args:
         images: `(N, C, H, W)`, of any real dtype, on any device. One channel is shown as gray, three as RGB.
@@ -54,8 +54,6 @@ def to_rgb(
     if (mean is None) != (std is None):
         raise ValueError(f"Expected `mean` and `std` together or neither, got mean={mean}, std={std}.")
     _check_channels(channels)
-    if images.dtype == torch.uint8:  # pixels already, which the model converts itself
-        images, mean, std = images / 255, 0.0, 1.0
     pixels = images.detach().to("cpu", torch.float32)
     if mean is not None and std is not None:
         count = images.shape[1]

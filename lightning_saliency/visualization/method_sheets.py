@@ -21,7 +21,7 @@ from lightning_saliency.visualization.captions import (
     method_title,
     prediction_captions,
 )
-from lightning_saliency.visualization.colors import share_scale
+from lightning_saliency.visualization.colors import to_common_scale
 from lightning_saliency.visualization.images import Images, shown_channels
 from lightning_saliency.visualization.sheet import CELL_SIDE, fit_images, grid
 from lightning_saliency.visualization.style import Style, find_names, to_pictures
@@ -118,7 +118,7 @@ def _method_column(looked: Sequence[ExplainedSamples], key: str, normalize: Norm
     if normalize == "shared":
         peaks = [group.peaks.cpu() for group in heatmaps]
         largest = torch.cat(peaks).amax()
-        maps = [share_scale(*group, largest) for group in zip(maps, peaks, strict=True)]
+        maps = [to_common_scale(*group, largest) for group in zip(maps, peaks, strict=True)]
     return _Column(_in_rows(looked, maps), _in_order(looked, [group.reasons for group in heatmaps]))
 
 
@@ -142,7 +142,7 @@ def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Styl
         largest = [group.view(-1, count).amax(1).repeat_interleave(count) for group in peaks]
         if style.normalize == "shared":
             largest = [torch.cat(largest).amax()] * len(looked)
-        maps = [share_scale(*group) for group in zip(maps, peaks, largest, strict=True)]
+        maps = [to_common_scale(*group) for group in zip(maps, peaks, largest, strict=True)]
     return {
         f"top {rank + 1}": _Column(
             _in_rows(looked, [group[rank::count].cpu() for group in maps]),

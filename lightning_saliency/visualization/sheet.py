@@ -101,7 +101,7 @@ def tiles(
     """Draw the images under their heatmaps side by side, in few rows: the frame of an animation.
 
     Args:
-        images: `(N, 3, H, W)`, uint8, or a list of N images `(3, H, W)`, as for `grid`.
+        images: As for `grid`.
         heatmaps: `(N, 1, h, w)` in [0, 1], or a list of N heatmaps `(1, h, w)`.
         title: Stands on top, such as "epoch 12", cut to one line.
         labels: What stands below each.
@@ -109,15 +109,15 @@ def tiles(
         note: Stands small at the bottom.
         progress: A number in [0, 1] that a bar on the upper edge shows; None for no bar.
         cell_side: As for `grid`.
-        colormap: The name of a matplotlib color map.
-        alpha: The weight of the color, in [0, 1].
+        colormap: As for `grid`.
+        alpha: As for `grid`.
 
     Returns:
         `(3, H', W')`, uint8, on the CPU. Its size depends on the images and the note alone, and on whether there is a
         title and labels.
 
     Raises:
-        ValueError: A shape, a dtype, a range or a length differs from the above, or no color map has that name.
+        ValueError: As `grid`.
 
     Example:
         >>> images, heatmaps = torch.zeros(8, 3, 64, 64, dtype=torch.uint8), torch.rand(8, 1, 64, 64)
@@ -141,7 +141,7 @@ def tiles(
 
 
 def fit_images(images: Images, cell_side: int = CELL_SIDE) -> Images:
-    """Resize images to their cells, which `grid` then leaves as they are: once for several sheets.
+    """Resize images to their cells, once for several sheets: `grid` leaves these as they are.
 
     Args:
         images: As for `grid`.
@@ -150,9 +150,9 @@ def fit_images(images: Images, cell_side: int = CELL_SIDE) -> Images:
     Returns:
         `(N, 3, h, w)`, uint8, or a list of N images `(3, h, w)`.
     """
-    return (
-        _fit(images, cell_side) if isinstance(images, Tensor) else [_fit(image[None], cell_side)[0] for image in images]
-    )
+    if isinstance(images, Tensor):
+        return _fit(images, cell_side)
+    return [_fit(image[None], cell_side)[0] for image in images]
 
 
 def _draw_cells(
@@ -172,7 +172,7 @@ def _draw_cells(
         for name, maps in columns.items():
             pixels = _select(maps, rows).detach().cpu()
             if _is_heatmap(pixels):
-                picture = overlay(fitted, _resize(pixels.float(), size).clamp_(0, 1), colormap, alpha)
+                picture = overlay(fitted, _resize(pixels.float(), size).clamp(0, 1), colormap, alpha)
             else:
                 picture = _resize_image(pixels, size)
             blank = [index for index, row in enumerate(rows) if name in blanks and blanks[name][row] is not None]

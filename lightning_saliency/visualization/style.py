@@ -84,6 +84,8 @@ def to_pictures(images: Tensor, style: Style, dataset: Any = None) -> Tensor:
     Returns:
         uint8 `(N, 3, H, W)`, on the CPU.
     """
+    if images.dtype == torch.uint8:  # pixels already, which the model converts itself
+        return to_rgb(images / 255, 0.0, 1.0, style.channels)
     mean, std = style.mean, style.std
     normalization = None if mean is not None else find_normalization(dataset)
     if normalization is not None and len(normalization[0]) in (1, images.shape[1]):

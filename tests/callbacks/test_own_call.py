@@ -7,26 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from looking import Keeps
 from tiny import NUM_CLASSES, L, TinyClassifier, data, events, loader, trainer
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
-from lightning_saliency.callbacks import Execution, Output, SaliencyCallback, Samples
-from lightning_saliency.callbacks.outputs import Logged
+from lightning_saliency.callbacks import Execution, SaliencyCallback, Samples
 
 METHODS = ["cam", "grad_cam", "saliency"]
-
-
-class Keeps(Output):
-    """Keeps each look, to be looked at by a test."""
-
-    def __init__(self):
-        self.looks = []
-
-    def __call__(self, look):
-        self.looks.append(look)
-        return Logged()
 
 
 def look_of(tmp_path, module, batches, *, methods=METHODS, samples=4, fit=False, last=False, **options):

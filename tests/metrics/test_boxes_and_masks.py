@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_saliency.metrics import boxes_to_masks, masks_to_boxes
+from lightning_saliency.data import boxes_to_masks, masks_to_boxes
 
 
 def test_the_pixels_of_several_boxes_are_those_of_any():

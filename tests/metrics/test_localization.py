@@ -1,18 +1,17 @@
 import pytest
 import torch
 
+from lightning_saliency.data import boxes_to_masks, masks_to_boxes
 from lightning_saliency.metrics import (
     area_above,
     box_accuracy,
     box_hits,
     box_iou,
     box_overlap,
-    boxes_to_masks,
     center_shift,
     energy_inside,
     entropy,
     heatmaps_to_boxes,
-    masks_to_boxes,
     max_box_accuracy,
     pointing_game,
     rank_correlation,

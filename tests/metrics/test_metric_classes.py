@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MetricCollection
 
 from lightning_saliency import metrics
+from lightning_saliency.data import boxes_to_masks
 from lightning_saliency.metrics import (
     METRICS,
     AreaAbove,
@@ -33,7 +34,6 @@ from lightning_saliency.metrics import (
     average_drop,
     box_accuracy,
     box_iou,
-    boxes_to_masks,
     center_shift,
     energy_inside,
     entropy,

@@ -6,10 +6,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning_saliency.explain import ExplainedSamples, HeatmapStage
-from tiny import TinyClassifier, data
+from tiny import TinyClassifier, data, explained_samples
+from torch import nn
 
 from lightning_saliency import Explanation, explain
+from lightning_saliency.attribution import Settings
+from lightning_saliency.data import boxes_to_masks, masks_to_boxes, plain_call
+from lightning_saliency.evidence import Forward
 from lightning_saliency.metrics import (
     METRICS,
     CoarseHeatmaps,
@@ -17,12 +20,10 @@ from lightning_saliency.metrics import (
     area_above,
     box_accuracy,
     box_iou,
-    boxes_to_masks,
     center_shift,
     energy_inside,
     entropy,
     heatmaps_to_boxes,
-    masks_to_boxes,
     max_box_accuracy,
     measure,
     pointing_game,
@@ -36,9 +37,12 @@ def samples(*maps, side=64, keys=("cam", "saliency"), masks=None, positions=None
     num = len(maps[0])
     size = side if isinstance(side, tuple) else (side, side)
     attributions = dict(zip(keys, maps, strict=False))
-    explanation = Explanation(torch.zeros(num, 3, *size), torch.zeros(num, 2), torch.zeros(num), None, attributions)
-    positions = tuple(range(num)) if positions is None else positions
-    return ExplainedSamples(explanation, HeatmapStage(explanation), positions, masks=masks)
+    images = torch.zeros(num, 3, *size)
+    settings = Settings(Forward(nn.Identity()), {})
+    explanation = Explanation(
+        settings, plain_call(images), images, torch.zeros(num, 2), torch.zeros(num), None, attributions
+    )
+    return explained_samples(explanation, range(num) if positions is None else positions, masks=masks)
 
 
 def looked(*groups):
@@ -276,7 +280,7 @@ def test_several_layers_and_a_real_network_are_measured_under_their_own_keys():
 
     def of(**options):
         explanation = explain(model, images, target=labels, **options)
-        return scalars(ExplainedSamples(explanation, HeatmapStage(explanation), tuple(range(6))))
+        return scalars(explained_samples(explanation, range(6)))
 
     numbers = of(methods=["cam", "grad_cam"], layer="backbone")
     # with a GAP head Grad-CAM is CAM without its negative part, up to a factor

@@ -7,7 +7,7 @@ import torch
 from drawing import rand, randn, uint8
 
 from lightning_saliency.visualization import colorize, overlay, signed_to_rgb
-from lightning_saliency.visualization.colors import share_scale
+from lightning_saliency.visualization.colors import to_common_scale
 
 
 @pytest.mark.parametrize("name", ["turbo", "viridis", "gray", "jet_r"])
@@ -149,8 +149,8 @@ def test_signed_values_of_another_shape_or_kind_are_refused(wrong):
 def test_heatmaps_on_their_own_scales_are_brought_to_one():
     heatmaps = rand(3, 1, 4, 5)
     kept, peaks = heatmaps.clone(), torch.tensor([1.0, 0.0, 8.0])
-    shared = share_scale(heatmaps, peaks, torch.tensor(8.0))
+    shared = to_common_scale(heatmaps, peaks, torch.tensor(8.0))
     assert torch.equal(shared, torch.stack([heatmaps[0] / 8, torch.zeros(1, 4, 5), heatmaps[2]]))
-    by_row = share_scale(heatmaps, peaks, torch.tensor([2.0, 0.0, 8.0]))
+    by_row = to_common_scale(heatmaps, peaks, torch.tensor([2.0, 0.0, 8.0]))
     assert torch.equal(by_row, torch.stack([heatmaps[0] / 2, torch.zeros(1, 4, 5), heatmaps[2]]))
     assert torch.equal(heatmaps, kept)

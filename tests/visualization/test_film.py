@@ -1,51 +1,96 @@
 """A record as a filmstrip and as an animation."""
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from lightning_saliency.film import animation, filmstrip
-from lightning_saliency.record import Moment, RecordWriter
-from lightning_saliency.render import Caption, grid, tiles
+from drawing import cells_of, rand, uint8
 from PIL import Image, ImageSequence
 
-from lightning_saliency.attribution import to_heatmaps
+from lightning_saliency.attribution import blank_reasons, to_heatmaps
+from lightning_saliency.visualization import Caption, Style, animation, filmstrip, fit_images, grid, tiles
+
+NOTE = "explained: true class · layer: layer4 · one scale a sample"
 
 
-def recorded(folder, moments, *, num=2, side=64, labels=(1, 2), names=None, rows=None):
-    """A record of moments, each (epoch, step, maps (n, 1, h, w), predicted classes, rows)."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (num, 3, side, side), generator=generator, dtype=torch.uint8)
-    writer = RecordWriter(folder / "saliency.record")
-    writer.write_samples(images, list(labels), rows=list(range(num)), class_names=names)
-    for epoch, step, maps, predicted, *own in moments:
-        logits = torch.nn.functional.one_hot(torch.tensor(predicted), 4).float()
-        rows = own[0] if own else list(range(num))
-        writer.write(Moment(epoch, step, rows, {"grad_cam": maps}, logits, layers=["layer4"], explained="true class"))
-    return writer.record, images
+@dataclass(frozen=True)
+class Samples:
+    positions: tuple
+    images: tuple
+    labels: tuple
+    class_names: tuple | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    epoch: int | None
+    step: int
+    positions: tuple
+    attributions: dict
+    reasons: dict
+    predictions: tuple
+    layers: tuple = ("layer4",)
+    explained: str = "true class"
+
+
+class Run(list):
+    """Looks in their order, and the samples of all."""
+
+    samples = None
+
+
+def look(epoch, step, maps, predictions, positions=None, reasons=None):
+    positions = tuple(range(len(maps))) if positions is None else positions
+    reasons = reasons or tuple(blank_reasons(raw[None])[0] for raw in maps)
+    arrays = tuple(raw[0].numpy() for raw in maps)
+    return Look(epoch, step, positions, {"grad_cam": arrays}, {"grad_cam": reasons}, tuple(predictions))
+
+
+def run(looks, *, labels=(1, 2), names=None, sizes=None):
+    sizes = sizes or [(64, 64)] * len(labels)
+    images = tuple(uint8(3, *size, seed=seed).numpy() for seed, size in enumerate(sizes))
+    for image in images:
+        image.flags.writeable = False
+    record = Run(looks)
+    record.samples = Samples(tuple(range(len(labels))), images, tuple(labels), names)
+    return record
+
+
+def images_of(record):
+    return fit_images([torch.tensor(image) for image in record.samples.images], 144)
 
 
 def ramp(peak):
-    """A map (1, 1, 4, 4) whose values are told exactly by 8 bits."""
-    return torch.linspace(0, 1, 16).view(1, 1, 4, 4) * peak
+    return torch.linspace(0, 1, 16).view(1, 4, 4) * peak
 
 
-def test_a_filmstrip_has_a_row_a_sample_a_column_a_moment_and_one_scale_a_row(tmp_path):
-    maps = [torch.cat([ramp(1.0), ramp(8.0)]), torch.cat([ramp(4.0), ramp(2.0)]), torch.cat([ramp(2.0), ramp(0.0)])]
-    record, images = recorded(
-        tmp_path,
-        [(None, 0, maps[0], [1, 3]), (0, 25, maps[1], [2, 2]), (1, 50, maps[2], [1, 0])],
-        names=["ant", "bee", "cat", "dog"],
+def expected_strip(record, titles, heatmaps, **words):
+    return grid(
+        images_of(record),
+        dict(zip(titles, heatmaps, strict=True)),
+        title=f"Grad-CAM, {titles[0]} to {titles[-1]}",
+        note=NOTE,
+        cell_side=144,
+        **words,
     )
-    shares = {"untrained": [0.25, 1.0], "epoch 0": [1.0, 0.25], "epoch 1": [0.5, 0.0]}
-    expected = grid(
-        images,
-        {
-            head: to_heatmaps(maps, (64, 64)) * torch.tensor(shares[head])[:, None, None, None]
-            for head, maps in zip(shares, (moment.attributions["grad_cam"] for moment in record), strict=True)
-        },
-        title="Grad-CAM, untrained to epoch 1",
+
+
+def on_scale(maps, strengths, size=(128, 128)):
+    return to_heatmaps(torch.stack(maps), size) * torch.tensor(strengths).view(-1, 1, 1, 1)
+
+
+def test_a_filmstrip_has_a_row_a_sample_a_column_a_look_and_one_scale_a_row():
+    maps = [[ramp(1.0), ramp(8.0)], [ramp(4.0), ramp(2.0)], [ramp(2.0), ramp(0.0)]]
+    predictions = [[1, 3], [2, 2], [1, 0]]
+    looks = [look(*when, *what) for when, *what in zip([(None, 0), (0, 25), (1, 50)], maps, predictions, strict=True)]
+    record = run(looks, names=("ant", "bee", "cat", "dog"))
+    strengths = [[0.25, 1.0], [1.0, 0.25], [0.5, 0.0]]
+    expected = expected_strip(
+        record,
+        ["untrained", "epoch 0", "epoch 1"],
+        map(on_scale, maps, strengths),
         labels={
             "": [Caption("true bee"), Caption("true cat")],
             "untrained": [Caption("bee", True), Caption("dog", False)],
@@ -53,8 +98,6 @@ def test_a_filmstrip_has_a_row_a_sample_a_column_a_moment_and_one_scale_a_row(tm
             "epoch 1": [Caption("bee", True), Caption("ant", False)],
         },
         blanks={"untrained": [None] * 2, "epoch 0": [None] * 2, "epoch 1": [None, "constant 0"]},
-        note="explained: true class · layer: layer4 · one scale a sample",
-        cell_side=144,
     )
     assert torch.equal(filmstrip(record, "grad_cam"), expected)
     own_scale = filmstrip(record, "grad_cam", normalize="max")
@@ -62,60 +105,127 @@ def test_a_filmstrip_has_a_row_a_sample_a_column_a_moment_and_one_scale_a_row(tm
     assert not torch.equal(own_scale, expected)
 
 
+def test_the_style_says_the_colors_and_the_names_where_they_are_not_the_records():
+    record = run([look(0, 10, [ramp(1.0), ramp(1.0)], [1, 2])])
+    expected = grid(
+        images_of(record),
+        {"epoch 0": on_scale([ramp(1.0)] * 2, [1.0, 1.0])},
+        title="Grad-CAM, epoch 0 to epoch 0",
+        labels={
+            "": [Caption("true dog"), Caption("true 2")],
+            "epoch 0": [Caption("dog", True), Caption("2", True)],
+        },
+        note=NOTE,
+        cell_side=144,
+        colormap="viridis",
+        alpha=0.25,
+    )
+    style = Style(class_names=["cat", "dog"], colormap="viridis", alpha=0.25)
+    assert torch.equal(filmstrip(record, "grad_cam", style=style), expected)
+
+
 @pytest.mark.parametrize(
     ("count", "shown"), [(3, [0, 1, 2]), (12, list(range(12))), (34, [0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33])]
 )
-def test_of_many_moments_twelve_are_shown_evenly_with_the_first_and_the_last(tmp_path, count, shown, monkeypatch):
-    record, _ = recorded(tmp_path, [(at, at, ramp(1.0).repeat(2, 1, 1, 1), [0, 0]) for at in range(count)])
-    asked = []
-    read = type(record).__getitem__
-    monkeypatch.setattr(type(record), "__getitem__", lambda self, at: asked.append(at) or read(self, at))
-    filmstrip(record, "grad_cam")
-    assert asked == shown
+def test_of_many_looks_twelve_are_shown_evenly_with_the_first_and_the_last(count, shown):
+    looks = [look(index, index, [ramp(1.0), ramp(1.0 + index)], [0, 0]) for index in range(count)]
+    record, some = run(looks), run([looks[index] for index in shown])
+    assert torch.equal(filmstrip(record, "grad_cam"), filmstrip(some, "grad_cam"))
 
 
-def test_what_was_not_seen_is_said_and_an_epoch_that_is_there_twice_has_its_step(tmp_path):
-    part = (None, 0, ramp(1.0), [1], [1])  # sanity checking saw the second sample only
-    whole = ramp(1.0).repeat(2, 1, 1, 1)
-    record, images = recorded(tmp_path, [part, (0, 10, whole, [1, 2]), (0, 20, whole, [1, 2])], labels=[None, 2])
-    heads = ["untrained · step 0", "epoch 0 · step 10", "epoch 0 · step 20"]
-    heatmaps = to_heatmaps(record[1].attributions["grad_cam"], (64, 64))
-    expected = grid(
-        images,
-        {heads[0]: heatmaps * torch.tensor([0.0, 1.0])[:, None, None, None], heads[1]: heatmaps, heads[2]: heatmaps},
-        title=f"Grad-CAM, {heads[0]} to {heads[2]}",
+def test_what_was_not_explained_is_said_and_an_epoch_that_is_there_twice_has_its_step():
+    whole = [ramp(1.0), ramp(1.0)]
+    sanity = look(None, 0, [ramp(1.0)], [1], positions=(1,))  # sanity checking saw the second sample only
+    record = run([sanity, look(0, 10, whole, [1, 2]), look(0, 20, whole, [1, 2])], labels=(None, 2))
+    titles = ["untrained · step 0", "epoch 0 · step 10", "epoch 0 · step 20"]
+    expected = expected_strip(
+        record,
+        titles,
+        [on_scale(whole, [0.0, 1.0]), on_scale(whole, [1.0, 1.0]), on_scale(whole, [1.0, 1.0])],
         labels={
             "": [Caption(""), Caption("true 2")],
-            heads[0]: [Caption(""), Caption("1", False)],
-            **{head: [Caption("1"), Caption("2", True)] for head in heads[1:]},
+            titles[0]: [Caption(""), Caption("1", False)],
+            **{title: [Caption("1"), Caption("2", True)] for title in titles[1:]},
         },
-        blanks={heads[0]: ["not seen", None], heads[1]: [None, None], heads[2]: [None, None]},
-        note="explained: true class · layer: layer4 · one scale a sample",
-        cell_side=144,
+        blanks={titles[0]: ["not explained", None], titles[1]: [None, None], titles[2]: [None, None]},
     )
     assert torch.equal(filmstrip(record, "grad_cam"), expected)
 
 
-def test_some_of_the_samples_are_shown_in_the_order_that_is_asked_for(tmp_path):
-    maps = torch.cat([ramp(1.0), ramp(2.0), ramp(4.0)])
-    moments = [(0, 10, maps, [1, 2, 3]), (1, 20, maps[[2, 0]], [0, 1], [2, 0])]
-    record, _ = recorded(tmp_path, moments, num=3, labels=[1, 2, 3])
-    alone = [filmstrip(record, "grad_cam", rows=[row]) for row in range(3)]
-    both = filmstrip(record, "grad_cam", rows=[2, 0])
+def test_the_reason_for_a_blank_is_the_records_and_a_negative_map_is_shown_from_its_minimum():
+    maps = [-1 - ramp(1.0), ramp(1.0)]
+    record = run([look(0, 10, maps, [1, 2], reasons=("all negative", "too weak"))])
+    words = {
+        "labels": {"": [Caption("true 1"), Caption("true 2")], "epoch 0": [Caption("1", True), Caption("2", True)]}
+    }
+    for normalize, reasons, note in (
+        ("shared", ["all negative", "too weak"], NOTE),
+        ("minmax", [None, "too weak"], NOTE.removesuffix(" · one scale a sample")),
+    ):
+        expected = grid(
+            images_of(record),
+            {"epoch 0": to_heatmaps(torch.stack(maps), (128, 128), "minmax")},
+            title="Grad-CAM, epoch 0 to epoch 0",
+            blanks={"epoch 0": reasons},
+            note=note,
+            cell_side=144,
+            **words,
+        )
+        assert torch.equal(filmstrip(record, "grad_cam", normalize=normalize), expected)
+
+
+def test_a_map_that_is_not_finite_is_blank_and_does_not_touch_the_others():
+    lost = look(1, 20, [torch.full((1, 4, 4), torch.nan)], [1])
+    record = run([look(0, 10, [ramp(1.0)], [1]), lost], labels=(1,))
+    strip, alone = filmstrip(record, "grad_cam"), filmstrip(run([record[0]], labels=(1,)), "grad_cam")
+    image, first, blank = cells_of(strip, 128, 128)
+    assert all(map(torch.equal, (image, first), cells_of(alone, 128, 128)))
+    assert (blank[:, :40] == (image[:, :40] * 0.5).round()).all()
+
+
+def test_images_and_maps_may_differ_in_size():
+    sizes = [(64, 128), (128, 64), (64, 128)]
+    looks = [look(0, 10, [ramp(1.0), rand(1, 7, 5), ramp(4.0)], [0, 1, 2]), look(1, 20, [ramp(2.0)] * 3, [0, 1, 2])]
+    record = run(looks, labels=(0, 1, 2), sizes=sizes)
+    strengths = [[0.5, 1.0], [float(looks[0].attributions["grad_cam"][1].max()) / 2, 1.0], [1.0, 0.5]]
+    columns = {}
+    for column in (0, 1):
+        raw_maps, images = looks[column].attributions["grad_cam"], images_of(record)
+        columns[column] = [
+            to_heatmaps(torch.tensor(raw)[None, None], image.shape[1:])[0] * strength[column]
+            for raw, image, strength in zip(raw_maps, images, strengths, strict=True)
+        ]
+    labels = [Caption(str(index), True) for index in range(3)]
+    expected = expected_strip(
+        record,
+        ["epoch 0", "epoch 1"],
+        columns.values(),
+        labels={"": [Caption(f"true {index}") for index in range(3)], "epoch 0": labels, "epoch 1": labels},
+    )
+    assert (filmstrip(record, "grad_cam").int() - expected.int()).abs().max() <= 1
+    with opened(animation(record, "grad_cam")) as film:
+        assert film.n_frames == 2
+
+
+def test_some_of_the_samples_are_shown_in_the_order_that_is_asked_for():
+    maps = [ramp(1.0), ramp(2.0), ramp(4.0)]
+    record = run([look(0, 10, maps, [1, 2, 3]), look(1, 20, [maps[2], maps[0]], [0, 1], (2, 0))], labels=(1, 2, 3))
+    alone = [filmstrip(record, "grad_cam", positions=[position]) for position in range(3)]
+    both = filmstrip(record, "grad_cam", positions=[2, 0])
     filled = (alone[0] != 255).any(0).float().mean(1)
     top = int((filled > 0.7).nonzero()[0])  # where the first row of cells begins
     pitch = both.shape[1] - alone[0].shape[1]
     assert torch.equal(both[:, : top + 128], alone[2][:, : top + 128])
     assert torch.equal(both[:, pitch + top : pitch + top + 128], alone[0][:, top : top + 128])
-    with Image.open(io.BytesIO(animation(record, "grad_cam", rows=[1]))) as film:
+    with opened(animation(record, "grad_cam", positions=[1])) as film:
         assert film.n_frames == 2
-    for rows in ([3], []):
-        with pytest.raises(ValueError, match=r"`rows` out of the record's samples, \[0, 1, 2\], got "):
-            filmstrip(record, "grad_cam", rows=rows)
+    for positions in ([3], []):
+        with pytest.raises(ValueError, match=r"`positions` out of the record's samples, \[0, 1, 2\], got "):
+            filmstrip(record, "grad_cam", positions=positions)
 
 
-def test_wrong_arguments_are_named(tmp_path):
-    record, _ = recorded(tmp_path, [(0, 0, ramp(1.0).repeat(2, 1, 1, 1), [0, 0])])
+def test_wrong_arguments_are_named():
+    record = run([look(0, 0, [ramp(1.0), ramp(1.0)], [0, 0])])
     for draw in (filmstrip, animation):
         with pytest.raises(ValueError, match="one that the record holds, grad_cam, got 'cam'"):
             draw(record, "cam")
@@ -126,60 +236,53 @@ def test_wrong_arguments_are_named(tmp_path):
     with pytest.raises(ValueError, match="`max_frames` to be a positive int, got 0"):
         animation(record, "grad_cam", max_frames=0)
     with pytest.raises(ValueError, match="holds, none yet"):
-        filmstrip(RecordWriter(tmp_path / "empty.record").record, "grad_cam")
+        filmstrip(Run(), "grad_cam")
 
 
 def opened(content):
     return Image.open(io.BytesIO(content))
 
 
-def test_an_animation_has_a_frame_a_moment_plays_for_ever_and_rests_at_its_end(tmp_path):
-    moments = [
-        (None if at == 0 else at - 1, at, torch.cat([ramp(at + 1.0), ramp(1.0)]), [at % 4, 2]) for at in range(5)
+def test_an_animation_has_a_frame_a_look_repeats_for_ever_and_rests_at_its_end():
+    looks = [
+        look(index - 1 if index else None, index, [ramp(index + 1.0), ramp(1.0)], [index % 4, 2]) for index in range(5)
     ]
-    record, images = recorded(tmp_path, moments)
+    record = run(looks)
     content = animation(record, "grad_cam", seconds=0.25)
     with opened(content) as film:
         assert (film.format, film.n_frames, film.info["loop"]) == ("GIF", 5, 0)
-        frames = list(ImageSequence.Iterator(film))
-        assert [frame.info["duration"] for frame in film_durations(content)] == [250, 250, 250, 250, 2000]
-        last = torch.from_numpy(np.array(frames[-1].convert("RGB"))).permute(2, 0, 1)
+        frames = [(frame.info["duration"], frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
+    assert [duration for duration, _ in frames] == [250, 250, 250, 250, 2000]
+    last = torch.from_numpy(np.array(frames[-1][1])).permute(2, 0, 1)
     expected = tiles(
-        images,
-        to_heatmaps(record[4].attributions["grad_cam"], (64, 64)),
+        images_of(record),
+        on_scale([ramp(5.0), ramp(1.0)], [1.0, 1.0]),
         title="epoch 3",
-        note="Grad-CAM · explained: true class · layer: layer4 · one scale a sample",
+        note=f"Grad-CAM · {NOTE}",
         labels=[Caption("0", False), Caption("2", True)],
         progress=1.0,
         cell_side=144,
     )
     assert last.shape == expected.shape
-    off = (last.float() - expected.float()).abs()
-    assert off.mean() < 8  # 255 colors for all, of images that are noise
-    assert off.flatten().kthvalue(int(0.99 * off.numel())).values < 60
+    difference = (last.float() - expected.float()).abs()
+    assert difference.mean() < 8  # 255 colors for all, of images that are noise
+    assert difference.flatten().kthvalue(int(0.99 * difference.numel())).values < 60
     with opened(animation(record, "grad_cam", max_frames=2)) as film:
         assert film.n_frames == 2
 
 
-def test_frames_are_of_one_size_however_long_their_words_are(tmp_path):
-    long = [(at // 2, 10**at, ramp(1.0), [at % 2]) for at in range(8)]
-    names = ["a name that is far too long to stand in one line below so small a picture", "b"]
-    record, _ = recorded(tmp_path, long, num=1, labels=[0], names=names)
-    with opened(animation(record, "grad_cam")) as film:
+def test_frames_are_of_one_size_however_long_their_words_are():
+    names = ("a name that is far too long to stand in one line below so small a picture", "b")
+    looks = [look(index // 2, 10**index, [ramp(1.0)], [index % 2]) for index in range(8)]
+    with opened(animation(run(looks, labels=(0,), names=names), "grad_cam")) as film:
         assert film.n_frames == 8
 
 
-def film_durations(content):
-    film = opened(content)
-    for at in range(film.n_frames):
-        film.seek(at)
-        yield film.copy()
-
-
-def test_an_animation_takes_no_more_than_it_may(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    noise = [(at, at, torch.rand(2, 1, 64, 64, generator=generator), [1, 2]) for at in range(12)]
-    record, _ = recorded(tmp_path, noise)
+def test_an_animation_takes_no_more_than_it_may():
+    noise = [
+        look(index, index, [rand(1, 64, 64, seed=index + seed) for seed in (0, 50)], [1, 2]) for index in range(12)
+    ]
+    record = run(noise)
     whole = animation(record, "grad_cam")
     small = animation(record, "grad_cam", max_bytes=100_000)
     assert len(small) <= 100_000 < len(whole)

@@ -1,10 +1,10 @@
 import pytest
 import torch
 from drawing import randn
-from lightning_saliency.explain import ExplainedSamples, HeatmapStage, explain
+from tiny import explained_samples
 from torch import nn
 
-from lightning_saliency.attribution import blank_reasons, to_heatmaps
+from lightning_saliency.attribution import blank_reasons, explain, to_heatmaps
 from lightning_saliency.visualization import Caption, Style, draw_sheets, fit_images, grid, to_rgb
 
 METHODS = ("cam", "grad_cam")
@@ -20,7 +20,7 @@ def network(classes=5, channels=3):
 def explained(*size, labels=(0, 1), positions=None, methods=METHODS, channels=3):
     explanation = explain(network(channels=channels), randn(len(labels), channels, *size), methods=methods, target=1)
     positions = tuple(range(len(labels))) if positions is None else positions
-    return ExplainedSamples(explanation, HeatmapStage(explanation), positions, torch.tensor(labels))
+    return explained_samples(explanation, positions, labels)
 
 
 def draw(*looked, **options):
@@ -32,7 +32,7 @@ def captions(looked, names):
     return [
         Caption(f"true {names[label]} · predicted {names[prediction]} {probability:.0%}", label == prediction)
         for label, prediction, probability in zip(
-            looked.labels.tolist(), predictions.tolist(), probabilities.tolist(), strict=True
+            looked.samples.labels, predictions.tolist(), probabilities.tolist(), strict=True
         )
     ]
 
@@ -146,7 +146,7 @@ def test_the_maps_of_the_most_probable_classes_stand_side_by_side(normalize):
 
 def test_labels_may_be_unknown_and_images_of_many_channels_say_what_is_shown():
     looked = explained(128, 128, methods="grad_cam", channels=5)
-    unlabeled = ExplainedSamples(looked.explanation, looked.heatmaps, looked.positions)
+    unlabeled = explained_samples(looked.explanation, looked.samples.positions)
     probabilities = looked.explanation.probabilities.amax(1).tolist()
     expected = grid(
         fit_images(to_rgb(looked.explanation.images), 250),
@@ -176,7 +176,7 @@ def test_the_more_cells_a_sheet_has_the_smaller_they_are_down_to_what_can_be_rea
     images = torch.zeros(count, 3, side, side)
     images[:, 0] = 1
     explanation = explain(network(), images, methods=["grad_cam", "hires_cam", "layer_cam", "saliency"])
-    looked = ExplainedSamples(explanation, HeatmapStage(explanation), tuple(range(count)))
+    looked = explained_samples(explanation, range(count))
     sheet = draw(looked, mean=0.0, std=1.0, alpha=0.0)["overview"]
     red = (sheet == torch.tensor([255, 0, 0]).view(3, 1, 1)).all(0)
     first = red[:, red.any(0).nonzero()[0].item()]  # the left edge of all images

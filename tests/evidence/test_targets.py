@@ -1,16 +1,14 @@
-"""Which score is explained: every form a target and a model's output may have, and the errors of the wrong ones."""
+"""Which score is explained: every form that a target may have, and the errors of the wrong ones."""
 
-from collections import namedtuple
-from dataclasses import dataclass
-from types import SimpleNamespace
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from lightning_saliency.targets import check_classes, class_probabilities, find_logits, parse_target, select_scores
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_saliency import explain
+from lightning_saliency.attribution import explain
+from lightning_saliency.evidence import Target, check_classes, class_probabilities, find_logits, select_scores
 
 LOGITS = torch.tensor([[0.5, 2.0, -1.0], [3.0, 1.0, 0.0]])
 
@@ -32,7 +30,7 @@ LOGITS = torch.tensor([[0.5, 2.0, -1.0], [3.0, 1.0, 0.0]])
     ],
 )
 def test_every_form_of_target_gives_its_scores(target, classes, scores):
-    found, explained = select_scores(LOGITS, parse_target(target, 2))
+    found, explained = select_scores(LOGITS, Target(target).resolve(2))
     assert found.tolist() == scores
     assert explained is None if classes is None else explained.tolist() == classes
 
@@ -45,11 +43,12 @@ def test_every_form_of_target_gives_its_scores(target, classes, scores):
         ([0.0, 1.0], TypeError, r"`target` to hold integer class indices, got dtype torch.float32"),
         (torch.eye(2), TypeError, r"`target` to hold integer .* torch.float32.*labels.argmax\(1\)"),
         (torch.tensor([True, False]), TypeError, r"`target` to hold integer class indices, got dtype torch.bool"),
-        ("cat", TypeError, r"`target` to be None, a class index, .* got 'cat'"),
+        ("cat", ValueError, r"`target` to be one of label, predicted, got 'cat'"),
+        ("label", ValueError, r"`target` to be the labels themselves, got 'label': pass `target=labels`"),
         (["cat", "dog"], TypeError, r"`target` to be None, a class index, .* got \['cat', 'dog'\]"),
         ([[0], [1, 2]], TypeError, r"`target` to be None, a class index, .* got \[\[0\], \[1, 2\]\]"),
         ([0, 1, 2], ValueError, r"each of the 2 images, shape \(2,\), got shape \(3,\)"),
-        (torch.zeros(2, 1, dtype=torch.long), ValueError, r"each of the 2 images, shape \(2,\), got shape \(2, 1\)"),
+        (torch.zeros(2, 1, dtype=torch.long), ValueError, r"one class per image, shape \(N,\), got \(2, 1\)"),
         (-1, ValueError, r"`target` to hold class indices from 0, got -1"),
         ([1, -3], ValueError, r"`target` to hold class indices from 0, got -3"),
     ],
@@ -66,8 +65,8 @@ def test_a_wrong_target_is_refused_before_the_model_runs(target, error, says):
 @pytest.mark.parametrize(("logits", "target", "classes"), [(LOGITS, 3, 3), (LOGITS[:, :1], 2, 2)])
 def test_a_class_that_the_logits_lack_is_refused(logits, target, classes):
     with pytest.raises(ValueError, match=rf"`target` to be below the model's {classes} classes .* got {target}"):
-        check_classes(parse_target(target, 2), logits)
-    check_classes(parse_target(target - 1, 2), logits)
+        check_classes(Target(target).resolve(2), logits)
+    check_classes(Target(target - 1).resolve(2), logits)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +86,7 @@ def test_a_callable_target_must_return_one_score_per_image(target, got):
 def test_a_single_logit_is_binary_and_class_0_is_explained_by_its_negative(shape):
     single = torch.tensor([-2.0, 3.0, 1.0, -1.0])
     logits = find_logits(single.reshape(shape), 4)
-    scores, classes = select_scores(logits, parse_target([0, 0, 1, 1], 4))
+    scores, classes = select_scores(logits, Target([0, 0, 1, 1]).resolve(4))
     assert (scores.tolist(), classes.tolist()) == ([2.0, -3.0, 1.0, -1.0], [0, 0, 1, 1])
     scores, classes = select_scores(logits, None)
     assert (scores.tolist(), classes.tolist()) == ([2.0, 3.0, 1.0, 1.0], [0, 1, 1, 0])
@@ -100,69 +99,61 @@ def test_a_binary_model_explained_for_class_0_shows_the_evidence_against_class_1
         def forward(self, images):
             return images[:, 0].sum((1, 2)) - 2 * images[:, 1].sum((1, 2))
 
-    images = torch.rand(2, 2, 3, 4)
+    images = torch.rand(2, 2, 3, 4, dtype=torch.float64)
     one, zero = (explain(Binary(), images, methods="input_x_gradient", target=target) for target in (1, 0))
     expected = images[:, :1] - 2 * images[:, 1:]
-    torch.testing.assert_close(one.attributions["input_x_gradient"], expected)
-    torch.testing.assert_close(zero.attributions["input_x_gradient"], -expected)
+    torch.testing.assert_close(one.attributions["input_x_gradient"], expected.float())
+    torch.testing.assert_close(zero.attributions["input_x_gradient"], -expected.float())
     torch.testing.assert_close(zero.scores, -one.scores)
     torch.testing.assert_close(one.probabilities[:, 1], one.logits[:, 0].sigmoid())
 
 
-@dataclass
-class Output:
-    loss: Tensor
-    logits: Tensor
+def test_the_label_is_explained_where_it_is_known_and_else_the_predicted_class():
+    target, labels = Target("label"), torch.tensor([2, -1])
+    scores, classes = select_scores(LOGITS, target.resolve(2, labels=labels))
+    assert (scores.tolist(), classes.tolist()) == ([-1.0, 3.0], [2, 0])
+    check_classes(target.resolve(2, labels=labels), LOGITS)
+    for known in (None, torch.tensor([-1, -1])):
+        assert select_scores(LOGITS, target.resolve(2, labels=known))[1].tolist() == [1, 0]
+    assert Target("predicted").resolve(2, labels=labels) is None
+    single = torch.tensor([[0.5], [-0.5]])  # class 0, then the predicted class, which is 0 too
+    scores, classes = select_scores(single, target.resolve(2, labels=torch.tensor([0, -1])))
+    assert (scores.tolist(), classes.tolist()) == ([-0.5, 0.5], [0, 0])
 
 
-Named = namedtuple("Named", ["features", "logits"])
-FEATURES = torch.zeros(2, 3, 4, 4)
-
-
-@pytest.mark.parametrize(
-    ("output", "output_fn"),
-    [
-        (LOGITS, None),
-        (LOGITS[:, :, None, None], None),
-        ((FEATURES, LOGITS), None),
-        ([LOGITS, FEATURES], None),
-        ({"logits": LOGITS, "embedding": torch.zeros(2, 7)}, None),
-        ({"embedding": torch.zeros(2, 7), "logits": LOGITS}, None),
-        ({"aux": torch.zeros(2, 3), "out": LOGITS}, None),
-        ({"features": FEATURES, "anything": LOGITS}, None),
-        (Output(torch.zeros(()), LOGITS), None),
-        (Output(torch.zeros(2), LOGITS), None),
-        (Named(torch.zeros(2, 7), LOGITS), None),
-        (SimpleNamespace(features=FEATURES, logits=LOGITS), None),
-        ({"loss": None, "result": ("text", {"logits": LOGITS})}, None),
-        ((torch.zeros(()), None, torch.zeros(2, dtype=torch.long), LOGITS), None),
-        ((torch.zeros(2, 7), LOGITS), lambda output: output[1]),
-        ({"a": torch.zeros(2, 7), "b": LOGITS}, lambda output: output["b"]),
-    ],
-)
-def test_the_logits_are_found_in_whatever_a_model_returns(output, output_fn):
-    assert torch.equal(find_logits(output, 2, output_fn), LOGITS)
-
-
-@pytest.mark.parametrize(("made", "shape"), [(torch.tensor(1.5), (1, 1)), (LOGITS[0], (1, 3)), (LOGITS[:1], (1, 3))])
-def test_the_logits_of_one_image_are_found_behind_a_squeeze(made, shape):
-    assert find_logits(made, 1).shape == shape
-    assert find_logits({"wrapped": made}, 1, lambda output: output["wrapped"]).shape == shape
+def test_one_class_a_sample_is_chosen_by_the_places_of_the_samples():
+    target = Target([3, 1, 4, 1])
+    assert target.resolve(4).tolist() == [3, 1, 4, 1]
+    assert target.resolve(2, positions=[2, 0]).tolist() == [4, 3]
+    with pytest.raises(ValueError, match=r"`target` to hold one class for each sample, got 4 classes for sample 5"):
+        target.resolve(2, positions=[0, 5])
+    assert Target(7).resolve(2, positions=[0, 5]).tolist() == [7, 7]
 
 
 @pytest.mark.parametrize(
-    ("output", "output_fn", "says"),
+    ("choice", "without_labels", "with_labels"),
     [
-        (FEATURES, None, r"the model to return logits of shape \(2, classes\), got a tensor of shape \(2, 3, 4, 4\)"),
-        (torch.zeros(3, 2), None, r"got a tensor of shape \(3, 2\)"),
-        (torch.zeros(2, 3).long(), None, r"got a tensor of shape \(2, 3\) and dtype torch.int64"),
-        (None, None, r"got a NoneType"),
-        ("text", None, r"got a str"),
-        ({"features": FEATURES, "name": "x"}, None, r"got a dict with the keys \['features', 'name'\]"),
-        ((FEATURES, None), None, r"got a tuple of \['a tensor of shape \(2, 3, 4, 4\) .*', 'a NoneType'\]"),
-        (LOGITS, lambda output: output[0], r"`output_fn` to return logits .* got a tensor of shape \(3,\)"),
+        ("label", "predicted class", "true class"),
+        ("predicted", "predicted class", "predicted class"),
+        (None, "predicted class", "predicted class"),
+        (7, "class 7", "class 7"),
+        ([1, 2], "chosen target", "chosen target"),
+        (lambda logits: logits[:, 0], "chosen target", "chosen target"),
     ],
 )
-def test_an_output_without_logits_is_refused_and_described(output, output_fn, says):
-    with pytest.raises(ValueError, match=says):
-        find_logits(output, 2, output_fn)
+def test_a_target_says_in_words_what_it_is(choice, without_labels, with_labels):
+    assert Target(choice).describe() == without_labels
+    assert Target(choice).describe(has_labels=True) == with_labels
+    assert Target(choice).is_function is callable(choice)
+
+
+def test_a_target_is_a_value_whatever_it_was_made_of():
+    for choice in ([3, 1], np.array([3, 1]), torch.tensor([3, 1])):
+        assert Target(choice) == Target((3, 1))
+        assert hash(Target(choice)) == hash(Target((3, 1)))
+    classes = torch.tensor([3, 1])
+    target = Target(classes)
+    classes[0] = 9
+    assert target.choice == (3, 1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        target.choice = 4

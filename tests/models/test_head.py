@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from states import assert_alike
 from torch import nn
 
-from lightning_saliency import GAPHead, explain, gap_model
+from lightning_saliency.attribution import explain
+from lightning_saliency.models import GAPHead, gap_model
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -39,12 +41,12 @@ def test_a_model_that_ends_in_the_head_shows_its_class_maps_as_cam_and_grad_cam(
     images = torch.randn(3, 3, 6, 8, dtype=torch.float64)
     found = explain(nn.Sequential(body, head), images, methods=["cam", "grad_cam"], target=[3, 0, 2]).attributions
     maps = head.class_maps(body(images)).detach()[range(3), [3, 0, 2]][:, None]
-    torch.testing.assert_close(found["cam"], maps.float(), rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(found["grad_cam"], maps.float().relu() / 24, rtol=1e-6, atol=1e-8)
+    assert_alike(found["cam"], maps)
+    assert_alike(found["grad_cam"], maps.relu() / 24)
 
 
 def test_dropout_acts_in_training_only():
-    head, features = GAPHead(64, 3, dropout=0.5), torch.rand(2, 64, 3, 3)
+    head, features = GAPHead(64, 3, dropout=0.5).double(), torch.rand(2, 64, 3, 3, dtype=torch.float64)
     torch.manual_seed(0)
     assert not torch.equal(head(features), head(features))
     head.eval()
@@ -79,8 +81,8 @@ def test_it_learns_and_so_does_what_comes_before_it():
     assert not any(torch.equal(*pair) for pair in zip(model.parameters(), untrained, strict=True))
 
 
-@pytest.mark.parametrize(("arguments", "says"), [((0, 3), "`in_channels` to be at least 1, got 0"),
-                                                 ((8, -1), "`num_classes` to be at least 1, got -1")])  # fmt: skip
+@pytest.mark.parametrize(("arguments", "says"), [((0, 3), "`in_channels` to be a positive int, got 0"),
+                                                 ((8, -1), "`num_classes` to be a positive int, got -1")])  # fmt: skip
 def test_a_head_of_nothing_is_refused(arguments, says):
     with pytest.raises(ValueError, match=says):
         GAPHead(*arguments)
@@ -92,9 +94,6 @@ def test_other_features_are_refused(shape):
     for call in (head, head.class_maps):
         with pytest.raises(ValueError, match=r"`features` to be \(N, 8, h, w\), got shape \("):
             call(torch.zeros(shape))
-
-
-# --- the builders
 
 
 @pytest.mark.parametrize(
@@ -111,8 +110,11 @@ def test_the_papers_networks_have_the_papers_resolutions_and_widths(name, cut, s
     assert isinstance(rectifier, nn.ReLU)
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
+        features = model.features(images)
         assert model.class_maps(images).shape == (1, 7, size, size)
-        assert torch.allclose(model(images), model.class_maps(images).mean((2, 3)) + model.head.linear.bias, atol=1e-5)
+        torch.testing.assert_close(model(images), model.head(features))
+        head, features = copy.deepcopy(model.head).double(), features.double()
+        torch.testing.assert_close(head(features), head.class_maps(features).mean((2, 3)) + head.linear.bias)
     assert not [linear for linear in model.backbone.modules() if isinstance(linear, nn.Linear)]  # all removed
 
 
@@ -136,8 +138,9 @@ def test_other_backbones_are_cut_where_everything_passes_through(name, resolutio
         == (resolution or {"squeezenet1_1": 13}.get(name, 7),) * 2
     )
     explanation = explain(model, torch.randn(2, 3, 224, 224), methods=["cam", "grad_cam"], target=1)
-    maps = explanation.attributions["cam"]
-    assert torch.allclose(maps.relu() / maps[0].numel(), explanation.attributions["grad_cam"], atol=1e-6)
+    maps, grad_cam = explanation.attributions["cam"], explanation.attributions["grad_cam"]
+    # in float32, where a value is a sum of up to 1280 that cancel each other
+    torch.testing.assert_close(maps.relu() / maps[0].numel(), grad_cam, rtol=0, atol=1e-3 * float(grad_cam.max()))
 
 
 def test_what_is_kept_of_the_backbone_keeps_its_weights_and_any_module_will_do():
@@ -160,20 +163,15 @@ def test_what_is_kept_of_the_backbone_keeps_its_weights_and_any_module_will_do()
 
 @pytest.mark.parametrize("channels", [1, 6])
 @pytest.mark.parametrize("name", ["resnet18", "alexnet", "googlenet"])
-def test_a_named_backbone_takes_other_channels_and_sees_in_them_what_it_saw_in_colours(name, channels, monkeypatch):
-    torch.manual_seed(0)
-    slow = {"init_weights": False} if name == "googlenet" else {}
-    coloured = torchvision.models.get_model(name, weights=None, **slow)
-    monkeypatch.setattr("lightning_saliency.sources.get_model", lambda *_, **__: copy.deepcopy(coloured))
-    grey = torch.randn(1, 1, 96, 96)
-    with torch.no_grad():
-        expected, found = (
-            gap_model(name, 2, hidden=None, in_channels=number, image_size=96)
-            .eval()
-            .features(grey.expand(-1, number, -1, -1))
-            for number in (3, channels)
-        )
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+def test_a_named_backbone_takes_other_channels_and_sees_in_them_what_it_saw_in_colors(name, channels):
+    gray, features = torch.randn(1, 1, 96, 96, dtype=torch.float64), []
+    for number in (3, channels):
+        torch.manual_seed(0)  # which draws the same weights
+        model = gap_model(name, 2, hidden=None, in_channels=number, image_size=96).double().eval()
+        with torch.no_grad():
+            features.append(model.features(gray.expand(-1, number, -1, -1)))
+    expected, found = features
+    assert_alike(found, expected)  # but for the means of the filters, which were rounded to float32
 
 
 def test_a_gap_model_trains_and_is_explained_in_eval_whatever_its_mode():
@@ -183,9 +181,10 @@ def test_a_gap_model_trains_and_is_explained_in_eval_whatever_its_mode():
     nn.functional.cross_entropy(model(images), labels).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     first, again = (explain(model, images, methods="cam").attributions["cam"] for _ in range(2))
-    assert torch.equal(first, again)
     assert all(module.training for module in model.modules())
-    assert torch.allclose(first, explain(model.eval(), images, methods="cam").attributions["cam"])
+    evaluated = explain(model.eval(), images, methods="cam").attributions["cam"]
+    for maps in (again, evaluated):  # in float32, but the same computation
+        torch.testing.assert_close(maps, first, rtol=0, atol=1e-6 * float(first.abs().max()))
 
 
 def test_other_poolings_are_their_formulas():

@@ -1,4 +1,4 @@
-"""The samples through the module, as the trainer runs it: in its precision, within its memory."""
+"""The pass over the samples of a look, as the trainer runs its module: in its precision, within its memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lightning_saliency.evidence import (
 
 
 @dataclass
-class Explainer:
+class LookPass:
     """Explains samples by a trainer's module, and remembers what it found out on the way.
 
     Attributes:
@@ -60,8 +60,9 @@ class Explainer:
         """
         self.part.check(pl_module)
         model = self.part.find(pl_module)
-        for name in self.layer if model is not None else ():
-            self.part.layer(model, name)
+        if model is not None:
+            for name in self.layer:
+                self.part.layer(model, name)
 
     def explain(
         self, trainer: Trainer, pl_module: LightningModule, samples: FixedSamples, at_once: int | None = None

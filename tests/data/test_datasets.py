@@ -1,13 +1,16 @@
+"""What a data set says of itself, behind any loaders, wrappers and transforms."""
+
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from lightning_saliency.datasets import find_class_names, find_dataset, find_normalization
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 from torchvision.transforms._presets import ImageClassification
+
+from lightning_saliency.data import find_class_names, find_dataset, find_normalization
 
 X = torch.rand(4, 3, 8, 8)
 Y = torch.tensor([2, 0, 1, 2])
@@ -23,14 +26,14 @@ MEAN, STD = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
         ImageClassification(crop_size=224, mean=tuple(MEAN), std=tuple(STD)),
     ],
 )
-def test_the_normalisation_is_found_in_transforms_v1_and_v2_and_presets_through_wrappers(transform):
+def test_the_normalization_is_found_in_transforms_v1_and_v2_and_presets_through_wrappers(transform):
     dataset = TensorDataset(X)
     dataset.transform = transform
     for wrapped in (dataset, Subset(dataset, [0]), ConcatDataset([Subset(dataset, [0]), dataset])):
         assert find_normalization(wrapped) == (MEAN, STD)
 
 
-def test_no_normalisation_and_no_classes():
+def test_no_normalization_and_no_classes():
     for dataset in (None, TensorDataset(X), SimpleNamespace(transform=v2.ToImage(), classes=3)):
         assert find_normalization(dataset) is None
         assert find_class_names(dataset) is None

@@ -4,19 +4,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from lightning_saliency.layers import name_layer
-from pytorch_lightning import LightningModule
+from states import assert_alike
+from tiny import L
 from torch import nn
 
-from lightning_saliency import GAPHead, explain, find_target_layer
-from lightning_saliency.attribution import blank_reasons
+from lightning_saliency.attribution import blank_reasons, explain
+from lightning_saliency.data import make_call
+from lightning_saliency.evidence import Forward, find_target_layer, name_layer
+from lightning_saliency.models import GAPHead
 
-IMAGES = torch.randn(2, 3, 16, 20, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(2, 3, 16, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 def torchvision_model(name):
     torch.manual_seed(0)
-    quick = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    quick = {"init_weights": False} if name in ("googlenet", "inception_v3", "vgg11", "vgg16") else {}
     return torchvision.models.get_model(name, weights=None, num_classes=10, **quick)
 
 
@@ -61,8 +63,8 @@ def test_every_architecture_of_torchvision_is_explained_with_no_arguments(name):
 
 
 def test_a_dense_net_is_read_after_its_activation_unless_the_layer_is_named():
-    model = torchvision_model("densenet121")
-    images = torch.randn(1, 3, 64, 64)
+    model = torchvision_model("densenet121").double()
+    images = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     target = find_target_layer(model, images)
     assert (target.name, target.activated, str(target)) == ("features", True, "features:activated")
     maps = model.eval().features(images).detach()
@@ -74,7 +76,7 @@ def test_a_dense_net_is_read_after_its_activation_unless_the_layer_is_named():
 def assert_reads(eigen_cam, maps):
     """A principal component's norm is the first singular value of the map that was read."""
     singular = torch.linalg.svdvals(maps.detach().flatten(2))[:, 0]
-    torch.testing.assert_close(eigen_cam.flatten(1).norm(dim=1), singular, rtol=1e-4, atol=1e-5)
+    assert_alike(eigen_cam.double().flatten(1).norm(dim=1), singular)
 
 
 class Net(nn.Module):
@@ -89,6 +91,7 @@ class Net(nn.Module):
             self.add_module(name, module)
         self.fc = nn.Linear(pooled, 4)
         self.tail = tail
+        self.double()
 
     def forward(self, images):
         features = self.conv1(images)
@@ -205,7 +208,7 @@ def test_the_map_that_is_found_is_activated_and_unpooled(net):
     found = explain(model, IMAGES, methods=["eigen_cam", "grad_cam"])
     assert found.layer.removesuffix(":activated") == layer
     again = explain(model, IMAGES, methods="eigen_cam", layer=found.layer)
-    assert torch.equal(again.attributions["eigen_cam"], found.attributions["eigen_cam"])
+    assert_alike(again.attributions["eigen_cam"], found.attributions["eigen_cam"])
     signed = model.conv2(F.relu(model.conv1(IMAGES)))
     maps = activation(signed, modules["norm"]) if "norm," in net else activation(signed)
     assert found.attributions["eigen_cam"].shape == (2, 1, 16, 20)
@@ -270,7 +273,7 @@ def test_a_branch_that_the_logits_do_not_depend_on_is_passed_over():
 
 
 def test_the_backbone_of_a_lightning_module_is_found():
-    class Lit(LightningModule):
+    class Lit(L.LightningModule):
         def __init__(self):
             super().__init__()
             self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
@@ -346,3 +349,41 @@ def test_the_patch_embedding_of_a_transformer_is_no_feature_map(name):
     with pytest.raises(ValueError, match="no convolutional map"):
         explain(model, torch.rand(1, 3, 64, 64))
     assert explain(model, torch.rand(1, 3, 64, 64), methods="saliency").layer is None
+
+
+def test_a_layer_is_found_in_how_a_model_is_run_and_in_what_it_is_called_with():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.one = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(504, 4))
+            self.other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2016, 4))
+            self.double()
+
+        def forward(self, image, scale):
+            return {"logits": self.one(image * scale), "mine": self.other(image)}
+
+    model, call = Two(), make_call([IMAGES], {"scale": torch.ones(2, 1, 1, 1, dtype=torch.float64)})
+    assert find_target_layer(model, call).name == "one.1"
+    mine = Forward(model, output_fn=lambda output: output["mine"])
+    assert find_target_layer(mine, call).name == "other.1"
+    assert explain(mine, call).layer == "other.1"
+
+
+def test_an_earlier_layer_is_found_by_its_size():
+    model, images = torchvision_model("resnet18"), torch.randn(1, 3, 64, 64)
+    assert find_target_layer(model, images, size=(4, 4)).name == "layer3"
+    assert find_target_layer(model, images, size=(16, 16)).name == "layer1"
+    with pytest.raises(ValueError, match=r"a convolutional map of 5×5 at this image size.*maps are 32×32, 16×16, 8×8"):
+        find_target_layer(model, images, size=(5, 5))
+
+
+def test_a_model_can_be_cut_only_where_everything_passes_through():
+    class Skipping(Net):
+        def forward(self, images):
+            features = self.conv1(images)
+            return self.fc(gap(F.relu(self.conv2(features)) + self.around(features)))
+
+    model = Skipping(None, around=nn.Conv2d(6, 8, 1))
+    assert str(find_target_layer(model, IMAGES)) == "around"
+    assert str(find_target_layer(model, IMAGES, can_be_cut=True)) == "conv1"

@@ -1,0 +1,162 @@
+"""What cannot work is an error before the first training step, which says what to do."""
+
+from functools import partial
+
+import pytest
+import torch
+from tiny import NUM_CLASSES, L, TinyClassifier, events, loader, trainer
+from torch import nn
+
+from lightning_saliency import CAMCallback, GradCAMCallback, SaliencyCallback
+from lightning_saliency.callbacks import Samples, Style
+
+
+class Flat(TinyClassifier):
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = nn.Flatten(), nn.Linear(3 * 16 * 16, NUM_CLASSES)
+
+
+class NotPooled(TinyClassifier):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(12 * 8 * 8, NUM_CLASSES))
+
+
+class TwoParts(L.LightningModule):
+    """Has no forward, and a step that calls nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    training_step = validation_step = lambda self, batch, batch_idx: None
+    configure_optimizers = TinyClassifier.configure_optimizers
+
+
+class NeverCalled(TinyClassifier):
+    """Has a forward of two arguments, which its step does not call."""
+
+    def forward(self, images, labels):
+        return super().forward(images)
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
+class Embeds(TinyClassifier):
+    """Returns no logits."""
+
+    def forward(self, images):
+        return self.backbone(images)
+
+    def validation_step(self, batch, batch_idx):
+        self(batch[0])
+
+
+class TakesTokens(TinyClassifier):
+    """Takes no images."""
+
+    def forward(self, images):
+        return super().forward(images.view(-1, 3, 16, 16))
+
+    def validation_step(self, batch, batch_idx):
+        self(batch[0].flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("callback", "module", "message"),
+    [
+        (partial(GradCAMCallback, layer="backbon.0"), TinyClassifier, r"`layer`.*'backbon.0'.*Nearest: .*backbone\.0"),
+        (
+            partial(GradCAMCallback, layer=["backbone.2", "nowhere"]),
+            TinyClassifier,
+            "`layer` to name a module of TinyClassifier, got 'nowhere'",
+        ),
+        (partial(GradCAMCallback, model="bakcbone"), TinyClassifier, r"`model`.*'bakcbone'.*Nearest: .*backbone"),
+        (partial(GradCAMCallback, layer="head"), TinyClassifier, r"'head' to return a feature map .*got \(8, 3\)"),
+        (GradCAMCallback, Flat, "no convolutional map"),
+        (CAMCallback, NotPooled, "global average pooling"),
+        (partial(GradCAMCallback, target=7), TinyClassifier, "`target` to be below the model's 3 classes"),
+        (
+            GradCAMCallback,
+            TwoParts,
+            r"validation step of TwoParts to call what turns images into logits.*calls none of its submodules",
+        ),
+        (
+            partial(GradCAMCallback, samples=torch.rand(2, 3, 16, 16)),
+            TwoParts,
+            r"defines no `forward`.*`model=...`, one of backbone, head",
+        ),
+        (GradCAMCallback, NeverCalled, r"validation step of NeverCalled to call.*calls none of its submodules"),
+        (GradCAMCallback, Embeds, r"return logits of shape \(8, classes\), got a tensor of shape \(8, 12, 8, 8\)"),
+        (GradCAMCallback, TakesTokens, r"images, a floating-point or uint8 tensor \(N, C, H, W\), got 0: a tensor of"),
+        (
+            partial(GradCAMCallback, samples=Samples(image="pixels")),
+            TinyClassifier,
+            r"images named 'pixels'.*got 0: a tensor of shape \(8, 3, 16, 16\)",
+        ),
+        (
+            partial(GradCAMCallback, style=Style(mean=[0.5, 0.5], std=[1.0, 1.0])),
+            TinyClassifier,
+            "one per channel, got 2",
+        ),
+    ],
+    ids=[
+        "layer",
+        "one of several layers",
+        "model",
+        "no spatial layer",
+        "no map",
+        "cam without GAP",
+        "class",
+        "nothing is called",
+        "no forward, and given images",
+        "forward is not called",
+        "no logits",
+        "no images",
+        "no argument of this name",
+        "mean",
+    ],
+)
+def test_what_cannot_work_is_an_error_before_the_first_training_step(tmp_path, callback, module, message):
+    runner = trainer(tmp_path, callback())
+    with pytest.raises((ValueError, TypeError), match=message):
+        runner.fit(module(), loader(), loader())
+    assert runner.global_step == 0
+
+
+def test_sharded_strategies_are_refused():
+    class Sharded:
+        strategy = L.strategies.FSDPStrategy(accelerator=None)
+
+    with pytest.raises(ValueError, match="FSDPStrategy does not keep"):
+        SaliencyCallback().setup(Sharded(), TinyClassifier(), "fit")
+
+
+def test_layers_that_are_made_in_configure_model_are_checked_once_they_are_there(tmp_path):
+    class MakesItsLayersLate(TinyClassifier):
+        def __init__(self):
+            super().__init__()
+            self.backbone = None
+
+        def configure_model(self):
+            self.backbone = TinyClassifier().backbone
+
+    trainer(tmp_path, GradCAMCallback(layer="backbone.2")).validate(MakesItsLayersLate(), loader(), verbose=False)
+    assert events(tmp_path).Images("saliency/grad_cam")
+    with pytest.raises(ValueError, match="`layer` to name a module of MakesItsLayersLate, got 'backbon'"):
+        trainer(tmp_path, GradCAMCallback(layer="backbon")).fit(MakesItsLayersLate(), loader(), loader())
+
+
+def test_a_module_without_forward_is_explained_by_its_only_part_with_parameters(tmp_path):
+    class OnePart(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net, self.loss = TinyClassifier(), nn.CrossEntropyLoss()
+
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", self.loss(self.net(batch[0]), batch[1]))
+
+    trainer(tmp_path, GradCAMCallback()).validate(OnePart(), loader(), verbose=False)
+    assert events(tmp_path).Images("saliency/grad_cam")
