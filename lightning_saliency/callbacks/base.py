@@ -285,7 +285,7 @@ class LookCallback(Callback):
         if not trainer.is_global_zero:
             return
         incomplete = self._incomplete(stage)
-        self._was_recorded = bool(incomplete)
+        self._was_recorded = self._collectors[stage].fixed is None
         for collector in incomplete:
             collector.begin()
         if incomplete:
