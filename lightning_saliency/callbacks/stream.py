@@ -22,7 +22,7 @@ class SampleStream:
         others: Collectors of further samples of the validation stream.
 
     Attributes:
-        was_recorded: Whether samples were taken from the stream that passed last.
+        was_recorded: Whether the samples were taken from the stream that passed last.
     """
 
     def __init__(self, samples: Samples, part: ModelPart, others: Sequence[SampleCollector]) -> None:
@@ -59,7 +59,7 @@ class SampleStream:
     def begin(self, stage: str, pl_module: LightningModule) -> None:
         """Begin with a stream: where samples are to be collected, hooks are on the module from now on."""
         incomplete = self.incomplete(stage)
-        self.was_recorded = bool(incomplete)
+        self.was_recorded = self._shown[stage].fixed is None
         for collector in incomplete:
             collector.begin()
         if incomplete:
