@@ -70,8 +70,6 @@ class MetricsOutput(Output):
     def reset(self) -> None:
         """Forget what belongs to one run."""
         self._previous, self._untrained, self._said = [], [], set()
-        if self._samples is not None:
-            self._samples.reset()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know, to go on measuring drift."""

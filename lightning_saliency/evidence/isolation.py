@@ -68,7 +68,8 @@ def graph_everywhere(model: nn.Module) -> Iterator[None]:
 
     with ExitStack() as stack, torch.enable_grad():
         for module in model.modules():
-            stack.callback(module.register_forward_pre_hook(enable).remove)
+            if not isinstance(module, ScriptModule):  # which has no hooks
+                stack.callback(module.register_forward_pre_hook(enable).remove)
         yield
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 
 from lightning_saliency.data import Call, make_call, mapped
 from lightning_saliency.evidence.outputs import find_logits
@@ -50,7 +51,8 @@ class CallRecorder:
         image: str | None = None,
         output_fn: Callable[[Any], Tensor] | None = None,
     ) -> None:
-        self.modules = dict(modules)
+        # a scripted module has no hooks
+        self.modules = {name: module for name, module in modules.items() if not isinstance(module, ScriptModule)}
         self.image = image
         self.output_fn = output_fn
         self._hooks = ExitStack()

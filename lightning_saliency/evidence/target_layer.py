@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 from torch.overrides import TorchFunctionMode
 
 from lightning_saliency.data import Call
@@ -176,7 +177,8 @@ def find_target_layer(
         leaf = forward.floating_point_images(call).detach().clone().requires_grad_()
         with ExitStack() as stack:
             for name, module in forward.model.named_modules():
-                stack.callback(module.register_forward_hook(trace.hook(name)).remove)
+                if not isinstance(module, ScriptModule):  # which has no hooks
+                    stack.callback(module.register_forward_hook(trace.hook(name)).remove)
             stack.enter_context(graph_everywhere(forward.model))
             stack.enter_context(trace)
             image = leaf.clone()
