@@ -181,7 +181,7 @@ class Passes:
     def rectified(self, images: Tensor, rectifier: Rectifier) -> Tensor:
         """∂score/∂input `(N, C, H, W)` by another rule for ReLUs; from one pass for all methods that read it."""
         if rectifier not in self.shared:
-            found = self.again(images, {"input_grads"}, rectifier).input_grads
+            found = self.repeat(images, {"input_grads"}, rectifier).input_grads
             assert found is not None  # it is what was asked for
             self.shared[rectifier] = found
         return self.shared[rectifier]
@@ -191,7 +191,7 @@ class Passes:
         bar: Iterable[T] = tqdm(steps, desc=what, delay=_PATIENCE, disable=not self.progress, leave=False)
         return bar
 
-    def again(self, images: Tensor, needs: Set[Need], rectifier: Rectifier | None = None) -> Evidence:
+    def repeat(self, images: Tensor, needs: Set[Need], rectifier: Rectifier | None = None) -> Evidence:
         """Another pass over as many images, `(N, C, H, W)`, each for the class of its place."""
         layers = [self.layer] if self.layer is not None and not needs <= {"input_grads"} else []
         return collect(

@@ -145,7 +145,7 @@ def scaled_gradient(evidence, *, steps=0.5, mode="any", **unused):
 
 def of_noise(evidence, passes, *, seed):
     """One of one's own with a further pass."""
-    return passes.again(evidence.images + seed, {"input_grads"}).input_grads
+    return passes.repeat(evidence.images + seed, {"input_grads"}).input_grads
 
 
 def test_a_method_of_ones_own_is_one_more_entry_with_options_of_its_own(monkeypatch):
