@@ -7,12 +7,13 @@ import warnings
 from importlib import import_module
 
 import pytest
-import torch
 from tiny import TinyClassifier, classifier_of, events, loader, trainer
 
 import lightning_saliency
 from lightning_saliency import GradCAMCallback, SaliencyCallback
 from lightning_saliency._lightning import PACKAGES, Callback
+from lightning_saliency.callbacks import Samples
+from lightning_saliency.callbacks.audit import digest
 
 SHELLS = [getattr(lightning_saliency, name) for name in lightning_saliency.__all__ if name.endswith("Callback")]
 
@@ -33,35 +34,40 @@ def test_every_callback_is_one_of_the_package_and_works_bare_and_in_a_list(packa
 def test_the_command_line_of_the_package_takes_it_and_explains_its_options(package, tmp_path, capsys):
     cli = import_module(f"{package.__name__}.cli").LightningCLI
     module = classifier_of(package)
-    arguments = ["--trainer.callbacks=lightning_saliency.GradCAMCallback", "--trainer.callbacks.num_samples=3"]
+    arguments = ["--trainer.callbacks=lightning_saliency.GradCAMCallback", "--trainer.callbacks.samples=3"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = cli(module, run=False, args=arguments, save_config_callback=None)
         callbacks = [given for given in made.trainer.callbacks if isinstance(given, SaliencyCallback)]
         assert len(callbacks) == 1
-        assert callbacks[0].methods == ("grad_cam",)
+        assert list(callbacks[0].methods) == ["grad_cam"]
+        assert callbacks[0].samples == Samples(num=3)
         with pytest.raises(SystemExit):
             cli(module, run=False, args=["--trainer.callbacks.help=lightning_saliency.SaliencyCallback"])
     printed = capsys.readouterr().out
     assert "--trainer.callbacks.every_n_epochs" in printed
-    assert "Show only every so many epochs" in printed
+    assert "Look only every so many epochs" in printed
+    assert "--trainer.callbacks.execution.help" in printed
 
 
 def test_the_callback_pickles_before_and_after_a_run(tmp_path):
-    callback = GradCAMCallback(samples=2)
+    callback, model = GradCAMCallback(samples=2), TinyClassifier()
     for _ in range(2):
         again = pickle.loads(pickle.dumps(callback))
         assert again.methods == callback.methods
         assert again.state_key == callback.state_key
-        trainer(tmp_path, callback).validate(TinyClassifier(), loader(), verbose=False)
-    assert torch.equal(again.state_dict()["validate"]["images"], callback.state_dict()["validate"]["images"])
+        trainer(tmp_path, callback).validate(model, loader(), verbose=False)
+    assert digest(again.state_dict()) == digest(callback.state_dict())
+    assert again.state_dict()["validate"]["samples"]
 
 
-def test_without_any_lightning_the_import_says_what_to_install():
+@pytest.mark.parametrize(("name", "needs_lightning"), [("GradCAMCallback", True), ("explain", False)])
+def test_without_any_lightning_what_needs_it_says_what_to_install_and_the_rest_works(name, needs_lightning):
     code = (
         "import sys, importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name in ('lightning', 'pytorch_lightning') else find(name, *a)\n"
-        "import lightning_saliency"
+        f"from lightning_saliency import {name}"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "ImportError: lightning-saliency needs Lightning: `pip install pytorch-lightning`" in ended.stderr
+    told = "ImportError: lightning-saliency needs Lightning: `pip install pytorch-lightning`" in ended.stderr
+    assert (told, ended.returncode != 0) == (needs_lightning, needs_lightning)

@@ -121,15 +121,15 @@ class LookCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The samples, which part is explained, and what the outputs must know, so that a resumed run goes on."""
-        outputs = {output.key: output.state_dict() for output in self.outputs}
+        outputs = {key: output.state_dict() for key, output in self._outputs_by_key().items()}
         return {**self._stream.state_dict(), "part": self._part.state_dict(), "outputs": outputs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take what the checkpoint holds."""
         self._stream.load_state_dict(state_dict)
         self._part.load_state_dict(state_dict.get("part", {}))
-        for output in self.outputs:
-            output.load_state_dict(state_dict.get("outputs", {}).get(output.key, {}))
+        for key, output in self._outputs_by_key().items():
+            output.load_state_dict(state_dict.get("outputs", {}).get(key, {}))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what can be checked before anything runs."""
@@ -252,6 +252,14 @@ class LookCallback(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the model."""
         self._forget()
+
+    def _outputs_by_key(self) -> dict[str, Output]:
+        """The outputs by the keys of their states; of several with one key the later ones get a number."""
+        keyed: dict[str, Output] = {}
+        for output in self.outputs:
+            count = sum(other.key == output.key for other in keyed.values())
+            keyed[f"{output.key}-{count + 1}" if count else output.key] = output
+        return keyed
 
     def _begin_run(self) -> None:
         """Forget what belongs to one run of a trainer."""
@@ -392,6 +400,11 @@ class LookCallback(Callback):
 
         def run(step: Callable[[], Logged]) -> None:
             logged = step()
+            taken = (pictures.keys() & logged.pictures.keys()) | (self._scalars.keys() & logged.scalars.keys())
+            if taken:
+                raise ValueError(
+                    f"Expected the outputs of a callback to log under different names, got {min(taken)!r} twice."
+                )
             pictures.update(logged.pictures)
             self._scalars.update(logged.scalars)
 

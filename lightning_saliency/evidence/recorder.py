@@ -56,6 +56,7 @@ class CallRecorder:
         self.image = image
         self.output_fn = output_fn
         self._hooks = ExitStack()
+        self._forwards: dict[str, Callable[..., Any]] = {}
         self._is_listening = False
         self._open: list[str] = []
         self._arguments: dict[str, tuple[Any, Any]] = {}
@@ -64,6 +65,8 @@ class CallRecorder:
     def start(self) -> None:
         """Put the hooks on."""
         self.stop()
+        # a strategy may run a step by the module's call, its `forward` replaced for that: no call of the model
+        self._forwards = {name: module.forward for name, module in self.modules.items()}
         for name, module in self.modules.items():
             before, after = _never_compiled(self._before(name)), _never_compiled(self._after(name))
             # before the user's own hooks, which run again when the call is repeated, and after them
@@ -88,7 +91,7 @@ class CallRecorder:
 
     def _before(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if not self._is_listening:
+            if not self._is_listening or module.forward != self._forwards[name]:
                 return
             if not self._open and name not in self._recorded:
                 # now, since the forward may write on them

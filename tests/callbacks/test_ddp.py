@@ -33,9 +33,14 @@ def run(folder: Path, strategy: str, mode: str):
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.fixture(scope="module")
+def without(tmp_path_factory):
+    """Without the callback both strategies end alike."""
+    return run(tmp_path_factory.mktemp("ddp") / "without", "ddp", "without")
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
-def test_two_processes_end_like_those_without_the_callback_and_can_monitor_its_scalars(tmp_path, strategy):
-    without = run(tmp_path / "without", strategy, "without")
+def test_two_processes_end_like_those_without_the_callback_and_can_monitor_its_scalars(tmp_path, strategy, without):
     ours = run(tmp_path / "with", strategy, "with")
     for rank in range(2):
         assert changed(without[rank][0], ours[rank][0]) == []

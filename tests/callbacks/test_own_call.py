@@ -339,6 +339,34 @@ def test_of_several_calls_in_a_step_the_first_is_the_sample(tmp_path):
     check_logits(look)
 
 
+class Wrapper(nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args, **kwargs):
+        return self.module(*args, **kwargs)
+
+
+class WrapsTheModule(L.strategies.SingleDeviceStrategy):
+    """Runs a step by the call of a wrapper around the module, as DDP does."""
+
+    def setup(self, trainer):
+        super().setup(trainer)
+        self.model = Wrapper(self.lightning_module)
+
+
+@pytest.mark.parametrize("model", [NormalizedInTheStep, CallsForward])
+def test_a_step_that_runs_as_the_modules_own_call_is_not_taken_for_a_call_of_the_model(tmp_path, model):
+    keeps = Keeps()
+    callback = SaliencyCallback(METHODS, samples=4, execution=Execution(on_error="raise", audit=True), outputs=[keeps])
+    runner = trainer(tmp_path, callback, max_epochs=1, strategy=WrapsTheModule("cpu"), accelerator="auto")
+    runner.fit(model(), loader(), loader())
+    look = keeps.looks[0]
+    check_logits(look)
+    assert isinstance(look.model, model)
+
+
 def test_the_argument_that_holds_the_images_can_be_named(tmp_path):
     class TwoImages(Fits):
         def forward(self, left, right):
