@@ -182,7 +182,7 @@ def methods(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
 
 def usual_layout(run: Callable[[], Any]) -> Callable[[], Any]:
     """Return the same, without the layout that is faster on a CPU."""
-    return without(run, "lightning_saliency.evidence.state._SMALL")
+    return without(run, "lightning_saliency.evidence.forward._CHANNELS_LAST_PIXELS")
 
 
 def all_at_once(run: Callable[[], Any]) -> Callable[[], Any]:
