@@ -113,6 +113,6 @@ class MetricsOutput(Output):
                     self._warned.add(key)
                     rank_zero_warn(
                         f"{key.removesuffix(f'/{scalar}')}: the map looks the same as that {description} (rank "
-                        f"correlation {scalars[key]:.2f}), so it does not show what the network has learned (Adebayo et "
-                        "al. 2018)."
+                        f"correlation {scalars[key]:.2f}), so it does not show what the network has learned (Adebayo "
+                        "et al. 2018)."
                     )
