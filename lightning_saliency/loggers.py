@@ -7,11 +7,9 @@ import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 from torch import Tensor
 
@@ -82,27 +80,6 @@ def run_folder(loggers: Sequence[Any]) -> str | None:
         elif isinstance(saved, str | Path):
             folders.append(_join(os.fspath(saved), str(logger.name), str(logger.version)))
     return folders[0] if folders else None
-
-
-def write_run_file(folder: str, name: str, content: bytes) -> Path:
-    """Write a file into a run's folder.
-
-    Args:
-        folder: What `run_folder` returned: a path, or the address of a remote store.
-        name: Of the file, with slashes between the folders inside.
-        content: What to write.
-
-    Returns:
-        A local file with this content, which loggers can take: of a remote folder a copy.
-    """
-    system, root = url_to_fs(folder)
-    path = f"{root}/{name}"
-    system.makedirs(path.rpartition("/")[0], exist_ok=True)
-    system.pipe_file(path, content)
-    if not isinstance(system, LocalFileSystem):
-        path = f"{mkdtemp()}/{posixpath.basename(name)}"
-        Path(path).write_bytes(content)
-    return Path(path)
 
 
 def scalar_step(trainer: Any) -> int:

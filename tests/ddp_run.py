@@ -9,7 +9,7 @@ import torch
 from tiny import L, TinyClassifier, data, loader, trainer
 
 from lightning_saliency import SaliencyCallback, explain
-from lightning_saliency.callbacks import Execution
+from lightning_saliency.callbacks import Execution, Metrics
 from lightning_saliency.callbacks.audit import digest, fingerprint
 
 
@@ -23,9 +23,8 @@ class Leaves(L.Callback):
         parts = fingerprint(trainer, pl_module)
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         Path(self.folder, f"rank{trainer.global_rank}.json").write_text(json.dumps([parts, metrics]))
-        if (
-            trainer.is_global_zero
-        ):  # alone, while the other rank waits for nothing: synchronised BatchNorm must not sync
+        # alone, while the other rank waits for nothing: synchronized BatchNorm must not sync
+        if trainer.is_global_zero:
             images, labels = data()[:4]
             synced = torch.nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(pl_module))
             assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in synced.modules())
@@ -35,16 +34,18 @@ class Leaves(L.Callback):
 
 def main(folder: str, strategy: str, mode: str) -> None:
     L.seed_everything(3)
-    watched = {"metrics_samples": 6, "faithfulness": True, "sanity_every_n_epochs": 1}
-    ours = [
-        SaliencyCallback(["cam", "saliency"], samples=4, execution=Execution(on_error="raise", audit=True), **watched)
-    ]
+    ours = SaliencyCallback(
+        ["cam", "saliency"],
+        samples=4,
+        metrics=Metrics(samples=6, faithfulness=True, randomization_every_n_epochs=1),
+        execution=Execution(on_error="raise", audit=True),
+    )
     monitors = [
         L.callbacks.EarlyStopping("saliency/seconds", patience=9, check_on_train_epoch_end=False, strict=True),
         L.callbacks.EarlyStopping("saliency/cam/entropy", patience=9, check_on_train_epoch_end=False, strict=True),
         L.callbacks.ModelCheckpoint(folder, filename="best", monitor="saliency/cam/rank_correlation_previous"),
     ]
-    callbacks = [*ours, *monitors] if mode == "with" else []
+    callbacks = [ours, *monitors] if mode == "with" else []
     trainer(
         Path(folder), *callbacks, Leaves(folder), strategy=strategy, devices=2, enable_checkpointing=mode == "with"
     ).fit(TinyClassifier(), loader(shuffle=True, batch_size=4), loader(batch_size=4))

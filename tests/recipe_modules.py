@@ -84,7 +84,7 @@ class CompiledInPlace(TinyClassifier):
 
 
 class HasOwnHooks(TinyClassifier):
-    """Has hooks of its own on the part that is explained, which change what it gets, renew what it returns, and count."""
+    """Has hooks of its own, which change what the explained part gets, renew what it returns, and count."""
 
     def __init__(self):
         super().__init__()

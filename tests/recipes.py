@@ -237,3 +237,12 @@ RECIPES = [
         options={"execution": Execution(on_error="raise", audit=True, max_fraction=0.5)},
     ),
 ]
+
+
+def fit(folder, *callbacks, model=None, val=None, ckpt_path=None, seed=3, **options):
+    """Train a model that draws nothing while it trains, and return the trainer and the model."""
+    L.seed_everything(seed)
+    model = Deterministic() if model is None else model
+    runner = trainer(folder, *callbacks, **options)
+    runner.fit(model, loader(), loader() if val is None else val, ckpt_path=ckpt_path)
+    return runner, model

@@ -1,14 +1,13 @@
-"""The recipes of test_untouched.py on a GPU; skipped where there is none."""
+"""The recipes on a GPU: training with the callback is the training without it; skipped where there is none."""
 
 import dataclasses
 
 import pytest
 import torch
-from test_untouched import METHODS, RECIPES, run
+from recipes import METHODS, RECIPES, run
 from tiny import TinyClassifier, data
 
-from lightning_saliency import SaliencyCallback, explain
-from lightning_saliency.callbacks import Execution
+from lightning_saliency import explain
 from lightning_saliency.callbacks.audit import changed
 
 pytestmark = [
@@ -27,8 +26,7 @@ def test_training_with_the_callback_is_the_training_without_it(recipe, tmp_path,
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic matrix products
     recipe = dataclasses.replace(recipe, trainer=ON_GPU | recipe.trainer)
     without = run(recipe, tmp_path / "without")
-    callback = SaliencyCallback(METHODS, samples=4, execution=Execution(on_error="raise", audit=True), **recipe.options)
-    assert changed(without, run(recipe, tmp_path / "with", callback)) == []
+    assert changed(without, run(recipe, tmp_path / "with", recipe.callback())) == []
 
 
 def test_the_random_states_of_all_devices_are_kept():

@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_saliency._checks import check_count
 from lightning_saliency._lightning import (
     SHARDED_STRATEGIES,
     Callback,
@@ -29,7 +28,9 @@ from lightning_saliency.callbacks.guard import Guard
 from lightning_saliency.callbacks.model_part import ModelPart
 from lightning_saliency.callbacks.options import Execution, Samples
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
-from lightning_saliency.data import FixedSamples, SampleCollector, find_dataset, mapped
+from lightning_saliency.callbacks.schedule import Schedule
+from lightning_saliency.callbacks.stream import SampleStream
+from lightning_saliency.data import FixedSamples, find_dataset
 from lightning_saliency.loggers import log_pictures, scalar_step
 
 _CHUNK = 32
@@ -62,7 +63,6 @@ class LookCallback(Callback):
         name: str,
     ) -> None:
         super().__init__()
-        check_count("every_n_epochs", every_n_epochs)
         if not isinstance(name, str) or not name:
             raise ValueError(f"Expected `name` to be a text that tags can begin with, got {name!r}.")
         for output in outputs:
@@ -74,7 +74,9 @@ class LookCallback(Callback):
         self.execution = execution
         self.name = name
         self._part = part
-        self._collectors = {"validate": samples.collector(), "test": samples.collector(in_test=True)}
+        collectors = [output.samples for output in outputs]
+        self._stream = SampleStream(samples, part, [collector for collector in collectors if collector is not None])
+        self._schedule = Schedule(every_n_epochs)
         self._key = self._generate_state_key(
             name=name,
             num_samples=samples.count,
@@ -82,11 +84,8 @@ class LookCallback(Callback):
             samples=None if samples.positions is None else list(samples.positions),
             dataloader_idx=samples.dataloader_idx,
         )
-        self._batch: Any = None
-        self._was_recorded = False
         self._last_end: float | None = None
         self._first_step: int | None = None
-        self._periods_shown = 0
         self._scalars: dict[str, float] = {}
         self._unlogged_seconds = 0.0
         self._warned: set[str] = set()
@@ -122,14 +121,12 @@ class LookCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the samples, the explained part and the outputs' states, so that a resumed run continues."""
-        samples = {stage: collector.state_dict() for stage, collector in self._collectors.items()}
         outputs = {output.key: output.state_dict() for output in self.outputs}
-        return {**samples, "part": self._part.state_dict(), "outputs": outputs}
+        return {**self._stream.state_dict(), "part": self._part.state_dict(), "outputs": outputs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state of a checkpoint."""
-        for stage, collector in self._collectors.items():
-            collector.load_state_dict(state_dict.get(stage, {}))
+        self._stream.load_state_dict(state_dict)
         self._part.load_state_dict(state_dict.get("part", {}))
         for output in self.outputs:
             output.load_state_dict(state_dict.get("outputs", {}).get(output.key, {}))
@@ -142,8 +139,7 @@ class LookCallback(Callback):
                 "does not keep. Use a strategy that does, such as 'ddp', or train without this callback."
             )
         self._begin_run()
-        for collector in self._collectors.values():
-            collector.reset()  # another run may have other data; a checkpoint's samples are loaded after this
+        self._stream.reset()  # another run may have other data; a checkpoint's samples are loaded after this
         for callback in _look_callbacks(trainer):
             shared_tags = self.tags & callback.tags
             if shared_tags and callback is not self:
@@ -188,7 +184,7 @@ class LookCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Begin to record the calls of the step."""
-        self._begin_step(batch, dataloader_idx)
+        self._begin_step(trainer, pl_module, batch, dataloader_idx)
 
     def on_validation_batch_end(
         self,
@@ -206,7 +202,7 @@ class LookCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Begin to record the calls of the step."""
-        self._begin_step(batch, dataloader_idx)
+        self._begin_step(trainer, pl_module, batch, dataloader_idx)
 
     def on_test_batch_end(
         self,
@@ -233,11 +229,7 @@ class LookCallback(Callback):
             self._log_scalars(trainer, pl_module)
             return
         self._has_validated = True
-        # also where validation does not run in every epoch, and not in the one that is due
-        periods, remainder = divmod(trainer.current_epoch + 1, self.every_n_epochs)
-        is_due = remainder == 0 or periods > self._periods_shown
-        self._periods_shown = periods
-        self._finish("validate", trainer, pl_module, is_due=is_due)
+        self._finish("validate", trainer, pl_module, is_due=self._schedule.is_due(trainer.current_epoch))
         peers = self._peers(trainer)
         self._unlogged_seconds += self._guard.seconds
         if self is peers[-1]:  # of those that share a name, the last logs the time of all
@@ -270,68 +262,46 @@ class LookCallback(Callback):
         for output in self.outputs:
             output.reset()
         self._has_validated = False
-        self._periods_shown = 0
+        self._schedule.reset()
         self._first_step = None
         self._last_end = None
         self._warned = set()
 
-    def _incomplete(self, stage: str) -> list[SampleCollector]:
-        """Return the collectors whose samples are not complete yet."""
-        of_outputs = [output.samples for output in self.outputs if stage == "validate"]
-        collectors = [self._collectors[stage], *(collector for collector in of_outputs if collector is not None)]
-        return [collector for collector in collectors if collector.fixed is None]
-
     def _begin_stream(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        incomplete = self._incomplete(stage)
-        self._was_recorded = bool(incomplete)
-        for collector in incomplete:
-            collector.begin()
-        if incomplete:
-            self._guarded(trainer, pl_module, partial(self._part.start, pl_module), is_audited=False)
+        if trainer.is_global_zero:
+            self._guarded(trainer, pl_module, partial(self._stream.begin, stage, pl_module), is_audited=False)
 
-    def _begin_step(self, batch: Any, dataloader_idx: int) -> None:
-        if self._part.is_recording and dataloader_idx == self.samples.dataloader_idx:
-            # new containers, since a step may modify its batch
-            self._batch = mapped(batch, lambda _, value: value)
-            self._part.begin_step()
+    def _begin_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
+        if self._part.is_recording:
+            step = partial(self._stream.begin_step, batch, dataloader_idx)
+            self._guarded(trainer, pl_module, step, is_audited=False)
 
     def _end_step(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._batch is None:
-            return
-        batch, self._batch = self._batch, None
-        self._guarded(trainer, pl_module, partial(self._collect, stage, trainer, pl_module, batch))
-        if not self._incomplete(stage):
-            self._part.stop()
+        if self._stream.has_step:
+            self._guarded(trainer, pl_module, partial(self._collect, stage, trainer, pl_module))
+            if not self._stream.incomplete(stage):
+                self._stream.stop()
 
-    def _collect(self, stage: str, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        call, logits = self._part.end_step(trainer, pl_module, batch)
-        for collector in self._incomplete(stage):
-            collector.offer(batch, call, logits)
-            if collector.unfit_labels is not None:
-                self._warn_once(
-                    f"{type(self).__name__} takes samples whose labels do not fit the model's logits as unlabeled: "
-                    f"{collector.unfit_labels}."
-                )
+    def _collect(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        for note in self._stream.end_step(stage, trainer, pl_module):
+            self._warn_once(
+                f"{type(self).__name__} takes samples whose labels do not fit the model's logits as unlabeled: {note}."
+            )
 
     def _finish(
         self, stage: str, trainer: Trainer, pl_module: LightningModule, *, is_due: bool = True, is_logged: bool = True
     ) -> None:
         """End the pass over a stream: complete the samples, and explain them if that is due."""
-        self._part.stop()
-        self._batch = None
+        self._stream.stop()
         if not trainer.is_global_zero:
             return
-        loaders = trainer.num_test_batches if stage == "test" else trainer.num_val_batches
-        if self.samples.dataloader_idx >= len(loaders):
-            self._guarded(trainer, pl_module, partial(self._refuse_loader, len(loaders)))
-        whole = not trainer.sanity_checking or _sanity_sees_all(trainer, self.samples.dataloader_idx)
-        for collector in self._incomplete(stage):
-            self._guarded(trainer, pl_module, partial(collector.end, whole=whole))
+        self._guarded(trainer, pl_module, partial(self._stream.check_loader, stage, trainer))
+        for collector in self._stream.incomplete(stage):
+            end = partial(collector.end, whole=self._stream.has_passed_whole(trainer))
+            self._guarded(trainer, pl_module, end)
         if not is_due or not trainer.loggers:
             return
-        samples = self._collectors[stage].current()
+        samples = self._stream.shown(stage)
         if samples is None:
             if trainer.sanity_checking and is_logged:
                 rank_zero_info(
@@ -362,7 +332,7 @@ class LookCallback(Callback):
 
         def explain() -> Logged:
             explained = self._explain(trainer, pl_module, samples)
-            if self._was_recorded:  # in the pass that has just ended, with the same weights
+            if self._stream.was_recorded:  # in the pass that has just ended, with the same weights
                 self._compare(samples, explained)
             is_untrained = trainer.sanity_checking and trainer.global_step == 0
             look = Look(
@@ -467,19 +437,7 @@ class LookCallback(Callback):
             self._warned.add(message)
             rank_zero_warn(message)
 
-    def _refuse_loader(self, num_loaders: int) -> None:
-        raise ValueError(
-            f"Expected `samples.dataloader_idx` to be below the number of loaders, {num_loaders}, got "
-            f"{self.samples.dataloader_idx}."
-        )
-
 
 def _look_callbacks(trainer: Any) -> list[LookCallback]:
     """Return the callbacks of this package among those of a trainer."""
     return [callback for callback in trainer.callbacks if isinstance(callback, LookCallback)]
-
-
-def _sanity_sees_all(trainer: Any, dataloader_idx: int) -> bool:
-    """Whether sanity checking ran over the whole validation stream."""
-    num_run, num_all = trainer.num_sanity_val_batches, trainer.num_val_batches
-    return dataloader_idx < len(num_run) and num_run[dataloader_idx] >= num_all[dataloader_idx]

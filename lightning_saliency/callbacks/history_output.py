@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 from torch import Tensor
@@ -12,8 +15,11 @@ from torch import Tensor
 from lightning_saliency.callbacks.options import History
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.history import Record, RecordedLook, RecordedSamples, RecordWriter
-from lightning_saliency.loggers import run_folder, write_run_file
+from lightning_saliency.history.folders import LocalFolder, open_folder
+from lightning_saliency.loggers import run_folder
 from lightning_saliency.visualization import Style, animation, filmstrip, find_names, to_pictures
+
+_ANIMATION = "animation.gif"
 
 
 class HistoryOutput(Output):
@@ -33,6 +39,8 @@ class HistoryOutput(Output):
         self.style = style
         self._writer: RecordWriter | None = None
         self._state: dict[str, Any] | None = None
+        self._run_folder = ""
+        self._last_step = 0
         self._drawn_looks = 0
 
     def reset(self) -> None:
@@ -42,8 +50,8 @@ class HistoryOutput(Output):
         self._drawn_looks = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the record is, so that a resumed run continues it."""
-        return (self._state or {}) if self._writer is None else self._writer.state_dict()
+        """Return where the record is and the step of its last look, so that a resumed run continues from there."""
+        return (self._state or {}) if self._writer is None else self._writer.state_dict() | {"step": self._last_step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the state of a checkpoint."""
@@ -59,6 +67,7 @@ class HistoryOutput(Output):
         if writer is None:
             return Logged()
         writer.write(_recorded(look))
+        self._last_step = look.step
         pictures: dict[str, Tensor | Path] = {}
         count = len(writer.record)
         # less and less often, since each time all looks are drawn
@@ -83,9 +92,12 @@ class HistoryOutput(Output):
             folder = run_folder(look.trainer.loggers)
             if folder is None:
                 return None
+            self._run_folder = folder
             name = f"{self.name}.{look.index}" if look.index else self.name
             state = None if look.is_fresh else self._state
-            self._writer = RecordWriter(folder, self._samples(look), name=name, state=state)
+            resumed_step = None if state is None else state["step"]
+            samples = self._samples(look)
+            self._writer = RecordWriter(folder, samples, name=name, state=state, resumed_step=resumed_step)
         else:
             recorded = self._writer.record.samples
             if recorded is None or not set(look.samples.positions) <= set(recorded.positions):
@@ -113,11 +125,20 @@ class HistoryOutput(Output):
         return {f"{key}/filmstrip": filmstrip(record, key, style=self.style) for key in record[-1].attributions}
 
     def _animations(self, record: Record) -> dict[str, Tensor | Path]:
+        """Put the animations beside the record; if that is a remote store, loggers get copies on this machine."""
+        run_folder = open_folder(self._run_folder)
+        folders = [run_folder.child(self.name)]
+        if not isinstance(run_folder, LocalFolder):
+            copies = mkdtemp()
+            finalize(self, rmtree, copies, ignore_errors=True)
+            folders.append(LocalFolder(copies))
         paths: dict[str, Tensor | Path] = {}
         for key in record[-1].attributions:
-            folder = record.path.rpartition("/")[0]
             content = animation(record, key, style=self.style)
-            paths[f"{key}/animation"] = write_run_file(folder, f"{self.name}/{key}/animation.gif", content)
+            for folder in folders:
+                folder.child(key).make()
+                folder.child(key).put(_ANIMATION, content)
+            paths[f"{key}/animation"] = Path(folders[-1].child(key).file_path(_ANIMATION))
         return paths
 
 

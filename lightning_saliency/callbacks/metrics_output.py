@@ -70,8 +70,6 @@ class MetricsOutput(Output):
     def reset(self) -> None:
         """Drop the state of a run."""
         self._previous, self._untrained, self._warned = [], [], set()
-        if self._samples is not None:
-            self._samples.reset()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the heatmaps to which a resumed run compares its own."""

@@ -8,7 +8,7 @@ import torch
 from networks import gap_net
 from states import assert_alike, assert_all_alike, assert_same
 
-from lightning_saliency.attribution import Explanation, HeatmapStage, METHODS, Settings, explain, explain_call
+from lightning_saliency.attribution import METHODS, Explanation, HeatmapStage, Settings, explain, explain_call
 from lightning_saliency.data import plain_call
 from lightning_saliency.evidence import Forward, Target, name_layer
 from lightning_saliency.metrics import measure_faithfulness, measure_head_randomization

@@ -16,8 +16,12 @@ SECONDS = 180  # of which two processes on a small machine need about 40
 
 def run(folder: Path, strategy: str, mode: str):
     folder.mkdir(parents=True)
-    script = Path(__file__).with_name("ddp_run.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parent)}
+    script = Path(__file__).parents[1] / "ddp_run.py"
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(script.parent), str(script.parents[1])]),
+    }
     ended = subprocess.run(
         [sys.executable, str(script), str(folder), strategy, mode],
         capture_output=True,

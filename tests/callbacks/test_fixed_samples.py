@@ -143,6 +143,32 @@ def test_labels_can_be_taken_out_of_a_batch_by_a_function(tmp_path):
         fit(tmp_path, val, model=OneHot(), samples=wrong, execution=Execution(on_error="raise"))
 
 
+def test_batches_of_any_shape_are_understood(tmp_path):
+    class Nested(TinyClassifier):
+        def validation_step(self, batch, batch_idx):
+            self(batch["views"]["image"])
+
+    def nested(items):
+        images, labels = (torch.stack(part) for part in zip(*items, strict=True))
+        return {"meta": "text", "views": {"image": images}, "y": labels}
+
+    keeps = fit(tmp_path, loader(collate_fn=nested), model=Nested(), samples=2)
+    assert torch.equal(keeps.images, data()[:2][0])
+    assert keeps.labels == [0, 1]
+
+    class Unpacks(TinyClassifier):
+        def validation_step(self, batch, batch_idx):
+            self(torch.stack([pixels.view(3, 16, 16) for pixels, _ in batch]))
+
+    def packed(items):
+        return [(image.flatten(), int(label)) for image, label in items]
+
+    which = Samples(num=2, labels=lambda batch: torch.tensor([label for _, label in batch]))
+    keeps = fit(tmp_path, loader(collate_fn=packed), model=Unpacks(), samples=which)
+    assert torch.equal(keeps.images, data()[:2][0])
+    assert keeps.labels == [0, 1]
+
+
 def test_a_position_beyond_the_stream_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"held 24 images, got \[99\]"):
         trainer(tmp_path, GradCAMCallback(samples=[0, 99]), num_sanity_val_steps=-1).fit(
@@ -221,7 +247,7 @@ def test_a_target_per_sample_goes_with_its_sample_also_where_sanity_checking_sho
 
 
 def test_a_loader_that_does_not_exist_is_named(tmp_path):
-    with pytest.raises(ValueError, match="`samples.dataloader_idx` to be below the number of loaders, 1, got 1"):
+    with pytest.raises(ValueError, match=r"`samples\.dataloader_idx` to be below the number of loaders, 1, got 1"):
         trainer(tmp_path, GradCAMCallback(samples=Samples(dataloader_idx=1))).fit(TinyClassifier(), loader(), loader())
 
 

@@ -1,48 +1,67 @@
 """Attention as numbers in a real training: what is logged, of which samples, and who can monitor it."""
 
 import time
-import warnings
 
 import pytest
 import torch
-from test_history import fit
-from test_untouched import squares
+from looking import Keeps, images_of
+from recipes import Sizes, fit, squares
 from tiny import L, TinyClassifier, data, events, loader, trainer
 from torch import nn
 
 from lightning_saliency import SaliencyCallback, explain
-from lightning_saliency.callbacks import Execution, Metrics
-from lightning_saliency.data import objects_to_masks
+from lightning_saliency.attribution import ExplainedSamples, HeatmapStage
+from lightning_saliency.callbacks import Execution, Metrics, Samples
+from lightning_saliency.data import SampleBatch, objects_to_masks
 from lightning_saliency.history import load_record
-from lightning_saliency.metrics import Seen, drift, measure
+from lightning_saliency.metrics import CoarseHeatmaps, measure, measure_faithfulness, measure_head_randomization
 
 METHODS = ["cam", "saliency"]
 ALWAYS = {"entropy", "area_above_half", "blank_fraction", "raw_maximum", "agreement"}
 DRIFT = {f"{metric}_{name}" for metric in ("rank_correlation", "center_shift") for name in ("previous", "untrained")}
 ON_OBJECTS = {"pointing_game", "energy_in_box", "box_iou", "box_accuracy", "max_box_accuracy"}
+FAITHFULNESS = {"average_drop", "increase_in_confidence", "deletion", "insertion"}
+BOXES = squares(data()[:])
 
 
-def callback(**options):
-    return SaliencyCallback(METHODS, **{"num_samples": 4, "on_error": "raise"} | options)
+def callback(methods=METHODS, **options) -> SaliencyCallback:
+    defaults = {"samples": 4, "history": False, "execution": Execution(on_error="raise")}
+    return SaliencyCallback(methods, **(defaults | options))
 
 
-def logged(metrics, suffix=""):
+def with_objects(num: int = 4, objects=squares) -> Samples:
+    return Samples(num=num, objects=objects)
+
+
+def logged(metrics, suffix="") -> set[str]:
     """The metrics of CAM."""
     own = {name.removesuffix(suffix) for name in metrics if name.startswith("saliency/cam/") and name.endswith(suffix)}
     return {name.removeprefix("saliency/cam/") for name in own}
 
 
-def by_hand(model, num, **options):
+def by_hand(model, num: int, masks=None, **options) -> ExplainedSamples:
+    """The first samples, explained without a callback."""
     images, labels = data()[:num]
-    return explain(model, images, methods=METHODS, target=labels, **options)
+    explanation = explain(model, images, methods=METHODS, target=labels, **options)
+    samples = SampleBatch(explanation.call, tuple(labels.tolist()), tuple(range(num)), masks)
+    return ExplainedSamples(samples, explanation, HeatmapStage(explanation))
+
+
+def measured(group: ExplainedSamples, **earlier) -> dict[str, float]:
+    return measure([group], [CoarseHeatmaps.from_samples(group)], **earlier)
+
+
+def check(runner, expected: dict[str, float]):
+    """The last scalars are these, but for the order in which floats were added."""
+    assert expected
+    for name, value in expected.items():
+        assert float(runner.callback_metrics[f"saliency/{name}"]) == pytest.approx(value, abs=1e-5), name
 
 
 def test_each_epoch_has_its_numbers_and_the_last_are_those_of_the_trained_model(tmp_path):
-    runner, model = fit(tmp_path, callback(), max_epochs=3)
+    runner, model = fit(tmp_path, callback(history=True), max_epochs=3)
     assert logged(runner.callback_metrics) == ALWAYS | DRIFT
-    found = by_hand(model, 4)
-    for name, value in measure(found, Seen.of(found, range(4))).items():
-        assert float(runner.callback_metrics[f"saliency/{name}"]) == pytest.approx(value, abs=1e-5), name
+    check(runner, measured(by_hand(model, 4)))
     scalars = events(tmp_path)
     for metric in ALWAYS | DRIFT:
         assert [event.step for event in scalars.Scalars(f"saliency/cam/{metric}")] == [2, 5, 8], metric
@@ -54,14 +73,18 @@ def test_drift_is_measured_from_the_last_look_and_from_the_untrained_network(tmp
 
     class Explains(L.Callback):
         def on_validation_epoch_end(self, trainer, pl_module):
-            seen.append(Seen.of(by_hand(pl_module, 4), range(4)))
+            seen.append(by_hand(pl_module, 4))
 
     runner, _ = fit(tmp_path, Explains(), callback(), max_epochs=3)
-    expected = drift(seen[3], seen[2], "previous") | drift(seen[3], seen[0], "untrained")
-    assert len(expected) == 8
-    for name, value in expected.items():
-        assert float(runner.callback_metrics[f"saliency/{name}"]) == pytest.approx(value, abs=1e-5), name
-    assert expected["saliency/rank_correlation_untrained"] < expected["saliency/rank_correlation_previous"]
+    untrained, _, previous, last = seen
+    earlier = {
+        "previous": [CoarseHeatmaps.from_samples(previous)],
+        "untrained": [CoarseHeatmaps.from_samples(untrained)],
+    }
+    drift = {name: value for name, value in measured(last, **earlier).items() if name.partition("/")[2] in DRIFT}
+    assert len(drift) == 8
+    check(runner, drift)
+    assert drift["saliency/rank_correlation_untrained"] < drift["saliency/rank_correlation_previous"]
 
 
 def test_without_sanity_checking_drift_is_there_from_the_second_epoch_on(tmp_path):
@@ -71,7 +94,10 @@ def test_without_sanity_checking_drift_is_there_from_the_second_epoch_on(tmp_pat
     assert len(events(tmp_path).Scalars("saliency/cam/entropy")) == 2
 
 
-GIVEN = squares(data()[:])
+def test_samples_of_several_sizes_are_measured_together(tmp_path):
+    runner, _ = fit(tmp_path, callback(samples=6), val=loader(Sizes(), batch_size=1), max_epochs=2)
+    assert logged(runner.callback_metrics) == ALWAYS | DRIFT
+    assert all(bool(value.isfinite()) for value in runner.callback_metrics.values())
 
 
 @pytest.mark.parametrize(
@@ -79,112 +105,104 @@ GIVEN = squares(data()[:])
     [
         squares,
         lambda batch: [box[None] for box in squares(batch)],
-        lambda batch: objects_to_masks(squares(batch), batch[0])[:, 0],
-        GIVEN[:4],
-        list(GIVEN[:4, None]),
+        lambda batch: objects_to_masks(squares(batch), len(batch[0]), (16, 16))[:, 0],
+        BOXES[:4],
+        list(BOXES[:4, None]),
     ],
     ids=["boxes", "lists of boxes", "masks", "given", "given as a list"],
 )
 def test_objects_are_taken_from_the_batch_or_given(tmp_path, objects):
-    runner, model = fit(tmp_path, callback(objects=objects), max_epochs=1)
+    runner, model = fit(tmp_path, callback(samples=with_objects(objects=objects)), max_epochs=1)
     assert logged(runner.callback_metrics) == ALWAYS | DRIFT | ON_OBJECTS
-    found = by_hand(model, 4)
-    expected = measure(found, Seen.of(found, range(4)), objects_to_masks(GIVEN[:4], data()[:4][0]))
-    for name, value in expected.items():
-        assert float(runner.callback_metrics[f"saliency/{name}"]) == pytest.approx(value, abs=1e-5), name
+    check(runner, measured(by_hand(model, 4, objects_to_masks(BOXES[:4], 4, (16, 16)))))
 
 
-def test_objects_of_given_samples_and_of_those_of_a_checkpoint(tmp_path):
+def test_objects_of_given_samples(tmp_path):
     images, labels = data()[10:13]
-    given = callback(samples=(images, labels), objects=squares((images, labels)))
-    runner, model = fit(tmp_path, given, max_epochs=1)
-    found = explain(model, images, methods=METHODS, target=labels)
-    expected = measure(found, Seen.of(found, range(3)), objects_to_masks(squares((images, labels)), images))
-    assert float(runner.callback_metrics["saliency/cam/energy_in_box"]) == pytest.approx(
-        expected["cam/energy_in_box"], abs=1e-5
-    )
+    given = Samples(images=(images, labels), objects=squares((images, labels)))
+    runner, model = fit(tmp_path, callback(samples=given), max_epochs=1)
+    explanation = explain(model, images, methods=METHODS, target=labels)
+    masks = objects_to_masks(squares((images, labels)), 3, (16, 16))
+    samples = SampleBatch(explanation.call, tuple(labels.tolist()), (0, 1, 2), masks)
+    check(runner, measured(ExplainedSamples(samples, explanation, HeatmapStage(explanation))))
 
+
+def test_a_resumed_run_whose_checkpoint_knows_no_objects_finds_them(tmp_path):
     plain, _ = fit(tmp_path / "plain", callback())
     plain.save_checkpoint(tmp_path / "plain.ckpt")
-    resumed, model = fit(
-        tmp_path / "more", callback(objects=squares), max_epochs=3, ckpt_path=str(tmp_path / "plain.ckpt")
-    )
-    assert resumed.callback_metrics.keys() >= {f"saliency/cam/{metric}" for metric in ON_OBJECTS}
+    ours = callback(samples=with_objects())
+    resumed, _ = fit(tmp_path / "more", ours, max_epochs=3, ckpt_path=str(tmp_path / "plain.ckpt"))
+    assert logged(resumed.callback_metrics) == ALWAYS | DRIFT | ON_OBJECTS
 
 
 def test_the_first_samples_of_the_stream_are_measured_in_place_of_the_shown_ones(tmp_path):
-    runner, model = fit(tmp_path, callback(num_samples=2, metrics_samples=21, objects=squares), max_epochs=2)
-    found = by_hand(model, 21, chunk_size=5)
-    expected = measure(found, Seen.of(found, range(21)), objects_to_masks(GIVEN[:21], data()[:21][0]))
-    for name, value in expected.items():
-        assert float(runner.callback_metrics[f"saliency/{name}"]) == pytest.approx(value, abs=1e-5), name
-    assert load_record(tmp_path)[-1].rows == [0, 1]
+    ours = callback(samples=with_objects(2), metrics=Metrics(samples=21), history=True)
+    runner, model = fit(tmp_path, ours, max_epochs=2)
+    check(runner, measured(by_hand(model, 21, objects_to_masks(BOXES[:21], 21, (16, 16)), chunk_size=5)))
+    assert load_record(tmp_path)[-1].positions == (0, 1)
 
 
 def test_evaluation_logs_them_too(tmp_path):
     model = TinyClassifier()
-    ours = callback(objects=squares, faithfulness=True)
+    ours = callback(samples=with_objects(), metrics=Metrics(faithfulness=True))
     (validated,) = trainer(tmp_path, ours).validate(model, loader(), verbose=False)
-    assert logged(validated) == ALWAYS | ON_OBJECTS | {
-        "average_drop",
-        "increase_in_confidence",
-        "deletion",
-        "insertion",
-    }
-    found = by_hand(model, 4)
-    assert validated["saliency/cam/entropy"] == pytest.approx(
-        measure(found, Seen.of(found, range(4)))["cam/entropy"], abs=1e-5
-    )
+    assert logged(validated) == ALWAYS | ON_OBJECTS | FAITHFULNESS
+    expected = measured(by_hand(model, 4))
+    assert validated["saliency/cam/entropy"] == pytest.approx(expected["cam/entropy"], abs=1e-5)
     (tested,) = trainer(tmp_path, ours).test(model, loader(), verbose=False)
     assert logged(tested, "/test") == logged(validated)
     assert not [name for name in tested if name.startswith("saliency") and not name.endswith("/test")]
 
 
 def test_faithfulness_is_that_of_the_maps(tmp_path):
-    runner, model = fit(tmp_path, callback(faithfulness=True), max_epochs=1)
-    expected = faithfulness(model, by_hand(model, 4))
-    for method in METHODS:
-        for metric in ("average_drop", "increase_in_confidence", "deletion", "insertion"):
-            value = float(runner.callback_metrics[f"saliency/{method}/{metric}"])
-            assert value == pytest.approx(float(expected[method][metric].float().mean()), abs=1e-5), metric
-
-
-def test_sanity_is_measured_every_so_many_epochs_and_says_which_maps_do_not_see_the_network(tmp_path):
-    class ClassBlind(TinyClassifier):
-        """Its backbone is frozen, so that a method that sees no class sees nothing that is learned."""
-
-        def __init__(self):
-            super().__init__()
-            self.backbone.requires_grad_(False)
-            self.backbone[1] = nn.Identity()
-
-    ours = SaliencyCallback(
-        ["eigen_cam", "cam"],
-        samples=4,
-        execution=Execution(on_error="raise"),
-        metrics=Metrics(randomization_every_n_epochs=2),
+    runner, model = fit(tmp_path, callback(metrics=Metrics(faithfulness=True)), max_epochs=1)
+    expected = measure_faithfulness(model, by_hand(model, 4).explanation)
+    assert set(expected) == set(METHODS)
+    check(
+        runner,
+        {
+            f"{method}/{metric}": float(values.float().mean())
+            for method, by_metric in expected.items()
+            for metric, values in by_metric.items()
+        },
     )
+    assert set(expected["cam"]) == FAITHFULNESS
+
+
+class ClassBlind(TinyClassifier):
+    """Its backbone is frozen, so that a method that sees no class sees nothing that is learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone.requires_grad_(False)
+        self.backbone[1] = nn.Identity()
+
+
+def test_randomization_is_measured_every_so_many_epochs_and_says_which_maps_do_not_see_the_network(tmp_path):
+    methods = ["eigen_cam", "cam"]
+    ours = callback(methods, metrics=Metrics(randomization_every_n_epochs=2))
     with pytest.warns(UserWarning, match="eigen_cam: the map looks the same") as caught:
         _, model = fit(tmp_path, ours, model=ClassBlind(), max_epochs=5)
     texts = [str(warning.message) for warning in caught if "looks the same" in str(warning.message)]
     assert len(texts) == 2
-    assert {text for text in texts if "of the untrained network" in text}
-    assert {text for text in texts if "with a randomised head" in text}
+    assert [text for text in texts if "of the untrained network" in text]
+    assert [text for text in texts if "with a randomized head" in text]
     assert not [text for text in texts if text.startswith("cam")]
     scalars = events(tmp_path).Scalars("saliency/eigen_cam/rank_correlation_random_head")
     assert [event.step for event in scalars] == [5, 11]
     assert [event.value for event in scalars] == pytest.approx([1.0, 1.0])
     images, labels = data()[:4]
-    found = explain(model, images, methods=["eigen_cam", "cam"], target=labels)
-    assert float(head_similarity(model, found)["cam"].nanmean()) < 0.9
+    explanation = explain(model, images, methods=methods, target=labels)
+    assert float(measure_head_randomization(model, explanation)["cam"].nanmean()) < 0.9
 
 
 def test_stopping_and_saving_can_go_by_them(tmp_path):
     stopping = L.callbacks.EarlyStopping(
         "saliency/cam/energy_in_box", mode="max", divergence_threshold=1.1, check_on_train_epoch_end=False, strict=True
-    )  # which no share can reach: it stops at once
+    )  # which no fraction can reach: it stops at once
     saving = L.callbacks.ModelCheckpoint(tmp_path / "best", monitor="saliency/saliency/rank_correlation_previous")
-    runner, _ = fit(tmp_path, callback(objects=squares), stopping, saving, max_epochs=9, enable_checkpointing=True)
+    ours = callback(samples=with_objects())
+    runner, _ = fit(tmp_path, ours, stopping, saving, max_epochs=9, enable_checkpointing=True)
     assert runner.current_epoch == 1
     assert stopping.stopped_epoch == 0
     assert saving.best_model_score is not None
@@ -201,7 +219,8 @@ def test_maps_that_have_died_are_numbers_too_and_end_no_training(tmp_path):
     stopping = L.callbacks.EarlyStopping(
         "saliency/cam/entropy", patience=99, check_on_train_epoch_end=False, strict=True
     )
-    runner, _ = fit(tmp_path, callback(objects=squares, faithfulness=True), stopping, model=Dead(), max_epochs=3)
+    ours = callback(samples=with_objects(), metrics=Metrics(faithfulness=True))
+    runner, _ = fit(tmp_path, ours, stopping, model=Dead(), max_epochs=3)
     assert runner.global_step == 9
     assert float(runner.callback_metrics["saliency/cam/blank_fraction"]) == 1
     assert float(runner.callback_metrics["saliency/cam/raw_maximum"]) == 0
@@ -218,29 +237,11 @@ def test_a_time_budget_thins_what_is_measured(tmp_path):
                 time.sleep(0.01 * len(images))
             return super().forward(images)
 
-    ours = callback(metrics_samples=20, max_fraction=0.3, record=False)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    ours = callback(metrics=Metrics(samples=20), execution=Execution(on_error="raise", max_fraction=0.3))
+    with pytest.warns(UserWarning, match="would take more than 30%"):
         fit(tmp_path, ours, model=Slow(), max_epochs=6)
-    assert [text for text in map(str, (warning.message for warning in caught)) if "would take more than 30%" in text]
     assert max(counted) == 20
     assert max(counted[-2:]) < 10
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "text"),
-    [
-        ({"metrics_samples": 0}, ValueError, "`metrics_samples` to be a positive int, got 0"),
-        ({"sanity_every_n_epochs": -1}, ValueError, "`sanity_every_n_epochs` to be a positive int, got -1"),
-        ({"animation_every_n_epochs": 1.5}, ValueError, "`animation_every_n_epochs` to be a positive int, got 1.5"),
-        ({"metrics_samples": 9, "target": [1, 2, 0, 1]}, ValueError, "`target` not to be one class per sample"),
-        ({"faithfulness": True, "target": torch.sum}, ValueError, "`target` to be a class, whose probability"),
-        ({"metrics_samples": 9, "objects": GIVEN[:4]}, TypeError, "`objects` to be a function of the batch"),
-    ],
-)
-def test_wrong_options_are_refused_before_anything_runs(options, error, text):
-    with pytest.raises(error, match=text):
-        callback(**options)
 
 
 @pytest.mark.parametrize(
@@ -251,17 +252,19 @@ def test_wrong_options_are_refused_before_anything_runs(options, error, text):
             r"`objects` to be, for 8 images of 16×16, boxes \(8, 4\).*got a tensor of shape \(8,\)",
         ),
         (lambda batch: squares(batch)[:3], r"boxes \(8, 4\).*shape \(3, 4\)"),
-        (GIVEN[:2], "`objects` to hold one entry for each sample, got 2 for the sample 3"),
+        (BOXES[:2], "`objects` to hold one entry for each sample, got 2 for the sample 3"),
     ],
 )
 def test_objects_that_do_not_fit_are_named_before_the_training(tmp_path, objects, text):
+    runner = trainer(tmp_path, callback(samples=with_objects(objects=objects)))
     with pytest.raises(ValueError, match=text):
-        fit(tmp_path, callback(objects=objects))
+        runner.fit(TinyClassifier(), loader(), loader())
+    assert runner.global_step == 0
 
 
 def test_masks_follow_the_samples_that_are_chosen(tmp_path):
-    ours = callback(samples=[13, 2], objects=squares)
-    fit(tmp_path, ours, max_epochs=1)
-    kept = ours._batches["validate"].fixed
-    assert torch.equal(kept.masks, objects_to_masks(GIVEN[[13, 2]], kept.images))
-    assert torch.equal(kept.images, data()[[13, 2]][0])
+    keeps = Keeps()
+    fit(tmp_path, callback(samples=Samples(positions=[13, 2], objects=squares), outputs=[keeps]), max_epochs=1)
+    assert torch.equal(images_of(keeps.looks[-1]), data()[[13, 2]][0])
+    masks = torch.stack([sample.mask for sample in keeps.looks[-1].samples.samples])
+    assert torch.equal(masks, objects_to_masks(BOXES[[13, 2]], 2, (16, 16)))
