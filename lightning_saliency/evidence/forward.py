@@ -197,5 +197,5 @@ def _flat(values: Sequence[Any]) -> Iterator[Any]:
 
 
 def as_forward(model: nn.Module | Forward) -> Forward:
-    """Return how a model is run: as it is, where nothing else is said."""
+    """Return a `Forward` unchanged, and a model as a `Forward` with the default settings."""
     return model if isinstance(model, Forward) else Forward(model)

@@ -247,7 +247,7 @@ def last_convolutional_map(
 
 
 def _ancestors(nodes: Iterable[Any], stop: Callable[[Any], bool] = lambda _: False) -> Collection[Any]:
-    """Return all autograd nodes that the given ones depend on, without the ancestors of nodes where `stop` holds."""
+    """Return the given autograd nodes and all that they depend on, not searching beyond nodes where `stop` holds."""
     waiting = [node for node in nodes if node is not None]
     ancestors = set(waiting)
     while waiting:
