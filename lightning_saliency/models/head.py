@@ -99,7 +99,7 @@ class GAPHead(nn.Module):
         return logits
 
     def class_maps(self, features: Tensor) -> Tensor:
-        """Return the map of each class, M_c = Σ_k w_ck A_k: `(N, D, h, w)` -> `(N, K, h, w)`, signed, without the bias."""
+        """Return the map of each class, M_c = Σ_k w_ck A_k: `(N, D, h, w)` -> `(N, K, h, w)`, signed, without bias."""
         return torch.einsum("kd,ndhw->nkhw", self.linear.weight, self._checked(features))
 
     def _checked(self, features: Tensor) -> Tensor:
