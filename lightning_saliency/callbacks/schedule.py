@@ -1,4 +1,4 @@
-"""When to look: every so many epochs."""
+"""`Schedule`: after which validations samples are explained."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from lightning_saliency._checks import check_count
 
 @dataclass
 class Schedule:
-    """Says after which validations to look.
+    """Decides after which validations the samples are explained.
 
-    A look is also due where validation itself comes only every so many epochs, and just misses the one.
+    Where validation does not run in an epoch that is due, the next validation is due.
 
     Args:
-        every_n_epochs: Look every so many epochs.
+        every_n_epochs: The number of epochs from one look to the next.
 
     Raises:
-        ValueError: It is no positive int.
+        ValueError: `every_n_epochs` is not a positive int.
 
     Example:
         >>> schedule = Schedule(every_n_epochs=2)
@@ -32,12 +32,12 @@ class Schedule:
         check_count("every_n_epochs", self.every_n_epochs)
 
     def reset(self) -> None:
-        """Begin with another run."""
+        """Prepare for another run."""
         self._periods = 0
 
     def is_due(self, epoch: int) -> bool:
-        """Whether to look after the validation of an epoch, which is asked for once for each validation."""
-        periods, rest = divmod(epoch + 1, self.every_n_epochs)
-        is_due = rest == 0 or periods > self._periods
+        """Whether a look is due after the validation of an epoch; to be called once for each validation."""
+        periods, remainder = divmod(epoch + 1, self.every_n_epochs)
+        is_due = remainder == 0 or periods > self._periods
         self._periods = periods
         return is_due

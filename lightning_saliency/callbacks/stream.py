@@ -1,4 +1,4 @@
-"""The validation and test streams: what is collected of them as they pass."""
+"""`SampleStream`: collects samples from the batches of the validation and test loaders."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lightning_saliency.data import FixedSamples, SampleCollector, mapped
 
 
 class SampleStream:
-    """Collects the samples of a callback, and those of its outputs, while a stream of batches passes.
+    """Collects the samples of a callback, and those of its outputs, from a stream of batches.
 
-    A sample is what the explained part of the module was called with in the validation step.
+    A sample holds the arguments of the explained part of the module in the validation step.
 
     Args:
-        samples: Which samples are looked at.
+        samples: Which samples are explained.
         part: Finds the part of the module that is explained, and records its calls.
         others: Collectors of further samples of the validation stream.
 
     Attributes:
-        was_recorded: Whether the samples were taken from the stream that passed last.
+        was_recorded: Whether the samples were collected in the last pass over a stream.
     """
 
     def __init__(self, samples: Samples, part: ModelPart, others: Sequence[SampleCollector]) -> None:
@@ -34,30 +34,30 @@ class SampleStream:
         self._batch: Any = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The samples, by stream."""
+        """Return the samples of each stream, for a checkpoint."""
         return {stage: collector.state_dict() for stage, collector in self._shown.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the samples of a checkpoint."""
+        """Load the samples of a checkpoint."""
         for stage, collector in self._shown.items():
             collector.load_state_dict(state.get(stage, {}))
 
     def reset(self) -> None:
-        """Forget the samples: another run may have other data."""
+        """Drop the samples: another run may have other data."""
         for collector in (*self._shown.values(), *self._others):
             collector.reset()
 
     def shown(self, stage: str) -> FixedSamples | None:
-        """The samples that are looked at; before they are complete, those so far; None if there is none."""
+        """Return the shown samples; before they are complete, those collected so far, or None if there are none."""
         return self._shown[stage].current()
 
     def incomplete(self, stage: str) -> list[SampleCollector]:
-        """What is still to be collected from a stream."""
+        """Return the collectors whose samples are not complete yet."""
         collectors = [self._shown[stage], *(self._others if stage == "validate" else ())]
         return [collector for collector in collectors if collector.fixed is None]
 
     def begin(self, stage: str, pl_module: LightningModule) -> None:
-        """Begin with a stream: where samples are to be collected, hooks are on the module from now on."""
+        """Begin a pass over a stream; where samples are to be collected, register hooks on the module."""
         incomplete = self.incomplete(stage)
         self.was_recorded = self._shown[stage].fixed is None
         for collector in incomplete:
@@ -66,25 +66,25 @@ class SampleStream:
             self.part.start(pl_module)
 
     def begin_step(self, batch: Any, dataloader_idx: int) -> None:
-        """Listen to what a step calls."""
+        """Begin to record the calls of a step."""
         if self.part.is_recording and dataloader_idx == self.dataloader_idx:
-            # other containers, since a step may take its batch apart
+            # new containers, since a step may modify its batch
             self._batch = mapped(batch, lambda _, value: value)
             self.part.begin_step()
 
     @property
     def has_step(self) -> bool:
-        """Whether a step was listened to."""
+        """Whether the calls of a step are recorded."""
         return self._batch is not None
 
     def end_step(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> list[str]:
-        """Take the samples of the step that has ended.
+        """Collect samples from the step that has ended.
 
         Returns:
-            What is wrong with the labels, for notes.
+            Descriptions of labels that do not fit the logits, for warnings.
 
         Raises:
-            ValueError: The explained part was not called, or what it was called with holds no images.
+            ValueError: The explained part was not called, or its arguments hold no images.
         """
         batch, self._batch = self._batch, None
         call, logits = self.part.end_step(trainer, pl_module, batch)
@@ -94,10 +94,10 @@ class SampleStream:
         return [collector.unfit_labels for collector in incomplete if collector.unfit_labels is not None]
 
     def check_loader(self, stage: str, trainer: Any) -> None:
-        """Refuse a stream that the trainer does not have.
+        """Raise an error for a loader that the trainer does not have.
 
         Raises:
-            ValueError: There are not as many loaders.
+            ValueError: The trainer has fewer loaders.
         """
         loaders = trainer.num_test_batches if stage == "test" else trainer.num_val_batches
         if self.dataloader_idx >= len(loaders):
@@ -107,13 +107,13 @@ class SampleStream:
             )
 
     def has_passed_whole(self, trainer: Any) -> bool:
-        """Whether all of the stream has passed: sanity checking may run over a part of it."""
+        """Whether the pass went over the whole stream; sanity checking may run over a part of it."""
         if not trainer.sanity_checking:
             return True
-        ran, all_of_it = trainer.num_sanity_val_batches, trainer.num_val_batches
-        return self.dataloader_idx < len(ran) and ran[self.dataloader_idx] >= all_of_it[self.dataloader_idx]
+        num_run, num_all = trainer.num_sanity_val_batches, trainer.num_val_batches
+        return self.dataloader_idx < len(num_run) and num_run[self.dataloader_idx] >= num_all[self.dataloader_idx]
 
     def stop(self) -> None:
-        """Take the hooks off the module, and let go of what was recorded."""
+        """Remove the hooks from the module, and drop the recorded calls."""
         self.part.stop()
         self._batch = None

@@ -1,4 +1,4 @@
-"""The classic CAM: a trainable head of global pooling and one linear layer, and models that are cut back to wear it."""
+"""`GAPHead`, a head of global pooling and one linear layer; and `gap_model`, which cuts a backbone to end in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Pooling: TypeAlias = Literal["avg", "max", "lse"]
 """Global average pooling, global maximum pooling, or log-sum-exp between the two."""
 
 _LSE_SHARPNESS = 5.0
-"""r of the log-sum-exp pooling: towards 0 it is the average, towards infinity the maximum."""
+"""r of the log-sum-exp pooling: toward 0 it is the average, toward infinity the maximum."""
 
 
 def log_sum_exp_pooling(features: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class GAPHead(nn.Module):
     Args:
         in_channels: D, the channels of the feature map.
         num_classes: K.
-        bias: Whether the linear layer has a bias; the class maps leave it out.
+        bias: Whether the linear layer has a bias; the class maps do not contain it.
         dropout: Probability of dropping a pooled feature while training.
         pooling: `"avg"`, `"max"` or `"lse"`.
 
@@ -94,12 +94,12 @@ class GAPHead(nn.Module):
         self.linear = nn.Linear(in_channels, num_classes, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits `(N, K)` of features `(N, D, h, w)`."""
+        """Return the logits `(N, K)` of features `(N, D, h, w)`."""
         logits: Tensor = self.linear(self.dropout(POOLINGS[self.pooling](self._checked(features))))
         return logits
 
     def class_maps(self, features: Tensor) -> Tensor:
-        """The map of each class, M_c = Σ_k w_ck A_k: `(N, D, h, w)` -> `(N, K, h, w)`, signed, without the bias."""
+        """Return the map of each class, M_c = Σ_k w_ck A_k: `(N, D, h, w)` -> `(N, K, h, w)`, signed, without bias."""
         return torch.einsum("kd,ndhw->nkhw", self.linear.weight, self._checked(features))
 
     def _checked(self, features: Tensor) -> Tensor:
@@ -111,11 +111,11 @@ class GAPHead(nn.Module):
 
 
 class GAPModel(nn.Module):
-    """A backbone cut back to its features, a convolution, and a `GAPHead`; made by `gap_model`.
+    """A CAM model, as `gap_model` returns it: a backbone cut at a layer, a convolution, and a `GAPHead`.
 
     Attributes:
-        backbone: Images -> features of the layer where it was cut.
-        neck: A 3×3 convolution with ReLU, or nothing.
+        backbone: From images to the features of the layer where it was cut.
+        neck: A 3×3 convolution with ReLU, or an empty module.
         head: The `GAPHead`.
         cut: The name of the layer where the backbone was cut.
     """
@@ -128,17 +128,17 @@ class GAPModel(nn.Module):
         self.cut = cut
 
     def features(self, images: Tensor) -> Tensor:
-        """The features `(N, D, h, w)` that the head pools."""
+        """Return the features `(N, D, h, w)` that the head pools."""
         features: Tensor = self.neck(self.backbone(images)["features"])
         return features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(N, K)` of images `(N, C, H, W)`."""
+        """Return the logits `(N, K)` of images `(N, C, H, W)`."""
         logits: Tensor = self.head(self.features(images))
         return logits
 
     def class_maps(self, images: Tensor) -> Tensor:
-        """The map of each class `(N, K, h, w)`, signed, from one forward without any gradient."""
+        """Return the class activation map of each class `(N, K, h, w)`, signed, from one forward without a gradient."""
         return self.head.class_maps(self.features(images))
 
 
@@ -157,7 +157,7 @@ def gap_model(
 
     Everything after the last convolutional map of the wanted resolution is removed (fully connected layers, pooling,
     later stages); then come a 3×3 convolution (stride 1, pad 1) of 1024 units with ReLU, global average pooling and one
-    linear layer. What is kept of the backbone keeps its weights.
+    linear layer. The remaining layers of the backbone keep their weights.
 
     Args:
         backbone: The name of a torchvision classification model, or any module that torch.fx can trace.
@@ -173,12 +173,12 @@ def gap_model(
         image_size: Height and width of the images that the resolution is meant for; others work as well.
 
     Returns:
-        The model: `model(images)` are logits, `model.class_maps(images)` the maps of all classes.
+        The model: `model(images)` returns logits, `model.class_maps(images)` the maps of all classes.
 
     Raises:
         TypeError: `backbone` is neither a name nor a module.
-        ValueError: There is no such name; the backbone has no convolutional map (of this resolution), or cannot be
-            traced.
+        ValueError: torchvision has no such model; the backbone has no convolutional map (of this resolution), or cannot
+            be traced.
 
     Example:
         >>> model = gap_model("resnet18", num_classes=5, resolution=14, hidden=None)
@@ -190,7 +190,7 @@ def gap_model(
     if hidden is not None:
         check_count("hidden", hidden)
     if isinstance(backbone, str):
-        if resolution is None and backbone in PAPER_RESOLUTIONS:  # a layer, which is found at the paper's size
+        if resolution is None and backbone in PAPER_RESOLUTIONS:  # it identifies the layer at 224 pixels
             resolution, image_size = PAPER_RESOLUTIONS[backbone], 224
         module = _torchvision_model(backbone, weights, in_channels)
     elif isinstance(backbone, nn.Module):
@@ -218,28 +218,29 @@ def gap_model(
 
 
 def _torchvision_model(name: str, weights: Any, in_channels: int) -> nn.Module:
-    """The model, made for images of so many channels."""
+    """Return a torchvision model for images of `in_channels` channels."""
     check_torchvision_name(name, "`backbone`")
     model = torchvision_model(name, weights)
     if in_channels == 3:
         return model
     flags: Any = model
-    if hasattr(flags, "transform_input"):  # from the one normalisation of RGB to another
+    if hasattr(flags, "transform_input"):  # which converts one normalization of RGB to another
         flags.transform_input = False
-    where, first = next((where, part) for where, part in model.named_modules() if isinstance(part, nn.Conv2d))
+    name_and_convolution = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    layer_name, first = next(name_and_convolution)
     options = {option: getattr(first, option) for option in ("kernel_size", "stride", "padding", "dilation")}
-    other = nn.Conv2d(in_channels, first.out_channels, bias=first.bias is not None, **options)
+    adapted = nn.Conv2d(in_channels, first.out_channels, bias=first.bias is not None, **options)
     with torch.no_grad():
-        # the mean of the filters for red, green and blue sees every channel, at the scale that the next layer knows
-        other.weight.copy_(first.weight.mean(1, keepdim=True).expand_as(other.weight) * (3 / in_channels))
-        if first.bias is not None and other.bias is not None:
-            other.bias.copy_(first.bias)
-    model.set_submodule(where, other)
+        # the mean filter over red, green and blue for every channel, scaled so that its outputs keep their magnitude
+        adapted.weight.copy_(first.weight.mean(1, keepdim=True).expand_as(adapted.weight) * (3 / in_channels))
+        if first.bias is not None and adapted.bias is not None:
+            adapted.bias.copy_(first.bias)
+    model.set_submodule(layer_name, adapted)
     return model
 
 
 def _logits_or_features(output: Any) -> Tensor:
-    """What a whole model returns are logits; of a backbone's features one score is made, to see what they depend on."""
+    """Return the logits of a whole model; for a backbone's features their sum, which depends on the same layers."""
     if isinstance(output, Tensor) and output.dim() == 4 and output.shape[2:].numel() > 1:
         return output.flatten(1).sum(1, keepdim=True)
     return find_logits(output, 1)

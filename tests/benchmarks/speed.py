@@ -185,7 +185,7 @@ def methods(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
 
 def usual_layout(run: Callable[[], Any]) -> Callable[[], Any]:
     """Return the same, without the layout that is faster on a CPU."""
-    return without(run, f"{Forward.__module__}._SMALL")
+    return without(run, f"{Forward.__module__}._CHANNELS_LAST_PIXELS")
 
 
 def all_at_once(run: Callable[[], Any]) -> Callable[[], Any]:
