@@ -111,7 +111,7 @@ def measure(model: nn.Module, methods: Sequence[str], val_set: ClutteredDigits) 
     correct = explanation.predictions == labels
     figures = {}
     for method, heatmaps in explanation.heatmaps().items():
-        overlaps = dict(zip(THRESHOLDS, box_overlap(heatmaps, boxes), strict=True))
+        overlaps = dict(zip(THRESHOLDS, box_overlap(heatmaps, boxes, THRESHOLDS).T, strict=True))
         areas = box_area(heatmaps_to_boxes(heatmaps)[0]) / box_area(boxes.float())
         errors = {at: 1 - share(correct & (found >= 0.5)) for at, found in overlaps.items()}
         best = min(errors, key=errors.__getitem__)
