@@ -100,10 +100,10 @@ def measure(
             inputs |= _earlier("previous", previous, heatmaps, method)
             inputs |= _earlier("untrained", untrained, heatmaps, method)
             for name, metric in METRICS.items():
-                if metric.inputs and inputs.keys() >= set(metric.inputs):
-                    values[method, name].append(metric.function(*_read([inputs[key] for key in metric.inputs])))
-    for method, name, given in _flat(measured):
-        values[method, name].append(given.cpu())
+                if given := _read(inputs, metric.inputs):
+                    values[method, name].append(metric.function(*given))
+    for method, name, of_images in _flat(measured):
+        values[method, name].append(of_images.cpu())
     return {f"{method}/{name}": METRICS[name].over_images(torch.cat(parts)) for (method, name), parts in values.items()}
 
 
@@ -115,11 +115,16 @@ class _Input:
     known: Tensor | None = None
 
 
-def _read(inputs: Sequence[_Input]) -> list[Tensor]:
-    """Of the images of which all inputs are known."""
-    masks = [one.known for one in inputs if one.known is not None]
-    known = torch.stack(masks).all(0) if masks else None
-    return [one.make() if known is None or bool(known.all()) else one.make()[known] for one in inputs]
+def _read(inputs: Mapping[str, _Input], names: Sequence[str]) -> list[Tensor]:
+    """These inputs, of the images of which all of them are known; nothing where there is no such image."""
+    if not all(name in inputs for name in names):
+        return []
+    chosen = [inputs[name] for name in names]
+    masks = [one.known for one in chosen if one.known is not None]
+    if not masks or torch.stack(masks).all():
+        return [one.make() for one in chosen]
+    known = torch.stack(masks).all(0)
+    return [one.make()[known] for one in chosen] if known.any() else []
 
 
 def _inputs_of_maps(samples: ExplainedSamples, look: CoarseHeatmaps, method: str) -> dict[str, _Input]:

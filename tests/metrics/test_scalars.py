@@ -272,6 +272,16 @@ def test_a_row_of_ones_own_is_a_scalar(monkeypatch):
     assert "cam/lost" not in scalars(group)
     assert "cam/hidden" not in scalars(samples(raw))
 
+    def both(masks, ranks):
+        return ranks.amax(1)
+
+    row = Metric("both", both, "highest rank", ("masks", "untrained_ranks"), (0, math.inf), None, 0)
+    monkeypatch.setitem(METRICS, "both", row)
+    elsewhere = looked(samples(raw, positions=(0, 7, 2, 8, 4)))
+    highest = float(early[0].ranks["cam"][[1, 3]].amax(1).mean())
+    assert scalars(group, untrained=early)["cam/both"] == pytest.approx(highest)
+    assert "cam/both" not in scalars(group, untrained=elsewhere)  # no image has an object and an earlier map
+
 
 def test_several_layers_and_a_real_network_are_measured_under_their_own_keys():
     torch.manual_seed(0)
