@@ -35,10 +35,12 @@ class Chooser:
     Attributes:
         num: The number of samples to choose.
         needs_labels: Whether the rule needs labels.
+        needs_losses: Whether it needs the loss of each sample.
     """
 
     num: int
     needs_labels: ClassVar[bool] = False
+    needs_losses: ClassVar[bool] = False
 
     def wants(self, candidate: Candidate, kept: Mapping[int, Candidate]) -> bool:
         """Whether to keep a sample of the stream in addition to those kept so far."""
@@ -109,6 +111,7 @@ class Hardest(Chooser):
     """The samples with the largest loss in the first pass over the whole stream, the largest first."""
 
     needs_labels: ClassVar[bool] = True
+    needs_losses: ClassVar[bool] = True
 
     def wants(self, candidate: Candidate, kept: Mapping[int, Candidate]) -> bool:
         """Whether the sample's loss is among the largest so far."""

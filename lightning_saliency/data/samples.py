@@ -167,13 +167,21 @@ class SampleCollector:
         masks = None
         if callable(self.objects):
             masks = objects_to_masks(self.objects(batch), len(call), call.images.shape[2:])
-        for row, label in enumerate(labels):
-            candidate = Candidate(self._position, label, _loss(logits, row, label))
+        losses = _losses(logits, labels) if self.chooser.needs_losses else [None] * len(labels)
+        rows = {}  # of the samples to keep, by their positions
+        for row, (label, loss) in enumerate(zip(labels, losses, strict=True)):
+            candidate = Candidate(self._position, label, loss)
             self._position += 1
             if self.chooser.needs_labels and label is None:
                 continue
             if self.chooser.wants(candidate, self._candidates):
-                self._keep(candidate, call[row : row + 1], None if masks is None else masks[row].clone(), logits, row)
+                self._candidates[candidate.position] = candidate
+                rows[candidate.position] = row
+                for surplus in self.chooser.surplus(self._candidates):
+                    del self._candidates[surplus]
+        self._kept = {position: sample for position, sample in self._kept.items() if position in self._candidates}
+        chosen = {position: row for position, row in rows.items() if position in self._candidates}
+        self._keep(chosen, call, masks, logits)
         if self.chooser.is_complete(self._candidates):
             self.end(whole=True)
 
@@ -236,15 +244,23 @@ class SampleCollector:
             self.unfit_labels = (
                 f"labels from {int(labels.min())} to {int(labels.max())}, where the model has {num_classes} logits"
             )
-        return [label if fit_labels(torch.tensor(label), num_classes) else None for label in labels.tolist()]
+            limit = max(num_classes or 0, 2)
+            return [label if 0 <= label < limit else None for label in labels.tolist()]
+        return labels.tolist()
 
-    def _keep(self, candidate: Candidate, call: Call, mask: Tensor | None, logits: Tensor | None, row: int) -> None:
-        position = candidate.position
-        row_logits = None if logits is None else logits[row].detach().float().cpu().clone()
-        self._candidates[position] = candidate
-        self._kept[position] = Sample(call.copied().to("cpu"), candidate.label, mask, row_logits)
-        for surplus in self.chooser.surplus(self._candidates):
-            del self._kept[surplus], self._candidates[surplus]
+    def _keep(self, rows: Mapping[int, int], call: Call, masks: Tensor | None, logits: Tensor | None) -> None:
+        """Keep rows of a batch, which are given by position in the stream."""
+        if not rows:
+            return
+        chosen = call[list(rows.values())].to("cpu")
+        outputs = None if logits is None else logits.detach()[list(rows.values())].float().cpu()
+        for index, (position, row) in enumerate(rows.items()):
+            self._kept[position] = Sample(
+                chosen[index : index + 1].copied(),  # a copy, which does not hold the others
+                self._candidates[position].label,
+                None if masks is None else masks[row].clone(),
+                None if outputs is None else outputs[index].clone(),
+            )
 
     def _with_objects(self, samples: FixedSamples) -> FixedSamples:
         """Return the samples with masks of the objects that the user passed for them."""
@@ -291,14 +307,21 @@ def given_samples(images: Any, labels: Any = None) -> FixedSamples:
     return FixedSamples(samples, tuple(range(len(samples))))
 
 
-def _loss(logits: Tensor | None, row: int, label: int | None) -> float | None:
-    """Return the cross-entropy of one sample, for a single logit the binary cross-entropy."""
-    if logits is None or label is None:
-        return None
-    row_logits = logits[row].detach().double()
-    if len(row_logits) == 1:
-        return float(F.binary_cross_entropy_with_logits(row_logits, row_logits.new_tensor([label])))
-    return float(F.cross_entropy(row_logits, torch.tensor(label, device=row_logits.device)))
+def _losses(logits: Tensor | None, labels: Sequence[int | None]) -> list[float | None]:
+    """Return the cross-entropy of each sample, for a single logit the binary cross-entropy; None where unknown."""
+    known = [row for row, label in enumerate(labels) if label is not None]
+    losses: list[float | None] = [None] * len(labels)
+    if logits is None or not known:
+        return losses
+    known_logits = logits.detach()[known].double().cpu()
+    classes = torch.tensor([labels[row] for row in known])
+    if known_logits.shape[1] == 1:
+        values = F.binary_cross_entropy_with_logits(known_logits[:, 0], classes.double(), reduction="none")
+    else:
+        values = F.cross_entropy(known_logits, classes, reduction="none")
+    for row, value in zip(known, values.tolist(), strict=True):
+        losses[row] = value
+    return losses
 
 
 def _is_plain(sample: Sample) -> bool:

@@ -7,16 +7,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_saliency.attribution import Explanation, explain_call
 from lightning_saliency.data import Call
 from lightning_saliency.evidence import Forward, as_forward, find_head, name_layer, own_parameters, replaced_parameters
-from lightning_saliency.metrics.similarity import rank_correlation
-
-_SIDE = 32
-"""Heatmaps are compared at so many pixels a side: the ranks of more say no more, and cost a sort."""
+from lightning_saliency.metrics.similarity import RANK_CORRELATION, coarse, rank_correlation
 
 _STD = 0.02
 """Of the weights that are drawn where there is nothing to shuffle: what networks are often initialized with."""
@@ -118,12 +114,7 @@ def measure_head_randomization(
     settings = replace(explanation.settings, forward=forward, layers=layers, progress=False)
     with randomized_head(forward, explanation.call, seed=seed):
         randomized = explain_call(settings, explanation.call, explanation.classes).heatmaps()
-    return {key: rank_correlation(_small(maps), _small(randomized[key])) for key, maps in chosen.items()}
-
-
-def _small(heatmaps: Tensor) -> Tensor:
-    height, width = heatmaps.shape[2:]
-    return F.adaptive_avg_pool2d(heatmaps, (min(height, _SIDE), min(width, _SIDE)))
+    return {key: rank_correlation(coarse(maps), coarse(randomized[key])) for key, maps in chosen.items()}
 
 
 def _shuffled(parameters: Mapping[str, Tensor], seed: int) -> dict[str, nn.Parameter]:
@@ -143,3 +134,12 @@ def _shuffled(parameters: Mapping[str, Tensor], seed: int) -> dict[str, nn.Param
             name: nn.Parameter(shuffled(parameter).to(parameter), requires_grad=parameter.requires_grad)
             for name, parameter in parameters.items()
         }
+
+
+ROWS = (
+    replace(
+        RANK_CORRELATION, name="rank_correlation_random_head", higher_is_better=False,
+        description="Spearman's rank correlation with the map of the network with a random head; from 0.9 on, a warning",
+        section="with `randomization_every_n_epochs`",
+    ),
+)  # fmt: skip

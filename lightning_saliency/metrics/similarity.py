@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -166,12 +165,6 @@ RANK_CORRELATION = Metric(
 CENTER_SHIFT = Metric(
     "center_shift", center_shift, "distance from the center of mass of other maps, in fractions of the image",
     inputs=(), range=(0, math.sqrt(2)), higher_is_better=False, worst=0,
-)  # fmt: skip
-
-RANK_CORRELATION_RANDOM_HEAD = replace(
-    RANK_CORRELATION, name="rank_correlation_random_head", higher_is_better=False,
-    description="Spearman's rank correlation with the map of the network with a random head; from 0.9 on, a warning",
-    section="with `randomization_every_n_epochs`",
 )  # fmt: skip
 
 _of_ranks = partial(Metric, function=correlation, range=(-1, 1), higher_is_better=None, worst=0)

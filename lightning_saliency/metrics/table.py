@@ -14,7 +14,7 @@ A metric of your own is one row more, in the table before the training starts:
 
 from __future__ import annotations
 
-from lightning_saliency.metrics import concentration, faithfulness, localization, similarity
+from lightning_saliency.metrics import concentration, faithfulness, localization, randomization, similarity
 from lightning_saliency.metrics.metric import Metric
 
 METRICS: dict[str, Metric] = {
@@ -24,7 +24,7 @@ METRICS: dict[str, Metric] = {
         *similarity.ROWS,
         *localization.ROWS,
         *faithfulness.ROWS,
-        similarity.RANK_CORRELATION_RANDOM_HEAD,
+        *randomization.ROWS,
     )
 }
 """By name, in the order of the documentation."""
