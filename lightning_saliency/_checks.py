@@ -54,10 +54,10 @@ def check_choice(name: str, value: T, allowed: Sequence[Any]) -> T:
     return value
 
 
-def check_count(name: str, value: int) -> int:
-    """Refuse what is no positive int."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        refuse(name, "a positive int", repr(value))
+def check_count(name: str, value: int, least: int = 1) -> int:
+    """Refuse what is no positive int, or no int from another number on."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        refuse(name, "a positive int" if least == 1 else f"an int from {least}", repr(value))
     return value
 
 
@@ -77,7 +77,9 @@ def is_within(value: float, interval: str) -> bool:
 def check_number(name: str, value: Any, interval: str) -> float:
     """Refuse what is no number in an interval, which is written as for `is_within`."""
     if isinstance(value, bool) or not isinstance(value, Real) or not is_within(float(value), interval):
-        refuse(name, f"a number in {interval}", repr(value))
+        low = interval[1:].partition(",")[0]
+        bounds = {"[": f"from {low}", "(": f"above {low}"}[interval[0]] if "inf" in interval else f"in {interval}"
+        refuse(name, f"a number {bounds}", repr(value))
     return float(value)
 
 

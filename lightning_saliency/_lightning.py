@@ -1,9 +1,9 @@
-"""Which Lightning is installed: `pytorch_lightning`, `lightning.pytorch`, or both; and what we take from it.
+"""The installed Lightning packages, `pytorch_lightning`, `lightning.pytorch` or both, and the names used of them.
 
 The two are the same code under two names, but a Trainer or LightningCLI of one accepts callbacks and modules of its own
-only. The `Callback` here descends from that of every package installed. A module cannot (Lightning would take the other
-package's hooks for overridden ones), so `LightningModule` is that of the package that the program uses: the one that it
-had imported before this.
+only. The `Callback` here inherits from that of every installed package. A module cannot (Lightning would regard the
+other package's hooks as overridden), so `LightningModule` is that of the package that the program imported before this
+one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ else:
     rank_zero_info, rank_zero_warn = _rank_zero.rank_zero_info, _rank_zero.rank_zero_warn
 
     class Callback(*(package.Callback for package in PACKAGES)):
-        """A callback of every Lightning package that is installed."""
+        """The base class of callbacks for every installed Lightning package."""
 
 
 SHARDED_STRATEGIES: tuple[type, ...] = tuple(
@@ -53,25 +53,25 @@ SHARDED_STRATEGIES: tuple[type, ...] = tuple(
 
 def overrides(pl_module: Any, method: str) -> bool:
     """Whether a LightningModule of either package defines a method itself."""
-    own = getattr(type(pl_module), method)
-    return all(own is not getattr(package.LightningModule, method) for package in PACKAGES)
+    implementation = getattr(type(pl_module), method)
+    return all(implementation is not getattr(package.LightningModule, method) for package in PACKAGES)
 
 
 @contextmanager
 def muted(pl_module: nn.Module) -> Iterator[None]:
-    """Let go of what a LightningModule logs inside its `forward`: the callback's pass is not the user's validation."""
+    """Discard what a LightningModule logs in its `forward`, since the callback's pass is not the user's validation."""
     modules = [module for module in pl_module.modules() if hasattr(module, "log") and hasattr(module, "log_dict")]
-    quiet = {"log": lambda *_, **__: None, "log_dict": lambda *_, **__: None}
-    kept = [{name: vars(module)[name] for name in quiet if name in vars(module)} for module in modules]
+    silent = {"log": lambda *_, **__: None, "log_dict": lambda *_, **__: None}
+    instance_attributes = [{name: vars(module)[name] for name in silent if name in vars(module)} for module in modules]
     try:
         for module in modules:
-            vars(module).update(quiet)
+            vars(module).update(silent)
         yield
     finally:
-        for module, own in zip(modules, kept, strict=True):
-            for name in quiet:
+        for module, attributes in zip(modules, instance_attributes, strict=True):
+            for name in silent:
                 vars(module).pop(name, None)
-            vars(module).update(own)
+            vars(module).update(attributes)
 
 
 __all__ = [

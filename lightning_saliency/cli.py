@@ -1,4 +1,4 @@
-"""The command line: one's own photos, explained with one's own model, as pictures and raw maps in a folder."""
+"""The command line `explain`: pictures and raw attributions of your own images and model, written to a folder."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: What stands behind `python -m lightning_saliency`; by default what was typed.
+        arguments: The arguments after `python -m lightning_saliency`; by default those of this process.
 
     Returns:
         The exit status: 0, or 1 if files were skipped.
 
     Raises:
-        SystemExit: With status 2 for wrong arguments, which are told in one line; with 0 for `--help`.
+        SystemExit: With status 2 for wrong arguments, after an error message of one line; with 0 for `--help`.
     """
     parser = _Parser(prog="python -m lightning_saliency", description="See where a vision model looks.")
     command = _add_explain(parser.add_subparsers(required=True, metavar="explain"))
@@ -77,11 +77,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _add_explain(commands: Any) -> argparse.ArgumentParser:
-    does = "Explain what a model sees in images: a PNG sheet for each image, and each method's raw map."
+    description = "Explain what a model sees in images: a PNG sheet for each image, and each method's raw map."
     parser: argparse.ArgumentParser = commands.add_parser(
         "explain",
-        help=does,
-        description=does,
+        help=description,
+        description=description,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s --model MODEL --images PATH [PATH ...] --output DIR [options]",
@@ -140,10 +140,10 @@ def _run(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise WrongArgumentError(f"--methods: {error}") from error
     paths = _find_images(options.images)
-    given = _class_names(options.class_names) if options.class_names else None
+    named_classes = _class_names(options.class_names) if options.class_names else None
     model, weights = load_model(options.model, options.weights, options.num_classes)
     transform, mean, std = _preprocessing(weights, options.size, options.mean, options.std)
-    names = given if given is not None or not weights else weights.meta["categories"]
+    names = named_classes if named_classes is not None or not weights else weights.meta["categories"]
     style = Style(mean=mean, std=std, class_names=names)
     try:
         options.output.mkdir(parents=True, exist_ok=True)
@@ -152,36 +152,38 @@ def _run(options: argparse.Namespace) -> int:
             f"Expected --output to be a folder, got {options.output}: {error.strerror}."
         ) from error
 
-    explainer = _Explainer(model.to(options.device), list(methods), options, style)
+    writer = _ImageWriter(model.to(options.device), list(methods), options, style)
     files, skipped = list(zip(paths, _output_names(paths), strict=True)), 0
     with tqdm(total=len(files), unit="image") as bar:
         for start in range(0, len(files), options.batch_size):
             batch = files[start : start + options.batch_size]
-            read = {file: photo for file in batch if (photo := _read(file[0])) is not None}
-            skipped += len(batch) - len(read)
-            bar.update(len(batch) - len(read))
-            if not read:
+            photos = {file: photo for file in batch if (photo := _read(file[0])) is not None}
+            skipped += len(batch) - len(photos)
+            bar.update(len(batch) - len(photos))
+            if not photos:
                 continue
-            explanation = explainer.explain(torch.stack([transform(photo) for photo in read.values()]))
-            for index, (path, name) in enumerate(read):
-                explainer.write(explanation[index : index + 1], path, name)
+            explanation = writer.explain(torch.stack([transform(photo) for photo in photos.values()]))
+            for index, (path, name) in enumerate(photos):
+                writer.write(explanation[index : index + 1], path, name)
                 bar.update()
     print(f"Explained {len(files) - skipped} of {len(files)} images: {options.output}")
     return 1 if skipped else 0
 
 
 @dataclass(frozen=True)
-class _Explainer:
+class _ImageWriter:
+    """Explains images with a model, and writes the files of each image."""
+
     model: nn.Module
     methods: Sequence[str]
     options: argparse.Namespace
     style: Style
 
     def explain(self, images: Tensor) -> Explanation:
-        further = TUTORIAL_PANELS.get(self.options.figure, ())
-        chosen = {"target": self.options.target, "layer": self.options.layer, "fuse": self.options.fuse}
+        figure_methods = TUTORIAL_PANELS.get(self.options.figure, ())
+        choices = {"target": self.options.target, "layer": self.options.layer, "fuse": self.options.fuse}
         try:
-            explanation = explain(self.model, images, methods=(*self.methods, *further), **chosen)
+            explanation = explain(self.model, images, methods=(*self.methods, *figure_methods), **choices)
         except (ValueError, TypeError) as error:
             raise WrongArgumentError(str(error)) from error
         except (RuntimeError, AssertionError) as error:
@@ -197,7 +199,7 @@ class _Explainer:
         return explanation
 
     def write(self, explanation: Explanation, path: Path, name: str) -> None:
-        """The files of one image."""
+        """Write the files of one image."""
         maps = {key: raw for key, raw in explanation.attributions.items() if key.partition("@")[0] in self.methods}
         target = self.options.target
         shown = replace(explanation, attributions=maps)
@@ -211,7 +213,7 @@ class _Explainer:
         sheet = pictures["overview"] if len(maps) > 1 else pictures[next(iter(maps))]
         _save(sheet, self.options.output / f"{name}{_SHEET}")
         for key, raw in maps.items():
-            # no file of Windows has a colon, which stands in the name of a layer that is read after its activation
+            # file names of Windows must not hold a colon, which is part of a layer's name with `:activated`
             np.save(self.options.output / f"{name}.{key.replace(':', '-')}.npy", raw[0, 0].cpu().numpy())
         if self.options.figure:
             figure = tutorial_figure(explanation, self.options.figure, style=self.style)
@@ -225,25 +227,25 @@ def _save(picture: Tensor, path: Path) -> None:
 def _preprocessing(
     weights: Any, size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[Callable[[Image.Image], Tensor], list[float], list[float]]:
-    """What makes the model's input of a photo, and its normalization."""
+    """Return the transform from a photo to the model's input, and its mean and standard deviation."""
     if (mean is None) != (std is None):
         raise WrongArgumentError("Expected --mean and --std together or neither, got only one of them.")
-    given = {}
+    normalization = {}
     for option, numbers in (("mean", mean), ("std", std)):
         if numbers is not None:
             if len(numbers) not in (1, 3) or not all(
                 -math.inf < x < math.inf and (option == "mean" or x > 0) for x in numbers
             ):
-                what = "one positive number or three" if option == "std" else "one number or three"
-                raise WrongArgumentError(f"Expected --{option} to be {what}, got {' '.join(map(str, numbers))}.")
-            given[option] = [*numbers] * (3 // len(numbers))
+                expected = "one positive number or three" if option == "std" else "one number or three"
+                raise WrongArgumentError(f"Expected --{option} to be {expected}, got {' '.join(map(str, numbers))}.")
+            normalization[option] = [*numbers] * (3 // len(numbers))
     if weights is not None:
-        preset = weights.transforms(**given, **({"crop_size": size, "resize_size": size} if size else {}))
+        preset = weights.transforms(**normalization, **({"crop_size": size, "resize_size": size} if size else {}))
         return preset, preset.mean, preset.std
-    given = {"mean": _MEAN, "std": _STD} | given
+    normalization = {"mean": _MEAN, "std": _STD} | normalization
     square = [v2.Resize(size or 224, antialias=True), v2.CenterCrop(size or 224)]
-    scale = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(**given)]
-    return v2.Compose(square + scale), given["mean"], given["std"]
+    scale = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(**normalization)]
+    return v2.Compose(square + scale), normalization["mean"], normalization["std"]
 
 
 def _class_names(path: Path) -> list[str]:
@@ -253,30 +255,32 @@ def _class_names(path: Path) -> list[str]:
         raise WrongArgumentError(f"Expected --class-names to be a text file, got {path}: {error}.") from error
 
 
-def _find_images(given: Sequence[str]) -> list[Path]:
-    """The files, and the images in the folders, each once."""
-    found: list[Path] = []
-    for path in map(Path, given):
+def _find_images(names: Sequence[str]) -> list[Path]:
+    """Return the given files, and the images in the given folders, each once."""
+    paths: list[Path] = []
+    for path in map(Path, names):
         if not path.exists():
             raise WrongArgumentError(f"Expected --images to be existing files and folders, got {path}.")
-        inside = [path]
+        files = [path]
         if path.is_dir():
             images = (file for file in path.rglob("*") if file.suffix.lower() in IMG_EXTENSIONS)
-            inside = sorted(file for file in images if not file.name.endswith((_SHEET, _FIGURE)))  # these are ours
-        if not inside:
+            files = sorted(file for file in images if not file.name.endswith((_SHEET, _FIGURE)))  # our own output
+        if not files:
             raise WrongArgumentError(f"Expected --images to be folders with images, got none in {path}.")
-        found += inside
-    return list({path.resolve(): path for path in found}.values())
+        paths += files
+    return list({path.resolve(): path for path in paths}.values())
 
 
 def _output_names(paths: Sequence[Path]) -> list[str]:
-    """What each file's results are called: its stem; where several have the same, its folder's name comes first."""
-    stems = Counter(path.stem.lower() for path in paths)  # not all file systems know upper case
+    """Return the name of each file's results: its stem; where stems repeat, with the folder's name before it."""
+    stems = Counter(path.stem.lower() for path in paths)  # not all file systems are case-sensitive
     taken: dict[str, str] = {}
     for path in paths:
-        longer = f"{path.resolve().parent.name}_{path.stem}"
-        own = [path.stem] if stems[path.stem.lower()] == 1 else []
-        names = chain(own, [longer, f"{longer}_{path.suffix[1:]}"], (f"{longer}_{number}" for number in count(2)))
+        long_name = f"{path.resolve().parent.name}_{path.stem}"
+        short_names = [path.stem] if stems[path.stem.lower()] == 1 else []
+        names = chain(
+            short_names, [long_name, f"{long_name}_{path.suffix[1:]}"], (f"{long_name}_{number}" for number in count(2))
+        )
         name = next(name for name in names if name.lower() not in taken)
         taken[name.lower()] = name
     return list(taken.values())
@@ -286,7 +290,7 @@ def _read(path: Path) -> Image.Image | None:
     try:
         with Image.open(path) as photo:
             upright = ImageOps.exif_transpose(photo)
-            if upright.mode.startswith("I"):  # 16 bits a pixel, which `convert` would cut off at 255
+            if upright.mode.startswith("I"):  # 16 bits per pixel, which `convert` would clip at 255
                 upright = Image.fromarray((np.asarray(upright, dtype=np.float64) / 257).round().astype(np.uint8))
             return upright.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -69,7 +69,7 @@ LOOPS = {
 
 
 def loops_bilinear(L, H, W):
-    """Upsampling with `align_corners=False`: a pixel's centre is at (i + ½)·h/H − ½, held inside the map."""
+    """Upsampling with `align_corners=False`: a pixel's center is at (i + ½)·h/H − ½, held inside the map."""
     h, w = L.shape
     out = torch.zeros(H, W, dtype=L.dtype)
     for i in range(H):

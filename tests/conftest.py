@@ -3,9 +3,9 @@
 import os
 from importlib import import_module
 
-import pytest
-
-pytest.register_assert_rewrite("states")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: more threads would only wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import_module("torch").set_num_threads(1)
 
 if "LIGHTNING_PACKAGE" in os.environ:
     import_module(os.environ["LIGHTNING_PACKAGE"])

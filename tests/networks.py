@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lightning_saliency.attribution import METHODS
 from lightning_saliency.models import GAPHead
+
+EVERY_METHOD = dict.fromkeys(METHODS) | {
+    "smooth_grad": {"num_samples": 3},
+    "smooth_grad_cam_plus_plus": {"num_samples": 3},
+    "occlusion": {"size": 4},
+}
+"""All methods, those of many passes with fewer, where a test does not ask how many."""
 
 
 class Counted(torch.autograd.Function):

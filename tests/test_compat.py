@@ -46,7 +46,7 @@ def test_the_command_line_of_the_package_takes_it_and_explains_its_options(packa
             cli(module, run=False, args=["--trainer.callbacks.help=lightning_saliency.SaliencyCallback"])
     printed = capsys.readouterr().out
     assert "--trainer.callbacks.every_n_epochs" in printed
-    assert "Look only every so many epochs" in printed
+    assert "The number of epochs from one look to the next" in printed
     assert "--trainer.callbacks.execution.help" in printed
 
 

@@ -1,22 +1,27 @@
-"""The documentation's code runs, and what it adds to our tables ends with it."""
+"""The documentation's code runs, its tables list all that there is, and its links lead somewhere."""
 
 import importlib
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
+from pytorch_lightning.cli import LightningCLI
+from tiny import TinyClassifier
 
 from lightning_saliency import METHODS, SaliencyCallback
+from lightning_saliency.callbacks import Execution, History, Metrics, Samples, Style
 from lightning_saliency.loggers import LOGGER_KINDS
-from lightning_saliency.metrics import METRICS
+from lightning_saliency.metrics import METRICS, metrics_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
-def blocks(text):
-    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+def blocks(text, language="python"):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.fixture
@@ -72,6 +77,40 @@ def test_the_readme_lists_every_method_and_every_option():
     assert len(options) <= 12
     for option in options:
         assert re.search(rf"^\|.*`{option}`.*\|", README, re.MULTILINE), option
+    for group in (Samples, Style, Metrics, History, Execution):
+        (table,) = (table for table in README.split("\n\n") if re.match(rf"\|.*`{group.__name__}\(\.\.\.\)`", table))
+        for field in fields(group):
+            assert re.search(rf"^\|[^|]*`{field.name}`[^|]*\|", table, re.MULTILINE), field.name
+
+
+def test_the_readme_lists_every_metric_as_its_row_says():
+    assert metrics_table() in README
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_configuration_in_the_readme_builds_the_callback(tmp_path):
+    (block,) = blocks(README, "yaml")
+    config = yaml.safe_load(block)
+    config["trainer"]["logger"] = False
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    cli = LightningCLI(
+        TinyClassifier, run=False, args=["--config", str(tmp_path / "config.yaml")], save_config_callback=None
+    )
+    (callback,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, SaliencyCallback))
+    assert callback.samples == Samples(num=16, choose="per_class")
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_the_links_of_a_page_lead_somewhere(page):
+    text = page.read_text()
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+    for link in re.findall(r"\]\((?!https?://)(.*?)\)", text):
+        path, _, heading = link.partition("#")
+        assert not path or (page.parent / path).exists(), link
+        assert path or heading in headings, link
 
 
 def test_the_table_of_costs_is_that_of_the_page_with_all_figures():

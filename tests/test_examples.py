@@ -371,7 +371,7 @@ def test_the_color_goes_with_the_class_as_often_as_was_asked_for(shortcut, digit
     assert others.max() <= 6 + 2 * (1 - probability) * 100  # no other color is preferred
 
 
-def test_the_ten_colors_differ_clearly_and_none_is_a_grey(shortcut):
+def test_the_ten_colors_differ_clearly_and_none_is_a_gray(shortcut):
     colors = shortcut.COLORS
     assert torch.cdist(colors, colors)[~torch.eye(10, dtype=torch.bool)].min() > 0.4
     assert (colors.amax(1) - colors.amin(1)).min() > 0.4

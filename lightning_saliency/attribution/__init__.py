@@ -1,4 +1,4 @@
-"""The methods: evidence of one pass, and where a method needs them of further ones -> raw attributions, heatmaps.
+"""Attribution methods: from activations and gradients to raw attributions, and from these to heatmaps.
 
 A method is one pure function and one row of `METHODS`.
 """

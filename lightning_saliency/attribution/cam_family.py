@@ -1,4 +1,4 @@
-"""The CAM family: maps of the target layer, weighted.
+"""The CAM family: weighted sums of the target layer's activation maps.
 
 Symbols: A = activations of the target layer, g = ∂score/∂A, k a channel, ij a position, Z = h·w. With `principal=True`
     a method shows the first principal component of its weighted maps w_k A_k in place of their sum, which is smoother
@@ -54,7 +54,7 @@ def grad_cam_plus_plus(evidence: Evidence, *, principal: bool = False) -> Tensor
     """Grad-CAM++ (Chattopadhyay et al. 2018, "Grad-CAM++: Improved Visual Explanations").
 
     L = ReLU(Σ_k w_k A_k), w_k = Σ_ij α_kij ReLU(g_kij), α_kij = g² / (2 g² + g³ Σ_ab A_kab), and 0 where that is 0/0.
-    Computed with g² cancelled, w_k = Σ_ij ReLU(g) / (2 + g Σ_ab A_kab), which has no squares and cubes that underflow.
+    Computed with g² canceled, w_k = Σ_ij ReLU(g) / (2 + g Σ_ab A_kab), which has no squares and cubes that underflow.
     The paper's score is exp(logit), whose derivatives carry the factor exp(logit) throughout: positive and the same for
     the whole map of an image, it is left out, since it overflows.
 
@@ -122,8 +122,9 @@ def xgrad_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
 def eigen_cam(evidence: Evidence) -> Tensor:
     """Eigen-CAM (Muhammad & Yeasin 2020, "Eigen-CAM: Class Activation Map using Principal Components").
 
-    L = O v₁, with O = A as a matrix (Z × D), uncentred as in the paper, and v₁ its first right singular vector. The
-    sign, which a singular vector leaves open, is the one that makes the map's sum positive. It sees no class.
+    L = O v₁, with O = A as a matrix (Z × D), uncentered as in the paper, and v₁ its first right singular vector. The
+    sign, which a singular vector leaves open, is the one that makes the map's sum positive. It is the same for
+    every class.
 
     Example:
         >>> A = torch.tensor([[[[3.0, 0.0]], [[4.0, 0.0]]]])
@@ -148,7 +149,7 @@ def weighted_sum(weights: Tensor, activations: Tensor, principal: bool = False) 
 
 
 def required(tensor: Tensor | None) -> Tensor:
-    """Return what a method's row asks for, which is there."""
+    """Return a tensor of the evidence that a method reads, or raise an error where it was not collected."""
     if tensor is None:
         raise ValueError("The evidence lacks what this method reads: collect it with the `needs` of the method's row.")
     return tensor
@@ -167,19 +168,22 @@ ROWS = {
 
 
 def _first_component(A: Tensor, like: Tensor | None = None) -> Tensor:
-    """O v₁ of maps `(N, D, h, w)` -> `(N, 1, h, w)`, with the sign of a map that it is to be like, else of its sum."""
+    """Return the first principal component of maps, O v₁: `(N, D, h, w)` -> `(N, 1, h, w)`.
+
+    Its sign is that of its inner product with the map `like`; without one, the sign that makes its sum positive.
+    """
     matrix = A.flatten(2).mT
-    usable = matrix.isfinite().all(2).all(1)[:, None, None]  # a decomposition raises on what is not finite
-    # squared in the Gram matrix: brought to 1 before, so that it neither overflows nor underflows there
-    top = matrix.abs().amax((1, 2), keepdim=True).where(usable, 1.0)
-    top = torch.where(top > 0, top, 1.0)
-    matrix = torch.where(usable, matrix / top, 0.0)
+    is_finite = matrix.isfinite().all(2).all(1)[:, None, None]  # a decomposition raises on what is not finite
+    # the Gram matrix squares the values: scaled to 1 before, they neither overflow nor underflow in it
+    peak = matrix.abs().amax((1, 2), keepdim=True).where(is_finite, 1.0)
+    peak = torch.where(peak > 0, peak, 1.0)
+    matrix = torch.where(is_finite, matrix / peak, 0.0)
     # the smaller of the two Gram matrices: a few milliseconds where the whole decomposition takes ten times as long
     if matrix.shape[1] <= matrix.shape[2]:
         eigenvalues, vectors = torch.linalg.eigh(matrix @ matrix.mT)
         projection = vectors[:, :, -1:] * eigenvalues[:, -1:, None].clamp(min=0).sqrt()
     else:
         projection = matrix @ torch.linalg.eigh(matrix.mT @ matrix)[1][:, :, -1:]
-    agreement = projection if like is None else projection * like.flatten(2).mT.where(usable, 0.0)
-    projection = torch.where(agreement.sum(1, keepdim=True) < 0, -projection, projection) * top
-    return projection.where(usable, torch.nan).mT.reshape(len(A), 1, *A.shape[2:])
+    agreement = projection if like is None else projection * like.flatten(2).mT.where(is_finite, 0.0)
+    projection = torch.where(agreement.sum(1, keepdim=True) < 0, -projection, projection) * peak
+    return projection.where(is_finite, torch.nan).mT.reshape(len(A), 1, *A.shape[2:])

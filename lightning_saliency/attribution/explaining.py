@@ -1,4 +1,4 @@
-"""The functional face: a model and images in, raw attributions and heatmaps out."""
+"""`explain`: the raw attributions of a model's scores for images, by any set of methods."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ Layer: TypeAlias = str | nn.Module | TargetLayer
 """A dotted name, a module of the model, or what `find_target_layer` returned."""
 
 _CACHED_PIXELS = 8 * 224 * 224
-"""Of images that go through the model together on a CPU; see docs/performance.md."""
+"""The most pixels that go through the model together on a CPU; see docs/performance.md."""
 
 _BATCH_SIZE = 32
-"""Of changed copies of one image that go through the model without a graph."""
+"""The most changed copies of one image that go through the model together, without a graph."""
 
 
 def explain(
@@ -55,7 +55,7 @@ def explain(
     chunk_size: int | None = None,
     progress: bool = True,
 ) -> Explanation:
-    """Explain what a model sees in images, by any set of methods from one shared pass.
+    """Explain a model's scores for images: attributions by any set of methods, from one shared pass.
 
     Each image goes forward once, and backward once if a method needs a gradient. The model is run in eval mode and left
     exactly as it was: modes, gradients, buffers, random states and hooks. It works under `no_grad` and
@@ -67,21 +67,23 @@ def explain(
             run: `Forward(model, output_fn=..., context=...)`.
         images: `(N, C, H, W)` or one `(C, H, W)`, as the model takes them; moved to its device and precision. Or for a
             model that takes more than images what it is called with: a pair of positional and keyword arguments,
-            `((image, metadata), {})`, or what `lightning_saliency.data.make_call` makes of them.
+            `((image, metadata), {})`, or what `lightning_saliency.data.make_call` returns for them.
         methods: Keys of `lightning_saliency.METHODS`; or by key options of its function in
             `lightning_saliency.attribution`, such as
             `{"smooth_grad": {"num_samples": 50}, "grad_cam": {"principal": True}, "saliency": {"reduce": "signed"}}`.
         target: Which class is explained: None (the predicted one), an int, one class per image `(N,)`, or a callable
-            from logits `(n, K)` to scores `(n,)`, which sees one chunk at a time.
-        layer: Whose activations the CAM methods read: None (found from a run of one image, as the papers choose it), a
-            dotted name, a module of the model, or what `find_target_layer` returned, which saves that run. Several
-            layers are read from the same pass.
-        fuse: Of several layers one map, the `"mean"` or `"max"` of their heatmaps; None for a map a layer.
-        flip: Explain the mirrored images too, and take the mean: another pass of everything, for smoother maps.
-        task: For the probabilities only: `"multiclass"` (softmax), or `"multilabel"` (each class's sigmoid).
-        chunk_size: At most so many images at a time, which bounds the memory; but for rounding, the result does not
-            depend on it. On a CPU it is about eight of 224×224 in any case, which is faster.
-        progress: Whether a bar shows how far methods are that take many passes and more than a few seconds.
+            from logits `(n, K)` to scores `(n,)`, called with one chunk at a time.
+        layer: The target layer, whose activations the CAM methods read: None (chosen as the papers do, by a run of one
+            image), a dotted name, a module of the model, or what `find_target_layer` returned, which saves that
+            run. Several layers are read from the same pass.
+        fuse: How the maps of several layers become one: the `"mean"` or `"max"` of their heatmaps; None for one map per
+            layer.
+        flip: Explain the mirrored images too, and take the mean: every pass is run twice, for smoother maps.
+        task: How probabilities are computed from logits: `"multiclass"` (softmax), or `"multilabel"` (each class's
+            sigmoid).
+        chunk_size: The most images that go through the model together, which bounds the memory; but for rounding, the
+            result does not depend on it. On a CPU it is about eight of 224×224 in any case, which is faster.
+        progress: Whether to show a progress bar for methods that take many passes and more than a few seconds.
 
     Returns:
         The explanation; its tensors are on the model's device and carry no graph.
@@ -103,6 +105,8 @@ def explain(
     forward = as_forward(model)
     check_choice("task", task, get_args(Task))
     check_choice("fuse", fuse, (*get_args(Fuse), None))
+    if isinstance(target, str) and target == "label":
+        raise ValueError("Expected `target` to be the labels themselves, got 'label': pass `target=labels`.")
     if chunk_size is not None:
         check_count("chunk_size", chunk_size)
     call = parse_images(forward, images)
@@ -121,45 +125,46 @@ def explain(
 
 
 def explain_call(settings: Settings, call: Call, target: ParsedTarget = None) -> Explanation:
-    """Explain what a model sees in what it is called with, in a way that is already settled.
+    """Explain the samples of a model's call with checked settings; `explain` checks its arguments and calls this.
 
     Args:
-        settings: How; where methods read a layer and none is named, it is found.
+        settings: How to explain; where methods read a layer and none is named, it is chosen by a run of one image.
         call: What the model is called with.
-        target: The class of each image, where it is known by now; else that of the settings.
+        target: The resolved target of these samples; by default that of the settings is resolved for them.
 
     Returns:
         The explanation, whose settings name the layers that were read.
     """
     forward, keys = settings.forward, settings.methods
     call = forward.on_device(call)
-    chosen = settings.target.resolve(len(call)) if target is None else target
+    resolved = settings.target.resolve(len(call)) if target is None else target
     reads_layer = any(METHODS[key].reads_layer for key in keys)
 
     inputs = forward.floating_point_images(call).detach()
     layers = (settings.layers or (find_target_layer(forward, call),)) if reads_layer else ()
-    step = _chunk(inputs, settings.chunk_size or len(call), chosen)
+    chunk_size = _even_chunk_size(inputs, settings.chunk_size or len(call), resolved)
     batch_size = min(_BATCH_SIZE, settings.chunk_size or _BATCH_SIZE)
 
-    def read(forward: Forward) -> Explanation:
+    def explain_chunks(forward: Forward) -> Explanation:
         reader = _Reader(replace(settings, forward=forward, layers=layers), batch_size)
         with undisturbed(forward.model):
-            parts = []
-            for rows in (slice(start, start + step) for start in range(0, len(call), step)):
-                classes = chosen[rows] if isinstance(chosen, Tensor) else chosen
-                part = reader.read(call[rows], inputs[rows], classes)
+            chunk_explanations = []
+            for rows in (slice(start, start + chunk_size) for start in range(0, len(call), chunk_size)):
+                classes = resolved[rows] if isinstance(resolved, Tensor) else resolved
+                chunk = reader.read(call[rows], inputs[rows], classes)
                 if settings.flip:
-                    classes = classes if part.classes is None else part.classes
-                    part = _mean_of_mirrored(part, reader.read(call[rows], inputs[rows].flip(3), classes))
-                parts.append(part)
-        return _joined(replace(settings, layers=layers), call, inputs, parts)
+                    classes = classes if chunk.classes is None else chunk.classes
+                    chunk = _mean_of_mirrored(chunk, reader.read(call[rows], inputs[rows].flip(3), classes))
+                chunk_explanations.append(chunk)
+        return _joined(replace(settings, layers=layers), call, inputs, chunk_explanations)
 
-    is_perturbed = any(METHODS[key].further == "perturbed" for key in keys)
-    return forward.in_fastest_layout(inputs, max(step, batch_size) if is_perturbed else step, read)
+    is_perturbed = any(METHODS[key].extra == "perturbed" for key in keys)
+    at_once = max(chunk_size, batch_size) if is_perturbed else chunk_size
+    return forward.in_fastest_layout(inputs, at_once, explain_chunks)
 
 
 def parse_images(forward: Forward, images: Any) -> Call:
-    """Return what the model is called with.
+    """Return the model's call for the images, or the arguments, that a caller of `explain` passed.
 
     Args:
         forward: How the model is run.
@@ -185,10 +190,10 @@ def parse_images(forward: Forward, images: Any) -> Call:
     return forward.call_of(images.detach() if images.dim() == 4 else images.detach()[None])
 
 
-def _chunk(images: Tensor, most: int, target: ParsedTarget) -> int:
-    """How many images go through the model at a time, in parts that are as even as can be.
+def _even_chunk_size(images: Tensor, most: int, target: ParsedTarget) -> int:
+    """Return how many images go through the model together, such that all chunks are of nearly the same size.
 
-    On a CPU as many as its caches hold; a callable target sees all that it may see.
+    On a CPU as many as its caches hold, unless the target is a callable, which may compare the images of a chunk.
     """
     if images.device.type == "cpu" and (target is None or isinstance(target, Tensor)):
         most = min(most, max(1, round(_CACHED_PIXELS / math.prod(images.shape[2:]))))
@@ -197,7 +202,7 @@ def _chunk(images: Tensor, most: int, target: ParsedTarget) -> int:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads all methods off one pass, and the further ones that some need."""
+    """Computes all methods' attributions from one shared pass, and from the extra passes that some need."""
 
     settings: Settings
     batch_size: int
@@ -205,15 +210,15 @@ class _Reader:
     def read(self, call: Call, images: Tensor, target: ParsedTarget) -> Explanation:
         settings = self.settings
         needs = frozenset[Need]().union(*(METHODS[key].needs for key in settings.methods))
-        evidence = collect(settings.forward, call, images, target=target, needs=needs, layers=settings.layers)
-        first = evidence[0]
+        layer_evidence = collect(settings.forward, call, images, target=target, needs=needs, layers=settings.layers)
+        first = layer_evidence[0]
         classes = first.classes if first.classes is not None else target
         shared: dict[str, Tensor] = {}
         attributions: dict[str, Tensor] = {}
         signed: dict[str, Tensor] = {}
         notes: dict[str, Tensor] = {}
         for key in settings.methods:
-            maps = self._attribute(key, call, evidence, classes, shared)
+            maps = self._attribute(key, call, layer_evidence, classes, shared)
             attributions |= maps.attributions
             signed |= maps.signed
             notes |= maps.notes
@@ -232,49 +237,48 @@ class _Reader:
         )
 
     def _attribute(
-        self, key: str, call: Call, evidence: Sequence[Evidence], target: ParsedTarget, shared: dict[str, Tensor]
+        self, key: str, call: Call, layer_evidence: Sequence[Evidence], target: ParsedTarget, shared: dict[str, Tensor]
     ) -> _Maps:
-        """A method's attributions: of each layer its own, or fused."""
+        """Return the attributions of one method: one map per layer, or their fusion."""
         method, settings = METHODS[key], self.settings
-        maps = _Maps({}, {}, {})
+        attributions: dict[str, Tensor] = {}
+        every_signed: dict[str, Tensor] = {}
+        notes: dict[str, Tensor] = {}
         layers = settings.layers if method.reads_layer else (None,)
-        for layer, seen in zip(layers, evidence, strict=False):
+        for layer, evidence in zip(layers, layer_evidence, strict=False):
             name = f"{key}@{layer}" if len(layers) > 1 else key
             passes = Passes(settings.forward, call, target, layer, self.batch_size, settings.progress, shared=shared)
-            raw, signed = method.attribute(seen, passes, settings.methods[key])
-            maps.attributions[name] = _of_scores(seen.scores, raw)
+            raw, signed = method.attribute(evidence, passes, settings.methods[key])
+            attributions[name] = _nan_without_score(raw, evidence.scores)
             if signed is not None:
-                maps.signed[name] = _of_scores(seen.scores, signed).contiguous()
-            maps.notes.update({f"{name}/{note}": values for note, values in passes.notes.items()})
+                every_signed[name] = _nan_without_score(signed, evidence.scores).contiguous()
+            notes |= {f"{name}/{note}": values for note, values in passes.notes.items()}
         if len(layers) > 1 and settings.fuse is not None:
-            every_signed = list(maps.signed.values())
-            return _Maps(
-                {key: fused(list(maps.attributions.values()), settings.fuse)},
-                {key: fused_signed(every_signed, settings.fuse)} if every_signed else {},
-                maps.notes,
-            )
-        return maps
+            attributions = {key: fused(list(attributions.values()), settings.fuse)}
+            if every_signed:
+                every_signed = {key: fused_signed(list(every_signed.values()), settings.fuse)}
+        return _Maps(attributions, every_signed, notes)
 
 
 class _Maps(NamedTuple):
-    """What a method makes of a pass, by name: see `Explanation`."""
+    """The maps and notes of one method, by name; as the attributes of an `Explanation`."""
 
-    attributions: dict[str, Tensor]
-    signed: dict[str, Tensor]
-    notes: dict[str, Tensor]
+    attributions: Mapping[str, Tensor]
+    signed: Mapping[str, Tensor]
+    notes: Mapping[str, Tensor]
 
 
-def _of_scores(scores: Tensor, maps: Tensor) -> Tensor:
-    """The maps `(N, c, h, w)`; of an image that has no score none, though a gradient may still look like one."""
+def _nan_without_score(maps: Tensor, scores: Tensor) -> Tensor:
+    """Return the maps `(N, c, h, w)`, all NaN for images whose score is not finite, whose gradient may still be."""
     has_score = scores.isfinite()
     return maps if has_score.all() else maps.masked_fill(~has_score[:, None, None, None], torch.nan)
 
 
 def _parse_layers(model: nn.Module, layer: Layer | Sequence[Layer] | None) -> tuple[TargetLayer, ...]:
-    """The target layers that were named, none for those that are to be found.
+    """Return the target layers that the user named; empty where the layer is to be chosen automatically.
 
     Raises:
-        ValueError: One is named twice.
+        ValueError: A layer is named twice.
     """
     if layer is None:
         return ()
@@ -286,48 +290,48 @@ def _parse_layers(model: nn.Module, layer: Layer | Sequence[Layer] | None) -> tu
     return layers
 
 
-def _mean_of_mirrored(part: Explanation, mirrored: Explanation) -> Explanation:
-    """The mean of the maps and of the mirrored images' maps, mirrored back."""
+def _mean_of_mirrored(explanation: Explanation, mirrored: Explanation) -> Explanation:
+    """Return the mean of an explanation's maps and of the mirrored images' maps, mirrored back."""
 
-    def mean(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {key: (maps + other[key].flip(3)) / 2 for key, maps in one.items()}
+    def mean_of_each(maps: Mapping[str, Tensor], mirrored_maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {key: (values + mirrored_maps[key].flip(3)) / 2 for key, values in maps.items()}
 
-    def mean_of(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-        return None if one is None or other is None else (one + other.flip(3)) / 2
+    def mean(maps: Tensor | None, mirrored_maps: Tensor | None) -> Tensor | None:
+        return None if maps is None or mirrored_maps is None else (maps + mirrored_maps.flip(3)) / 2
 
     return replace(
-        part,
-        attributions=mean(part.attributions, mirrored.attributions),
-        signed=mean(part.signed, mirrored.signed),
-        # the classes' maps are linear in these: their mean is the mean of the maps
-        pooled_activations=mean_of(part.pooled_activations, mirrored.pooled_activations),
+        explanation,
+        attributions=mean_of_each(explanation.attributions, mirrored.attributions),
+        signed=mean_of_each(explanation.signed, mirrored.signed),
+        # the class maps are linear in these: their mean is the mean of the maps
+        pooled_activations=mean(explanation.pooled_activations, mirrored.pooled_activations),
     )
 
 
-def _joined(settings: Settings, call: Call, inputs: Tensor, parts: Sequence[Explanation]) -> Explanation:
-    """The explanations of chunks as one."""
+def _joined(settings: Settings, call: Call, inputs: Tensor, chunks: Sequence[Explanation]) -> Explanation:
+    """Join the explanations of consecutive chunks into one."""
 
     def cat(tensors: Iterable[Tensor | None]) -> Tensor | None:
-        kept = [tensor for tensor in tensors if tensor is not None]
-        return torch.cat(kept) if kept else None
+        present = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(present) if present else None
 
     def cat_each(name: str) -> dict[str, Tensor]:
-        if len(parts) == 1:  # ours, unlike what the model made: it need not be copied
-            return dict(getattr(parts[0], name))
-        return {key: torch.cat([getattr(part, name)[key] for part in parts]) for key in getattr(parts[0], name)}
+        if len(chunks) == 1:  # our own tensors, not the model's: no copy needed
+            return dict(getattr(chunks[0], name))
+        return {key: torch.cat([getattr(chunk, name)[key] for chunk in chunks]) for key in getattr(chunks[0], name)}
 
-    weights = parts[0].all_class_weights
+    weights = chunks[0].all_class_weights
     return replace(
-        parts[0],
+        chunks[0],
         settings=settings,
         call=call,
         inputs=inputs,
-        logits=torch.cat([part.logits for part in parts]),
-        scores=torch.cat([part.scores for part in parts]),
-        classes=cat(part.classes for part in parts),
+        logits=torch.cat([chunk.logits for chunk in chunks]),
+        scores=torch.cat([chunk.scores for chunk in chunks]),
+        classes=cat(chunk.classes for chunk in chunks),
         attributions=cat_each("attributions"),
         signed=cat_each("signed"),
         notes=cat_each("notes"),
-        all_class_weights=None if weights is None else weights.clone(),  # the model's own go on to be trained
-        pooled_activations=cat(part.pooled_activations for part in parts),
+        all_class_weights=None if weights is None else weights.clone(),  # training will change the model's own
+        pooled_activations=cat(chunk.pooled_activations for chunk in chunks),
     )

@@ -1,4 +1,4 @@
-"""What a model sees in images, and how that was found out."""
+"""`Explanation`: the attributions of a model's scores for images, with the settings that produced them."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ Fuse: TypeAlias = Literal["mean", "max"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How an explanation is made.
+    """The settings that produce an explanation.
 
     Attributes:
         forward: How the model is run.
-        methods: By key of `METHODS` the options of its function.
+        methods: The options of each method's function, by the method's key in `METHODS`.
         target: Which class is explained.
-        layers: The target layers; none where they are to be found, or where no method reads one.
-        fuse: How the maps of several layers become one; None for a map a layer.
-        flip: Whether the maps are means with those of the mirrored images.
-        task: What probabilities are made of logits.
-        chunk_size: At most so many images at a time; None for as many as are fast.
-        progress: Whether a bar shows how far methods are that take many passes.
+        layers: The target layers; empty where one is to be chosen automatically, or where no method reads one.
+        fuse: How the maps of several layers become one; None for one map per layer.
+        flip: Whether each map is averaged with the map of the mirrored image.
+        task: How probabilities are computed from logits.
+        chunk_size: The most images that go through the model together; None for as many as are fast.
+        progress: Whether to show a progress bar for methods that take many passes.
     """
 
     forward: Forward
@@ -54,22 +54,23 @@ class Settings:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a model sees in images, and how that was found out.
+    """The attributions of a model's scores for N images, with the settings that produced them.
 
     Attributes:
-        settings: How it was made.
+        settings: The methods, the target, the layers and how the model is run.
         call: What the model was called with, on its device.
-        inputs: The images as floating-point numbers, as the model takes them or first makes them, `(N, C, H, W)`.
+        inputs: The images as floating-point numbers, as the model takes them or first converts them, `(N, C, H, W)`.
         logits: `(N, K)`, at least float32; K = 1 for a binary model with a single logit.
         scores: The explained logit per image, `(N,)`.
         classes: The explained class per image, `(N,)` int64; None where the target was a callable.
-        attributions: The raw attributions of each method, `(N, 1, h, w)` float32, not normalized. Of several layers, if
-            they are not fused, each has its own: `grad_cam@layer3`.
-        signed: Of the methods in input space the attributions of each channel, signed, `(N, C, H, W)` float32.
-        notes: What methods say of their maps, `(N,)`: the `completeness_error` of integrated gradients under
+        attributions: The raw attributions of each method, `(N, 1, h, w)` float32, not normalized. Several
+            layers that are not fused have one entry each: `grad_cam@layer3`.
+        signed: The signed attributions of each channel, `(N, C, H, W)` float32, of the methods in input space.
+        notes: Numbers that methods report for each map, `(N,)`: the `completeness_error` of integrated gradients under
             `integrated_gradients/completeness_error`.
-        all_class_weights: For `class_maps`, where `cam` is among the methods; see `Evidence`.
-        pooled_activations: The same.
+        all_class_weights: The weights of every class, read by `class_maps`; only where `cam` is among the methods. See
+            `Evidence`.
+        pooled_activations: The activations that they weigh; see `Evidence`.
     """
 
     settings: Settings
@@ -96,13 +97,13 @@ class Explanation:
     def layers(self) -> tuple[str, ...]:
         """The target layers' names; empty where no method needed a layer.
 
-        `:activated` behind one says that it was read after the activation function that follows it.
+        A name that ends in `:activated` was read after the activation function that follows the layer.
         """
         return tuple(map(str, self.settings.layers))
 
     @property
     def layer(self) -> str | None:
-        """The target layer's name, those of several with commas between, or None where no method needed one."""
+        """The name of the target layer, several names joined by commas, or None where no method needed one."""
         return ", ".join(self.layers) or None
 
     @property
@@ -126,7 +127,9 @@ class Explanation:
         return {method: make_heatmaps(raw, size, normalize).maps for method, raw in self.attributions.items()}
 
     def class_maps(self, classes: Tensor | None = None) -> Tensor:
-        """The CAMs of several classes of each image, from the same forward; where `cam` is among the methods.
+        """Return the class activation maps of several classes of each image, if `cam` is among the methods.
+
+        They come from the same forward; nothing is run.
 
         Args:
             classes: `(N, k)` int64; all classes by default.
@@ -152,11 +155,11 @@ class Explanation:
         return torch.einsum("nkd,ndhw->nkhw", self.all_class_weights[classes], self.pooled_activations).float()
 
     def __getitem__(self, rows: slice) -> Explanation:
-        """Return the explanation of some of its images."""
+        """Return the explanation of a slice of the images."""
         if not isinstance(rows, slice):
             raise TypeError(f"Expected a slice of the images, such as [2:3] for the third, got {rows!r}.")
 
-        def some(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        def select_rows(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {key: values[rows] for key, values in maps.items()}
 
         return replace(
@@ -166,18 +169,18 @@ class Explanation:
             logits=self.logits[rows],
             scores=self.scores[rows],
             classes=None if self.classes is None else self.classes[rows],
-            attributions=some(self.attributions),
-            signed=some(self.signed),
-            notes=some(self.notes),
+            attributions=select_rows(self.attributions),
+            signed=select_rows(self.signed),
+            notes=select_rows(self.notes),
             pooled_activations=None if self.pooled_activations is None else self.pooled_activations[rows],
         )
 
 
 class HeatmapStage:
-    """The heatmaps of an explanation at its images' size, made once for each scale, whoever asks for them how often.
+    """The heatmaps of an explanation at the size of its images, computed once per scale and cached.
 
     Args:
-        explanation: Whose attributions become heatmaps.
+        explanation: The explanation whose attributions become heatmaps.
 
     Example:
         >>> from torch import nn
@@ -190,25 +193,25 @@ class HeatmapStage:
 
     def __init__(self, explanation: Explanation) -> None:
         self.explanation = explanation
-        self._made: dict[Normalize, dict[str, Heatmaps]] = {}
+        self._cache: dict[Normalize, dict[str, Heatmaps]] = {}
 
     def __call__(self, normalize: Normalize = "max") -> Mapping[str, Heatmaps]:
-        """By method the heatmaps on this scale; see `lightning_saliency.attribution.make_heatmaps`."""
-        if normalize not in self._made:
+        """Return the heatmaps of each method on this scale; see `lightning_saliency.attribution.make_heatmaps`."""
+        if normalize not in self._cache:
             size = self.explanation.images.shape[2:]
             attributions = self.explanation.attributions.items()
-            self._made[normalize] = {key: make_heatmaps(raw, size, normalize) for key, raw in attributions}
-        return MappingProxyType(self._made[normalize])
+            self._cache[normalize] = {key: make_heatmaps(raw, size, normalize) for key, raw in attributions}
+        return MappingProxyType(self._cache[normalize])
 
 
 @dataclass(frozen=True)
 class ExplainedSamples:
-    """Samples of one size, their explanation, and the heatmaps that are made of it once.
+    """Samples of one size, their explanation and its cached heatmaps.
 
     Attributes:
         samples: N samples, on the CPU.
-        explanation: Of these.
-        heatmaps: By scale and method the heatmaps: `heatmaps("max")["grad_cam"].maps`.
+        explanation: The explanation of these samples.
+        heatmaps: The heatmaps by scale and method: `heatmaps("max")["grad_cam"].maps`.
     """
 
     samples: SampleBatch

@@ -1,6 +1,6 @@
-"""Methods in input space that read gradients: one value a channel, signed, `(N, C, H, W)`.
+"""Gradient methods in input space: signed attributions of each channel, `(N, C, H, W)`.
 
-Symbols: x = the input, g = ∂score/∂x. How the channels become one map is the method's row, and an option.
+Symbols: x = the input, g = ∂score/∂x. How the channels become one map stands in the method's row, and is an option.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lightning_saliency.attribution.method import COUNT, INT, NOT_NEGATIVE, NUMB
 from lightning_saliency.evidence import Evidence, Need, Passes
 
 _TOLERANCE = 0.01
-"""The completeness error of integrated gradients above which a warning says so."""
+"""The completeness error of integrated gradients above which a warning is given."""
 
 
 def saliency(evidence: Evidence) -> Tensor:
@@ -60,11 +60,11 @@ def smooth_grad(
     image's map does not depend on what else is in the batch.
 
     Args:
-        evidence: Of the shared pass.
-        passes: For `num_samples` more, forward and backward.
+        evidence: The evidence of the shared pass.
+        passes: Runs `num_samples` further passes, forward and backward.
         num_samples: n.
-        noise: σ as a share of the image's range; the paper's figures have 0.1 to 0.2.
-        seed: Of the noise.
+        noise: σ as a fraction of the image's range; the paper's figures have 0.1 to 0.2.
+        seed: The seed of the noise.
     """
     return _noisy_mean(evidence, passes, num_samples, noise, seed)
 
@@ -77,23 +77,23 @@ def integrated_gradients(evidence: Evidence, passes: Passes, *, steps: int = 32,
     `completeness_error`, relative to the sum of all magnitudes; above 1 % a warning says so.
 
     Args:
-        evidence: Of the shared pass.
-        passes: For `steps` more, forward and backward, and one forward.
+        evidence: The evidence of the shared pass.
+        passes: Runs `steps` further passes, forward and backward, and one forward.
         steps: Points on the path.
-        baseline: x′, the same value everywhere: 0 is the mean image where the input is normalised.
+        baseline: x′, the same value everywhere: 0 is the mean image where the input is normalized.
     """
     difference = evidence.images - baseline
     nodes, weights = np.polynomial.legendre.leggauss(steps)
     total = torch.zeros_like(difference)
     for node, weight in passes.steps(list(zip(nodes.tolist(), weights.tolist(), strict=True)), "integrated gradients"):
-        at = passes.again(baseline + (node + 1) / 2 * difference, {"input_grads"})
-        total += weight / 2 * required(at.input_grads)
+        path_evidence = passes.repeat(baseline + (node + 1) / 2 * difference, {"input_grads"})
+        total += weight / 2 * required(path_evidence.input_grads)
     attribution = difference * total
-    start = passes.again(torch.full_like(evidence.images, baseline), frozenset())
-    rise = evidence.scores - start.scores
-    total_size = attribution.abs().sum((1, 2, 3))
+    baseline_evidence = passes.repeat(torch.full_like(evidence.images, baseline), frozenset())
+    rise = evidence.scores - baseline_evidence.scores
+    magnitude = attribution.abs().sum((1, 2, 3))
     gap = (attribution.sum((1, 2, 3)) - rise).abs()
-    error = torch.where(gap == 0, 0.0, gap / total_size)
+    error = torch.where(gap == 0, 0.0, gap / magnitude)
     passes.notes["completeness_error"] = error
     if (error > _TOLERANCE).any():
         warnings.warn(
@@ -116,16 +116,16 @@ def smooth_grad_cam_plus_plus(
     """
     moments: list[Tensor] = []
     A = required(evidence.activations)
-    top = required(evidence.activation_grads).abs().amax((1, 2, 3), keepdim=True)
-    top = torch.where(top > 0, top, 1.0)
-    for images in _noisy(evidence, passes, num_samples, noise, seed):
-        g = required(passes.again(images, {"activation_grads"}).activation_grads) / top
+    peak = required(evidence.activation_grads).abs().amax((1, 2, 3), keepdim=True)
+    peak = torch.where(peak > 0, peak, 1.0)
+    for images in _noisy_images(evidence, passes, num_samples, noise, seed):
+        g = required(passes.repeat(images, {"activation_grads"}).activation_grads) / peak
         terms = [g / num_samples, g.square() / num_samples, g**3 / num_samples]
-        moments = [sum_ + term for sum_, term in zip(moments, terms, strict=True)] if moments else terms
+        moments = [total + term for total, term in zip(moments, terms, strict=True)] if moments else terms
     first, second, third = moments
-    denominator = 2 * second + third * top * A.sum((2, 3), keepdim=True)
+    denominator = 2 * second + third * peak * A.sum((2, 3), keepdim=True)
     alpha = torch.where(denominator == 0, 0.0, second / denominator)
-    return weighted_sum((alpha * first.relu()).sum((2, 3), keepdim=True) * top, A).relu()
+    return weighted_sum((alpha * first.relu()).sum((2, 3), keepdim=True) * peak, A).relu()
 
 
 _NOISE = {"num_samples": COUNT, "noise": NOT_NEGATIVE, "seed": INT}
@@ -135,16 +135,16 @@ _NONE: frozenset[Need] = frozenset()
 ROWS = {
     "saliency": Method(saliency, "Saliency", _INPUT, reduce="absolute"),
     "input_x_gradient": Method(input_x_gradient, "Input × gradient", _INPUT, reduce="sum"),
-    "smooth_grad": Method(smooth_grad, "SmoothGrad", _NONE, reduce="absolute", further="noisy", checks=_NOISE),
+    "smooth_grad": Method(smooth_grad, "SmoothGrad", _NONE, reduce="absolute", extra="noisy", checks=_NOISE),
     "smooth_grad_cam_plus_plus": Method(
-        smooth_grad_cam_plus_plus, "Smooth Grad-CAM++", _MAP, further="noisy", checks=_NOISE
+        smooth_grad_cam_plus_plus, "Smooth Grad-CAM++", _MAP, extra="noisy", checks=_NOISE
     ),
     "integrated_gradients": Method(
         integrated_gradients,
         "Integrated gradients",
         _NONE,
         reduce="sum",
-        further="path",
+        extra="path",
         checks={"steps": COUNT, "baseline": NUMBER},
     ),
 }
@@ -153,13 +153,13 @@ ROWS = {
 
 def _noisy_mean(evidence: Evidence, passes: Passes, num_samples: int, noise: float, seed: int) -> Tensor:
     total = torch.zeros_like(evidence.images)
-    for images in _noisy(evidence, passes, num_samples, noise, seed):
-        total += required(passes.again(images, {"input_grads"}).input_grads)
+    for images in _noisy_images(evidence, passes, num_samples, noise, seed):
+        total += required(passes.repeat(images, {"input_grads"}).input_grads)
     return total / num_samples
 
 
-def _noisy(evidence: Evidence, passes: Passes, num_samples: int, noise: float, seed: int) -> Iterator[Tensor]:
-    """The images with noise, so many times."""
+def _noisy_images(evidence: Evidence, passes: Passes, num_samples: int, noise: float, seed: int) -> Iterator[Tensor]:
+    """Yield `num_samples` noisy copies of the images."""
     x = evidence.images
     span = x.amax((1, 2, 3), keepdim=True) - x.amin((1, 2, 3), keepdim=True)
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Raw attributions -> heatmaps, and why one may be blank."""
+"""From raw attributions to heatmaps in [0, 1], and the reasons why a heatmap is blank."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Normalize: TypeAlias = Literal["max", "minmax", "shared"]
-"""How raw attributions become heatmaps; see `to_heatmaps`."""
+"""How raw attributions are scaled to heatmaps; see `make_heatmaps`."""
 
 
 @dataclass(frozen=True)
 class Heatmaps:
-    """The heatmaps of one method: in [0, 1] at image size, how strong each map was, and why one is blank.
+    """The heatmaps of one method, with the peak of each raw map and the reason why a heatmap is blank.
 
     Attributes:
         maps: `(N, 1, H, W)` float32 in [0, 1]; a blank one is 0 everywhere.
-        peaks: The largest positive raw value of each, `(N,)` float32; 0 where there is none, or where it is blank.
-        reasons: Why each has nothing to show (see `blank_reasons`), or None where it has.
+        peaks: The largest positive raw value of each map, `(N,)` float32; 0 where there is none, or where it is blank.
+        reasons: Why each map is blank (see `blank_reasons`), or None where it is not.
     """
 
     maps: Tensor
@@ -34,7 +34,7 @@ class Heatmaps:
 
 
 def make_heatmaps(attributions: Tensor, size: Sequence[int], normalize: Normalize = "max") -> Heatmaps:
-    """Turn raw attributions into heatmaps, with what else is worth knowing of them.
+    """Turn raw attributions into heatmaps, with the peak of each and the reason why one is blank.
 
     Args:
         attributions: `(N, 1, h, w)`, signed or not.
@@ -50,8 +50,8 @@ def make_heatmaps(attributions: Tensor, size: Sequence[int], normalize: Normaliz
         ValueError: `normalize` is none of these.
 
     Example:
-        >>> made = make_heatmaps(torch.tensor([[[[-1.0, 2.0], [4.0, 0.0]]]]), size=(2, 2))
-        >>> made.maps, made.peaks, made.reasons
+        >>> heatmaps = make_heatmaps(torch.tensor([[[[-1.0, 2.0], [4.0, 0.0]]]]), size=(2, 2))
+        >>> heatmaps.maps, heatmaps.peaks, heatmaps.reasons
         (tensor([[[[0.0000, 0.5000],
                   [1.0000, 0.0000]]]]), tensor([4.]), (None,))
     """
@@ -63,13 +63,13 @@ def make_heatmaps(attributions: Tensor, size: Sequence[int], normalize: Normaliz
     if blank.any():
         raw = raw.masked_fill(blank.to(raw.device)[:, None, None, None], 0.0)
     peaks = raw.flatten(1).amax(1).relu()
-    # ReLU before upsampling: the other order would let negative neighbours eat into the map
+    # ReLU before upsampling: the other order would let negative neighbors eat into the map
     raw = raw - raw.amin((2, 3), keepdim=True) if normalize == "minmax" else raw.relu()
-    over = (0, 1, 2, 3) if normalize == "shared" else (2, 3)
-    maps = _divided_by_max(raw, over)
+    dims = (0, 1, 2, 3) if normalize == "shared" else (2, 3)
+    maps = _divided_by_max(raw, dims)
     if maps.shape[2:] != tuple(size):
-        # once before, so that tiny values don't underflow, once after: a small map's peak may fall between two pixels
-        maps = _divided_by_max(F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False), over)
+        # divided before, so that tiny values don't underflow, and after: a small map's peak may fall between two pixels
+        maps = _divided_by_max(F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False), dims)
     return Heatmaps(maps, peaks, tuple(reasons))
 
 
@@ -82,7 +82,7 @@ def to_heatmaps(attributions: Tensor, size: Sequence[int], normalize: Normalize 
         normalize: As in `make_heatmaps`.
 
     Returns:
-        `(N, 1, H, W)` float32. A map without any signal (see `blank_reasons`) is 0 everywhere.
+        `(N, 1, H, W)` float32. A blank one (see `blank_reasons`) is 0 everywhere.
 
     Raises:
         ValueError: `normalize` is no such scale.
@@ -96,18 +96,18 @@ def to_heatmaps(attributions: Tensor, size: Sequence[int], normalize: Normalize 
 
 
 def fused(attributions: Sequence[Tensor], how: Literal["mean", "max"]) -> Tensor:
-    """Make one map of several layers' maps: each without its negative part, divided by its maximum, at the finest size.
+    """Return one map from the maps of several layers: the mean or maximum of their heatmaps, at the finest size.
 
     Args:
-        attributions: Raw maps `(N, 1, h, w)`, each of its own size.
-        how: Their mean, or their maximum.
+        attributions: Raw maps `(N, 1, h, w)`, each layer's of its own size.
+        how: Mean or maximum.
 
     Returns:
         `(N, 1, h, w)` float32 in [0, 1].
 
     Example:
-        >>> one, other = torch.tensor([[[[4.0, 0.0]]]]), torch.tensor([[[[1.0, 2.0]]]])
-        >>> fused([one, other], "mean"), fused([one, other], "max")
+        >>> early, late = torch.tensor([[[[4.0, 0.0]]]]), torch.tensor([[[[1.0, 2.0]]]])
+        >>> fused([early, late], "mean"), fused([early, late], "max")
         (tensor([[[[0.7500, 0.5000]]]]), tensor([[[[1., 1.]]]]))
     """
     size = max((tuple(maps.shape[2:]) for maps in attributions), key=math.prod)
@@ -116,11 +116,11 @@ def fused(attributions: Sequence[Tensor], how: Literal["mean", "max"]) -> Tensor
 
 
 def fused_signed(attributions: Sequence[Tensor], how: Literal["mean", "max"]) -> Tensor:
-    """Make one of several layers' signed maps, `(N, C, H, W)` each: their mean, or at each place the strongest.
+    """Return one signed map from those of several layers `(N, C, H, W)`: the mean, or the value largest in magnitude.
 
     Example:
-        >>> one, other = torch.tensor([[[[4.0, 1.0]]]]), torch.tensor([[[[-2.0, -3.0]]]])
-        >>> fused_signed([one, other], "mean"), fused_signed([one, other], "max")
+        >>> early, late = torch.tensor([[[[4.0, 1.0]]]]), torch.tensor([[[[-2.0, -3.0]]]])
+        >>> fused_signed([early, late], "mean"), fused_signed([early, late], "max")
         (tensor([[[[ 1., -1.]]]]), tensor([[[[ 4., -3.]]]]))
     """
     stacked = torch.stack(list(attributions))
@@ -130,13 +130,13 @@ def fused_signed(attributions: Sequence[Tensor], how: Literal["mean", "max"]) ->
 
 
 def blank_reasons(attributions: Tensor, normalize: Normalize = "max") -> list[str | None]:
-    """Why each map has nothing to show: `"not finite"`, `"constant …"`, `"all negative"`; None where it has.
+    """Return why each heatmap is blank: `"not finite"`, `"constant …"`, `"all negative"`, or None where it is not.
 
-    Methods that end in a ReLU say `"constant 0"` where nothing in the map is positive.
+    For a method that ends in a ReLU, a map without a positive value is `"constant 0"`.
 
     Args:
         attributions: `(N, 1, h, w)`.
-        normalize: As in `to_heatmaps`; `"minmax"` shows a negative map.
+        normalize: As in `make_heatmaps`; under `"minmax"` a negative map is not blank.
 
     Example:
         >>> maps = torch.tensor([[[[0.0, 1.0]]], [[[-2.0, -1.0]]], [[[0.0, 0.0]]], [[[0.0, float("nan")]]]])
@@ -145,7 +145,7 @@ def blank_reasons(attributions: Tensor, normalize: Normalize = "max") -> list[st
     """
     values = attributions.flatten(1)
     low, high = values.amin(1), values.amax(1)  # ten times as fast as aminmax
-    finite = low.isfinite() & high.isfinite()  # a NaN is both
+    finite = low.isfinite() & high.isfinite()  # a NaN is both the least and the largest
     reasons: list[str | None] = []
     for is_finite, least, most in zip(finite.tolist(), low.tolist(), high.tolist(), strict=True):
         if not is_finite:
@@ -159,6 +159,6 @@ def blank_reasons(attributions: Tensor, normalize: Normalize = "max") -> list[st
     return reasons
 
 
-def _divided_by_max(maps: Tensor, over: tuple[int, ...]) -> Tensor:
-    top = maps.amax(over, keepdim=True)
-    return maps / torch.where(top > 0, top, torch.inf)
+def _divided_by_max(maps: Tensor, dims: tuple[int, ...]) -> Tensor:
+    peak = maps.amax(dims, keepdim=True)
+    return maps / torch.where(peak > 0, peak, torch.inf)

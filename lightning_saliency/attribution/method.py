@@ -1,4 +1,4 @@
-"""What is known of a method: a row, which stands beside its function."""
+"""`Method`: a row of the method table, which stands beside its function."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from lightning_saliency.evidence import Evidence, Need, Passes
 
-Further: TypeAlias = Literal["rectified", "noisy", "path", "perturbed"]
-"""Which passes a method needs beyond the shared one."""
+ExtraPasses: TypeAlias = Literal["rectified", "noisy", "path", "perturbed"]
+"""The kinds of passes that a method may need beyond the shared one."""
 
 Reduce: TypeAlias = Literal["absolute", "signed", "positive", "sum"]
 """How the channels of a map in input space become one: max |v|, the v with the largest |v|, max ReLU(v), or Σ v."""
 
 
 class OptionCheck(NamedTuple):
-    """What an option of a method is expected to be, in words, and whether a value is that."""
+    """A check of a method's option: the expected value in words, and the function that tests a value."""
 
     expected: str
     fits: Callable[[Any], bool]
@@ -49,39 +49,39 @@ class Method:
 
     Attributes:
         function: Evidence -> raw attributions `(N, 1, h, w)`, or with `reduce` signed ones of each channel of the input
-            `(N, C, H, W)`. With `further` passes it takes `Passes` as well. Its keyword-only arguments are options.
-        title: How a picture names it.
-        needs: What it reads of the evidence.
+            `(N, C, H, W)`. With `extra` passes it takes `Passes` as well. Its keyword-only arguments are options.
+        title: Its name in pictures.
+        needs: The parts of the evidence that it reads.
         reduce: How the channels become one map.
-        further: Which passes it needs beyond the shared one.
-        checks: Of options of the function, what they are expected to be; others may be anything.
+        extra: The kind of passes that it needs beyond the shared one.
+        checks: The checks of the function's options by name; an option without one may be anything.
     """
 
     function: Callable[..., Tensor]
     title: str
     needs: frozenset[Need]
     reduce: Reduce | None = None
-    further: Further | None = None
+    extra: ExtraPasses | None = None
     checks: Mapping[str, OptionCheck] = field(default_factory=dict)
 
     @property
     def reads_layer(self) -> bool:
-        """Whether it reads a target layer."""
+        """Whether the method reads a target layer."""
         return bool(self.needs - {"input_grads"})
 
     @property
     def options(self) -> tuple[str, ...]:
-        """What can be set."""
+        """The names of the options that can be set."""
         parameters = inspect.signature(self.function).parameters.values()
-        own = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-        return (*own, *(["reduce"] if self.reduce else []))
+        keyword_only = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+        return (*keyword_only, *(["reduce"] if self.reduce else []))
 
     def check_options(self, key: str, options: Mapping[str, Any]) -> None:
         """Refuse options that the method does not have, and values that they cannot have.
 
         Args:
             key: The method's key, for the message.
-            options: By name.
+            options: The options' values by name.
 
         Raises:
             ValueError: There is no such option, or the value does not fit.
@@ -100,17 +100,20 @@ class Method:
     def attribute(
         self, evidence: Evidence, passes: Passes, options: Mapping[str, Any] | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the raw attributions `(N, 1, h, w)`, and in input space those of each channel `(N, C, H, W)`."""
-        chosen = dict(options or {})
-        reduce = chosen.pop("reduce", self.reduce)
-        raw = self.function(evidence, *([passes] if self.further else []), **chosen)
+        """Return the raw attributions `(N, 1, h, w)`, and those of each channel `(N, C, H, W)` or None.
+
+        Only methods in input space have one for each channel.
+        """
+        function_options = dict(options or {})
+        reduce = function_options.pop("reduce", self.reduce)
+        raw = self.function(evidence, *([passes] if self.extra else []), **function_options)
         if reduce is None:
             return raw.float(), None
         return reduce_channels(raw, reduce).float(), raw.float()
 
 
 def reduce_channels(attribution: Tensor, reduce: Reduce) -> Tensor:
-    """Return one map of the channels' values: `(N, C, H, W)` -> `(N, 1, H, W)`.
+    """Reduce the channels to one map: `(N, C, H, W)` -> `(N, 1, H, W)`.
 
     Example:
         >>> import torch

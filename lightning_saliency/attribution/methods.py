@@ -1,4 +1,4 @@
-"""The table of methods, and the choice of some of them with their options."""
+"""The table of all methods, and the parsing of a choice of methods with their options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning_saliency.attribution import cam_family, gradient, perturbation, r
 from lightning_saliency.attribution.method import Method
 
 MethodChoice: TypeAlias = str | Iterable[str] | Mapping[str, Mapping[str, Any] | None]
-"""Which methods: a key, several, or by key the options of its function."""
+"""A choice of methods: a key, several keys, or a mapping from keys to the options of their functions."""
 
 METHODS: dict[str, Method] = {
     **cam_family.ROWS,
@@ -18,22 +18,23 @@ METHODS: dict[str, Method] = {
     **rectified.ROWS,
     **perturbation.ROWS,
 }
-"""All methods by their keys. A method of one's own is one more entry."""
+"""All methods by their keys. To add a method of your own, add an entry."""
 
 
 def parse_methods(methods: MethodChoice) -> dict[str, dict[str, Any]]:
     """Check the keys of methods and the options of their functions, and drop repeats.
 
     Args:
-        methods: A key, several, or a mapping from keys to options, such as `{"smooth_grad": {"num_samples": 50}}`; None
-            and an empty mapping stand for no options.
+        methods: A key, several keys, or a mapping from keys to options, such as `{"smooth_grad": {"num_samples": 50}}`;
+            None and an empty mapping stand for no options.
 
     Returns:
-        By key the options.
+        The options of each method, by its key.
 
     Raises:
-        TypeError: It is none of these.
-        ValueError: A key is not in the table, there is none, a method has no such option, or it cannot have this value.
+        TypeError: `methods` is none of these.
+        ValueError: A key is not in the table, there is no key, a method has no such option, or an option cannot have
+            this value.
 
     Example:
         >>> parse_methods("grad_cam")
@@ -49,8 +50,8 @@ def parse_methods(methods: MethodChoice) -> dict[str, dict[str, Any]]:
     parsed: dict[str, dict[str, Any]] = {}
     for key, options in chosen.items():
         if key not in METHODS:
-            near = get_close_matches(str(key), METHODS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            matches = get_close_matches(str(key), METHODS, n=1)
+            hint = f" Did you mean {matches[0]!r}?" if matches else ""
             raise ValueError(f"Expected `methods` out of {', '.join(METHODS)}, got {key!r}.{hint}")
         if options is not None and not isinstance(options, Mapping):
             raise TypeError(

@@ -1,7 +1,7 @@
-"""Methods whose backward goes through ReLUs by another rule: signed, one value a channel, `(N, C, H, W)`.
+"""Guided backpropagation and the deconvnet: gradients with another backward rule for ReLUs, signed, `(N, C, H, W)`.
 
-Simonyan et al. 2014, section 4: the gradient, the deconvnet and guided backprop differ in nothing else. With R from
-above and X the ReLU's input, they pass on [X > 0] R, [R > 0] R, and [X > 0] [R > 0] R.
+Simonyan et al. 2014, section 4: the gradient, the deconvnet and guided backprop differ in nothing else. With R the
+gradient at the ReLU's output and X its input, they pass on [X > 0] R, [R > 0] R, and [X > 0] [R > 0] R.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def guided_backprop(evidence: Evidence, passes: Passes) -> Tensor:
     """Guided backpropagation (Springenberg et al. 2015, "Striving for Simplicity: The All Convolutional Net").
 
     The gradient, where each ReLU passes on the positive part only: [X > 0] [R > 0] R. Shown is its maximum over the
-    channels in magnitude. It sees little of the class (Adebayo et al. 2018).
+    channels in magnitude. It depends little on the class (Adebayo et al. 2018).
 
     Raises:
         ValueError: The model has no ReLU.
@@ -32,7 +32,7 @@ def guided_backprop(evidence: Evidence, passes: Passes) -> Tensor:
 def deconvnet(evidence: Evidence, passes: Passes) -> Tensor:
     """Deconvnet (Zeiler & Fergus 2014, "Visualizing and Understanding Convolutional Networks").
 
-    The gradient, where each ReLU passes on the positive part of what comes from above, active or not: [R > 0] R. Shown
+    The gradient, where each ReLU passes on the positive part of its output's gradient, active or not: [R > 0] R. Shown
     is its maximum over the channels in magnitude.
 
     Raises:
@@ -54,8 +54,8 @@ def guided_grad_cam(evidence: Evidence, passes: Passes) -> Tensor:
 
 
 ROWS = {
-    "guided_backprop": Method(guided_backprop, "Guided backprop", _NONE, reduce="absolute", further="rectified"),
-    "deconvnet": Method(deconvnet, "Deconvnet", _NONE, reduce="absolute", further="rectified"),
-    "guided_grad_cam": Method(guided_grad_cam, "Guided Grad-CAM", _MAP, reduce="absolute", further="rectified"),
+    "guided_backprop": Method(guided_backprop, "Guided backprop", _NONE, reduce="absolute", extra="rectified"),
+    "deconvnet": Method(deconvnet, "Deconvnet", _NONE, reduce="absolute", extra="rectified"),
+    "guided_grad_cam": Method(guided_grad_cam, "Guided Grad-CAM", _MAP, reduce="absolute", extra="rectified"),
 }
 """Rows of the method table."""

@@ -1,4 +1,7 @@
-"""When to look, guarded and within a budget: the only room that meets a Trainer."""
+"""The Lightning callbacks and their options: when to explain, and what happens with the result.
+
+The only package that meets a Trainer.
+"""
 
 from lightning_saliency.callbacks.ascent import ClassModelCallback, FoolingCallback
 from lightning_saliency.callbacks.options import Execution, History, Metrics, Samples

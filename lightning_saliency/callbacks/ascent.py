@@ -1,4 +1,4 @@
-"""Callbacks that show images made by gradient ascent: what a class looks like to the model, and what fools it."""
+"""Callbacks that log images from gradient ascent: class model images and fooling images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_saliency._checks import check_choice, check_count
 from lightning_saliency._lightning import LightningModule, Trainer
 from lightning_saliency.attribution import ExplainedSamples
 from lightning_saliency.callbacks.base import LookCallback
@@ -16,7 +15,7 @@ from lightning_saliency.callbacks.options import Execution, Samples, check_group
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.data import FixedSamples
 from lightning_saliency.evidence import Forward, undisturbed
-from lightning_saliency.gradient_ascent import STEP_METHODS, StepMethod, class_model_image, fooling_image
+from lightning_saliency.gradient_ascent import StepMethod, check_ascent, check_fooling, class_model_image, fooling_image
 from lightning_saliency.visualization import (
     Style,
     class_model_caption,
@@ -29,7 +28,7 @@ from lightning_saliency.visualization import (
 
 
 class _AscentCallback(LookCallback):
-    """What runs gradient ascent through the explained part of the module, on images alone."""
+    """Base class of the callbacks whose output runs gradient ascent through the explained part of the module."""
 
     def __init__(
         self,
@@ -64,26 +63,26 @@ class _AscentCallback(LookCallback):
 
 
 class ClassModelCallback(_AscentCallback):
-    """Shows, epoch after epoch, the image that each class's score is highest for (Simonyan et al. 2014, section 2).
+    """Logs, epoch after epoch, an image that maximizes the score of each class (Simonyan et al. 2014, section 2).
 
     Logged, with the same steps as Lightning's scalars:
-        - `class_model/<class>`: a picture a class; see `lightning_saliency.class_model_image`.
+        - `class_model/<class>`: one picture per class; see `lightning_saliency.class_model_image`.
         - `class_model/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
 
-    It takes `steps` forwards and backwards of one image a class. Training is not touched.
+    It takes `steps` forwards and backwards of one image per class. Training is not touched.
 
     Args:
-        classes: Which classes. Default: all, if there are at most ten; else the first ten.
+        classes: The classes. Default: all, if there are at most ten; else the first ten.
         steps: Steps of gradient ascent.
         step_size: Length of the first step, in the units of the model's input; see `class_model_image`.
         weight_decay: λ of the penalty λ‖I‖².
-        jitter: Each step sees the image rolled by up to so many pixels.
-        blur: Each tenth step ends in a Gaussian blur of this σ, in pixels.
-        dataloader_idx: The validation loader whose images the made ones are like in size.
+        jitter: The most pixels by which the image is rolled, at random, before each step.
+        blur: σ in pixels of the Gaussian blur that ends each tenth step.
+        dataloader_idx: The validation loader whose images give the size.
         model: Dotted name of the submodule that turns images into logits; see `SaliencyCallback`.
-        every_n_epochs: Show only every so many epochs.
+        every_n_epochs: The number of epochs from one time to the next.
         style: How the pictures look.
-        execution: How the pass runs, and what a fault does.
+        execution: How the pass runs, and how errors are handled.
         name: First part of the tags.
 
     Raises:
@@ -110,21 +109,16 @@ class ClassModelCallback(_AscentCallback):
         execution: Execution | None = None,
         name: str = "class_model",
     ) -> None:
-        check_count("steps", steps)
-        if not step_size > 0:
-            raise ValueError(f"Expected `step_size` to be above 0, got {step_size!r}.")
-        for option, number in (("weight_decay", weight_decay), ("jitter", jitter), ("blur", blur)):
-            if not number >= 0:
-                raise ValueError(f"Expected `{option}` not to be negative, got {number!r}.")
         if classes is not None and (not classes or not all(type(index) is int and index >= 0 for index in classes)):
             raise ValueError(f"Expected `classes` to be class indices from 0, got {classes!r}.")
-        ascent = {
+        ascent: dict[str, Any] = {
             "steps": steps,
             "step_size": step_size,
             "weight_decay": weight_decay,
             "jitter": jitter,
             "blur": blur,
         }
+        check_ascent(**ascent)
         super().__init__(
             _ClassModels(classes, ascent, check_group("style", style or Style(), Style), execution),
             samples=Samples(num=1, dataloader_idx=dataloader_idx),
@@ -136,32 +130,32 @@ class ClassModelCallback(_AscentCallback):
 
     @property
     def tags(self) -> set[str]:
-        """The group that the classes' pictures stand in."""
+        """The first part of the tags of the classes' pictures."""
         return {self.name}
 
 
 class FoolingCallback(_AscentCallback):
-    """Shows, epoch after epoch, how little it takes until the model takes the samples for another class.
+    """Logs, epoch after epoch, the smallest change of the samples that makes the model predict another class.
 
     Logged, with the same steps as Lightning's scalars:
         - `fooling/samples`: the image, the change magnified, the image with the change; see
           `lightning_saliency.fooling_image`.
-        - `fooling/median_steps`, a scalar: the median number of steps until a sample is taken for another
-          class, `max_steps` for those that are not. The more, the more robust the model.
+        - `fooling/median_steps`, a scalar: the median number of steps until another class is predicted,
+          `max_steps` for samples where it is not. The more, the more robust the model.
         - `fooling/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
 
     It takes at most `max_steps` forwards and backwards of the samples. Training is not touched.
 
     Args:
-        target: The class that all samples are to be taken for. Default: each sample's second most probable one.
+        target: The class that is to be predicted for all samples. Default: each sample's second most probable one.
         method: `sign` (iterated fast gradient sign method) or `gradient`.
         step_size: Length of a step per pixel, in the units of the model's input.
-        max_steps: After so many steps a sample is given up.
+        max_steps: The most steps per sample.
         samples: Which samples, as in `SaliencyCallback`.
         model: Dotted name of the submodule that turns images into logits; see `SaliencyCallback`.
-        every_n_epochs: Show only every so many epochs.
+        every_n_epochs: The number of epochs from one time to the next.
         style: How the pictures look.
-        execution: How the pass runs, and what a fault does.
+        execution: How the pass runs, and how errors are handled.
         name: First part of the tags.
 
     Raises:
@@ -186,13 +180,10 @@ class FoolingCallback(_AscentCallback):
         execution: Execution | None = None,
         name: str = "fooling",
     ) -> None:
-        check_count("max_steps", max_steps)
-        check_choice("method", method, STEP_METHODS)
-        if not step_size > 0:
-            raise ValueError(f"Expected `step_size` to be above 0, got {step_size!r}.")
         if target is not None and (type(target) is not int or target < 0):
             raise ValueError(f"Expected `target` to be a class index from 0 or None, got {target!r}.")
-        steps = {"method": method, "step_size": step_size, "max_steps": max_steps}
+        steps: dict[str, Any] = {"method": method, "step_size": step_size, "max_steps": max_steps}
+        check_fooling(**steps)
         super().__init__(
             _FoolingSheet(target, steps, check_group("style", style or Style(), Style), execution),
             samples=parse_samples(samples),
@@ -204,7 +195,7 @@ class FoolingCallback(_AscentCallback):
 
 
 class _AscentOutput(Output):
-    """What makes images by gradient ascent, and draws them."""
+    """Base class of the outputs that run gradient ascent and draw its images."""
 
     def __init__(self, ascent: dict[str, Any], style: Style, execution: Execution | None) -> None:
         self.ascent = ascent
@@ -216,7 +207,7 @@ class _AscentOutput(Output):
 
 
 class _ClassModels(_AscentOutput):
-    """The pictures of `ClassModelCallback`."""
+    """The output of `ClassModelCallback`: one picture per class."""
 
     def __init__(
         self, classes: list[int] | None, ascent: dict[str, Any], style: Style, execution: Execution | None
@@ -227,10 +218,10 @@ class _ClassModels(_AscentOutput):
     def __call__(self, look: Look) -> Logged:
         forward, call = self._forward(look), look.samples.samples[0].call
         classes = self.classes or list(range(min(_num_classes(forward, look), 10)))
-        made = class_model_image(forward, classes, call.images.shape[1:], **self.ascent)
-        images, names = to_pictures(made.images, self.style, look.dataset), find_names(self.style, look.dataset)
+        result = class_model_image(forward, classes, call.images.shape[1:], **self.ascent)
+        images, names = to_pictures(result.images, self.style, look.dataset), find_names(self.style, look.dataset)
         pictures: dict[str, Any] = {}
-        scores = zip(made.start_scores.tolist(), made.scores.tolist(), strict=True)
+        scores = zip(result.start_scores.tolist(), result.scores.tolist(), strict=True)
         for row, (index, (before, after)) in enumerate(zip(classes, scores, strict=True)):
             tag = names[index].replace("/", "-")  # a slash would begin a group of its own
             is_taken = tag in pictures or tag == "seconds"
@@ -238,14 +229,14 @@ class _ClassModels(_AscentOutput):
                 images[row, None],
                 {},
                 title=look.title,
-                captions=[class_model_caption(index, names, made.reasons[row])],
+                captions=[class_model_caption(index, names, result.reasons[row])],
                 note=f"score {before:.3g} → {after:.3g}",
             )
         return Logged(pictures=pictures)
 
 
 class _FoolingSheet(_AscentOutput):
-    """The sheet of `FoolingCallback`."""
+    """The output of `FoolingCallback`: a sheet of all samples."""
 
     def __init__(self, target: int | None, ascent: dict[str, Any], style: Style, execution: Execution | None) -> None:
         super().__init__(ascent, style, execution)
@@ -260,20 +251,20 @@ class _FoolingSheet(_AscentOutput):
             sizes = sorted({tuple(batch.call.images.shape[2:]) for batch in batches})
             raise ValueError(f"Expected `samples` to be images of one size, got {sizes}.")
         forward, images, labels = self._forward(look), batches[0].call.images, batches[0].labels
-        made = fooling_image(forward, forward.call_of(images).images, self.target, **self.ascent)
-        steps = torch.where(made.fooled, made.steps, self.ascent["max_steps"])
-        changes = made.changes.cpu()
+        result = fooling_image(forward, forward.call_of(images).images, self.target, **self.ascent)
+        steps = torch.where(result.fooled, result.steps, self.ascent["max_steps"])
+        changes = result.changes.cpu()
         largest = changes.abs().amax((1, 2, 3), keepdim=True)
         magnified = torch.where(largest > 0, changes / largest, 0.0)
         names = find_names(self.style, look.dataset)
         outcomes = zip(
-            labels, made.targets.tolist(), made.steps.tolist(), made.fooled.tolist(), made.reasons, strict=True
+            labels, result.targets.tolist(), result.steps.tolist(), result.fooled.tolist(), result.reasons, strict=True
         )
         sheet = grid(
             to_pictures(images, self.style, look.dataset),
             {
                 "the change, magnified": to_rgb(magnified, 0.5, 0.5, self.style.channels),
-                "with the change": to_pictures(made.images.cpu(), self.style, look.dataset),
+                "with the change": to_pictures(result.images.cpu(), self.style, look.dataset),
             },
             title=look.title,
             captions=[fooling_caption(*outcome, names) for outcome in outcomes],
@@ -283,7 +274,7 @@ class _FoolingSheet(_AscentOutput):
 
 
 def _num_classes(forward: Forward, look: Look) -> int:
-    """How many classes the model has; one logit has two."""
+    """Return the number of classes of the model; a single logit has two."""
     with undisturbed(forward.model):
         logits = forward(forward.on_device(look.samples.samples[0].call), warns=True)
     return max(logits.shape[1], 2)

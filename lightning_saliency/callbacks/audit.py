@@ -1,4 +1,4 @@
-"""What a training is made of, as hashes: the proof that the callback changes none of it."""
+"""Fingerprints of a training's state, by which an audit checks that a callback changes none of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def fingerprint(trainer: Any, pl_module: Any) -> dict[str, str]:
-    """Hash everything that decides how a training goes on, part by part.
+    """Return a hash of each part of the state that decides how a training continues.
 
     Parameters, buffers, gradients (and whether there is one), `requires_grad`, the `training` flag and the hooks of
     each module, optimizers, schedulers, gradient scalers, loop counters, the random states of torch (CPU and every
@@ -24,7 +24,7 @@ def fingerprint(trainer: Any, pl_module: Any) -> dict[str, str]:
         pl_module: The LightningModule.
 
     Returns:
-        A hash for each part, by a name that a person understands. Reading it changes nothing.
+        A hash for each part of the state, by a name in words. Nothing is changed.
     """
     parts: dict[str, Any] = {}
     for name, parameter in pl_module.named_parameters():
@@ -60,12 +60,12 @@ def fingerprint(trainer: Any, pl_module: Any) -> dict[str, str]:
 
 
 def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """The names of the parts that differ, that came or went."""
+    """Return the names of the parts that differ between two fingerprints, or are in one only."""
     return [name for name in {**before, **after} if before.get(name) != after.get(name)]
 
 
 def digest(value: Any) -> str:
-    """Hash nested mappings, sequences, tensors, arrays and plain values.
+    """Return a hash of nested mappings, sequences, tensors, arrays and plain values.
 
     Example:
         >>> digest({"weight": torch.zeros(2)}) == digest({"weight": torch.zeros(2)})

@@ -1,4 +1,4 @@
-"""What all callbacks share: fixed samples, looked at after each validation by a list of outputs, without a trace."""
+"""`LookCallback`, the base of all callbacks: after each validation, it hands fixed samples to a list of outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_saliency._checks import check_count
 from lightning_saliency._lightning import (
     SHARDED_STRATEGIES,
     Callback,
@@ -29,25 +28,27 @@ from lightning_saliency.callbacks.guard import Guard
 from lightning_saliency.callbacks.model_part import ModelPart
 from lightning_saliency.callbacks.options import Execution, Samples
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
-from lightning_saliency.data import FixedSamples, SampleCollector, find_dataset, mapped
+from lightning_saliency.callbacks.schedule import Schedule
+from lightning_saliency.callbacks.stream import SampleStream
+from lightning_saliency.data import FixedSamples, find_dataset
 from lightning_saliency.loggers import log_pictures, scalar_step
 
 _CHUNK = 32
-"""Of samples that are not shown, of which there may be many."""
+"""The most samples of an output's own that are explained together."""
 
 
 class LookCallback(Callback):
-    """Takes samples from the validation stream, and after each validation hands them to its outputs.
+    """Collects samples from the validation stream, and after each validation hands them to its outputs.
 
-    A sample is the model's own call: what the explained part of the module was called with in the validation step. What
-    an output makes of a look, pictures and scalars, is logged. A subclass says how samples are explained.
+    A sample is the model's own call: the arguments of the explained part of the module in the validation step. The
+    pictures and scalars that outputs return are logged. A subclass defines how samples are explained.
 
     Args:
-        outputs: What a look is used for, in this order.
-        samples: Which samples are looked at.
+        outputs: The outputs, in the order in which they are called.
+        samples: Which samples are explained.
         part: Finds the part of the module that is explained.
-        every_n_epochs: Look only every so many epochs.
-        execution: How the pass runs, and what a fault does.
+        every_n_epochs: The number of epochs from one look to the next.
+        execution: How the pass runs, and how errors are handled.
         name: First part of the tags.
     """
 
@@ -62,7 +63,6 @@ class LookCallback(Callback):
         name: str,
     ) -> None:
         super().__init__()
-        check_count("every_n_epochs", every_n_epochs)
         if not isinstance(name, str) or not name:
             raise ValueError(f"Expected `name` to be a text that tags can begin with, got {name!r}.")
         for output in outputs:
@@ -74,7 +74,9 @@ class LookCallback(Callback):
         self.execution = execution
         self.name = name
         self._part = part
-        self._collectors = {"validate": samples.collector(), "test": samples.collector(in_test=True)}
+        collectors = [output.samples for output in outputs]
+        self._stream = SampleStream(samples, part, [collector for collector in collectors if collector is not None])
+        self._schedule = Schedule(every_n_epochs)
         self._key = self._generate_state_key(
             name=name,
             num_samples=samples.count,
@@ -82,73 +84,67 @@ class LookCallback(Callback):
             samples=None if samples.positions is None else list(samples.positions),
             dataloader_idx=samples.dataloader_idx,
         )
-        self._batch: Any = None
-        self._was_recorded = False
-        self._since: float | None = None
+        self._last_end: float | None = None
         self._first_step: int | None = None
-        self._periods_shown = 0
         self._scalars: dict[str, float] = {}
-        self._unlogged = 0.0
-        self._said: set[str] = set()
+        self._unlogged_seconds = 0.0
+        self._warned: set[str] = set()
         self._begin_run()
 
     @abstractmethod
     def _explain(
         self, trainer: Trainer, pl_module: LightningModule, samples: FixedSamples, at_once: int | None = None
     ) -> tuple[ExplainedSamples, ...]:
-        """Explain samples; nothing where the outputs do that themselves."""
+        """Return the explanations of samples; none where the outputs compute what they need themselves."""
 
     @abstractmethod
     def _check(self, pl_module: LightningModule) -> None:
-        """Refuse what cannot work with this module."""
+        """Raise an error for options that do not fit this module."""
 
     @abstractmethod
     def _describe_target(self, samples: FixedSamples) -> str:
-        """Say in words, which class is explained."""
+        """Return in words which class is explained."""
 
     def _forget(self) -> None:
-        """Let go of the model, and of what may be what is wrong."""
+        """Drop references to the model, and choices that may have caused an error."""
         self._part.stop()
 
     @property
     def tags(self) -> set[str]:
-        """The tags of the pictures, as far as they are known, so that two callbacks do not write under the same."""
+        """The tags of the pictures, as far as they are known; two callbacks of a trainer must not share one."""
         return {f"{self.name}/{tag}" for output in self.outputs for tag in output.tags()}
 
     @property
     def state_key(self) -> str:
-        """By the name and by what selects the samples: a resumed run may add methods and still show the same ones."""
+        """The key of the state in a checkpoint: the name and the choice of samples, not the methods."""
         return self._key
 
     def state_dict(self) -> dict[str, Any]:
-        """The samples, which part is explained, and what the outputs must know, so that a resumed run goes on."""
-        samples = {stage: collector.state_dict() for stage, collector in self._collectors.items()}
+        """Return the samples, the explained part and the outputs' states, so that a resumed run continues."""
         outputs = {key: output.state_dict() for key, output in self._outputs_by_key().items()}
-        return {**samples, "part": self._part.state_dict(), "outputs": outputs}
+        return {**self._stream.state_dict(), "part": self._part.state_dict(), "outputs": outputs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take what the checkpoint holds."""
-        for stage, collector in self._collectors.items():
-            collector.load_state_dict(state_dict.get(stage, {}))
+        """Load the state of a checkpoint."""
+        self._stream.load_state_dict(state_dict)
         self._part.load_state_dict(state_dict.get("part", {}))
         for key, output in self._outputs_by_key().items():
             output.load_state_dict(state_dict.get("outputs", {}).get(key, {}))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check what can be checked before anything runs."""
+        """Raise an error, before anything runs, for options that do not fit the trainer or the module."""
         if isinstance(trainer.strategy, SHARDED_STRATEGIES):
             raise ValueError(
                 f"{type(self).__name__} needs the whole model on one rank, which {type(trainer.strategy).__name__} "
                 "does not keep. Use a strategy that does, such as 'ddp', or train without this callback."
             )
         self._begin_run()
-        for collector in self._collectors.values():
-            collector.reset()  # another run may have other data; a checkpoint's samples are loaded after this
-        for other in _look_callbacks(trainer):
-            shared = self.tags & other.tags
-            if shared and other is not self:
+        self._stream.reset()  # another run may have other data; a checkpoint's samples are loaded after this
+        for callback in _look_callbacks(trainer):
+            shared_tags = self.tags & callback.tags
+            if shared_tags and callback is not self:
                 raise ValueError(
-                    f"Expected the callbacks of a Trainer to log under different tags, got {min(shared)!r} twice. "
+                    f"Expected the callbacks of a Trainer to log under different tags, got {min(shared_tags)!r} twice. "
                     "Give one of them another `name=...`."
                 )
         if not trainer.loggers:
@@ -156,16 +152,16 @@ class LookCallback(Callback):
                 f"{type(self).__name__} has no logger to write pictures to, so it shows nothing. Give the Trainer one: "
                 "`Trainer(logger=TensorBoardLogger('logs'))`."
             )
-        if not overrides(pl_module, "configure_model"):  # else the layers are made after this
+        if not overrides(pl_module, "configure_model"):  # which creates layers after `setup`
             self._check(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The time of the first epoch starts."""
+        """Start the clock of the first epoch."""
         self._first_step = trainer.global_step
-        self._since = time.perf_counter()
+        self._last_end = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the outputs do what is left to do; say so where no validation has ever run."""
+        """Log what the outputs return at the end; warn where no validation has run."""
         if not self._has_validated:
             rank_zero_warn(
                 f"{type(self).__name__} works at the end of each validation, and this run had none: give the Trainer a "
@@ -177,18 +173,18 @@ class LookCallback(Callback):
             self._show("validate", trainer, pl_module, ends, trainer.loggers)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A pass over the validation stream starts."""
+        """Begin to collect samples from the validation stream."""
         self._begin_stream("validate", trainer, pl_module)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A pass over the test stream starts."""
+        """Begin to collect samples from the test stream."""
         self._begin_stream("test", trainer, pl_module)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Listen to what the step calls."""
-        self._begin_step(batch, dataloader_idx)
+        """Begin to record the calls of the step."""
+        self._begin_step(trainer, pl_module, batch, dataloader_idx)
 
     def on_validation_batch_end(
         self,
@@ -199,14 +195,14 @@ class LookCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take the samples of the batch that has passed."""
+        """Collect samples from the batch of the step."""
         self._end_step("validate", trainer, pl_module)
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Listen to what the step calls."""
-        self._begin_step(batch, dataloader_idx)
+        """Begin to record the calls of the step."""
+        self._begin_step(trainer, pl_module, batch, dataloader_idx)
 
     def on_test_batch_end(
         self,
@@ -217,13 +213,13 @@ class LookCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take the samples of the batch that has passed."""
+        """Collect samples from the batch of the step."""
         self._end_step("test", trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the samples, and log what the outputs make of that."""
+        """Explain the samples, and log what the outputs return."""
         if trainer.sanity_checking:
-            # a resumed run is sanity checked too; there the pass only brings out errors before the first step
+            # a resumed run is sanity checked too, but then the look serves only to bring out errors early
             is_logged = self.execution.log_untrained and trainer.global_step == 0
             self._finish("validate", trainer, pl_module, is_logged=is_logged)
             self._scalars = {}  # nothing is logged in sanity checking
@@ -233,31 +229,27 @@ class LookCallback(Callback):
             self._log_scalars(trainer, pl_module)
             return
         self._has_validated = True
-        # also where validation itself comes only every so many epochs, and just misses the one
-        periods, into = divmod(trainer.current_epoch + 1, self.every_n_epochs)
-        is_due = into == 0 or periods > self._periods_shown
-        self._periods_shown = periods
-        self._finish("validate", trainer, pl_module, is_due=is_due)
+        self._finish("validate", trainer, pl_module, is_due=self._schedule.is_due(trainer.current_epoch))
         peers = self._peers(trainer)
-        self._unlogged += self._guard.seconds
+        self._unlogged_seconds += self._guard.seconds
         if self is peers[-1]:  # of those that share a name, the last logs the time of all
-            self._scalars["seconds"] = sum(peer._unlogged for peer in peers)
+            self._scalars["seconds"] = sum(peer._unlogged_seconds for peer in peers)
             for peer in peers:
-                peer._unlogged = 0.0
+                peer._unlogged_seconds = 0.0
         self._log_scalars(trainer, pl_module)
-        self._guard.seconds, self._since = 0.0, time.perf_counter()
+        self._guard.seconds, self._last_end = 0.0, time.perf_counter()
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the samples of the test stream, and log what the outputs make of that."""
+        """Explain the samples of the test stream, and log what the outputs return."""
         self._finish("test", trainer, pl_module)
         self._log_scalars(trainer, pl_module, "/test")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave nothing on the module."""
+        """Remove the hooks from the module."""
         self._part.stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the model."""
+        """Drop references to the model."""
         self._forget()
 
     def _outputs_by_key(self) -> dict[str, Output]:
@@ -269,7 +261,7 @@ class LookCallback(Callback):
         return keyed
 
     def _begin_run(self) -> None:
-        """Forget what belongs to one run of a trainer."""
+        """Drop the state of a run of the trainer, before the next one."""
         self._scalars = {}
         self._guard = Guard(type(self).__name__, raises=self.execution.on_error == "raise", audit=self.execution.audit)
         self._budget = Budget(self.execution.max_fraction)
@@ -278,68 +270,46 @@ class LookCallback(Callback):
         for output in self.outputs:
             output.reset()
         self._has_validated = False
-        self._periods_shown = 0
+        self._schedule.reset()
         self._first_step = None
-        self._since = None
-        self._said = set()
-
-    def _incomplete(self, stage: str) -> list[SampleCollector]:
-        """What is still to be collected from a stream."""
-        own = [output.samples for output in self.outputs if stage == "validate"]
-        collectors = [self._collectors[stage], *(collector for collector in own if collector is not None)]
-        return [collector for collector in collectors if collector.fixed is None]
+        self._last_end = None
+        self._warned = set()
 
     def _begin_stream(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        incomplete = self._incomplete(stage)
-        self._was_recorded = self._collectors[stage].fixed is None
-        for collector in incomplete:
-            collector.begin()
-        if incomplete:
-            self._guarded(trainer, pl_module, partial(self._part.start, pl_module), is_audited=False)
+        if trainer.is_global_zero:
+            self._guarded(trainer, pl_module, partial(self._stream.begin, stage, pl_module), is_audited=False)
 
-    def _begin_step(self, batch: Any, dataloader_idx: int) -> None:
-        if self._part.is_recording and dataloader_idx == self.samples.dataloader_idx:
-            # other containers, since a step may take its batch apart
-            self._batch = mapped(batch, lambda _, value: value)
-            self._part.begin_step()
+    def _begin_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
+        if self._part.is_recording:
+            step = partial(self._stream.begin_step, batch, dataloader_idx)
+            self._guarded(trainer, pl_module, step, is_audited=False)
 
     def _end_step(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._batch is None:
-            return
-        batch, self._batch = self._batch, None
-        self._guarded(trainer, pl_module, partial(self._collect, stage, trainer, pl_module, batch))
-        if not self._incomplete(stage):
-            self._part.stop()
+        if self._stream.has_step:
+            self._guarded(trainer, pl_module, partial(self._collect, stage, trainer, pl_module))
+            if not self._stream.incomplete(stage):
+                self._stream.stop()
 
-    def _collect(self, stage: str, trainer: Trainer, pl_module: LightningModule, batch: Any) -> None:
-        call, logits = self._part.end_step(trainer, pl_module, batch)
-        for collector in self._incomplete(stage):
-            collector.offer(batch, call, logits)
-            if collector.unfit_labels is not None:
-                self._say_once(
-                    f"{type(self).__name__} takes samples whose labels do not fit the model's logits as unlabeled: "
-                    f"{collector.unfit_labels}."
-                )
+    def _collect(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        for note in self._stream.end_step(stage, trainer, pl_module):
+            self._warn_once(
+                f"{type(self).__name__} takes samples whose labels do not fit the model's logits as unlabeled: {note}."
+            )
 
     def _finish(
         self, stage: str, trainer: Trainer, pl_module: LightningModule, *, is_due: bool = True, is_logged: bool = True
     ) -> None:
-        """The stream has passed: keep the samples, and look at them."""
-        self._part.stop()
-        self._batch = None
+        """End the pass over a stream: complete the samples, and explain them if that is due."""
+        self._stream.stop()
         if not trainer.is_global_zero:
             return
-        loaders = trainer.num_test_batches if stage == "test" else trainer.num_val_batches
-        if self.samples.dataloader_idx >= len(loaders):
-            self._guarded(trainer, pl_module, partial(self._refuse_loader, len(loaders)))
-        whole = not trainer.sanity_checking or _sanity_sees_all(trainer, self.samples.dataloader_idx)
-        for collector in self._incomplete(stage):
-            self._guarded(trainer, pl_module, partial(collector.end, whole=whole))
+        self._guarded(trainer, pl_module, partial(self._stream.check_loader, stage, trainer))
+        for collector in self._stream.incomplete(stage):
+            end = partial(collector.end, whole=self._stream.has_passed_whole(trainer))
+            self._guarded(trainer, pl_module, end)
         if not is_due or not trainer.loggers:
             return
-        samples = self._collectors[stage].current()
+        samples = self._stream.shown(stage)
         if samples is None:
             if trainer.sanity_checking and is_logged:
                 rank_zero_info(
@@ -350,10 +320,10 @@ class LookCallback(Callback):
         shown = samples.first(self._affordable(len(samples)))
         if not len(shown):
             return
-        spent = self._guard.seconds
+        seconds_before = self._guard.seconds
         self._look(stage, trainer, pl_module, shown, len(shown) / len(samples), is_logged)
-        if self._since is not None:  # sanity checking is the warm-up, which says little of what follows
-            self._budget.record(self._guard.seconds - spent, len(shown))
+        if self._last_end is not None:  # sanity checking includes the warm-up, whose time is not typical
+            self._budget.record(self._guard.seconds - seconds_before, len(shown))
 
     def _look(
         self,
@@ -361,16 +331,16 @@ class LookCallback(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         samples: FixedSamples,
-        share: float,
+        fraction: float,
         is_logged: bool,
     ) -> None:
-        """Explain the samples, and let the outputs use that; what fails does not keep the rest from theirs."""
+        """Explain the samples, and call the outputs with the look, each guarded so that the others still run."""
         loaders = trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders
         looks: list[Look] = []
 
         def explain() -> Logged:
             explained = self._explain(trainer, pl_module, samples)
-            if self._was_recorded:  # in the pass that has just ended, with the weights of now
+            if self._stream.was_recorded:  # in the pass that has just ended, with the same weights
                 self._compare(samples, explained)
             is_untrained = trainer.sanity_checking and trainer.global_step == 0
             look = Look(
@@ -387,7 +357,7 @@ class LookCallback(Callback):
                 explained=explained,
                 target=self._describe_target(samples),
                 dataset=find_dataset(loaders, self.samples.dataloader_idx),
-                share=share,
+                fraction=fraction,
                 is_logged=is_logged,
                 is_fresh=(trainer.global_step if self._first_step is None else self._first_step) == 0,
                 index=self._peers(trainer).index(self),
@@ -395,26 +365,26 @@ class LookCallback(Callback):
             looks.append(look)
             return Logged()
 
-        def use(output: Output) -> Logged:
+        def call_output(output: Output) -> Logged:
             if not looks or not output.wants(looks[0]):
                 return Logged()
             look = replace(looks[0], scalars=dict(self._scalars))
-            own = output.samples if stage == "validate" else None
-            if own is not None:
-                wanted = own.current()
-                if wanted is None:
+            collector = output.samples if stage == "validate" else None
+            if collector is not None:
+                own_samples = collector.current()
+                if own_samples is None:
                     return Logged()
-                wanted = wanted.first(max(1, round(share * len(wanted))))
-                explained = self._explain(trainer, pl_module, wanted, _CHUNK)
-                look = replace(look, samples=wanted, explained=explained)
+                own_samples = own_samples.first(max(1, round(fraction * len(own_samples))))
+                explained = self._explain(trainer, pl_module, own_samples, _CHUNK)
+                look = replace(look, samples=own_samples, explained=explained)
             with muted(pl_module):
                 return output(look)
 
-        steps: list[Callable[[], Logged]] = [explain, *(partial(use, output) for output in self.outputs)]
+        steps: list[Callable[[], Logged]] = [explain, *(partial(call_output, output) for output in self.outputs)]
         self._show(stage, trainer, pl_module, steps, trainer.loggers if is_logged else ())
 
     def _compare(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> None:
-        """Say so where the model does not say what it said in validation."""
+        """Warn if the logits are not those of the validation pass; a subclass may do so."""
 
     def _show(
         self,
@@ -424,7 +394,7 @@ class LookCallback(Callback):
         steps: Sequence[Callable[[], Logged]],
         loggers: Sequence[Any],
     ) -> None:
-        """Do something, and log the pictures that it makes; what fails does not keep the rest from theirs."""
+        """Run steps and log what they return, each guarded so that the others still run."""
         pictures: dict[str, Tensor | Path] = {}
 
         def run(step: Callable[[], Logged]) -> None:
@@ -451,22 +421,22 @@ class LookCallback(Callback):
             self._forget()
 
     def _log_scalars(self, trainer: Trainer, pl_module: LightningModule, suffix: str = "") -> None:
-        """All ranks log what rank 0 measured, so that callbacks on all ranks can monitor it."""
+        """Log the scalars of rank 0 on all ranks, so that callbacks on all ranks can monitor them."""
         for scalar, value in trainer.strategy.broadcast(self._scalars).items():
             pl_module.log(f"{self.name}/{scalar}{suffix}", value, on_step=False, on_epoch=True)
         self._scalars = {}
 
     def _peers(self, trainer: Trainer) -> list[LookCallback]:
-        """The callbacks of the trainer that log under the same name, in their order."""
-        return [other for other in _look_callbacks(trainer) if other.name == self.name]
+        """Return the callbacks of the trainer that log under the same name, in their order."""
+        return [callback for callback in _look_callbacks(trainer) if callback.name == self.name]
 
     def _affordable(self, num_samples: int) -> int:
-        """How many samples the time budget allows now."""
-        if self._since is None:  # training has not begun
+        """Return how many samples the time budget allows now."""
+        if self._last_end is None:  # training has not begun
             return num_samples
         was_thinned = self._budget.is_thinned
-        rest = time.perf_counter() - self._since - self._guard.seconds
-        planned = self._budget.plan(num_samples, rest)
+        other_seconds = time.perf_counter() - self._last_end - self._guard.seconds
+        planned = self._budget.plan(num_samples, other_seconds)
         if self._budget.is_thinned and not was_thinned:
             rank_zero_warn(
                 f"{type(self).__name__} would take more than {self.execution.max_fraction:.0%} of the time, so it now "
@@ -475,24 +445,12 @@ class LookCallback(Callback):
             )
         return planned
 
-    def _say_once(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
             rank_zero_warn(message)
-
-    def _refuse_loader(self, num_loaders: int) -> None:
-        raise ValueError(
-            f"Expected `samples.dataloader_idx` to be below the number of loaders, {num_loaders}, got "
-            f"{self.samples.dataloader_idx}."
-        )
 
 
 def _look_callbacks(trainer: Any) -> list[LookCallback]:
-    """Ours among a trainer's callbacks, which its connector sets without any annotation."""
+    """Return the callbacks of this package among those of a trainer."""
     return [callback for callback in trainer.callbacks if isinstance(callback, LookCallback)]
-
-
-def _sanity_sees_all(trainer: Any, dataloader_idx: int) -> bool:
-    """Whether sanity checking ran over the whole validation stream."""
-    ran, all_of_it = trainer.num_sanity_val_batches, trainer.num_val_batches
-    return dataloader_idx < len(ran) and ran[dataloader_idx] >= all_of_it[dataloader_idx]

@@ -1,4 +1,4 @@
-"""How much of a training's time the looking may take."""
+"""The time budget of a callback, as a fraction of the training's time."""
 
 from __future__ import annotations
 
@@ -7,45 +7,47 @@ from dataclasses import dataclass
 
 @dataclass
 class Budget:
-    """Plans how many samples are shown, and how often, so that it takes at most a fraction of the training's time.
+    """Plans how many samples are explained, and how often, so that this takes at most a fraction of the time.
 
-    Where the last cost says that the next call would exceed it, there are fewer samples; where even one is too many,
-    only every second, fourth, eighth … turn is used. It is never loosened again.
+    Where the last cost predicts that the next look would exceed it, there are fewer samples; where even one is too
+    many, only every second, fourth, eighth … look takes place. The limits are never relaxed.
 
     Args:
-        max_fraction: The largest share of the time between two turns, or None for no limit.
+        max_fraction: The largest fraction of the time between two looks, or None for no limit.
+        most: The most samples in a look; None for no limit so far.
+        every: One of so many looks takes place.
 
     Example:
         >>> budget = Budget(max_fraction=0.1)
         >>> budget.record(seconds=8.0, num_samples=8)
         >>> budget.plan(num_samples=8, rest=40.0)  # 4 seconds are allowed, one sample takes 1
         4
-        >>> budget.plan(num_samples=8, rest=4.0)  # 0.4 seconds are allowed: one sample in every fourth turn
+        >>> budget.plan(num_samples=8, rest=4.0)  # 0.4 seconds are allowed: one sample in every fourth look
         1
-        >>> [budget.plan(num_samples=8, rest=4.0) for turn in range(4)]
+        >>> [budget.plan(num_samples=8, rest=4.0) for look in range(4)]
         [0, 0, 0, 1]
     """
 
     max_fraction: float | None = None
     most: int | None = None
     every: int = 1
-    _turn: int = 0
+    _count: int = 0
     _seconds_each: float | None = None
 
     @property
     def is_thinned(self) -> bool:
-        """Whether it has cut anything yet."""
+        """Whether the budget has reduced the samples yet."""
         return self.most is not None
 
     def plan(self, num_samples: int, rest: float) -> int:
-        """How many of the samples to show in this turn.
+        """Return how many of the samples to explain in the next look.
 
         Args:
-            num_samples: How many there are.
-            rest: The seconds that everything else took since the last turn.
+            num_samples: The number of samples.
+            rest: The seconds that everything else took since the last look.
 
         Returns:
-            A number up to `num_samples`, 0 to leave this turn out.
+            A number up to `num_samples`, 0 to skip this look.
         """
         wanted = min(num_samples, self.most or num_samples)
         if self.max_fraction is not None and self._seconds_each is not None:
@@ -54,10 +56,10 @@ class Budget:
                 self.most = wanted = max(1, int(allowed * self.every / self._seconds_each))
                 while self._seconds_each > allowed * self.every and self.every < 2**20:
                     self.every *= 2
-                self._turn = 0
-        self._turn += 1
-        return wanted if (self._turn - 1) % self.every == 0 else 0
+                self._count = 0
+        self._count += 1
+        return wanted if (self._count - 1) % self.every == 0 else 0
 
     def record(self, seconds: float, num_samples: int) -> None:
-        """What the last turn took."""
+        """Record the duration of the last look."""
         self._seconds_each = seconds / max(num_samples, 1)

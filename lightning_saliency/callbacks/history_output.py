@@ -1,4 +1,4 @@
-"""What a run has shown, as it grows: its record, and the filmstrips and animations that are drawn from it."""
+"""`HistoryOutput`: writes the record of a run, and draws filmstrips and animations from it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _ANIMATION = "animation.gif"
 
 
 class HistoryOutput(Output):
-    """Keeps the record of a run beside its event file.
+    """Writes the record of a run beside its event file, and draws filmstrips and animations from it.
 
     Args:
-        name: Of the callback: the record is `<name>.record`, the animations are `<name>/<method>/animation.gif`.
+        name: The callback's name: the record is `<name>.record`, the animations are `<name>/<method>/animation.gif`.
         options: How often animations are made.
         style: How the pictures look.
     """
@@ -44,25 +44,25 @@ class HistoryOutput(Output):
         self._drawn_looks = 0
 
     def reset(self) -> None:
-        """Begin with another run; a training that goes on goes on with its record."""
+        """Prepare for another run; a continued training continues its record."""
         self._state = self.state_dict() or None
         self._writer = None
         self._drawn_looks = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the record is, and what was its last look, so that a resumed run goes on with it from there."""
+        """Return where the record is and the step of its last look, so that a resumed run continues from there."""
         return (self._state or {}) if self._writer is None else self._writer.state_dict() | {"step": self._last_step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it."""
+        """Load the state of a checkpoint."""
         self._state = dict(state) or None
 
     def wants(self, look: Look) -> bool:
-        """Looks of a training that are shown."""
+        """Whether a look belongs to a training and is logged."""
         return look.in_fit and look.is_logged
 
     def __call__(self, look: Look) -> Logged:
-        """Write a look down, and draw what is due."""
+        """Write a look to the record, and draw the pictures that are due."""
         writer = self._writer_for(look)
         if writer is None:
             return Logged()
@@ -70,7 +70,8 @@ class HistoryOutput(Output):
         self._last_step = look.step
         pictures: dict[str, Tensor | Path] = {}
         count = len(writer.record)
-        if count >= 2 and 3 * count >= 4 * self._drawn_looks:  # ever more rarely: each time all are drawn again
+        # less and less often, since each time all looks are drawn
+        if count >= 2 and 3 * count >= 4 * self._drawn_looks:
             pictures |= self._filmstrips(writer.record)
         every = self.options.animation_every_n_epochs
         if every and look.epoch is not None and (look.epoch + 1) % every == 0:
@@ -86,7 +87,7 @@ class HistoryOutput(Output):
         return Logged(pictures=pictures | self._animations(record))
 
     def _writer_for(self, look: Look) -> RecordWriter | None:
-        """The record's writer, which knows the samples of the look; None where no logger has a folder."""
+        """Return the writer of the record, with the look's samples written; None where no logger has a folder."""
         if self._writer is None:
             folder = run_folder(look.trainer.loggers)
             if folder is None:
@@ -131,18 +132,18 @@ class HistoryOutput(Output):
             copies = mkdtemp()
             finalize(self, rmtree, copies, ignore_errors=True)
             folders.append(LocalFolder(copies))
-        made: dict[str, Tensor | Path] = {}
+        paths: dict[str, Tensor | Path] = {}
         for key in record[-1].attributions:
             content = animation(record, key, style=self.style)
             for folder in folders:
                 folder.child(key).make()
                 folder.child(key).put(_ANIMATION, content)
-            made[f"{key}/animation"] = Path(folders[-1].child(key).file_path(_ANIMATION))
-        return made
+            paths[f"{key}/animation"] = Path(folders[-1].child(key).file_path(_ANIMATION))
+        return paths
 
 
 def _recorded(look: Look) -> RecordedLook:
-    """A look as it is written down: sample by sample, in the order of their positions."""
+    """Return a look as it is written to the record: sample by sample, in the order of their positions."""
     groups = look.explained
     positions = [position for group in groups for position in group.samples.positions]
     order = sorted(range(len(positions)), key=positions.__getitem__)

@@ -1,4 +1,4 @@
-"""Attention as numbers: the scalars of a look, and what must be remembered for the next one."""
+"""`MetricsOutput`: logs metrics of the heatmaps, and remembers the heatmaps for the next comparison."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from lightning_saliency.data import SampleCollector
 from lightning_saliency.metrics import CoarseHeatmaps, measure, measure_faithfulness, measure_head_randomization
 
 _CHUNK = 32
-"""Images in a forward whose number grows with the samples'."""
+"""The most images in one forward of the faithfulness metrics."""
 
-_THE_SAME = 0.9
-"""The rank correlation from which on a map is said to look the same."""
+_SAME_CORRELATION = 0.9
+"""The rank correlation from which two maps are called the same."""
 
 _RANDOM_HEAD = "rank_correlation_random_head"
 
 
 class MetricsOutput(Output):
-    """Measures the maps of each look.
+    """Logs the metrics of the heatmaps of each look.
 
     Args:
-        options: What is measured.
-        samples: Which samples are measured in place of the shown ones; None for these.
+        options: Which metrics are measured.
+        samples: The samples that are measured in place of the shown ones; None for the shown ones.
     """
 
     key = "metrics"
@@ -38,19 +38,19 @@ class MetricsOutput(Output):
         self._samples = samples
         self._previous: list[CoarseHeatmaps] = []
         self._untrained: list[CoarseHeatmaps] = []
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     @property
     def samples(self) -> SampleCollector | None:
-        """Those that are measured in place of the shown ones."""
+        """The samples that are measured in place of the shown ones; None for the shown ones."""
         return self._samples
 
     def wants(self, look: Look) -> bool:
-        """All but rehearsals."""
+        """Whether the look is more than a rehearsal of a resumed run."""
         return not look.is_rehearsal
 
     def __call__(self, look: Look) -> Logged:
-        """Measure the maps."""
+        """Return the metrics of the heatmaps of a look."""
         coarse = [CoarseHeatmaps.from_samples(group) for group in look.explained]
         scalars = measure(
             look.explained,
@@ -68,27 +68,25 @@ class MetricsOutput(Output):
         return Logged(scalars=scalars)
 
     def reset(self) -> None:
-        """Forget what belongs to one run."""
-        self._previous, self._untrained, self._said = [], [], set()
-        if self._samples is not None:
-            self._samples.reset()
+        """Drop the state of a run."""
+        self._previous, self._untrained, self._warned = [], [], set()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know, to go on measuring drift."""
+        """Return the heatmaps to which a resumed run compares its own."""
         return {
             "previous": [coarse.state_dict() for coarse in self._previous],
             "untrained": [coarse.state_dict() for coarse in self._untrained],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it."""
+        """Load the state of a checkpoint."""
         self._previous = [CoarseHeatmaps.from_state_dict(coarse) for coarse in state.get("previous", ())]
         self._untrained = [CoarseHeatmaps.from_state_dict(coarse) for coarse in state.get("untrained", ())]
 
     def _run_model(self, look: Look, group: ExplainedSamples) -> list[dict[str, dict[str, Tensor]]]:
-        """The values per image for which the model is run again, by method and metric."""
+        """Return the metrics that need further forwards, one value per image, by method and metric."""
         explanation = group.explanation
-        maps = {key: made.maps for key, made in group.heatmaps("max").items()}
+        maps = {key: heatmaps.maps for key, heatmaps in group.heatmaps("max").items()}
         values = []
         if self.options.faithfulness:
             batch_size = explanation.settings.chunk_size or _CHUNK
@@ -103,15 +101,16 @@ class MetricsOutput(Output):
         return bool(every and look.in_fit and (look.epoch is None or (look.epoch + 1) % every == 0))
 
     def _warn(self, scalars: Mapping[str, float]) -> None:
-        for scalar, what in (
+        for scalar, description in (
             ("rank_correlation_untrained", "of the untrained network"),
             (_RANDOM_HEAD, "with a randomized head"),
         ):
-            same = [key for key in scalars if key.endswith(f"/{scalar}") and scalars[key] >= _THE_SAME]
+            same = [key for key in scalars if key.endswith(f"/{scalar}") and scalars[key] >= _SAME_CORRELATION]
             for key in same:
-                if key not in self._said:
-                    self._said.add(key)
+                if key not in self._warned:
+                    self._warned.add(key)
                     rank_zero_warn(
-                        f"{key.removesuffix(f'/{scalar}')}: the map looks the same as that {what} (rank correlation "
-                        f"{scalars[key]:.2f}), so it does not show what the network has learned (Adebayo et al. 2018)."
+                        f"{key.removesuffix(f'/{scalar}')}: the map looks the same as that {description} (rank "
+                        f"correlation {scalars[key]:.2f}), so it does not show what the network has learned (Adebayo "
+                        "et al. 2018)."
                     )

@@ -1,4 +1,4 @@
-"""Which part of a LightningModule is explained, and what it was called with: from its own validation step."""
+"""`ModelPart`: finds the part of a LightningModule that is explained, and records its calls in validation steps."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from lightning_saliency.evidence import (
 )
 
 _SAME_LOGITS = 1e-2
-"""How far logits of the same images may lie apart, relative to the largest: rounding in low precision."""
+"""The tolerance for logits of the same images, relative to the largest: rounding in low precision."""
 
 
 class ModelPart:
     """Finds the part of a LightningModule that turns images into logits, and records its calls.
 
-    It is the submodule of the given name; else the module itself where its step calls it; else, where `forward` of the
-    module is not called as a module, but gives the same logits, the module again; else the one submodule that the
-    step calls with images and that returns logits.
+    It is the submodule of the given name; else the module itself, where its step calls it, or where its `forward`
+    returns the logits of the step without being called as a module; else the one submodule that the step calls with
+    images and that returns logits.
 
     Args:
         name: Dotted name of the submodule, or None to find it.
-        image: Which argument of its call holds the images; see `lightning_saliency.data.make_call`.
-        output_fn: Takes the logits out of what it returns.
+        image: The name of the argument that holds the images; see `lightning_saliency.data.make_call`.
+        output_fn: Returns the logits of the part's output.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class ModelPart:
         self._recorder: CallRecorder | None = None
 
     def forget(self) -> None:
-        """Let go of the module."""
+        """Drop the module, and the choice of its part."""
         self.stop()
         self._chosen = self.name
 
     def check(self, pl_module: LightningModule) -> None:
-        """Refuse a name that the module does not have.
+        """Raise an error for a name that the module does not have.
 
         Raises:
             ValueError: There is no such submodule.
@@ -60,15 +60,15 @@ class ModelPart:
             name_layer(pl_module, self.name, argument="model")
 
     def state_dict(self) -> dict[str, Any]:
-        """Which part was found."""
+        """Return which part was chosen."""
         return {"name": self._chosen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it, unless another one is named."""
+        """Load the choice of a checkpoint, unless the user names a part."""
         self._chosen = self.name or state.get("name")
 
     def find(self, pl_module: LightningModule) -> nn.Module | None:
-        """The part that is explained; before a step has shown it, the one that it must be, or None if that is open."""
+        """Return the part that is explained, or None as long as only a validation step can show which it is."""
         if self._chosen is not None:
             return pl_module.get_submodule(self._chosen)
         if overrides(pl_module, "forward"):
@@ -77,10 +77,10 @@ class ModelPart:
         return pl_module.get_submodule(children[0]) if len(children) == 1 else None
 
     def model(self, pl_module: LightningModule) -> nn.Module:
-        """The part that is explained.
+        """Return the part that is explained.
 
         Raises:
-            ValueError: It is not clear which.
+            ValueError: It is not clear which part that is.
         """
         model = self.find(pl_module)
         if model is None:
@@ -92,7 +92,7 @@ class ModelPart:
         return model
 
     def layer(self, model: nn.Module, name: str) -> TargetLayer:
-        """Look up a layer of the part, by its name in the part or in the whole module.
+        """Return a layer of the part, by its name in the part or in the whole module.
 
         Raises:
             ValueError: There is no such layer.
@@ -101,28 +101,28 @@ class ModelPart:
 
     @property
     def is_recording(self) -> bool:
-        """Whether hooks are on the module."""
+        """Whether hooks are registered on the module."""
         return self._recorder is not None
 
     def start(self, pl_module: LightningModule) -> None:
-        """Put hooks on what the step may call, to see what it is called with."""
+        """Register hooks on the modules that the step may call, to record their calls."""
         self.stop()
         self._recorder = CallRecorder(self._candidates(pl_module), image=self.image, output_fn=self.output_fn)
         self._recorder.start()
 
     def stop(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         if self._recorder is not None:
             self._recorder.stop()
             self._recorder = None
 
     def begin_step(self) -> None:
-        """Listen to the step that comes."""
+        """Begin to record the calls of a step."""
         if self._recorder is not None:
             self._recorder.begin_step()
 
     def discard_step(self) -> None:
-        """Let go of what was recorded."""
+        """Drop the recorded calls."""
         if self._recorder is not None:
             self._recorder.end_step()
 
@@ -130,95 +130,95 @@ class ModelPart:
         """Return what the explained part was called with, and the logits that it returned.
 
         Args:
-            trainer: The trainer, in whose precision things are run.
+            trainer: The trainer, in whose precision the model is run.
             pl_module: Its module.
-            batch: What the step was given.
+            batch: The batch of the step.
 
         Raises:
             ValueError: The part was not called, or no part of the module turns images into logits.
         """
         recorded = {} if self._recorder is None else self._recorder.end_step()
         if self._chosen is not None and self._chosen in recorded:
-            return self._of(recorded[self._chosen])
+            return self._call_and_logits(recorded[self._chosen])
         if self.name is not None:
             raise ValueError(
                 f"Expected `model`, {self.name!r}, to be called in the validation step, where it is not. "
-                f"{_called(recorded)}"
+                f"{_describe_calls(recorded)}"
             )
         if "" in recorded:
             self._chosen = ""
-            return self._of(recorded[""])
+            return self._call_and_logits(recorded[""])
         if overrides(pl_module, "forward"):
-            own = self._own_forward(trainer, pl_module, batch, list(recorded.values()))
-            if own is not None:
+            call_and_logits = self._forward_call(trainer, pl_module, batch, list(recorded.values()))
+            if call_and_logits is not None:
                 self._chosen = ""
-                return own
+                return call_and_logits
         fitting = [call for call in recorded.values() if call.call is not None and call.logits is not None]
         if len(fitting) != 1:
             raise ValueError(
                 f"Expected the validation step of {type(pl_module).__name__} to call what turns images into logits, "
-                f"which it does not. {_called(recorded)}"
+                f"which it does not. {_describe_calls(recorded)}"
             )
         self._chosen = fitting[0].name
-        return self._of(fitting[0])
+        return self._call_and_logits(fitting[0])
 
     @staticmethod
     def _trainable_children(pl_module: LightningModule) -> list[str]:
         return [name for name, child in pl_module.named_children() if any(True for _ in child.parameters())]
 
     def _candidates(self, pl_module: LightningModule) -> dict[str, nn.Module]:
-        """What the step may call: the named part, or the module and what is in it."""
+        """Return the modules that the step may call: the named part, or the module and its submodules."""
         if self.name is not None:
             return {self.name: pl_module.get_submodule(self.name)}
         candidates: dict[str, nn.Module] = {"": pl_module} if overrides(pl_module, "forward") else {}
         waiting = list(pl_module.named_children())
         while waiting:
             name, module = waiting.pop(0)
-            if isinstance(module, nn.ModuleList | nn.ModuleDict):  # which nobody calls
-                waiting += [(f"{name}.{key}", inner) for key, inner in module.named_children()]
+            if isinstance(module, nn.ModuleList | nn.ModuleDict):  # which is not called itself
+                waiting += [(f"{name}.{key}", child) for key, child in module.named_children()]
             elif any(True for _ in module.parameters()):
                 candidates[name] = module
         return candidates
 
-    def _of(self, recorded: RecordedCall) -> tuple[Call, Tensor | None]:
+    def _call_and_logits(self, recorded: RecordedCall) -> tuple[Call, Tensor | None]:
         if recorded.call is None:
             raise ValueError(f"{recorded.problem} Name the argument that holds the images: `Samples(image=...)`.")
         if recorded.logits is None:
             raise ValueError(f"{recorded.problem}")
         return recorded.call, recorded.logits
 
-    def _own_forward(
+    def _forward_call(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, recorded: list[RecordedCall]
     ) -> tuple[Call, Tensor | None] | None:
-        """The call of `forward` that a step makes without calling the module: where it gives the logits of the step."""
-        first = next((seen.call for seen in recorded if seen.call is not None), None)
-        last = next((seen.logits for seen in reversed(recorded) if seen.logits is not None), None)
-        call = plain_call(find_images(batch) if first is None else first.images)
+        """Return the call `forward(images)` and its logits, if they are those of the step; else None."""
+        first_call = next((record.call for record in recorded if record.call is not None), None)
+        last_logits = next((record.logits for record in reversed(recorded) if record.logits is not None), None)
+        call = plain_call(find_images(batch) if first_call is None else first_call.images)
         forward = Forward(pl_module, self.output_fn, trainer.precision_plugin.forward_context)
         try:
             with muted(pl_module), undisturbed(forward.model):
                 logits = forward(call)
-        except Exception:  # `forward` is another function than that of the step, which may not even take images
+        except Exception:  # `forward` is not what the step computes, and may not even take images
             return None
         if not recorded:
-            return call, None  # nothing is called as a module: there is nothing to compare with
-        if last is None:
+            return call, None  # no submodule is called, so there are no logits to compare with
+        if last_logits is None:
             return None
-        return (call, last) if same_logits(logits, last) else None
+        return (call, last_logits) if same_logits(logits, last_logits) else None
 
 
 def same_logits(logits: Tensor, others: Tensor) -> bool:
-    """Whether two runs of the same samples gave the same logits, but for rounding."""
+    """Whether two runs of the same samples gave the same logits, up to rounding."""
     if logits.shape != others.shape:
         return False
-    one, other = logits.detach().float().cpu(), others.detach().float().cpu()
-    scale = other.abs().nan_to_num(0.0, 0.0, 0.0).max()
-    return bool(torch.allclose(one, other, rtol=0.0, atol=float(_SAME_LOGITS * (1 + scale)), equal_nan=True))
+    actual, expected = logits.detach().float().cpu(), others.detach().float().cpu()
+    scale = expected.abs().nan_to_num(0.0, 0.0, 0.0).max()
+    return bool(torch.allclose(actual, expected, rtol=0.0, atol=float(_SAME_LOGITS * (1 + scale)), equal_nan=True))
 
 
-def _called(recorded: Mapping[str, RecordedCall]) -> str:
-    """In words, which submodules were called, and why each will not do."""
+def _describe_calls(recorded: Mapping[str, RecordedCall]) -> str:
+    """Return in words which submodules were called, and why each cannot be explained."""
     if not recorded:
         return "It calls none of its submodules. Call the one that does, as a module, or name it: `model=...`."
-    told = "; ".join(f"{name} ({call.problem or 'images to logits'})" for name, call in recorded.items())
-    return f"It calls {told}. Name the one that does: `model=...`."
+    listed = "; ".join(f"{name} ({call.problem or 'images to logits'})" for name, call in recorded.items())
+    return f"It calls {listed}. Name the one that does: `model=...`."

@@ -1,4 +1,4 @@
-"""What can be set: one frozen dataclass a subject, checked when it is made."""
+"""The options of the callbacks: one frozen dataclass per subject, which checks its values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from torch import Tensor
 
-from lightning_saliency._checks import check_choice, check_count, check_function
+from lightning_saliency._checks import check_choice, check_count, check_function, check_number
 from lightning_saliency.attribution import Fuse
 from lightning_saliency.data import CHOOSERS, Choose, Chooser, FixedSamples, Objects, Positions, SampleCollector
 from lightning_saliency.data import given_samples as _given_samples
@@ -19,22 +19,22 @@ OnError: TypeAlias = Literal["warn", "raise"]
 
 @dataclass(frozen=True)
 class Samples:
-    """Which samples are looked at.
+    """Which samples are explained.
 
     Args:
-        num: How many.
-        choose: `first`: the first of the validation stream; `per_class`: as evenly over the classes as they come;
+        num: The number of samples.
+        choose: `first`: the first of the validation stream; `per_class`: spread evenly over the classes;
             `hardest`: those with the largest loss in the first pass over the whole stream.
         positions: Positions in the validation stream, in place of `num` and `choose`.
         images: Images that the model is called with as `model(images)`, `(N, C, H, W)`, or a pair of images and labels
             `(N,)`, in place of the stream's.
-        dataloader_idx: Which validation loader they are taken from.
+        dataloader_idx: The validation loader that they are taken from.
         image: The name of the model's argument that holds the images, where there are several: `pixel_values`, or keys
-            with dots between, `batch.image`.
-        labels: Takes the labels `(N,)` out of a batch in which they are not found by themselves.
-        objects: For the metrics that need to know where the objects are: a function that takes boxes `(N, 4)` as (x1,
-            y1, x2, y2) in pixels, a list of N tensors of them, or masks `(N, 1, H, W)` out of the batch; or these,
-            given, one for each sample.
+            joined by dots, `batch.image`.
+        labels: A function that returns the labels `(N,)` of a batch, where they are not found automatically.
+        objects: The objects, for the metrics that need them: a function that returns boxes `(N, 4)` as (x1, y1, x2, y2)
+            in pixels, a list of N tensors of them, or masks `(N, 1, H, W)` of a batch; or these themselves, one entry
+            for each sample.
 
     Raises:
         TypeError: An option is of the wrong kind.
@@ -58,8 +58,7 @@ class Samples:
         check_count("samples.num", self.num)
         check_choice("samples.choose", self.choose, tuple(CHOOSERS))
         check_function("samples.labels", self.labels)
-        if not isinstance(self.dataloader_idx, int) or self.dataloader_idx < 0:
-            raise ValueError(f"Expected `samples.dataloader_idx` to be an int from 0, got {self.dataloader_idx!r}.")
+        check_count("samples.dataloader_idx", self.dataloader_idx, least=0)
         if self.positions is not None:
             positions = self.positions
             is_sequence = isinstance(positions, Sequence) and not isinstance(positions, str)
@@ -74,14 +73,14 @@ class Samples:
 
     @property
     def chooser(self) -> Chooser:
-        """Which of the samples that pass."""
+        """The rule by which samples are chosen from the stream."""
         if self.positions is not None:
             return Positions(len(self.positions), tuple(self.positions))
         return CHOOSERS[self.choose](self.num)
 
     @property
     def given(self) -> FixedSamples | None:
-        """The samples, where they are given."""
+        """The samples of the given images; None where samples come from the stream."""
         if self.images is None:
             return None
         images, labels = self.images if isinstance(self.images, tuple | list) else (self.images, None)
@@ -89,28 +88,29 @@ class Samples:
 
     @property
     def count(self) -> int:
-        """How many there are at most."""
+        """The largest number of samples."""
         given = self.given
         return self.chooser.num if given is None else len(given)
 
     def collector(self, *, in_test: bool = False) -> SampleCollector:
-        """What collects them from a stream: objects that are given are those of the validation's samples."""
+        """Return what collects the samples from a stream; given objects belong to the validation stream only."""
         is_known = not in_test or callable(self.objects) or self.images is not None
         return SampleCollector(self.chooser, self.objects if is_known else None, self.labels, self.given)
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What is measured of the maps.
+    """Which metrics of the heatmaps are measured.
 
     Args:
-        samples: Measure the first so many samples of the validation stream, in place of the shown ones. They are kept
-            in memory, and explained each time in chunks of at most 32, at the cost of so many samples more.
-        faithfulness: Measure, by forward passes, how much of the model's decision the maps hold; see
-            `lightning_saliency.metrics.measure_faithfulness`: 2 forwards a sample, and 31 for each of its maps.
-        randomization_every_n_epochs: Every so many epochs, compare the maps with those of the same network with a
-            randomized head, at the cost of explaining once more, and warn of a method whose maps look the same as these
-            or as those of the untrained network.
+        samples: The number of samples, the first of the validation stream, to measure in place of the shown ones. They
+            are kept in memory, and explained each time in chunks of at most 32, in addition to the shown ones.
+        faithfulness: Whether to measure, by forward passes, how much the prediction depends on the marked pixels; see
+            `lightning_saliency.metrics.measure_faithfulness`: 2 forwards for each
+            sample, and 31 for each of its maps.
+        randomization_every_n_epochs: The number of epochs from one comparison of the maps with those of the same
+            network with a randomized head to the next; it costs explaining once more. A warning names each method whose
+            maps look the same as these or as those of the untrained network.
 
     Raises:
         ValueError: An option's value does not fit.
@@ -128,10 +128,11 @@ class Metrics:
 
 @dataclass(frozen=True)
 class History:
-    """What is kept of a run.
+    """How the history of a run is drawn.
 
     Args:
-        animation_every_n_epochs: Also make the animations every so many epochs, not only at the end.
+        animation_every_n_epochs: The number of epochs after which animations are drawn, not only at the end; None for
+            the end alone.
 
     Raises:
         ValueError: An option's value does not fit.
@@ -146,22 +147,22 @@ class History:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the pass runs, and what a fault does.
+    """How the pass runs, and how errors are handled.
 
     Args:
-        fuse: Of several layers one map, the `mean` or `max` of their heatmaps.
-        flip: Explain the mirrored samples too, and show the mean: another pass, for smoother maps.
+        fuse: How the maps of several layers become one: the `mean` or `max` of their heatmaps.
+        flip: Explain the mirrored samples too, and show the mean: every pass is run twice, for smoother maps.
         task: `multiclass` or `multilabel`, for the probabilities in the captions. Default: the LightningModule's own
             `task`, where it has one of these names, else `multiclass`.
-        output_fn: Takes the logits out of what the model returns, where they are not found by themselves.
-        chunk_size: At most so many images at a time, which bounds the memory.
+        output_fn: A function that returns the logits of the model's output, where they are not found automatically.
+        chunk_size: The most images that go through the model together, which bounds the memory.
         log_untrained: Also show the untrained network, from sanity checking.
-        on_error: What a fault does once training has begun: `warn` (once for each cause) or `raise`.
-        max_fraction: The largest share of the training's time that the callback may take. Where the next look would
-            exceed it, it shows fewer samples, then only every second, fourth … time, and says so once. Default: no
+        on_error: What happens on an error once training has begun: `warn` (once for each cause) or `raise`.
+        max_fraction: The largest fraction of the training's time that the callback may take. Where the next look would
+            exceed it, it shows fewer samples, then only every second, fourth … time, and warns once. Default: no
             limit.
-        audit: Hash everything that decides how training goes on before and after each step of a look (explaining,
-            measuring, recording, each logger), and raise an error that names what has changed. Weights, gradients and
+        audit: Hash everything that decides how training continues before and after each step of a look (explaining,
+            measuring, recording, each logger), and raise an error that names the changes. Weights, gradients and
             optimizer state go through one CPU core at about 1 GB/s, twice for each: seconds per validation for a large
             model.
 
@@ -187,20 +188,19 @@ class Execution:
         check_function("execution.output_fn", self.output_fn)
         if self.chunk_size is not None:
             check_count("execution.chunk_size", self.chunk_size)
-        if self.max_fraction is not None and not 0 < self.max_fraction <= 1:
-            raise ValueError(
-                f"Expected `execution.max_fraction` to be above 0 and at most 1, got {self.max_fraction!r}."
-            )
+        if self.max_fraction is not None:
+            check_number("execution.max_fraction", self.max_fraction, "(0, 1]")
 
 
 def parse_samples(samples: Any) -> Samples:
-    """Return which samples are looked at, of a short form.
+    """Return the `Samples` for the short form of this option.
 
     Args:
-        samples: A `Samples`; how many; positions in the stream; images `(N, C, H, W)`, or a pair of images and labels.
+        samples: A `Samples`; the number of samples; positions in the stream; images `(N, C, H, W)`, or a pair of
+            images and labels.
 
     Raises:
-        TypeError: It is none of these.
+        TypeError: `samples` is none of these.
 
     Example:
         >>> parse_samples(4).num, parse_samples([5, 2]).positions
@@ -223,10 +223,10 @@ def parse_samples(samples: Any) -> Samples:
 
 
 def parse_switch(option: str, value: Any, group: type[Any]) -> Any:
-    """Return the options of a group, of True; None of False.
+    """Return the group of options for a value: the defaults for True, None for False, a group itself.
 
     Raises:
-        TypeError: It is neither a bool nor such a group.
+        TypeError: The value is neither a bool nor such a group.
 
     Example:
         >>> parse_switch("metrics", True, Metrics)
@@ -238,7 +238,7 @@ def parse_switch(option: str, value: Any, group: type[Any]) -> Any:
 
 
 def check_group(option: str, value: Any, group: type[Any]) -> Any:
-    """Refuse what is no such group of options."""
+    """Return a group of options, or raise an error for a value of another type."""
     if not isinstance(value, group):
         raise TypeError(f"Expected `{option}` to be `{group.__name__}(...)`, got {value!r}.")
     return value

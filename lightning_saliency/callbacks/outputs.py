@@ -1,4 +1,4 @@
-"""What a look is used for: pictures, metrics, the run's history, or something of one's own."""
+"""`Look` and `Output`: the explanations of one time that a callback looks, and what they are used for."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from lightning_saliency.data import FixedSamples, SampleCollector
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """One time that a callback explains its samples. It says when that was also after the trainer has gone on.
+    """One time that a callback explains its samples: when it was, the samples and their explanations.
+
+    It stays true after the trainer has gone on.
 
     Attributes:
         stage: `validate` or `test`.
-        in_fit: Whether it is in a training, or before it.
-        is_untrained: Whether the network has made no step yet.
-        is_rehearsal: Whether it only brings out errors before the first step of a resumed run.
+        in_fit: Whether it is in `trainer.fit`, sanity checking included.
+        is_untrained: Whether the network has not been trained for a single step.
+        is_rehearsal: Whether it is in the sanity checking of a resumed run, and serves only to bring out errors early.
         epoch: The epoch from 0; None for the untrained network.
         step: The step, as on the axis of Lightning's scalars.
         trainer: The trainer.
         pl_module: Its module.
         model: The part of the module that is explained.
-        samples: What is looked at.
+        samples: The samples that are explained.
         explained: Their explanations, one for each size of images.
-        target: In words, which class is explained.
-        dataset: Where to look for the normalization and the classes' names.
-        share: How much of all samples these are: less than 1 where the time budget has thinned them.
+        target: Which class is explained, in words.
+        dataset: The data set, in which the normalization and the class names are searched.
+        fraction: The fraction of all samples that are explained: below 1 where the time budget leaves some out.
         is_logged: Whether pictures go to the loggers.
         is_fresh: Whether the training began, or begins, with this run.
         index: Which of the trainer's callbacks of the same name this is, from 0.
-        scalars: What the outputs before this one have logged.
+        scalars: The scalars that earlier outputs of this look have logged.
     """
 
     stage: str
@@ -52,7 +54,7 @@ class Look:
     explained: tuple[ExplainedSamples, ...]
     target: str
     dataset: Any
-    share: float
+    fraction: float
     is_logged: bool
     is_fresh: bool
     index: int = 0
@@ -60,7 +62,7 @@ class Look:
 
     @property
     def title(self) -> str:
-        """What stands on top of a picture: when it was."""
+        """The time of the look in words, as the title of a picture."""
         if self.is_untrained or self.is_rehearsal:
             return "before training"
         return f"epoch {self.epoch} · step {self.step}" if self.in_fit else self.stage
@@ -68,11 +70,11 @@ class Look:
 
 @dataclass(frozen=True)
 class Logged:
-    """What an output logs.
+    """The pictures and scalars that an output logs.
 
     Attributes:
-        pictures: By the last part of its tag a picture, uint8 `(3, H, W)`, or an animation's file.
-        scalars: By the last part of its name.
+        pictures: Pictures, uint8 `(3, H, W)`, or the files of animations, by the last part of their tags.
+        scalars: Scalars by the last part of their names.
     """
 
     pictures: Mapping[str, Tensor | Path] = field(default_factory=dict)
@@ -80,44 +82,44 @@ class Logged:
 
 
 class Output:
-    """What a look is used for; a subclass says what it makes of one.
+    """Base class of outputs: an output turns a look into pictures, scalars or files.
 
     The callback runs its outputs one after another, each guarded by itself, and logs what they return: pictures to
-    every logger, scalars on all ranks. Nothing that an output does may write on the look.
+    every logger, scalars on all ranks. An output must not modify the look.
 
     Attributes:
-        key: Under which its state stands in a checkpoint.
+        key: The key of its state in a checkpoint.
     """
 
     key: str = "output"
 
     @property
     def samples(self) -> SampleCollector | None:
-        """Samples of its own, which are collected from the validation stream; None for those that are shown."""
+        """The output's own samples, which are collected from the validation stream; None for the shown ones."""
         return None
 
     def tags(self) -> set[str]:
-        """The last parts of the pictures' tags, as far as they are known before the first look."""
+        """Return the last parts of the pictures' tags, as far as they are known before the first look."""
         return set()
 
     def wants(self, look: Look) -> bool:
-        """Whether a look is of use; else it is not called with it."""
+        """Whether the output is to be called with a look."""
         return True
 
     def __call__(self, look: Look) -> Logged:
-        """Use a look."""
+        """Return the pictures and scalars to log for a look."""
         raise NotImplementedError(f"Expected {type(self).__name__} to define `__call__(self, look)`.")
 
     def end(self, loggers: Sequence[Any]) -> Logged:
-        """Do what is left to do at the end of a training."""
+        """Return the pictures and scalars to log at the end of a training."""
         return Logged()
 
     def reset(self) -> None:
-        """Forget what belongs to one run."""
+        """Drop the state of a run, before the next one."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know: tensors and plain values."""
+        """Return the state that a resumed run needs: tensors and plain values."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take it."""
+        """Load the state of a checkpoint."""

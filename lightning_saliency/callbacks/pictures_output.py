@@ -1,4 +1,4 @@
-"""The pictures of a look: a sheet for each method, one of all, and the maps of several classes."""
+"""`PicturesOutput`: logs a sheet for each method, one of all methods, and the maps of several classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lightning_saliency.visualization import Style, draw_sheets
 
 
 class PicturesOutput(Output):
-    """Draws the samples under their heatmaps.
+    """Draws sheets of the samples with their heatmaps.
 
     Args:
         style: How the pictures look.
@@ -23,10 +23,10 @@ class PicturesOutput(Output):
         self.methods = tuple(methods)
 
     def tags(self) -> set[str]:
-        """A tag for each method, and one for all."""
+        """Return a tag for each method, and one for the sheet of all methods."""
         return {*self.methods, *(["overview"] if len(self.methods) > 1 else [])}
 
     def __call__(self, look: Look) -> Logged:
-        """Draw the sheets."""
+        """Return the sheets of a look."""
         sheets = draw_sheets(look.explained, self.style, title=look.title, explained=look.target, dataset=look.dataset)
         return Logged(pictures=sheets)

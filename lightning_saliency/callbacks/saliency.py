@@ -1,4 +1,4 @@
-"""Callbacks that show where a model looks while it trains: thin Lightning shells around `explain` and the outputs."""
+"""`SaliencyCallback` and its named variants: heatmaps of a fixed validation batch during training."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from lightning_saliency._lightning import LightningModule, Trainer
 from lightning_saliency.attribution import ExplainedSamples, parse_methods
 from lightning_saliency.callbacks.base import LookCallback
-from lightning_saliency.callbacks.explainer import Explainer
 from lightning_saliency.callbacks.history_output import HistoryOutput
+from lightning_saliency.callbacks.look_pass import LookPass
 from lightning_saliency.callbacks.metrics_output import MetricsOutput
 from lightning_saliency.callbacks.model_part import ModelPart
 from lightning_saliency.callbacks.options import (
@@ -35,11 +35,11 @@ CallbackTarget: TypeAlias = Literal["label", "predicted"] | int | list[int] | Ca
 
 
 class SaliencyCallback(LookCallback):
-    """Shows where the model looks, on a fixed validation batch, epoch after epoch.
+    """Logs where the model looks on a fixed validation batch, epoch after epoch.
 
     At the end of each validation, one forward and one backward serve all methods together, and a picture for each goes
-    to every logger of the trainer. What is explained is what the network really got: the model's own calls are
-    recorded as the validation stream passes. Training is not touched: the final weights are those of the training
+    to every logger of the trainer. What is explained is the model's real input: its own calls are recorded
+    in the validation steps. Training is not touched: the final weights are those of the training
     without it, bit for bit. Also works in `trainer.validate` and `trainer.test`.
 
     Logged, with the same steps as Lightning's scalars:
@@ -48,45 +48,45 @@ class SaliencyCallback(LookCallback):
         - `saliency/overview`: the image and the overlays of all methods, where there are several.
         - `saliency/class_maps`: the image and CAM of its `top_k` most probable classes, where the style's `top_k` is
           above 1.
-        - `saliency/<method>/filmstrip`: rows are samples, columns are epochs, the untrained network first; drawn again
-          as the run goes on, ever more rarely, and at its end.
+        - `saliency/<method>/filmstrip`: rows are samples, columns are epochs, the untrained network first; drawn
+          during the run, less and less often, and at its end.
         - `saliency/<method>/animation`: the same as a GIF, which TensorBoard plays; at the end of `fit`. It is also a
           file, `saliency/<method>/animation.gif`, beside the event file.
         - `saliency/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
-        - `saliency/<method>/<metric>`, scalars in `fit`, `validate` and `test` (there with `/test` behind): the rows of
+        - `saliency/<method>/<metric>`, scalars in `fit`, `validate` and `test` (there ending in `/test`): the rows of
           `lightning_saliency.metrics.METRICS`. Always: `entropy`, `area_above_half`, `blank_fraction`, `raw_maximum`,
-          and of several methods `agreement`. In `fit`, from the second look on: `rank_correlation_previous` and
+          and for several methods `agreement`. In `fit`, from the second look on: `rank_correlation_previous` and
           `center_shift_previous`; and `rank_correlation_untrained` and `center_shift_untrained`, where sanity checking
           has shown the untrained network. With `Samples(objects=...)`: `pointing_game`, `energy_in_box`, `box_iou`,
           `box_accuracy`, `max_box_accuracy`. With `Metrics(faithfulness=True)`: `average_drop`,
           `increase_in_confidence`, `deletion`, `insertion`. With `Metrics(randomization_every_n_epochs=...)`:
           `rank_correlation_random_head`.
 
-    What was seen is kept in the run's record, the folder `saliency.record` beside the event file, which
+    All looks are kept in the run's record, the folder `saliency.record` beside the event file, which
     `lightning_saliency.load_record` reads.
 
-    A wrong option is an error in `setup` or in sanity checking, before the first training step. After that a fault is
-    one warning with its cause, and training goes on.
+    A wrong option is an error in `setup` or in sanity checking, before the first training step. After that an error is
+    one warning with its cause, and training continues.
 
     Args:
-        methods: Keys of `lightning_saliency.METHODS`, one or several, or by key options of its function in
-            `lightning_saliency.attribution`, such as `{"smooth_grad": {"num_samples": 50}}`. Default: `grad_cam`,
-            `grad_cam_plus_plus`, `saliency`.
-        samples: Which samples: how many, the first of the validation stream; positions in it; images `(N, C, H, W)`, or
+        methods: Keys of `lightning_saliency.METHODS`, one or several, or a dict from keys to the options of their
+            functions in `lightning_saliency.attribution`, such as `{"smooth_grad": {"num_samples": 50}}`. Default:
+            `grad_cam`, `grad_cam_plus_plus`, `saliency`.
+        samples: The number of samples, the first of the validation stream; positions in it; images `(N, C, H, W)`, or
             a pair of images and labels; or `Samples(...)`.
         target: Which class is explained: `label` (the true class where the batch has labels, else the predicted one),
             `predicted`, a class index, one index per sample, or a callable from logits `(N, K)` to scores `(N,)`.
-        layer: Dotted name of the layer whose activations the CAM methods read. Default: found from a run, as the papers
-            choose it: the last convolutional map after its activation and before any pooling.
-            Several names: a map of each, from the same pass.
-        model: Dotted name of the submodule that is explained, which turns images into logits. Default: found from what
-            the validation step calls, the LightningModule itself if it can be.
-        every_n_epochs: Look only every so many epochs.
+        layer: Dotted name of the layer whose activations the CAM methods read. Default: chosen by a run of one image,
+            as in the papers: the last convolutional map after its activation and before any pooling.
+            Several names give one map each, from the same pass.
+        model: Dotted name of the submodule that is explained, which turns images into logits. Default: the
+            LightningModule itself if it can be, else the submodule that the validation step calls.
+        every_n_epochs: The number of epochs from one look to the next.
         style: How the pictures look: `Style(...)`.
         metrics: Whether to log the scalars above, or which: `Metrics(...)`.
         history: Whether to keep the run's record, and draw the filmstrips and animations from it: `History(...)`.
-        execution: How the pass runs, and what a fault does: `Execution(...)`.
-        outputs: What a look is used for besides: instances of `lightning_saliency.callbacks.Output`.
+        execution: How the pass runs, and how errors are handled: `Execution(...)`.
+        outputs: Further outputs of a look: instances of `lightning_saliency.callbacks.Output`.
         name: First part of the tags, so that two callbacks can share a logger.
 
     Raises:
@@ -118,24 +118,25 @@ class SaliencyCallback(LookCallback):
         outputs: list[Output] | None = None,
         name: str = "saliency",
     ) -> None:
-        chosen = parse_methods(self.default_methods if methods is None else methods)
-        which = parse_samples(samples)
+        parsed_methods = parse_methods(self.default_methods if methods is None else methods)
+        parsed_samples = parse_samples(samples)
         execution = check_group("execution", Execution() if execution is None else execution, Execution)
-        self.style = self._parse_style(style, chosen)
-        self.target = _parse_target(target, which)
-        measured = parse_switch("metrics", metrics, Metrics)
-        kept = parse_switch("history", history, History)
-        if measured is not None:
-            _check_metrics(measured, which, self.target)
-        own: list[Output] = [PicturesOutput(self.style, list(chosen))]
-        own += [] if measured is None else [MetricsOutput(measured, _metrics_samples(measured, which))]
-        own += [] if kept is None else [HistoryOutput(name, kept, self.style)]
-        self.methods: Mapping[str, Mapping[str, Any]] = chosen
-        part = ModelPart(model, which.image, execution.output_fn)
-        self._explainer = Explainer(chosen, self.target, part, _parse_layer(layer), execution)
+        self.style = self._parse_style(style, parsed_methods)
+        self.target = _parse_target(target, parsed_samples)
+        metrics = parse_switch("metrics", metrics, Metrics)
+        history = parse_switch("history", history, History)
+        all_outputs: list[Output] = [PicturesOutput(self.style, list(parsed_methods))]
+        if isinstance(metrics, Metrics):
+            _check_metrics(metrics, parsed_samples, self.target)
+            all_outputs.append(MetricsOutput(metrics, _metrics_samples(metrics, parsed_samples)))
+        if isinstance(history, History):
+            all_outputs.append(HistoryOutput(name, history, self.style))
+        self.methods: Mapping[str, Mapping[str, Any]] = parsed_methods
+        part = ModelPart(model, parsed_samples.image, execution.output_fn)
+        self._pass = LookPass(parsed_methods, self.target, part, _parse_layer(layer), execution)
         super().__init__(
-            [*own, *(outputs or ())],
-            samples=which,
+            [*all_outputs, *(outputs or ())],
+            samples=parsed_samples,
             part=part,
             every_n_epochs=every_n_epochs,
             execution=execution,
@@ -145,10 +146,10 @@ class SaliencyCallback(LookCallback):
     def _explain(
         self, trainer: Trainer, pl_module: LightningModule, samples: FixedSamples, at_once: int | None = None
     ) -> tuple[ExplainedSamples, ...]:
-        return self._explainer.explain(trainer, pl_module, samples, at_once)
+        return self._pass.explain(trainer, pl_module, samples, at_once)
 
     def _check(self, pl_module: LightningModule) -> None:
-        self._explainer.check(pl_module)
+        self._pass.check(pl_module)
         if self.samples.given is not None:
             self._part.model(pl_module)
 
@@ -157,32 +158,32 @@ class SaliencyCallback(LookCallback):
 
     def _forget(self) -> None:
         super()._forget()
-        self._explainer.forget()
+        self._pass.forget()
 
     def _compare(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> None:
-        count = self._explainer.disagreement(samples, explained)
+        count = self._pass.disagreement(samples, explained)
         if count:
-            self._say_once(
+            self._warn_once(
                 f"{type(self).__name__}: for {count} of {len(samples)} samples the model's logits are not those of the "
                 "validation pass that has just ended. It may be random in eval mode, or keep state from call to call: "
                 "what is shown is one of its answers."
             )
 
     def _parse_style(self, style: Style | None, methods: Mapping[str, Any]) -> Style:
-        """The style, with this callback's own number of classes where it leaves that open."""
-        chosen: Style = check_group("style", Style() if style is None else style, Style)
-        if chosen.top_k is None:
-            return replace(chosen, top_k=self.default_top_k if "cam" in methods else 1)
-        if chosen.top_k > 1 and "cam" not in methods:
+        """Return the style, with this callback's default of `top_k` where the user sets none."""
+        parsed: Style = check_group("style", Style() if style is None else style, Style)
+        if parsed.top_k is None:
+            return replace(parsed, top_k=self.default_top_k if "cam" in methods else 1)
+        if parsed.top_k > 1 and "cam" not in methods:
             raise ValueError(
-                f"Expected `methods` to include 'cam', whose maps `Style(top_k={chosen.top_k})` shows, got "
+                f"Expected `methods` to include 'cam', whose maps `Style(top_k={parsed.top_k})` shows, got "
                 f"{', '.join(methods)}."
             )
-        return chosen
+        return parsed
 
 
 def _parse_target(target: Any, samples: Samples) -> Target:
-    """The target, which fits the number of samples where it is one class each."""
+    """Return the target; raise an error for a sequence that does not hold one class per sample."""
     parsed = Target(target)
     if isinstance(parsed.choice, tuple) and len(parsed.choice) != samples.count:
         raise ValueError(
@@ -199,7 +200,7 @@ def _parse_layer(layer: Any) -> tuple[str, ...]:
 
 
 def _check_metrics(metrics: Metrics, samples: Samples, target: Target) -> None:
-    """Refuse metrics that have no meaning for these samples or this target."""
+    """Raise an error for metrics that cannot be measured for these samples or this target."""
     if metrics.faithfulness and target.is_function:
         raise ValueError("Expected `target` to be a class, whose probability `faithfulness` measures, got a callable.")
     if metrics.samples is None:
@@ -214,7 +215,7 @@ def _check_metrics(metrics: Metrics, samples: Samples, target: Target) -> None:
 
 
 def _metrics_samples(metrics: Metrics, samples: Samples) -> SampleCollector | None:
-    """What collects the samples that are measured in place of the shown ones."""
+    """Return what collects the samples that are measured in place of the shown ones; None if the shown ones are."""
     if metrics.samples is None:
         return None
     return SampleCollector(First(metrics.samples), samples.objects, samples.labels)

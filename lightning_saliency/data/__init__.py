@@ -1,4 +1,4 @@
-"""What goes in: calls of the model, batches, the fixed samples, objects, and what a data set says of itself."""
+"""The input side: a model's calls, batches, the fixed samples, objects in images, and metadata of data sets."""
 
 from lightning_saliency.data.batches import find_images, find_labels, is_images
 from lightning_saliency.data.calls import Call, channels_first, join_calls, like_layout, make_call, plain_call

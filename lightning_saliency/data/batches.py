@@ -1,4 +1,4 @@
-"""What is in a batch of a data loader: its images and its labels."""
+"""Finding the images and the labels in a batch of a data loader."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _LABEL_NAMES = ("label", "labels", "target", "targets", "y", "class", "classes",
 
 
 def find_images(batch: Any) -> Tensor:
-    """Return the images of a batch: the first floating-point tensor `(N, C, H, W)`, under a usual name first.
+    """Return the images of a batch: the first floating-point tensor `(N, C, H, W)`, usual names first.
 
     Args:
-        batch: A tensor, list, tuple, named tuple, mapping or dataclass, or several in each other.
+        batch: A tensor, list, tuple, named tuple, mapping or dataclass, also nested.
 
     Raises:
-        ValueError: There is none.
+        ValueError: The batch holds no such tensor.
 
     Example:
         >>> import torch
@@ -38,73 +38,73 @@ def find_images(batch: Any) -> Tensor:
 def find_labels(batch: Any, count: int, num_classes: int | None = None) -> Tensor | None:
     """Return the labels of a batch: one class for each of its images.
 
-    They are a tensor of N integers (or of zeros and ones) that stands beside the images: under a usual name, or the
-    only one; in a tuple or list the first one behind the images. Batches inside batches (dicts of batches from several
-    loaders, `({"image": ...}, label)`) are looked into. Where the number of classes is known, what does not fit it is
-    passed over, such as the indices of the images.
+    They are a tensor of N integers (or of zeros and ones) in the same container as the images: under a usual name, or
+    the only one; in a tuple or list the first one after the images. Nested batches (dicts of batches from several
+    loaders, `({"image": ...}, label)`) are searched too. Where the number of classes is known, tensors that do not fit
+    it are skipped, such as the indices of the images.
 
     Args:
-        batch: A tensor, list, tuple, named tuple, mapping or dataclass, or several in each other.
-        count: N.
-        num_classes: K.
+        batch: A tensor, list, tuple, named tuple, mapping or dataclass, also nested.
+        count: N, the number of images.
+        num_classes: K, the number of logits; None where it is not known.
 
     Returns:
-        `(N,)` int64, or None where there are none.
+        `(N,)` int64, or None where the batch holds no labels.
 
     Example:
         >>> import torch
         >>> find_labels((torch.arange(2), torch.zeros(2, 3, 8, 8), torch.tensor([1, 0])), 2)
         tensor([1, 0])
     """
-    parts = children(batch)
-    labels: dict[Any, Tensor] = {name: part for name, part in parts.items() if is_labels(part, count)}
-    is_positional = all(isinstance(name, int) for name in parts)
+    entries = children(batch)
+    labels: dict[Any, Tensor] = {name: entry for name, entry in entries.items() if is_labels(entry, count)}
+    is_positional = all(isinstance(name, int) for name in entries)
     usual = [labels[name] for name in _LABEL_NAMES if name in labels]
     candidates = usual or (list(labels.values()) if is_positional or len(labels) == 1 else [])
     if is_positional:
-        place = next((name for name, part in parts.items() if _holds_images(part)), -1)
-        candidates = [labels[name] for name in sorted(labels, key=lambda name: name < place)]
+        image_index = next((name for name, entry in entries.items() if _holds_images(entry)), -1)
+        candidates = [labels[name] for name in sorted(labels, key=lambda name: name < image_index)]
     for candidate in candidates:
         if fit_labels(candidate, num_classes):
             return candidate.reshape(-1).long()
-    # the images' own container first
-    for part in sorted(parts.values(), key=lambda part: not _holds_images(part)):
-        inner = find_labels(part, count, num_classes) if children(part) else None
-        if inner is not None:
-            return inner
+    # the container with the images first
+    for entry in sorted(entries.values(), key=lambda entry: not _holds_images(entry)):
+        nested_labels = find_labels(entry, count, num_classes) if children(entry) else None
+        if nested_labels is not None:
+            return nested_labels
     return candidates[0].reshape(-1).long() if candidates else None
 
 
 def fit_labels(labels: Tensor, num_classes: int | None) -> bool:
-    """Whether all labels are classes that the logits have; one logit has the classes 0 and 1."""
+    """Whether all labels are classes of a model with so many logits; a single logit has the classes 0 and 1."""
     return num_classes is None or bool(((labels >= 0) & (labels < max(num_classes, 2))).all())
 
 
 def is_images(value: Any) -> bool:
-    """Whether it is a batch of images as a model takes them."""
+    """Whether a value is a batch of images as models take them: floating point, `(N, C, H, W)`."""
     return isinstance(value, Tensor) and value.dim() == 4 and value.is_floating_point() and value.numel() > 0
 
 
 def is_labels(value: Any, count: int) -> bool:
-    """Whether it is one class per image; a binary model's 0 and 1 may be floats."""
+    """Whether a value holds one class for each of so many images; the 0 and 1 of a binary model may be floats."""
     if not isinstance(value, Tensor) or value.shape not in ((count,), (count, 1)) or value.is_complex():
         return False
     return not value.is_floating_point() or bool(((value == 0) | (value == 1)).all())
 
 
-def _holds_images(part: Any) -> bool:
-    """Whether images are in it: batches of them, or single ones in a list."""
-    if isinstance(part, Tensor):
-        return part.dim() >= 3
-    return any(_holds_images(inner) for inner in children(part).values())
+def _holds_images(value: Any) -> bool:
+    """Whether a value holds images: batches of them, or single ones in a list."""
+    if isinstance(value, Tensor):
+        return value.dim() >= 3
+    return any(_holds_images(entry) for entry in children(value).values())
 
 
-def _first_images(part: Any) -> Tensor | None:
-    if isinstance(part, Tensor):
-        return part if is_images(part) else None
-    parts: Mapping[Any, Any] = children(part)
-    for name in sorted(parts, key=lambda name: _IMAGE_NAMES.index(name) if name in _IMAGE_NAMES else 99):
-        images = _first_images(parts[name])
+def _first_images(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value if is_images(value) else None
+    entries: Mapping[Any, Any] = children(value)
+    for name in sorted(entries, key=lambda name: _IMAGE_NAMES.index(name) if name in _IMAGE_NAMES else 99):
+        images = _first_images(entries[name])
         if images is not None:
             return images
     return None

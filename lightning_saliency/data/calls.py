@@ -1,4 +1,4 @@
-"""A call of a model: the arguments of its forward for some samples, and which of their tensors holds the images."""
+"""`Call`: the arguments of one forward of a model, and which of their tensors holds the images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_saliency.data.trees import Path, at_path, children, describe, dot
 _IMAGE_NAMES = ("image", "images", "img", "imgs", "pixel_values", "x", "input", "inputs", "data")
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 _COLORS = (1, 3, 4)
-"""Channels of images that lie channels last: gray, RGB, RGBA."""
+"""The channels of images that are recognized as channels last: gray, RGB, RGBA."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Call:
     """The arguments of one forward of a model on N samples.
 
     Attributes:
-        arguments: By position (an int) or by name: any tree of tensors and other values.
-        image: Where the images are: the argument, and the keys that lead on from there.
-        per_sample: Where there is one row, or in a list or tuple one entry, for each sample; all else is the same for
-            all.
+        arguments: The arguments by position (an int) or by name: any tree of tensors and other values.
+        image: The path of the images: the argument, and the keys that lead from it to the tensor.
+        per_sample: The paths of the values with one row, or in a list or tuple one entry, for each sample; all other
+            values are the same for all samples.
     """
 
     arguments: Mapping[int | str, Any]
@@ -47,16 +47,16 @@ class Call:
 
     @property
     def images(self) -> Tensor:
-        """The images `(N, C, H, W)`, also where the model takes them channels last."""
+        """The images as `(N, C, H, W)`, also where the model takes them channels last."""
         return channels_first(self.leaf)
 
     @property
     def is_floating_point(self) -> bool:
-        """Whether the model takes the images as floating-point numbers; else it converts them itself."""
+        """Whether the images are floating-point numbers; else the model converts them itself."""
         return self.leaf.is_floating_point()
 
     def to(self, device: torch.device | str) -> Call:
-        """Return the same call with all tensors on a device."""
+        """Return the call with all its tensors on a device."""
 
         def moved(_: Path, value: Any) -> Any:
             return value.to(device) if isinstance(value, Tensor) else value
@@ -64,10 +64,10 @@ class Call:
         return replace(self, arguments=mapped(self.arguments, moved))
 
     def copied(self, images: Tensor | None = None) -> Call:
-        """Return the same call with copies of all containers and tensors, which a model may write on.
+        """Return a copy of the call, with new containers and tensors into which a model may write.
 
         Args:
-            images: `(N, C, H, W)`, themselves in the place of a copy of the images: a part of a graph.
+            images: `(N, C, H, W)`, in place of a copy of the images; not copied, so that they may be part of a graph.
         """
 
         def copied(path: Path, value: Any) -> Any:
@@ -79,31 +79,31 @@ class Call:
             return replace(self, arguments=mapped(self.arguments, copied))
 
     def __getitem__(self, rows: slice | Sequence[int]) -> Call:
-        """Return the call for some of the samples, of which one may be asked for more than once."""
+        """Return the call for some of the samples, by a slice or by indices, which may repeat."""
         count = len(self)
         if isinstance(rows, slice) and rows.indices(count) == (0, count, 1):
             return self
-        numbers = list(range(count))[rows] if isinstance(rows, slice) else list(rows)
+        indices = list(range(count))[rows] if isinstance(rows, slice) else list(rows)
 
-        def some(path: Path, value: Any) -> Any:
+        def select(path: Path, value: Any) -> Any:
             if path not in self.per_sample:
                 return value
             if isinstance(value, Tensor):
-                return value[rows] if isinstance(rows, slice) else value[torch.tensor(numbers, device=value.device)]
-            return type(value)(value[number] for number in numbers)
+                return value[rows] if isinstance(rows, slice) else value[torch.tensor(indices, device=value.device)]
+            return type(value)(value[index] for index in indices)
 
-        return self._mapped_rows(some)
+        return self._mapped_rows(select)
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """What calls must share to be joined: the shape of a sample in each tensor, and what is the same for all."""
-        found = []
+        """What calls must have in common to be joined: shapes per sample, and values shared by all samples."""
+        entries = []
         for path, value in leaves(self.arguments, self.per_sample):
             if path not in self.per_sample:
-                found.append((path, _identity(value)))
+                entries.append((path, _identity(value)))
             else:
-                found.append((path, (value.shape[1:], value.dtype) if isinstance(value, Tensor) else type(value)))
-        return tuple(found)
+                entries.append((path, (value.shape[1:], value.dtype) if isinstance(value, Tensor) else type(value)))
+        return tuple(entries)
 
     @property
     def leaf(self) -> Tensor:
@@ -112,7 +112,7 @@ class Call:
         return leaf
 
     def _mapped_rows(self, change: Callable[[Path, Any], Any]) -> Call:
-        """With a change of what has a row or an entry for each sample, and of all else."""
+        """Return the call with each value changed; a list or tuple of one entry per sample counts as one value."""
         return replace(self, arguments=mapped(self.arguments, change, self.per_sample))
 
 
@@ -122,26 +122,26 @@ def plain_call(images: Tensor) -> Call:
 
 
 def make_call(args: Sequence[Any] | Tensor, kwargs: Mapping[str, Any], image: str | None = None) -> Call:
-    """Find the images among the arguments of a forward.
+    """Return the call of a forward with these arguments, after finding the images among them.
 
-    They are the first floating-point tensor `(N, C, H, W)` of more than a pixel, under a usual name first; where there
+    They are the first floating-point tensor `(N, C, H, W)` of more than one pixel, usual names first; where there
     is none, the first `uint8` one, which the model converts itself.
 
     Args:
-        args: Positional arguments, or the only one, a tensor.
+        args: Positional arguments, or a single tensor.
         kwargs: Keyword arguments.
-        image: The name of the one that is meant, where there are several: keys with dots between, of which the last
-            ones suffice, such as `pixel_values` or `0.image`.
+        image: The name of the argument that holds the images, where there are several: keys joined by dots, of which
+            the last ones suffice, such as `pixel_values` or `0.image`.
 
     Raises:
-        ValueError: There are no images, or none of this name; the message lists the tensors that there are.
+        ValueError: There are no images, or none of this name; the message lists the tensors.
 
     Example:
         >>> call = make_call([{"id": torch.arange(2), "image": torch.zeros(2, 3, 8, 8)}], {})
         >>> call.image, call.images.shape
         ((0, 'image'), torch.Size([2, 3, 8, 8]))
     """
-    args = (args,) if isinstance(args, Tensor) else args  # parentheses alone make no tuple
+    args = (args,) if isinstance(args, Tensor) else args  # `(images)` is not a tuple
     arguments: dict[int | str, Any] = dict(enumerate(args))
     arguments.update(kwargs)
     tensors = {path: value for path, value in leaves(arguments) if isinstance(value, Tensor)}
@@ -156,20 +156,20 @@ def make_call(args: Sequence[Any] | Tensor, kwargs: Mapping[str, Any], image: st
             f"Expected the model to be called with images{'' if image is None else f' named {image!r}'}, a "
             f"floating-point or uint8 tensor (N, C, H, W), got {listed}."
         )
-    # a number for each image may be of four dimensions too
+    # a tensor (N, C, 1, 1) is no batch of images, if there is a better candidate
     candidates = [path for path in candidates if images[path][0].numel() > images[path].shape[1]] or candidates
     usual = [path for name in _IMAGE_NAMES for path in candidates if path[-1] == name]
     chosen = (usual or candidates)[0]
     count = len(images[chosen])
-    entries = set(_entries(arguments, count, chosen))
+    entries = set(_per_sample_sequences(arguments, count, chosen))
     rows = {path for path, value in leaves(arguments, entries) if isinstance(value, Tensor) and _has_rows(value, count)}
     return Call(arguments, chosen, frozenset(rows | entries))
 
 
 def join_calls(calls: Sequence[Call]) -> Call:
-    """Return one call for the samples of several that have the same `signature`.
+    """Join calls with the same `signature` into one call for all their samples.
 
-    What is the same for all samples is that of the first call.
+    Values shared by all samples are those of the first call.
     """
 
     def joined(path: Path, value: Any) -> Any:
@@ -185,12 +185,12 @@ def join_calls(calls: Sequence[Call]) -> Call:
 
 
 def channels_first(images: Tensor) -> Tensor:
-    """Return images `(N, C, H, W)` of such, or of `(N, H, W, C)` with one, three or four channels."""
+    """Return images as `(N, C, H, W)`; images `(N, H, W, C)` with one, three or four channels are permuted."""
     return images.permute(0, 3, 1, 2) if _is_channels_last(images) else images
 
 
 def like_layout(images: Tensor, layout: Tensor) -> Tensor:
-    """Return images `(N, C, H, W)` channels last where another tensor is."""
+    """Return images `(N, C, H, W)` as `(N, H, W, C)` if another tensor of images is channels last."""
     return images.permute(0, 2, 3, 1) if _is_channels_last(layout) else images
 
 
@@ -200,7 +200,7 @@ def _is_channels_last(images: Tensor) -> bool:
 
 
 def _identity(value: Any) -> Any:
-    """By which two values are told apart, of which one could not stand for the other."""
+    """Return a key that is equal for two values only if one can replace the other in a call."""
     if isinstance(value, Tensor) and value.layout == torch.strided:
         return value.shape, value.dtype, value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
     if isinstance(value, _PLAIN):
@@ -212,8 +212,8 @@ def _has_rows(value: Tensor, count: int) -> bool:
     return value.dim() > 0 and value.shape[0] == count
 
 
-def _entries(tree: Any, count: int, image: Path, path: Path = ()) -> Iterator[Path]:
-    """Where lists and tuples are that have an entry for each sample, such as file names or the boxes of each image.
+def _per_sample_sequences(tree: Any, count: int, image: Path, path: Path = ()) -> Iterator[Path]:
+    """Yield the paths of lists and tuples with one entry per sample, such as file names or the boxes of each image.
 
     Not those of tensors that each hold all samples, nor a tuple of numbers, which is a size.
     """
@@ -225,5 +225,5 @@ def _entries(tree: Any, count: int, image: Path, path: Path = ()) -> Iterator[Pa
         if not is_size and not (tensors and all(_has_rows(tensor, count) for tensor in tensors)):
             yield path
             return
-    for key, part in children(tree).items():
-        yield from _entries(part, count, image, (*path, key))
+    for key, entry in children(tree).items():
+        yield from _per_sample_sequences(entry, count, image, (*path, key))

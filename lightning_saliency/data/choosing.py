@@ -1,4 +1,4 @@
-"""Ways to choose the samples out of the validation stream: each is a class of a few lines."""
+"""Choosers: which samples of the validation stream are explained. Each is a class of a few lines."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 Choose: TypeAlias = Literal["first", "per_class", "hardest"]
-"""The names of the ways that there are; see `CHOOSERS`."""
+"""The names of the choosers in `CHOOSERS`."""
 
 
 class Candidate(NamedTuple):
-    """What is known of a sample as it passes.
+    """The properties of a sample of the stream by which it may be chosen.
 
     Attributes:
-        position: Its place in the stream.
-        label: Its true class, or None.
-        loss: The cross-entropy of what the model says of it, or None.
+        position: The sample's index in the stream, from 0.
+        label: The true class, or None.
+        loss: The cross-entropy of the model's logits for it, or None.
     """
 
     position: int
@@ -28,30 +28,32 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Chooser:
-    """A way to choose samples: the first ones, unless a subclass says otherwise.
+    """Base class of the rules by which samples are chosen; by itself it chooses the first ones.
+
+    In all methods, `kept` holds the samples kept so far, by their positions.
 
     Attributes:
-        num: How many samples.
-        needs_labels: Whether it cannot work without labels.
+        num: The number of samples to choose.
+        needs_labels: Whether the rule needs labels.
     """
 
     num: int
     needs_labels: ClassVar[bool] = False
 
     def wants(self, candidate: Candidate, kept: Mapping[int, Candidate]) -> bool:
-        """Whether to keep a sample that passes, beside those that are kept, which stand under their positions."""
+        """Whether to keep a sample of the stream in addition to those kept so far."""
         return len(kept) < self.num
 
     def order(self, kept: Mapping[int, Candidate]) -> list[int]:
-        """The positions of the samples that are shown, in the order in which they are shown."""
+        """Return the positions of the chosen samples, in the order in which they are shown."""
         return sorted(kept)[: self.num]
 
     def surplus(self, kept: Mapping[int, Candidate]) -> Iterable[int]:
-        """The positions of those that need not be kept any longer."""
+        """Return the positions of kept samples that can be dropped."""
         return ()
 
     def is_complete(self, kept: Mapping[int, Candidate]) -> bool:
-        """Whether nothing that is still to come can change the choice."""
+        """Whether the choice is final, whatever samples follow."""
         return len(kept) == self.num
 
 
@@ -62,43 +64,43 @@ class First(Chooser):
 
 @dataclass(frozen=True)
 class Positions(Chooser):
-    """The samples at given positions in the stream, in the order in which these are given."""
+    """The samples at given positions in the stream, in the given order."""
 
     positions: tuple[int, ...] = ()
 
     def wants(self, candidate: Candidate, kept: Mapping[int, Candidate]) -> bool:
-        """Whether its position is one of them."""
+        """Whether the sample's position is one of the given ones."""
         return candidate.position in self.positions
 
     def order(self, kept: Mapping[int, Candidate]) -> list[int]:
-        """As they are given."""
+        """Return the positions in the given order."""
         return list(self.positions)
 
     def is_complete(self, kept: Mapping[int, Candidate]) -> bool:
-        """Whether all have come."""
+        """Whether the samples of all positions are kept."""
         return len(kept) == len(set(self.positions))
 
 
 @dataclass(frozen=True)
 class PerClass(Chooser):
-    """Samples as evenly over the classes as they come."""
+    """Samples spread as evenly over the classes as the stream allows."""
 
     needs_labels: ClassVar[bool] = True
 
     def wants(self, candidate: Candidate, kept: Mapping[int, Candidate]) -> bool:
-        """Whether it could ever be shown: of so many classes, and of each, no more than there are places."""
+        """Whether the sample may be shown: at most `num` classes are kept, and at most `num` samples of each."""
         groups = _by_class(kept)
-        # of a class that is new, the number of classes counts
+        # for a class that has no sample yet, the number of classes counts
         return candidate.label is not None and len(groups.get(candidate.label, groups)) < self.num
 
     def order(self, kept: Mapping[int, Candidate]) -> list[int]:
-        """One of each class, then the next of each, and so on."""
+        """Return one sample of each class, then the next of each, and so on."""
         groups = [group for _, group in sorted(_by_class(kept).items())]
         rounds = [group[index] for index in range(self.num) for group in groups if index < len(group)]
         return rounds[: self.num]
 
     def is_complete(self, kept: Mapping[int, Candidate]) -> bool:
-        """Whether there is one of as many classes as there are places."""
+        """Whether samples of `num` classes are kept."""
         return len(_by_class(kept)) == self.num
 
 
@@ -109,25 +111,25 @@ class Hardest(Chooser):
     needs_labels: ClassVar[bool] = True
 
     def wants(self, candidate: Candidate, kept: Mapping[int, Candidate]) -> bool:
-        """Whether it is among the largest so far."""
+        """Whether the sample's loss is among the largest so far."""
         return candidate.position in self.order({**kept, candidate.position: candidate})
 
     def order(self, kept: Mapping[int, Candidate]) -> list[int]:
-        """By their loss; one that is no number is the largest, and one that is not known 0."""
+        """Return the positions by decreasing loss; NaN counts as the largest, and an unknown loss as 0."""
         losses = {position: candidate.loss or 0.0 for position, candidate in kept.items()}
         return sorted(losses, key=lambda position: (not math.isnan(losses[position]), -losses[position]))[: self.num]
 
     def surplus(self, kept: Mapping[int, Candidate]) -> Iterable[int]:
-        """Those that are no longer among the largest."""
+        """Return the positions whose losses are no longer among the largest."""
         return set(kept) - set(self.order(kept))
 
     def is_complete(self, kept: Mapping[int, Candidate]) -> bool:
-        """Not before the stream has ended."""
+        """Return False: a later sample may have a larger loss."""
         return False
 
 
 CHOOSERS: dict[str, type[Chooser]] = {"first": First, "per_class": PerClass, "hardest": Hardest}
-"""By name the ways that need no more than the number of samples. A way of one's own is one more entry."""
+"""The choosers that need only the number of samples, by name. To add one of your own, add an entry."""
 
 
 def _by_class(kept: Mapping[int, Candidate]) -> dict[int, list[int]]:

@@ -1,4 +1,4 @@
-"""What a data set says of itself: the normalisation of its images, the names of its classes."""
+"""Metadata of a data set: the normalization of its images and the names of its classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def find_dataset(loaders: Any, index: int = 0) -> Any:
-    """The data set behind a trainer's loaders (one, a list, a dict, a CombinedLoader); None if there is none."""
+    """Return the data set of one of a trainer's loaders (one, a list, a dict, a CombinedLoader), or None."""
     loaders = getattr(loaders, "flattened", loaders)
     if isinstance(loaders, Mapping):
         loaders = list(loaders.values())
@@ -19,10 +19,10 @@ def find_dataset(loaders: Any, index: int = 0) -> Any:
 
 
 def find_normalization(dataset: Any) -> tuple[list[float], list[float]] | None:
-    """Mean and standard deviation of the `Normalize` in a data set's transforms.
+    """Return mean and standard deviation of the `Normalize` in a data set's transforms, or None.
 
-    Found in torchvision's transforms v1 and v2, in its presets and in whatever else has a `mean` and a `std`; through
-    `Subset`, `ConcatDataset` and nested `Compose`. None if there is none.
+    Searched are torchvision's transforms v1 and v2, its presets and all other objects with a `mean` and a `std`,
+    through `Subset`, `ConcatDataset` and nested `Compose`.
 
     Example:
         >>> from types import SimpleNamespace
@@ -31,38 +31,39 @@ def find_normalization(dataset: Any) -> tuple[list[float], list[float]] | None:
         >>> find_normalization(SimpleNamespace(transform=transform))
         ([0.5], [0.25])
     """
-    found = None
-    for part in _parts(dataset):
-        mean, std = _numbers(getattr(part, "mean", None)), _numbers(getattr(part, "std", None))
+    normalization = None
+    for component in _components(dataset):
+        mean, std = _numbers(getattr(component, "mean", None)), _numbers(getattr(component, "std", None))
         if mean and std and len(mean) == len(std):
-            found = mean, std
-    return found
+            normalization = mean, std
+    return normalization
 
 
 def find_class_names(dataset: Any) -> list[str] | None:
-    """A data set's `.classes`, also of one inside a `Subset` or `ConcatDataset`; None if there is none."""
-    for part in _parts(dataset):
-        names = getattr(part, "classes", None)
+    """Return the class names of a data set, its `.classes`, also through `Subset` and `ConcatDataset`; or None."""
+    for component in _components(dataset):
+        names = getattr(component, "classes", None)
         if isinstance(names, Sequence) and not isinstance(names, str) and all(isinstance(name, str) for name in names):
             return list(names)
     return None
 
 
-def _parts(part: Any, depth: int = 8) -> Iterator[Any]:
-    """A data set, what it wraps, and its transforms, in the order in which they are applied."""
-    if part is None or depth == 0:
+def _components(component: Any, depth: int = 8) -> Iterator[Any]:
+    """Yield a data set, the data sets that it wraps, and its transforms in the order in which they are applied."""
+    if component is None or depth == 0:
         return
-    yield part
-    inner = getattr(part, "datasets", None)
-    yield from _parts(inner[0] if isinstance(inner, list) and inner else getattr(part, "dataset", None), depth - 1)
+    yield component
+    datasets = getattr(component, "datasets", None)
+    wrapped = datasets[0] if isinstance(datasets, list) and datasets else getattr(component, "dataset", None)
+    yield from _components(wrapped, depth - 1)
     for name in ("transforms", "transform"):
-        transforms = getattr(part, name, None)
+        transforms = getattr(component, name, None)
         for transform in transforms if isinstance(transforms, list | tuple | nn.Sequential) else [transforms]:
-            yield from _parts(transform, depth - 1)
+            yield from _components(transform, depth - 1)
 
 
 def _numbers(value: Any) -> list[float] | None:
-    """A sequence, tensor or array of numbers as floats; None for anything else."""
+    """Return the numbers of a sequence, tensor or array as floats; None for anything else."""
     if isinstance(value, Tensor) or (hasattr(value, "tolist") and not callable(value)):
         value = value.tolist()
     value = [value] if isinstance(value, int | float) else value

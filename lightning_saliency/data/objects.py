@@ -1,4 +1,4 @@
-"""Where the objects are: boxes and pixels, and one made of the other.
+"""Objects in images: boxes, masks of pixels, and the conversion of one to the other.
 
 Boxes are torchvision's (x1, y1, x2, y2) in pixels, where x2 and y2 are the first column and row outside.
 """
@@ -17,7 +17,7 @@ from lightning_saliency.data.trees import describe
 
 
 def boxes_to_masks(boxes: Tensor | Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """Return masks of the pixels inside boxes: of one box an image, or of any number of them.
+    """Return masks of the pixels inside boxes, one box or several per image.
 
     Args:
         boxes: `(N, 4)`, one for each image; or N tensors `(k, 4)`, each an image's k ≥ 0 boxes.
@@ -39,9 +39,9 @@ def boxes_to_masks(boxes: Tensor | Sequence[Tensor], size: Sequence[int]) -> Ten
     if isinstance(boxes, Tensor):
         check_shape("boxes", boxes, ("N", 4))
         return _filled(boxes, size)
-    for row, several in enumerate(boxes):
-        check_shape(f"boxes[{row}]", several, ("N", 4))
-    masks = [_filled(several, size).any(0) for several in boxes]
+    for row, image_boxes in enumerate(boxes):
+        check_shape(f"boxes[{row}]", image_boxes, ("N", 4))
+    masks = [_filled(image_boxes, size).any(0) for image_boxes in boxes]
     return torch.stack(masks) if masks else torch.zeros(0, 1, *size, dtype=torch.bool)
 
 
@@ -63,26 +63,26 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
     """
     check_bool("masks", check_shape("masks", masks, ("N", 1, "H", "W")))
     boxes = torch.zeros(len(masks), 4, device=masks.device)
-    found = masks.flatten(1).any(1)
+    is_present = masks.flatten(1).any(1)
     outside = torch.tensor([0, 0, 1, 1], device=masks.device)  # torchvision's are the last column and row inside
-    boxes[found] = torchvision.ops.masks_to_boxes(masks[found, 0]) + outside
+    boxes[is_present] = torchvision.ops.masks_to_boxes(masks[is_present, 0]) + outside
     return boxes
 
 
 def objects_to_masks(objects: Any, count: int, size: Sequence[int]) -> Tensor:
-    """Turn boxes or masks of objects into masks of their pixels.
+    """Return masks of the pixels of objects that are given as boxes or masks.
 
     Args:
         objects: Boxes `(N, 4)` as (x1, y1, x2, y2) in pixels, x2 and y2 outside; N tensors of boxes `(k, 4)`, for
-            several objects an image; or masks `(N, H, W)` or `(N, 1, H, W)`, of which what is not 0 is the object.
-        count: N.
+            several objects per image; or masks `(N, H, W)` or `(N, 1, H, W)`, not 0 at the pixels of the objects.
+        count: N, the number of images.
         size: (H, W) of the images.
 
     Returns:
         `(N, 1, H, W)` bool on the CPU.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: `objects` is none of these.
 
     Example:
         >>> objects_to_masks(torch.tensor([[1, 0, 3, 1]]), 1, (2, 4)).int()
@@ -107,7 +107,7 @@ def objects_to_masks(objects: Any, count: int, size: Sequence[int]) -> Tensor:
 
 
 def _filled(boxes: Tensor, size: Sequence[int]) -> Tensor:
-    """`(N, 4)` -> `(N, 1, H, W)` bool."""
+    """Return the mask of each box: `(N, 4)` -> `(N, 1, H, W)` bool."""
     x1, y1, x2, y2 = (corner[:, None] for corner in boxes.unbind(1))
     y, x = torch.arange(size[0], device=boxes.device), torch.arange(size[1], device=boxes.device)
     rows, columns = (y1 <= y) & (y < y2), (x1 <= x) & (x < x2)

@@ -1,4 +1,4 @@
-"""The fixed samples: calls of the model for one image each, taken as the validation stream passes, kept on the CPU."""
+"""The fixed samples: calls of the model for one image each, collected from the validation stream, on the CPU."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from lightning_saliency.data.objects import objects_to_masks
 from lightning_saliency.data.trees import describe
 
 Objects: TypeAlias = Callable[[Any], Any] | Tensor | Sequence[Tensor]
-"""Takes out of a batch where the objects are, as `objects_to_masks` takes it; or that itself, for each sample."""
+"""The objects of the samples, as for `objects_to_masks`; or a function that returns the objects of a batch."""
 
 LabelFn: TypeAlias = Callable[[Any], Tensor | None]
-"""Takes the labels `(N,)` out of a batch."""
+"""A function that returns the labels `(N,)` of a batch, or None."""
 
 _PLAIN = (Tensor, int, float, str, bool, bytes, type(None))
-"""What a checkpoint can hold without any class of the user's."""
+"""The types that a checkpoint can hold without importing user code."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is looked at: a call of the model for one image.
+    """A sample that is explained: a call of the model for one image.
 
     Attributes:
-        call: On the CPU.
-        label: The true class, or None where that is not known.
-        mask: Where the objects are, `(1, H, W)` bool, or None where that is not known.
-        logits: What the model said of it as the stream passed, `(K,)`, or None where that was not seen.
+        call: The call, on the CPU.
+        label: The true class, or None where it is not known.
+        mask: The pixels of the objects, `(1, H, W)` bool, or None where they are not known.
+        logits: The logits of the validation pass in which the sample was collected, `(K,)`, or None.
     """
 
     call: Call
@@ -48,10 +48,10 @@ class SampleBatch:
     """Samples that the model can be called with together.
 
     Attributes:
-        call: On the CPU.
-        labels: The true class of each, or None where that is not known.
-        positions: Their places among all samples that are looked at.
-        masks: Where the objects are, `(N, 1, H, W)` bool, or None where that is not known.
+        call: The call for all of them, on the CPU.
+        labels: The true class of each, or None where it is not known.
+        positions: Their indices among all samples that are explained.
+        masks: The pixels of the objects, `(N, 1, H, W)` bool, or None where they are not known.
     """
 
     call: Call
@@ -64,7 +64,7 @@ class SampleBatch:
 
     @property
     def known_labels(self) -> Tensor | None:
-        """The labels as `(N,)` int64, −1 for an unknown one; None where all are."""
+        """The labels as `(N,)` int64, with −1 for an unknown one; None where all are unknown."""
         if all(label is None for label in self.labels):
             return None
         return torch.tensor([-1 if label is None else label for label in self.labels])
@@ -72,11 +72,11 @@ class SampleBatch:
 
 @dataclass(frozen=True)
 class FixedSamples:
-    """The samples that are looked at, in the order in which they are shown.
+    """The samples that are explained, in the order in which they are shown.
 
     Attributes:
-        samples: Each with its own arguments, images of different sizes among them.
-        positions: Their places in the whole selection, of which some may not have been seen yet.
+        samples: The samples, whose images may be of different sizes.
+        positions: Their indices in the whole selection, of which some samples may not have been collected yet.
     """
 
     samples: tuple[Sample, ...]
@@ -86,11 +86,11 @@ class FixedSamples:
         return len(self.samples)
 
     def first(self, count: int) -> FixedSamples:
-        """Return the first so many of them."""
+        """Return the first `count` samples."""
         return FixedSamples(self.samples[:count], self.positions[:count])
 
     def batches(self) -> list[SampleBatch]:
-        """Put together those that the model can be called with together: one batch for images of one size."""
+        """Return batches of samples that the model can be called with together, such as one for each size of images."""
         groups: dict[Any, list[int]] = {}
         for index, sample in enumerate(self.samples):
             groups.setdefault((sample.call.signature, sample.mask is None), []).append(index)
@@ -109,17 +109,17 @@ class FixedSamples:
 
 @dataclass
 class SampleCollector:
-    """Collects the samples from a stream of batches, once, and keeps them.
+    """Collects the fixed samples from a stream of batches, once, and keeps them.
 
     Args:
-        chooser: Which of the samples that pass.
-        objects: Where the objects are, or a function that takes that out of a batch; None where it is not known.
-        label_fn: Takes the labels out of a batch in which they are not found by themselves.
-        given: Samples that are given, so that nothing is collected.
+        chooser: The rule by which samples are chosen.
+        objects: The objects of the samples, or a function that returns those of a batch; None where they are unknown.
+        label_fn: Returns the labels of a batch, where they are not found automatically.
+        given: Samples that the user passed, so that nothing is collected.
 
     Attributes:
         fixed: The samples, once they are complete.
-        unfit_labels: What is wrong with the labels of a batch, for a note; None where nothing is.
+        unfit_labels: A description of labels that do not fit the logits, for a warning; None where all fit.
     """
 
     chooser: Chooser
@@ -136,24 +136,24 @@ class SampleCollector:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was collected: another run may have other data."""
+        """Drop the collected samples: another run may have other data."""
         self.fixed = None if self.given is None else self._with_objects(self.given)
         self.begin()
 
     def begin(self) -> None:
-        """Begin with the stream; what an incomplete pass before it left is collected again."""
+        """Begin at the start of the stream; the samples of an incomplete earlier pass are dropped."""
         self._kept, self._candidates, self._position = {}, {}, 0
 
     def offer(self, batch: Any, call: Call, logits: Tensor | None) -> None:
-        """Take what is wanted of a batch; free once the samples are complete.
+        """Keep the samples of a batch that the chooser wants; does nothing once the samples are complete.
 
         Args:
-            batch: As the data loader gave it: for labels and objects.
+            batch: The data loader's batch, for labels and objects.
             call: What the model was called with for it.
-            logits: `(N, K)`, what it said, where that was seen.
+            logits: `(N, K)`, the model's output for it, where it was recorded.
 
         Raises:
-            ValueError: There are no labels where the choice needs them, or the objects are none.
+            ValueError: There are no labels where the chooser needs them, or the objects are neither boxes nor masks.
         """
         if self.fixed is not None:
             return
@@ -178,10 +178,13 @@ class SampleCollector:
             self.end(whole=True)
 
     def end(self, *, whole: bool) -> None:
-        """End with the stream; if it was the whole one, what was found stays.
+        """End a pass over the stream; if it was the whole stream, the samples are complete.
+
+        Args:
+            whole: Whether the pass went over the whole stream.
 
         Raises:
-            ValueError: Some of the positions lie beyond the stream.
+            ValueError: Some of the positions lie beyond the end of the stream.
         """
         if not whole or self.fixed is not None:
             return
@@ -193,32 +196,32 @@ class SampleCollector:
             )
 
     def current(self) -> FixedSamples | None:
-        """The samples; before they are complete, those of the running stream so far; None if there is none."""
+        """Return the samples; before they are complete, those collected so far, or None if there are none."""
         if self.fixed is not None or not self._kept:
             return self.fixed
         order = [
-            (place, position)
-            for place, position in enumerate(self.chooser.order(self._candidates))
+            (index, position)
+            for index, position in enumerate(self.chooser.order(self._candidates))
             if position in self._kept
         ]
         samples = tuple(self._kept[position] for _, position in order)
-        return self._with_objects(FixedSamples(samples, tuple(place for place, _ in order)))
+        return self._with_objects(FixedSamples(samples, tuple(index for index, _ in order)))
 
     def state_dict(self) -> dict[str, Any]:
-        """The samples as tensors and plain values, for a checkpoint; empty where they hold anything else."""
+        """Return the samples as tensors and plain values for a checkpoint; empty where they hold anything else."""
         if self.fixed is None or not all(map(_is_plain, self.fixed.samples)):
             return {}
         return {"samples": [_state_of(sample) for sample in self.fixed.samples]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the samples of a checkpoint, unless some were given, or it does not know where the objects are."""
+        """Load the samples of a checkpoint, unless the user passed samples, or the checkpoint lacks the objects."""
         samples = tuple(map(_from_state, state.get("samples", ())))
         knows_objects = not callable(self.objects) or all(sample.mask is not None for sample in samples)
         if samples and self.given is None and knows_objects:
             self.fixed = self._with_objects(FixedSamples(samples, tuple(range(len(samples)))))
 
     def _labels(self, batch: Any, count: int, logits: Tensor | None) -> list[int | None]:
-        """The label of each sample, None for one that the logits do not have."""
+        """Return the label of each sample, None for a class that the logits do not have."""
         num_classes = None if logits is None else logits.shape[1]
         labels = find_labels(batch, count, num_classes) if self.label_fn is None else self.label_fn(batch)
         if labels is None:
@@ -237,14 +240,14 @@ class SampleCollector:
 
     def _keep(self, candidate: Candidate, call: Call, mask: Tensor | None, logits: Tensor | None, row: int) -> None:
         position = candidate.position
-        said = None if logits is None else logits[row].detach().float().cpu().clone()
+        row_logits = None if logits is None else logits[row].detach().float().cpu().clone()
         self._candidates[position] = candidate
-        self._kept[position] = Sample(call.copied().to("cpu"), candidate.label, mask, said)
+        self._kept[position] = Sample(call.copied().to("cpu"), candidate.label, mask, row_logits)
         for surplus in self.chooser.surplus(self._candidates):
             del self._kept[surplus], self._candidates[surplus]
 
     def _with_objects(self, samples: FixedSamples) -> FixedSamples:
-        """With the objects that were given for the samples."""
+        """Return the samples with masks of the objects that the user passed for them."""
         if self.objects is None or callable(self.objects):
             return samples
         if len(self.objects) <= max(samples.positions):
@@ -262,14 +265,14 @@ class SampleCollector:
 
 
 def given_samples(images: Any, labels: Any = None) -> FixedSamples:
-    """Return samples that the model is called with as `model(images)`.
+    """Return fixed samples of given images, for a model that is called as `model(images)`.
 
     Args:
         images: `(N, C, H, W)`, as the model takes them.
-        labels: `(N,)`, or None.
+        labels: The true classes `(N,)`, or None.
 
     Raises:
-        ValueError: The images are no batch of images, or the labels do not fit them.
+        ValueError: The images are not a batch of images, or the labels do not fit them.
 
     Example:
         >>> len(given_samples(torch.zeros(2, 3, 8, 8), torch.tensor([1, 0])))
@@ -289,13 +292,13 @@ def given_samples(images: Any, labels: Any = None) -> FixedSamples:
 
 
 def _loss(logits: Tensor | None, row: int, label: int | None) -> float | None:
-    """The cross-entropy of one sample; of one logit the binary one."""
+    """Return the cross-entropy of one sample, for a single logit the binary cross-entropy."""
     if logits is None or label is None:
         return None
-    said = logits[row].detach().double()
-    if len(said) == 1:
-        return float(F.binary_cross_entropy_with_logits(said, said.new_tensor([label])))
-    return float(F.cross_entropy(said, torch.tensor(label, device=said.device)))
+    row_logits = logits[row].detach().double()
+    if len(row_logits) == 1:
+        return float(F.binary_cross_entropy_with_logits(row_logits, row_logits.new_tensor([label])))
+    return float(F.cross_entropy(row_logits, torch.tensor(label, device=row_logits.device)))
 
 
 def _is_plain(sample: Sample) -> bool:

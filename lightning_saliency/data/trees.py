@@ -1,4 +1,4 @@
-"""Trees of containers, as batches and arguments are: dicts, lists, tuples, named tuples, dataclasses in each other."""
+"""Nested containers, such as batches and arguments: dicts, lists, tuples, named tuples and dataclasses."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 Path: TypeAlias = tuple[Any, ...]
-"""Where a value is in a tree: the keys that lead to it."""
+"""The keys that lead from the root of a tree to a value."""
 
-_TOLD = 8
-"""Of a container's parts in a message: a list may hold a file name for each of hundreds of images."""
+_MOST_DESCRIBED = 8
+"""The most entries of a container in a message: a list may hold a file name for each of hundreds of images."""
 
 
 def children(value: Any) -> dict[Any, Any]:
-    """Return the parts of a container by their keys: a mapping, dataclass, named tuple, tuple or list; else nothing.
+    """Return the entries of a mapping, dataclass, named tuple, tuple or list by their keys; none for other values.
 
     Example:
         >>> children(["a", "b"])
@@ -34,68 +34,70 @@ def children(value: Any) -> dict[Any, Any]:
 
 
 def leaves(tree: Any, whole: Collection[Path] = (), path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield all that is no container, with the keys that lead to it.
+    """Yield each value of a tree that is not a container, with its path.
+
+    An empty container is a leaf too.
 
     Args:
         tree: Any tree.
-        whole: Where containers are that are not looked into.
+        whole: The paths of containers that count as leaves.
         path: The keys that lead to the tree.
 
     Example:
         >>> list(leaves({"a": [1, 2]}))
         [(('a', 0), 1), (('a', 1), 2)]
     """
-    parts = {} if path in whole else children(tree)
-    if not parts:
+    entries = {} if path in whole else children(tree)
+    if not entries:
         yield path, tree
-    for key, part in parts.items():
-        yield from leaves(part, whole, (*path, key))
+    for key, entry in entries.items():
+        yield from leaves(entry, whole, (*path, key))
 
 
 def mapped(tree: Any, change: Callable[[Path, Any], Any], whole: Collection[Path] = (), path: Path = ()) -> Any:
-    """Return a tree of new containers of the same kinds, with each leaf changed; of a read-only mapping a dict.
+    """Return a copy of a tree with each leaf changed; a read-only mapping becomes a dict.
 
     Args:
-        tree: Any tree, which is not written to.
-        change: Of a leaf's path and value, what stands in its place.
-        whole: Where containers are that are leaves.
+        tree: Any tree; it is not written to.
+        change: A function of a leaf's path and value that returns the new value.
+        whole: The paths of containers that count as leaves.
         path: The keys that lead to the tree.
 
     Example:
         >>> mapped({"a": [1, 2]}, lambda path, value: 10 * value)
         {'a': [10, 20]}
     """
-    parts = {} if path in whole else children(tree)
-    if not parts:
+    entries = {} if path in whole else children(tree)
+    if not entries:
         return change(path, copy.copy(tree) if isinstance(tree, MutableMapping | list) else tree)
-    changed = {key: mapped(part, change, whole, (*path, key)) for key, part in parts.items()}
+    changed = {key: mapped(entry, change, whole, (*path, key)) for key, entry in entries.items()}
     if isinstance(tree, tuple):
         return type(tree)(*changed.values()) if hasattr(tree, "_asdict") else tuple(changed.values())
     if isinstance(tree, Mapping) and not isinstance(tree, MutableMapping):
         return changed
     rebuilt: Any = copy.copy(tree)
-    for key, part in changed.items():
+    for key, entry in changed.items():
         if isinstance(tree, MutableMapping | list):
-            rebuilt[key] = part
+            rebuilt[key] = entry
         else:
-            object.__setattr__(rebuilt, key, part)  # the dataclass may be frozen, and nobody else knows this copy
+            object.__setattr__(rebuilt, key, entry)  # the dataclass may be frozen, and this copy is ours alone
     return rebuilt
 
 
 def at_path(tree: Any, path: Sequence[Any]) -> Any:
-    """Return what the keys lead to."""
+    """Return the value at a path of a tree."""
     for key in path:
         tree = children(tree)[key]
     return tree
 
 
 def dotted(path: Sequence[Any]) -> str:
-    """Return a path as people write it, with dots between the keys."""
+    """Return a path as text, with its keys joined by dots."""
     return ".".join(map(str, path))
 
 
 def describe(value: Any) -> str:
-    """Say in words what a value is, for a message.
+    """Return a description of a value in words, for an error message.
 
     Example:
         >>> import torch
@@ -104,9 +106,9 @@ def describe(value: Any) -> str:
     """
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
-    parts = children(value)
-    if not parts:
+    entries = children(value)
+    if not entries:
         return f"a {type(value).__name__}"
-    told = [f"{name}: {describe(part)}" for name, part in islice(parts.items(), _TOLD)]
-    more = [f"… {len(parts)} in all"] if len(parts) > _TOLD else []
-    return f"a {type(value).__name__} of {{{', '.join([*told, *more])}}}"
+    described = [f"{name}: {describe(entry)}" for name, entry in islice(entries.items(), _MOST_DESCRIBED)]
+    more = [f"… {len(entries)} in all"] if len(entries) > _MOST_DESCRIBED else []
+    return f"a {type(value).__name__} of {{{', '.join([*described, *more])}}}"

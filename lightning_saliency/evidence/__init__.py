@@ -1,4 +1,7 @@
-"""A model run once, without a trace: the only room with hooks, modes, autograd, random states and autocast."""
+"""Running a model without side effects: logits, activations and gradients of one forward and backward pass.
+
+The only package with hooks, modes, autograd, random states and autocast.
+"""
 
 from lightning_saliency.evidence.class_weights import POOLINGS, find_class_weights
 from lightning_saliency.evidence.forward import Forward, ForwardContext, as_forward

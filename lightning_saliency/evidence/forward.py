@@ -1,4 +1,4 @@
-"""How a model is run: one value that is called with a call's inputs and returns logits."""
+"""`Forward`: how a model is run on a recorded call and its logits are read."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ from lightning_saliency.evidence.isolation import undisturbed
 from lightning_saliency.evidence.outputs import LogitsReader
 
 ForwardContext: TypeAlias = Callable[[], AbstractContextManager[Any]]
-"""Makes the context in which the model's forward runs, for instance autocast."""
+"""A function that returns the context in which the model's forward runs, for instance autocast."""
 
-_SMALL = 3 * 224 * 224
-"""Of the images that go through a model together, in pixels: of fewer, a ResNet is slower channels last."""
+_CHANNELS_LAST_PIXELS = 3 * 224 * 224
+"""The number of pixels in a forward below which a ResNet is slower with its images laid out channels last."""
 
-_NEEDS_ORDER: WeakSet[nn.Module] = WeakSet()
-"""Models that have failed on images that were laid out channels last, as by a `view` of what a convolution returns."""
+_FAILED_CHANNELS_LAST: WeakSet[nn.Module] = WeakSet()
+"""Models that failed on images laid out channels last, for instance by a `view` of a convolution's output."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Forward:
-    """How a model is run on a call's inputs.
+    """How a model is run: the model, the context of its forward, and the function that reads the logits.
+
+    It is called with a `Call`, and returns logits.
 
     Attributes:
         model: Any module that returns logits, or something that holds them.
-        output_fn: Takes the logits out of what the model returns, where they are not found by themselves.
-        context: Makes the context for the forward, for instance `lambda: torch.autocast("cuda", torch.bfloat16)`.
-        memory_format: How images are laid out for the model; as they come, or on a CPU as it is fastest, if not said.
+        output_fn: Returns the logits of the model's output, where they are not found automatically.
+        context: Returns the context for the forward, for instance `lambda: torch.autocast("cuda", torch.bfloat16)`.
+        memory_format: The layout in memory of the model's images; by default their own, or on a CPU the fastest.
 
     Raises:
-        TypeError: `model` is no module, or a function is none.
+        TypeError: `model` is not a module, or `output_fn` or `context` is not a function.
 
     Example:
         >>> forward = Forward(nn.Flatten(), output_fn=lambda output: 2 * output)
@@ -67,12 +69,12 @@ class Forward:
         object.__setattr__(self, "model", getattr(self.model, "_orig_mod", self.model))
 
     def __call__(self, call: Call, images: Tensor | None = None, *, warns: bool = False) -> Tensor:
-        """Return the logits `(N, K)`, in the precision in which the model makes them.
+        """Return the logits `(N, K)`, in the precision in which the model computes them.
 
         Args:
-            call: What the model is called with; it gets a copy.
-            images: `(N, C, H, W)` floating point, in the place of the call's.
-            warns: Whether to say so where the model returns probabilities.
+            call: What the model is called with; the model gets a copy.
+            images: `(N, C, H, W)` floating point, in place of the call's.
+            warns: Whether to warn if the model returns probabilities.
 
         Raises:
             ValueError: The model returns no logits.
@@ -104,10 +106,11 @@ class Forward:
     def floating_point_images(self, call: Call) -> Tensor:
         """Return the images `(N, C, H, W)` as floating-point numbers.
 
-        Where the model converts them itself, they are the first such map that it makes of them, from a run of it.
+        Where the model converts them itself, it is run once, and they are the first floating-point map that it
+        computes from them.
 
         Raises:
-            ValueError: It does not show how they are converted.
+            ValueError: The run does not show how they are converted.
         """
         if call.is_floating_point:
             return call.images
@@ -123,39 +126,40 @@ class Forward:
         return conversion.images
 
     def in_fastest_layout(self, images: Tensor, at_once: int, run: Callable[[Forward], T]) -> T:
-        """Run something with the images laid out as it is fastest: channels last on a CPU, where that can be.
+        """Run a function with the images' fastest memory layout: channels last on a CPU, where the model allows it.
 
-        Most convolutions are faster by it, by a tenth to a half, if they have much to do: their weights are laid out
-        anew each time. The results differ by rounding alone. A model that fails is run again on images laid out as
-        they are, and remembered if that helps. A layout that was asked for is kept.
+        Most convolutions are faster by it, by a tenth to a half, on large enough inputs: their weights are converted in
+        every call. The results differ by rounding alone. A model that fails is run a second time on images in their own
+        layout, and remembered if that helps. A layout that the user asked for is kept.
 
         Args:
             images: `(N, C, H, W)`, on the model's device and in its precision.
-            at_once: How many such images go through it together, at the most.
-            run: Of how the model is run; may run twice, and is to leave no trace.
+            at_once: The most images that go through the model together.
+            run: The function, of how the model is run; it may run twice, so it must have no side effects.
         """
         is_fast = images.device.type == "cpu" and images.dtype in (torch.float32, torch.bfloat16)
         is_free = self.memory_format == torch.preserve_format
-        if is_free and is_fast and at_once * images.shape[2:].numel() >= _SMALL and self.model not in _NEEDS_ORDER:
-            with suppress(RuntimeError):  # a fault of the model's own shows again, below
+        is_large = at_once * images.shape[2:].numel() >= _CHANNELS_LAST_PIXELS
+        if is_free and is_fast and is_large and self.model not in _FAILED_CHANNELS_LAST:
+            with suppress(RuntimeError):  # an error for another reason is raised again, below
                 return run(replace(self, memory_format=torch.channels_last))
             result = run(self)
-            _NEEDS_ORDER.add(self.model)
+            _FAILED_CHANNELS_LAST.add(self.model)
             return result
         return run(self)
 
     @property
     def _parameter(self) -> Tensor | None:
-        """The model's first floating-point parameter, which tells its device and precision."""
+        """The model's first floating-point parameter, whose device and precision are the model's."""
         return next((parameter for parameter in self.model.parameters() if parameter.is_floating_point()), None)
 
 
 class _FirstFloatingPoint(TorchFunctionMode):
-    """Reads the first floating-point images that a model makes of the integer ones in a call, or replaces them.
+    """Reads, or replaces, the first floating-point images that a model computes from integer ones.
 
     Args:
-        call: What the model is called with inside this context.
-        replacement: `(N, C, H, W)`, what the model goes on with.
+        call: The call with which the model is run inside this context.
+        replacement: `(N, C, H, W)`, what the model continues with.
     """
 
     def __init__(self, call: Call, replacement: Tensor | None = None) -> None:
@@ -171,13 +175,13 @@ class _FirstFloatingPoint(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if self.images is not None or not self._reads_derived((*args, *(kwargs or {}).values())):
             return result
-        self._derived += [part for part in _flat([result]) if isinstance(part, Tensor)]
+        self._derived += [value for value in _flat([result]) if isinstance(value, Tensor)]
         if not (isinstance(result, Tensor) and result.is_floating_point()):
             return result
         if result.dim() != 4 or len(result) != self._count:
             return result
         if self._replacement is None:
-            self.images = channels_first(result).detach().clone()  # the model may go on to write on it
+            self.images = channels_first(result).detach().clone()  # the model may write into it later
             return result
         self.images = like_layout(self._replacement.to(result), result)
         return self.images
@@ -187,11 +191,11 @@ class _FirstFloatingPoint(TorchFunctionMode):
 
 
 def _flat(values: Sequence[Any]) -> Iterator[Any]:
-    """The values, and those in the lists and tuples among them."""
+    """Yield the values, with lists and tuples among them flattened by one level."""
     for value in values:
         yield from value if isinstance(value, list | tuple) else [value]
 
 
 def as_forward(model: nn.Module | Forward) -> Forward:
-    """Return how a model is run: as it is, where nothing else is said."""
+    """Return a `Forward` unchanged, and a model as a `Forward` with the default settings."""
     return model if isinstance(model, Forward) else Forward(model)

@@ -1,4 +1,4 @@
-"""The layer that makes the logits, and other parameters in a module's place for a while."""
+"""The head of a model, the layer that computes the logits; and the temporary replacement of parameters."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from lightning_saliency.evidence.forward import Forward, as_forward
 from lightning_saliency.evidence.isolation import graph_everywhere, undisturbed
 
 _PARAMETRIZATIONS = ".parametrizations."
-"""What stands in the name of a parameter from which `torch.nn.utils.parametrize` makes the module's own."""
+"""Part of the name of a parameter from which `torch.nn.utils.parametrize` computes the module's own."""
 
 
 def find_head(model: nn.Module | Forward, images: Tensor | Call) -> str:
-    """Find the layer that makes the logits, from a run of the first image: the one whose weight they meet last.
+    """Find the head, the layer whose weight is the last one applied on the way to the logits, by a run of one image.
 
-    A weight is a floating-point parameter of two dimensions or more that the logits depend on. What a model calls
-    after its classifier, for another purpose than the logits, is so passed over; where several layers make them
-    together (the mean of two heads), it is the last. It costs one forward of one image (two, where the model runs its
+    A weight is a floating-point parameter of two dimensions or more that the logits depend on. So layers that the model
+    calls after its classifier for another purpose are ignored; where several layers compute the logits together (the
+    mean of two heads), it is the last. It costs one forward of one image (two, where the model runs its
     head under `no_grad`), and leaves the model as it was.
 
     Args:
@@ -32,7 +32,7 @@ def find_head(model: nn.Module | Forward, images: Tensor | Call) -> str:
         images: `(N, C, H, W)`, or what the model is called with.
 
     Returns:
-        Its dotted name in `model.named_modules()`; empty where the weight is the model's own.
+        The layer's dotted name in `model.named_modules()`; empty where the weight is the model's own.
 
     Raises:
         ValueError: The logits depend on no weight.
@@ -48,14 +48,14 @@ def find_head(model: nn.Module | Forward, images: Tensor | Call) -> str:
     owners: dict[Any, str] = {}
     with undisturbed(model), ExitStack() as stack:
         for name, module in model.named_modules():
-            # a frozen weight has no place in the graph, and a tied one has two owners: each gets a stand-in of its own
+            # a frozen weight is not in the graph, and a tied one has two owners: each owner gets a stand-in of its own
             stand_ins = {key: nn.Parameter(weight.detach()) for key, weight in _weights(module)}
             owners.update(dict.fromkeys(stand_ins.values(), name))
             stack.enter_context(replaced_parameters(module, stand_ins))
         # a model may run its head under `no_grad`; it is tried last, for scripted modules have no hooks
         for graph in (torch.enable_grad, partial(graph_everywhere, model)):
             with graph():
-                weight = _last_met(forward(call), owners)
+                weight = _last_applied(forward(call), owners)
             if weight is not None:
                 return f".{owners[weight]}.".partition(_PARAMETRIZATIONS)[0].strip(".")
     raise ValueError(
@@ -65,23 +65,22 @@ def find_head(model: nn.Module | Forward, images: Tensor | Call) -> str:
 
 
 def own_parameters(module: nn.Module) -> dict[str, Tensor]:
-    """A module's floating-point parameters without its children's, and what its parametrizations make: by name."""
+    """Return a module's floating-point parameters and parametrized tensors by name, without its children's."""
     names = [*(name for name, _ in module.named_parameters(recurse=False)), *getattr(module, "parametrizations", ())]
-    with undisturbed(module), torch.enable_grad():  # a parametrization may count, or draw
+    with undisturbed(module), torch.enable_grad():  # a parametrization may keep a counter, or draw random numbers
         tensors = {name: getattr(module, name) for name in names}
     return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
 
 
 @contextmanager
 def replaced_parameters(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """Put other parameters in the place of a module's own, and the very same objects back, also after an error.
+    """Replace parameters of a module inside a context, and restore the original objects after it, also after an error.
 
-    The originals are not written to, so that who else holds them (an optimizer, a module that they are tied to) does
-    not notice.
+    The originals are not written to, so that nothing changes for an optimizer or a tied module that holds them too.
 
     Args:
         module: The module.
-        parameters: By name, as in `own_parameters`.
+        parameters: The replacements by name, as in `own_parameters`.
 
     Example:
         >>> linear = nn.Linear(2, 1, bias=False)
@@ -92,18 +91,18 @@ def replaced_parameters(module: nn.Module, parameters: Mapping[str, nn.Parameter
     with ExitStack() as stack:
         for name, parameter in parameters.items():
             if is_parametrized(module, name):
-                makers: Any = module.parametrizations
-                stack.callback(makers.__setitem__, name, makers[name])
-                makers[name] = _Made(parameter)
+                parametrizations: Any = module.parametrizations
+                stack.callback(parametrizations.__setitem__, name, parametrizations[name])
+                parametrizations[name] = _Constant(parameter)
             else:
-                # by `setattr`, since recurrent and scripted modules keep what they compute with elsewhere too
+                # by `setattr`, since recurrent and scripted modules hold their parameters in other attributes too
                 stack.callback(setattr, module, name, getattr(module, name))
                 setattr(module, name, parameter)
         yield
 
 
-class _Made(nn.Module):
-    """Takes the place of a parametrization."""
+class _Constant(nn.Module):
+    """A parametrization that returns a given parameter."""
 
     def __init__(self, parameter: nn.Parameter) -> None:
         super().__init__()
@@ -119,11 +118,11 @@ def _weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             yield name, parameter
 
 
-def _last_met(logits: Tensor, weights: Collection[Any]) -> Any:
-    """The weight whose use was the last that the logits depend on; None where they depend on none."""
+def _last_applied(logits: Tensor, weights: Collection[Any]) -> Any:
+    """Return the weight that was applied last of those that the logits depend on; None where they depend on none."""
     waiting: set[Any] = {logits.grad_fn} - {None}
     while waiting:
-        # nodes are numbered as the forward makes them: nothing that waits needs the one with the highest number
+        # autograd numbers nodes in the order of the forward: no waiting node depends on the one with the highest number
         node = max(waiting, key=lambda node: node._sequence_nr())
         waiting.remove(node)
         for parent, _ in node.next_functions:

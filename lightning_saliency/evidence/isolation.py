@@ -1,4 +1,4 @@
-"""Everything about a model that a pass must leave as it was: modes, buffers, attributes, random states."""
+"""Isolation of a pass: modes, buffers, attributes and random states are restored after it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.jit import ScriptModule
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Run the model in eval mode, without a graph, and leave everything as it was, also after an error.
 
-    Kept are: each module's `training` flag, buffers and attributes (a metric's states, cached features), the random
+    Restored are: each module's `training` flag, buffers and attributes (a metric's states, cached features), the random
     states of torch (on the CPU and on the model's devices), Python and NumPy, the grad and inference modes. Compiled
     modules run eagerly, without a recompile.
     `requires_grad`, `.grad` and the parameters are never touched.
@@ -40,19 +40,19 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         if any(isinstance(module, nn.RNNBase) for module in modules):
             # cuDNN has no backward through a recurrent layer in eval mode; torch's own kernels have
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        stack.enter_context(_buffers_kept(modules))
-        stack.enter_context(_attributes_kept(modules))
-        # a traced module with a graph for each mode swaps them in `train`
-        swapped = [(module, flag) for module, flag in flags if isinstance(module, GraphModule)]
+        stack.enter_context(_restored_buffers(modules))
+        stack.enter_context(_restored_attributes(modules))
+        # a traced module may hold one graph per mode, which its `train` method swaps
+        traced_flags = [(module, flag) for module, flag in flags if isinstance(module, GraphModule)]
         try:
-            for traced, _ in swapped:
+            for traced, _ in traced_flags:
                 traced.eval()
             for module, flag in flags:
                 if flag:
                     module.training = False  # not module.eval(): a user may have overridden it
             yield
         finally:
-            for traced, flag in swapped:
+            for traced, flag in traced_flags:
                 traced.train(flag)
             for module, flag in flags:
                 if module.training != flag:
@@ -68,15 +68,16 @@ def graph_everywhere(model: nn.Module) -> Iterator[None]:
 
     with ExitStack() as stack, torch.enable_grad():
         for module in model.modules():
-            stack.callback(module.register_forward_pre_hook(enable).remove)
+            if not isinstance(module, ScriptModule):  # which has no hooks
+                stack.callback(module.register_forward_pre_hook(enable).remove)
         yield
 
 
 @contextmanager
-def _buffers_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Undo what the forward does to buffers: some change in eval mode too (fake quantisation, counters)."""
+def _restored_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Restore the buffers after the context: some change in eval mode too (fake quantization, counters)."""
     registered = [(module._buffers, dict(module._buffers.items())) for module in modules]
-    kept = [
+    copies = [
         (buffer, buffer.clone(), buffer._version)
         for _, buffers in registered
         for buffer in buffers.values()
@@ -87,37 +88,37 @@ def _buffers_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for current, buffers in registered:
             _restore(current, buffers)
-        for buffer, copy, version in kept:
-            if buffer._version != version or not torch.equal(buffer, copy):  # writing to `.data` leaves the version
+        for buffer, copy, version in copies:
+            if buffer._version != version or not torch.equal(buffer, copy):  # `.data` changes no version
                 if buffer.shape != copy.shape:  # per-channel observers resize theirs
                     buffer.resize_(copy.shape)
                 buffer.copy_(copy)
 
 
 @contextmanager
-def _attributes_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Undo what the forward assigns to modules: a metric's states, features kept for later, counters."""
-    kept = [(vars(module), dict(vars(module))) for module in modules if not isinstance(module, ScriptModule)]
+def _restored_attributes(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Restore the attributes after the context: a metric's states, cached features, counters."""
+    originals = [(vars(module), dict(vars(module))) for module in modules if not isinstance(module, ScriptModule)]
     lists = []
     try:
-        for current, names in kept:
-            for name, value in names.items():
-                if isinstance(value, Tensor):  # a copy to work on: a metric adds to its states in place
+        for current, attributes in originals:
+            for name, value in attributes.items():
+                if isinstance(value, Tensor):  # the pass works on a copy: a metric adds to its states in place
                     current[name] = value.detach().clone()
                 elif isinstance(value, list):
                     lists.append((value, list(value)))
         yield
     finally:
-        for current, names in kept:
-            _restore(current, names)
+        for current, attributes in originals:
+            _restore(current, attributes)
         for value, items in lists:
             value[:] = items
 
 
-def _restore(current: Any, names: dict[str, Any]) -> None:
-    """Give a module's dict back the very objects that it had, and no others; a scripted module's has no `update`."""
-    for name, value in names.items():
+def _restore(current: Any, originals: dict[str, Any]) -> None:
+    """Restore the entries of a module's dict, and delete those that were added; a scripted module's has no `update`."""
+    for name, value in originals.items():
         current[name] = value
-    if len(current) > len(names):
-        for name in [name for name, _ in current.items() if name not in names]:
+    if len(current) > len(originals):
+        for name in [name for name, _ in current.items() if name not in originals]:
             del current[name]

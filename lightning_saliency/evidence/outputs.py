@@ -1,4 +1,4 @@
-"""What a model returns: the logits in it, also where it ends in a softmax."""
+"""Finding the logits in a model's output, also where the model ends in a softmax."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _SOFTMAX = frozenset({"softmax", "log_softmax"})
 
 
 def find_logits(output: Any, num_images: int, output_fn: Callable[[Any], Tensor] | None = None) -> Tensor:
-    """Take the logits out of whatever a model returns.
+    """Find the logits in the output of a model.
 
     Args:
-        output: A tensor, or a tuple, list, mapping or object that holds it: under `logits`, then under `out`, else the
+        output: A tensor, or a tuple, list, mapping or object that holds one: under `logits`, then under `out`, else the
             first tensor of the right shape.
         num_images: N, the number of images that went in.
-        output_fn: Takes the logits out of `output` in place of this search.
+        output_fn: Returns the logits of `output`, in place of this search.
 
     Returns:
-        The logits `(N, K)`, as the model made them. `(N,)` and trailing ones, `(N, K, 1, 1)`, are brought to `(N, K)`;
-        so is what a model that ends in `squeeze()` makes of a single image, `(K,)` or `()`.
+        The logits `(N, K)`, as the model computed them. The shapes `(N,)` and `(N, K, 1, 1)` become `(N, K)`; so do
+        `(K,)` and `()`, which a model that ends in `squeeze()` returns for a single image.
 
     Raises:
-        ValueError: No such tensor is found.
+        ValueError: The output holds no such tensor.
 
     Example:
         >>> find_logits({"features": torch.zeros(2, 8, 4, 4), "logits": torch.zeros(2, 5)}, 2).shape
@@ -49,15 +49,15 @@ def find_logits(output: Any, num_images: int, output_fn: Callable[[Any], Tensor]
 
 
 class LogitsReader(TorchFunctionMode):
-    """Takes the logits out of what a model returns; where these are probabilities, what went into their softmax.
+    """Reads the logits of a model's output; where the model returns probabilities, the input of their softmax.
 
-    A saturated probability has no gradient that could be shown. If the softmax is not seen (it is written out, or
-    inside a scripted module), the logits are the probabilities' logarithm.
+    A saturated probability has no gradient that could be shown. If the softmax cannot be intercepted (it is written
+    out, or inside a scripted module), the logits are the logarithm of the probabilities.
 
     Args:
         num_images: N.
-        output_fn: Takes the logits out of what the model returns.
-        warns: Whether a warning says so: the first pass does, further ones need not.
+        output_fn: Returns the logits of the model's output.
+        warns: Whether to warn about probabilities: the first pass does, repeated ones need not.
     """
 
     def __init__(self, num_images: int, output_fn: Callable[[Any], Tensor] | None, *, warns: bool) -> None:
@@ -68,7 +68,7 @@ class LogitsReader(TorchFunctionMode):
         self._softmaxes: list[tuple[Tensor, Tensor]] = []
 
     def read(self, output: Any) -> Tensor:
-        """The logits `(N, K)` in what the model returned, after it ran inside this context."""
+        """Return the logits `(N, K)` of the output of a model that ran inside this context."""
         logits = find_logits(output, self.num_images, self.output_fn)
         if logits.shape[1] == 1:
             return logits
@@ -100,7 +100,7 @@ class LogitsReader(TorchFunctionMode):
 
 
 def _are_probabilities(rows: Tensor) -> bool:
-    """Whether all rows are not negative and sum to 1, as near as a softmax comes to that; but for those not finite."""
+    """Whether all finite rows are probabilities: not negative, and of sum 1 up to the rounding of a softmax."""
     tolerance = min(50 * torch.finfo(rows.dtype).eps, 0.02)  # in half precision 50 eps would be 0.05, and 0.4
     wide = rows[rows.isfinite().all(1)].to(torch.promote_types(rows.dtype, torch.float32))
     return len(wide) > 0 and bool((wide >= 0).all() and ((wide.sum(1) - 1).abs() < tolerance).all())
@@ -116,15 +116,15 @@ def _first_logits(candidates: Iterable[Any], num_images: int) -> Tensor | None:
 
 
 def _candidates(output: Any) -> Iterable[Any]:
-    """What may be the logits, the most likely first."""
+    """Yield the parts of an output that may be the logits, the most likely first."""
     if isinstance(output, Tensor):
         yield output
         return
-    # a named tuple is taken as a tuple, whose fields are attributes: `logits` of one means what it says
-    parts = children(output)
+    # the fields of a named tuple are attributes too, so its `logits` are read by `getattr`
+    entries = children(output)
     for name in ("logits", "out"):
-        part = parts[name] if isinstance(output, Mapping) and name in parts else getattr(output, name, None)
-        if part is not None:
-            yield from _candidates(part)
-    for part in parts.values():
-        yield from _candidates(part)
+        value = entries[name] if isinstance(output, Mapping) and name in entries else getattr(output, name, None)
+        if value is not None:
+            yield from _candidates(value)
+    for value in entries.values():
+        yield from _candidates(value)

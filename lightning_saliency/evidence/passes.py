@@ -1,4 +1,4 @@
-"""One pass, forward and where a method needs it backward, from which all plain methods are read; and further ones."""
+"""The shared pass, a forward and if needed a backward, that most methods read; and the extra passes of the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lightning_saliency.evidence.target_layer import TargetLayer
 from lightning_saliency.evidence.targets import ParsedTarget, check_classes, select_scores
 
 Need: TypeAlias = Literal["activations", "activation_grads", "input_grads", "class_weights"]
-"""What a method reads."""
+"""The parts of the evidence that a method may read."""
 
 T = TypeVar("T")
 
@@ -30,14 +30,14 @@ _PATIENCE = 3.0
 """Seconds before a progress bar is shown."""
 
 _FLOAT16_SCALE = 2.0**12
-"""Float16 gradients are taken of the score times this, lest they underflow; where that overflows, of the score."""
+"""The factor of the score for float16 gradients, so that they do not underflow; it is dropped where they overflow."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one pass over N images shows; every method is a function of this.
+    """The tensors of one pass over N images, from which a method computes its attributions.
 
-    All tensors are detached; half precision is widened to float32. What no method asked for is None.
+    All tensors are detached; half precision is widened to float32. Those that no method asked for are None.
 
     Attributes:
         images: The model's input `(N, C, H, W)`.
@@ -48,8 +48,8 @@ class Evidence:
         activation_grads: g = ∂score/∂A, `(N, D, h, w)`.
         input_grads: ∂score/∂input, `(N, C, H, W)`.
         class_weights: The explained score's row of the linear layer after global average pooling, `(N, D)`.
-        all_class_weights: Its row of each class, `(K, D)`; for a single logit, those of the classes 0 and 1.
-        pooled_activations: The map that the linear layer sees pooled: A, or ReLU(A) (see `find_class_weights`).
+        all_class_weights: The rows of all classes, `(K, D)`; for a single logit, those of the classes 0 and 1.
+        pooled_activations: The map whose pooling is the linear layer's input: A, or ReLU(A) (see `find_class_weights`).
     """
 
     images: Tensor
@@ -73,44 +73,45 @@ def collect(
     needs: Set[Need],
     layers: Sequence[TargetLayer] = (),
     rectifier: Rectifier | None = None,
-    is_further: bool = False,
+    is_repeated: bool = False,
 ) -> list[Evidence]:
-    """Run the model once, forward and, if a method needs a gradient, backward; to be called inside `undisturbed`.
+    """Run the model once, forward and, if a method needs a gradient, backward.
 
+    To be called inside `undisturbed`.
     No gradient of a parameter is computed. If the input's gradient is not needed, the graph starts at the first target
-    layer: what comes before it runs without one. A model that ends in a softmax is explained by what went into it.
+    layer: the layers before it run without one. A model that ends in a softmax is explained by the softmax's input.
 
     Args:
         forward: How the model is run.
-        call: What it is called with.
-        images: `(N, C, H, W)` floating point, in the place of the call's.
+        call: What the model is called with.
+        images: `(N, C, H, W)` floating point, in place of the call's.
         target: What `Target.resolve` returned for these images.
-        needs: What the methods read.
+        needs: The parts of the evidence that the methods read.
         layers: The target layers; not needed for the input's gradient alone.
-        rectifier: Another rule than the gradient's for the backward through ReLUs.
-        is_further: Whether a pass has already warned of what there is to warn of.
+        rectifier: Another backward rule for ReLUs than that of the gradient.
+        is_repeated: Whether an earlier pass has given the warnings already.
 
     Returns:
-        The evidence at each layer; without a layer one that has none.
+        The evidence at each layer; without layers, one without activations.
 
     Raises:
         ValueError: A layer does not run exactly once or returns no feature map, a target class does not exist, or the
-            score does not depend on what is asked for, or on no ReLU where a rule for these is asked for.
+            score does not depend on a tensor whose gradient is needed, or with a `rectifier` on no ReLU.
     """
     wants_input, wants_map = "input_grads" in needs, "activation_grads" in needs
     if isinstance(target, Tensor):
-        target = target.clone()  # autograd saves it: refused if it was made in inference mode
+        target = target.clone()  # autograd saves it, and refuses a tensor from inference mode
     # A model may run a part of itself under `no_grad` (a frozen backbone, say). Then the graph that starts where it is
-    # cheapest does not reach the score, and the second try builds one everywhere.
+    # cheapest does not reach the score, and the second attempt builds a graph everywhere.
     for everywhere in (False, True) if wants_input or wants_map else (False,):
-        # what the model writes on is a copy; one that was made in inference mode can be no leaf
+        # the model gets a copy, into which it may write; a tensor from inference mode cannot be a leaf
         leaf = (images.clone() if images.is_inference() else images.detach()).requires_grad_(wants_input)
         taps = [Tap(layer, starts_graph=wants_map and not wants_input) for layer in layers]
         with ExitStack() as stack:
             stack.enter_context(graph_everywhere(forward.model) if everywhere else torch.set_grad_enabled(wants_input))
             for tap in taps:
                 stack.enter_context(tap)
-            logits = forward(call, leaf, warns=not is_further)
+            logits = forward(call, leaf, warns=not is_repeated)
         activations = [tap.read() for tap in taps]
         check_classes(target, logits)
         with torch.set_grad_enabled(wants_input or wants_map):
@@ -128,22 +129,22 @@ def collect(
             "inference mode or activation checkpointing with `use_reentrant=True` inside the model cuts the graph: "
             "use `use_reentrant=False`, or choose a later `layer`."
         )
-    # as images usually lie, whatever the pass's layout was: what is made of them is faster so
+    # in the usual layout, whatever the pass's was: what reads them is faster
     input_grads = gradients.pop().contiguous() if wants_input else None
 
-    def at(layer: int | None) -> Evidence:
-        shared = Evidence(
+    def evidence_at(layer: int | None) -> Evidence:
+        without_layer = Evidence(
             _widen(images.detach()), _widen(logits.detach()), scores.detach(), classes, input_grads=input_grads
         )
         if layer is None:
-            return shared
+            return without_layer
         class_weights = all_weights = pooled = None
         if "class_weights" in needs:
             weight, pooled = find_class_weights(forward.model, activations[layer].detach(), logits.detach())
             all_weights = torch.cat([-weight, weight]) if len(weight) == 1 else weight
-            class_weights = all_weights[classes] if classes is not None else _mixture(logits, target) @ weight
+            class_weights = all_weights[classes] if classes is not None else _score_gradient(logits, target) @ weight
         return replace(
-            shared,
+            without_layer,
             activations=_widen(activations[layer].detach()),
             activation_grads=gradients[layer] if wants_map else None,
             class_weights=class_weights,
@@ -151,22 +152,24 @@ def collect(
             pooled_activations=pooled,
         )
 
-    return [at(layer) for layer in range(len(layers))] or [at(None)]
+    return [evidence_at(layer) for layer in range(len(layers))] or [evidence_at(None)]
 
 
 @dataclass
 class Passes:
-    """Further passes for the classes that one pass has explained: for the methods that need more than that one.
+    """Extra passes over changed images, for the methods that need more than the shared pass.
+
+    They explain the same classes as the shared pass.
 
     Attributes:
         forward: How the model is run.
-        call: What it was called with.
+        call: What the model was called with.
         target: The explained class of each image, `(N,)`, or a callable.
         layer: The target layer, where a method reads it.
-        batch_size: At most so many images in a forward of `scores`.
-        progress: Whether a bar shows how far the passes are, where they take more than a few seconds.
-        notes: What a method says of its map, one number an image.
-        shared: What methods that read the same images have computed together.
+        batch_size: The most images in one forward of `scores`.
+        progress: Whether to show a progress bar where the passes take more than a few seconds.
+        notes: Numbers that a method reports for its maps, by name, `(N,)`.
+        shared: Cached gradients that several methods read, by the rule for ReLUs.
     """
 
     forward: Forward
@@ -179,20 +182,20 @@ class Passes:
     shared: dict[str, Tensor] = field(default_factory=dict)
 
     def rectified(self, images: Tensor, rectifier: Rectifier) -> Tensor:
-        """∂score/∂input `(N, C, H, W)` by another rule for ReLUs; from one pass for all methods that read it."""
+        """Return ∂score/∂input `(N, C, H, W)` by another backward rule for ReLUs, from one pass for all methods."""
         if rectifier not in self.shared:
-            found = self.again(images, {"input_grads"}, rectifier).input_grads
-            assert found is not None  # it is what was asked for
-            self.shared[rectifier] = found
+            gradients = self.repeat(images, {"input_grads"}, rectifier).input_grads
+            assert gradients is not None  # it is what was asked for
+            self.shared[rectifier] = gradients
         return self.shared[rectifier]
 
     def steps(self, steps: Sequence[T], what: str) -> Iterable[T]:
-        """The steps, behind a progress bar."""
+        """Return the steps, with a progress bar of this title while they are iterated."""
         bar: Iterable[T] = tqdm(steps, desc=what, delay=_PATIENCE, disable=not self.progress, leave=False)
         return bar
 
-    def again(self, images: Tensor, needs: Set[Need], rectifier: Rectifier | None = None) -> Evidence:
-        """Another pass over as many images, `(N, C, H, W)`, each for the class of its place."""
+    def repeat(self, images: Tensor, needs: Set[Need], rectifier: Rectifier | None = None) -> Evidence:
+        """Run the pass once more on N changed images `(N, C, H, W)`, each for the class of its original."""
         layers = [self.layer] if self.layer is not None and not needs <= {"input_grads"} else []
         return collect(
             self.forward,
@@ -202,16 +205,16 @@ class Passes:
             needs=needs,
             layers=layers,
             rectifier=rectifier,
-            is_further=True,
+            is_repeated=True,
         )[0]
 
     def scores(self, images: Tensor, row: int, activations: Tensor | None = None) -> Tensor:
-        """The scores `(n,)` of other images `(n, C, H, W)` for the class of one image, by forward passes alone.
+        """Return the scores `(n,)` of n changed copies of one image for its explained class, by forward passes alone.
 
         Args:
-            images: Changed copies of the image, or the image itself as often as there are `activations`.
-            row: Which image's class.
-            activations: `(n, D, h, w)` that take the place of the target layer's.
+            images: `(n, C, H, W)`: changed copies of the image, or n unchanged ones where there are `activations`.
+            row: The index of the image.
+            activations: `(n, D, h, w)`, in place of the target layer's output.
         """
         with ExitStack() as stack:
             if activations is not None and self.layer is not None:
@@ -219,20 +222,20 @@ class Passes:
             logits = forward_logits(self.forward, self.call[[row] * len(images)], images)
         if isinstance(self.target, Tensor):
             return select_scores(logits, self.target[row].expand(len(images)))[0]
-        # a callable may give each place in the batch another score: each copy is shown to it in the image's own place
-        alone = [copy.expand(len(self.call), -1) for copy in logits]
-        return torch.stack([select_scores(batch, self.target)[0][row] for batch in alone])
+        # a callable's score may depend on the row in the batch: each copy is passed to it in the image's own row
+        batches = [copy.expand(len(self.call), -1) for copy in logits]
+        return torch.stack([select_scores(batch, self.target)[0][row] for batch in batches])
 
 
 def forward_logits(forward: Forward, call: Call, images: Tensor) -> Tensor:
-    """Return the logits `(N, K)` of other images in a call, at least float32; to be called inside `undisturbed`.
+    """Return the logits `(N, K)` of a call with other images, at least float32, by a forward without a graph.
 
-    It is a forward without a graph.
+    To be called inside `undisturbed`.
 
     Args:
         forward: How the model is run.
-        call: What it is called with.
-        images: `(N, C, H, W)`, in the place of the call's.
+        call: What the model is called with.
+        images: `(N, C, H, W)`, in place of the call's.
     """
     with torch.no_grad():
         return _widen(forward(call, images.to(call.leaf.device)))
@@ -241,13 +244,13 @@ def forward_logits(forward: Forward, call: Call, images: Tensor) -> Tensor:
 def forward_logits_in_chunks(
     forward: Forward, call: Call, images: Iterable[tuple[int, Tensor]], *, batch_size: int
 ) -> Tensor:
-    """Return the logits `(n, K)` of any number of changed images, which are made as they are needed.
+    """Return the logits `(n, K)` of any number of changed images, which are read one batch at a time.
 
     Args:
         forward: How the model is run.
-        call: What it is called with.
-        images: n pairs: which of the call's samples it is a changed copy of, and the image `(C, H, W)`.
-        batch_size: How many go through the model at a time: n / batch_size forwards, rounded up.
+        call: What the model is called with.
+        images: n pairs: the index of the call's sample that was changed, and the changed image `(C, H, W)`.
+        batch_size: The images that go through the model together: n / batch_size forwards, rounded up.
     """
     images, logits = iter(images), []
     while chunk := list(islice(images, batch_size)):
@@ -259,7 +262,7 @@ def forward_logits_in_chunks(
 def _gradients(
     scores: Tensor, wanted: list[Tensor], dtype: torch.dtype, rectifier: Rectifier | None
 ) -> list[Tensor] | None:
-    """∂score/∂tensor for each wanted tensor, or None where a score does not depend on one of them."""
+    """Return ∂score/∂tensor for each wanted tensor, or None where a score does not depend on one of them."""
     if not wanted:
         return []
     if not scores.requires_grad or not all(tensor.requires_grad for tensor in wanted):
@@ -267,36 +270,36 @@ def _gradients(
     if rectifier is not None:
         rectify(scores, wanted[-1], rectifier)
 
-    def backward(scale: float, *, again: bool = False) -> list[Tensor] | None:
+    def backward(scale: float, *, retain_graph: bool = False) -> list[Tensor] | None:
         weights = torch.full_like(scores, scale)
-        found = torch.autograd.grad(scores, wanted, weights, retain_graph=again, allow_unused=True)
-        gradients = [_widen(gradient) for gradient in found if gradient is not None]
+        raw = torch.autograd.grad(scores, wanted, weights, retain_graph=retain_graph, allow_unused=True)
+        gradients = [_widen(gradient) for gradient in raw if gradient is not None]
         if len(gradients) < len(wanted):
             return None
         return gradients if scale == 1 else [gradient / scale for gradient in gradients]
 
     if torch.float16 not in (dtype, *(tensor.dtype for tensor in wanted)):
         return backward(1.0)
-    scaled = backward(_FLOAT16_SCALE, again=True)
+    scaled = backward(_FLOAT16_SCALE, retain_graph=True)
     if scaled is None or all(_finite(gradient).all() for gradient in scaled):
         return scaled
     plain = backward(1.0) or scaled
-    # image by image: one that overflows does not take the scale from the others
+    # image by image: where one overflows, the others keep the scale
     return [large.where(_finite(large), small) for large, small in zip(scaled, plain, strict=True)]
 
 
-def _mixture(logits: Tensor, target: ParsedTarget) -> Tensor:
-    """∂score/∂logits `(N, K)`, on the logits alone: which mix of the linear layer's rows the score is."""
+def _score_gradient(logits: Tensor, target: ParsedTarget) -> Tensor:
+    """Return ∂score/∂logits `(N, K)`: the weights with which a callable target mixes the classes."""
     with torch.enable_grad():
         leaf = _widen(logits.detach()).requires_grad_()
         return torch.autograd.grad(select_scores(leaf, target)[0].sum(), leaf)[0]
 
 
 def _finite(maps: Tensor) -> Tensor:
-    """Which images' maps are finite throughout: `(N, C, h, w)` -> `(N, 1, 1, 1)`."""
+    """Whether all values of each image's maps are finite: `(N, C, h, w)` -> `(N, 1, 1, 1)`."""
     return maps.isfinite().all(3, keepdim=True).all(2, keepdim=True).all(1, keepdim=True)
 
 
 def _widen(tensor: Tensor) -> Tensor:
-    """At least float32."""
+    """Return the tensor in at least float32."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""The model's own calls, recorded as they happen."""
+"""`CallRecorder`: records the arguments and logits of a model's calls during somebody else's step."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 
 from lightning_saliency.data import Call, make_call, mapped
 from lightning_saliency.evidence.outputs import find_logits
@@ -16,13 +17,13 @@ from lightning_saliency.evidence.outputs import find_logits
 
 @dataclass(frozen=True)
 class RecordedCall:
-    """A call of a module, as it happened in somebody else's step.
+    """A call of a module that was recorded during somebody else's step.
 
     Attributes:
-        name: Of the module.
-        call: What it was called with; None where no images are in it.
-        logits: What it returned, `(N, K)`; None where no logits are in it.
-        problem: Why it has no call or no logits.
+        name: The name of the module.
+        call: What the module was called with; None where that holds no images.
+        logits: The logits that it returned, `(N, K)`; None where the output holds none.
+        problem: Why there is no call or there are no logits; None where there are both.
     """
 
     name: str
@@ -34,13 +35,13 @@ class RecordedCall:
 class CallRecorder:
     """Records the first call of each of several modules in a step, by hooks.
 
-    A call inside the call of another one of the modules belongs to that one. The hooks are on from `start` to `stop`,
-    and read nothing but between `begin_step` and `end_step`.
+    A call inside the call of another one of the modules is not recorded. The hooks are registered from `start` to
+    `stop`, and read nothing outside `begin_step` and `end_step`.
 
     Args:
-        modules: By name.
-        image: Which argument holds the images, where there are several; see `make_call`.
-        output_fn: Takes the logits out of what a module returns.
+        modules: The modules by name.
+        image: The name of the argument that holds the images, where there are several; see `make_call`.
+        output_fn: Returns the logits of a module's output.
     """
 
     def __init__(
@@ -50,7 +51,8 @@ class CallRecorder:
         image: str | None = None,
         output_fn: Callable[[Any], Tensor] | None = None,
     ) -> None:
-        self.modules = dict(modules)
+        # a scripted module has no hooks
+        self.modules = {name: module for name, module in modules.items() if not isinstance(module, ScriptModule)}
         self.image = image
         self.output_fn = output_fn
         self._hooks = ExitStack()
@@ -61,7 +63,7 @@ class CallRecorder:
         self._recorded: dict[str, RecordedCall] = {}
 
     def start(self) -> None:
-        """Put the hooks on."""
+        """Register the hooks."""
         self.stop()
         # a strategy may run a step by the module's call, its `forward` replaced for that: no call of the model
         self._forwards = {name: module.forward for name, module in self.modules.items()}
@@ -72,17 +74,17 @@ class CallRecorder:
             self._hooks.callback(module.register_forward_hook(after, always_call=True).remove)
 
     def stop(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         self.end_step()
         self._hooks.close()
 
     def begin_step(self) -> None:
-        """Listen from now on."""
+        """Begin to record calls."""
         self.end_step()
         self._is_listening = True
 
     def end_step(self) -> dict[str, RecordedCall]:
-        """Return the calls since the step began, in the order in which they ended, and let go of them."""
+        """Return the calls since the step began, in the order in which they ended, and drop them."""
         recorded = self._recorded
         self._is_listening, self._open, self._arguments, self._recorded = False, [], {}, {}
         return recorded
@@ -92,7 +94,7 @@ class CallRecorder:
             if not self._is_listening or module.forward != self._forwards[name]:
                 return
             if not self._open and name not in self._recorded:
-                # now, since the forward may write on them
+                # copied before the forward, which may write into them
                 with torch.inference_mode(False), torch.no_grad():
                     self._arguments[name] = mapped((args, kwargs), lambda _, value: _cloned(value))
             self._open.append(name)
@@ -113,16 +115,16 @@ class CallRecorder:
         call = logits = None
         try:
             call = make_call(args, kwargs, self.image)
-            found = find_logits(output, len(call), self.output_fn)
+            output_logits = find_logits(output, len(call), self.output_fn)
             with torch.inference_mode(False), torch.no_grad():
-                logits = found.detach().clone()
-        except Exception as error:  # told by who asks for the call: a hook that raises would end the user's step
+                logits = output_logits.detach().clone()
+        except Exception as error:  # reported where the call is read: a hook that raises would end the user's step
             return RecordedCall(name, call, logits, str(error))
         return RecordedCall(name, call, logits, None)
 
 
 def _never_compiled(hook: Callable[..., None]) -> Callable[..., None]:
-    """The hook, which a compiled module calls as it is."""
+    """Return the hook such that a compiled module calls it uncompiled."""
     disabled: Callable[..., None] = torch.compiler.disable(hook)
     return disabled
 

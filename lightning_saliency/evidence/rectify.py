@@ -1,4 +1,4 @@
-"""Other rules than the gradient's for the backward through ReLUs, on the graph of one forward."""
+"""Other backward rules for ReLUs than that of the gradient, applied to the autograd graph of one forward."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor
 
 Rectifier: TypeAlias = Literal["guided", "deconvnet"]
-"""`"guided"`: the gradient's positive part (Springenberg 2015); `"deconvnet"`: the positive part of what comes from
-above, whether the ReLU was active or not (Zeiler & Fergus 2014)."""
+"""A backward rule for ReLUs: `"guided"`, the positive part of the gradient at the input (Springenberg 2015), or
+`"deconvnet"`, the positive part of the gradient at the output, active or not (Zeiler & Fergus 2014)."""
 
 
 def rectify(scores: Tensor, source: Tensor, rectifier: Rectifier) -> None:
-    """Let each ReLU between the scores and the input follow another rule in the backward that is to come.
+    """Make each ReLU between the scores and the input follow another rule in the backward that comes next.
 
-    ReLUs are found in the graph, whatever made them: `nn.ReLU`, `F.relu`, `torch.relu`, `clamp(min=0)` and the forms in
-    place (but not of a slice or another view); ReLU6 too. The model is not touched: the rule ends with the graph.
+    ReLUs are recognized in the graph, however they were written: `nn.ReLU`, `F.relu`, `torch.relu`, `clamp(min=0)` and
+    the forms in place (but not of a slice or another view); ReLU6 too. The model is not touched: the rule ends with the
+    graph.
 
     Args:
-        scores: With their graph.
-        source: The leaf that the graph may begin with; where it does not, there is nothing to do.
+        scores: The scores, with their graph.
+        source: The input; nothing is done where the scores do not depend on it.
         rectifier: The rule.
 
     Raises:
@@ -48,14 +49,14 @@ def _deconvolved(grad_inputs: tuple[Any, ...], grad_outputs: tuple[Any, ...]) ->
 
 
 def _graph(root: Any) -> list[Any]:
-    """All autograd nodes from here to the leaves."""
-    found, waiting = {root}, [root]
+    """Return all autograd nodes from a root to the leaves."""
+    nodes, waiting = {root}, [root]
     while waiting:
         for parent, _ in waiting.pop().next_functions:
-            if parent is not None and parent not in found:
-                found.add(parent)
+            if parent is not None and parent not in nodes:
+                nodes.add(parent)
                 waiting.append(parent)
-    return list(found)
+    return list(nodes)
 
 
 def _is_relu(node: Any) -> bool:

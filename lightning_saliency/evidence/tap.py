@@ -1,4 +1,4 @@
-"""The target layer's map, read as the forward runs."""
+"""`Tap`: reads or replaces the target layer's activations during a forward."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lightning_saliency.evidence.target_layer import TargetLayer, is_activation
 
 
 class Tap:
-    """Reads the target layer's map as the forward runs.
+    """Reads, or replaces, the target layer's activations during a forward.
 
-    The model goes on with a copy, so that what it does to the map in place later does not change what is read.
+    The model continues with a copy, so that its later in-place operations do not change the activations that are read.
 
     Args:
         layer: The target layer.
-        starts_graph: Whether the graph begins here, if none has begun before.
-        replacement: What the model goes on with in place of the map.
+        starts_graph: Whether the autograd graph begins at this layer, if it has not begun before.
+        replacement: What the model continues with in place of the activations.
     """
 
     def __init__(self, layer: TargetLayer, *, starts_graph: bool, replacement: Tensor | None = None) -> None:
@@ -44,7 +44,7 @@ class Tap:
         self.stack.close()
 
     def read(self) -> Tensor:
-        """The map, once the forward has ended."""
+        """Return the activations, once the forward has ended."""
         if self.map is None or self.calls != 1:
             raise ValueError(
                 f"Expected the target layer {self.layer.name!r} to run once in a forward, it ran {self.calls} times. "
@@ -61,7 +61,7 @@ class Tap:
             )
         if self.starts_graph and not output.requires_grad:
             output = output.detach().requires_grad_()
-            torch.set_grad_enabled(True)  # from here on; ends with the context around the forward
+            torch.set_grad_enabled(True)  # until the context around the forward ends
         return self._keep(output, is_last=not self.layer.activated)
 
     def _keep(self, output: Tensor, *, is_last: bool) -> Tensor:
@@ -73,18 +73,18 @@ class Tap:
         return self.passed_on
 
     def _after(self, func: Callable[..., Any], args: tuple[Any, ...], result: Any) -> Any:
-        """What the model goes on with after a torch function: the map, if it was the layer's activation."""
+        """Return what the model continues with after a torch function: the map, if it was the layer's activation."""
         if self.passed_on is not None and is_activation(func) and args and args[0] is self.passed_on:
             in_place = result is self.passed_on
-            kept = self._keep(result, is_last=True)
+            passed_on = self._keep(result, is_last=True)
             if in_place and self.replacement is not None:
-                result.copy_(kept)  # the model may go on with the tensor rather than with what is returned
-            result, self.passed_on = kept, None  # one activation, the first
+                result.copy_(passed_on)  # the model may continue with the tensor rather than with the result
+            result, self.passed_on = passed_on, None  # only the first activation function counts
         return result
 
 
 class _Watch(TorchFunctionMode):
-    """Shows each torch function's result to someone who may replace it."""
+    """Passes the result of each torch function to a callback, which may replace it."""
 
     def __init__(self, after: Callable[[Callable[..., Any], tuple[Any, ...], Any], Any]) -> None:
         super().__init__()

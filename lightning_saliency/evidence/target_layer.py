@@ -1,4 +1,4 @@
-"""Which layer's activations are read: by name, by module, or found in the trace of a run."""
+"""The target layer, whose activations are read: by name, by module, or chosen from the trace of a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 from torch.overrides import TorchFunctionMode
 
 from lightning_saliency.data import Call
@@ -24,10 +25,10 @@ _ACTIVATIONS = frozenset(
     )
     for suffix in ("", "_")
 )  # fmt: skip
-"""Functions that models apply as the activation. Not sigmoid, tanh, softplus: in `x * sigmoid(x)` they are a part."""
+"""Names of activation functions. Not sigmoid, tanh, softplus: in `x * sigmoid(x)` they are part of one."""
 
 _ACTIVATED = ":activated"
-"""Behind a layer's name: read it after the activation function that follows it."""
+"""The ending of a layer's name that means: read it after the activation function that follows it."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class TargetLayer:
         name: Its dotted name in the model.
         module: The layer.
         activated: Read the map after the activation function that the model applies to the layer's output outside any
-            module of its own (`F.relu(self.conv(x))`), in place or not. A layer that was found is read so; one that
-            the user names means its output as returned, unless `:activated` stands behind the name.
+            module of its own (`F.relu(self.conv(x))`), in place or not. An automatically chosen layer is read so; one
+            that the user names is read as returned, unless the name ends in `:activated`.
     """
 
     name: str
@@ -58,8 +59,8 @@ class LayerCall:
         name: The module's dotted name.
         module: The module.
         output: What it returned.
-        node: The autograd node that made the output (None: the output has no graph).
-        activated: An activation function was then applied to this very output.
+        node: The autograd node of the output; None where it has no graph.
+        activated: Whether an activation function was applied to this output outside any module.
     """
 
     name: str
@@ -70,7 +71,7 @@ class LayerCall:
 
 
 def is_activation(function: Callable[..., Any]) -> bool:
-    """Whether a torch function is one that models use as the activation."""
+    """Whether a torch function is an activation function."""
     return getattr(function, "__name__", "") in _ACTIVATIONS
 
 
@@ -100,13 +101,13 @@ class Trace(TorchFunctionMode):
 
 
 def name_layer(model: nn.Module, layer: str | nn.Module, *, argument: str = "layer") -> TargetLayer:
-    """Look a layer up by its dotted name, or find the name of a module.
+    """Return the target layer for a dotted name or for a module of the model.
 
     Args:
         model: The model that holds it.
         layer: A name as in `model.named_modules()`, with `:activated` behind it to read the layer after the activation
             function that the model applies to its output; or one of the modules.
-        argument: What the caller calls it, for the errors.
+        argument: The argument's name in errors.
 
     Raises:
         ValueError: The model has no such layer; the message lists the nearest names.
@@ -132,10 +133,10 @@ def name_layer(model: nn.Module, layer: str | nn.Module, *, argument: str = "lay
     layer = layer.removesuffix(_ACTIVATED)
     if layer not in modules or not layer:
         names = [name for name in modules if name]
-        near = difflib.get_close_matches(layer, names, n=5, cutoff=0.4) or names[-5:]
+        nearest = difflib.get_close_matches(layer, names, n=5, cutoff=0.4) or names[-5:]
         raise ValueError(
             f"Expected `{argument}` to name a module of {type(model).__name__}, got {layer!r}. "
-            f"Nearest: {', '.join(near)}."
+            f"Nearest: {', '.join(nearest)}."
         )
     return TargetLayer(layer, modules[layer], activated)
 
@@ -147,18 +148,18 @@ def find_target_layer(
     size: tuple[int, int] | None = None,
     can_be_cut: bool = False,
 ) -> TargetLayer:
-    """Find the layer that the papers would choose, from a run of the first image.
+    """Choose the target layer as the papers do, the last convolutional map, by a run of the first image.
 
     See `last_convolutional_map` for the rule. It leaves the model as it was.
 
     Args:
         model: Any model of images that returns logits, or how it is run.
         images: `(N, C, H, W)`, or what the model is called with.
-        size: (h, w) that the map is to have, for an earlier layer than the last; None for any.
-        can_be_cut: Only a map that everything passes through on its way to the logits.
+        size: (h, w) of the map, to choose an earlier layer than the last; None for any size.
+        can_be_cut: Whether to choose only a map through which every path from the images to the logits goes.
 
     Returns:
-        The layer, which `explain` takes as `layer`.
+        The target layer, which `explain` takes as `layer`.
 
     Raises:
         ValueError: The model has no such layer.
@@ -176,7 +177,8 @@ def find_target_layer(
         leaf = forward.floating_point_images(call).detach().clone().requires_grad_()
         with ExitStack() as stack:
             for name, module in forward.model.named_modules():
-                stack.callback(module.register_forward_hook(trace.hook(name)).remove)
+                if not isinstance(module, ScriptModule):  # which has no hooks
+                    stack.callback(module.register_forward_hook(trace.hook(name)).remove)
             stack.enter_context(graph_everywhere(forward.model))
             stack.enter_context(trace)
             image = leaf.clone()
@@ -189,17 +191,17 @@ def last_convolutional_map(
 ) -> TargetLayer:
     """Choose the target layer as the papers do, from the trace of one forward with a graph.
 
-    It is the last convolutional map after its own norm and activation and before any pooling, that the logits depend
-    on: Grad-CAM's "last convolutional layer" (Selvaraju 2017, section 3). Passed over are pooled or merely resized
+    It is the last convolutional map that the logits depend on, after its own norm and activation and before any
+    pooling: Grad-CAM's "last convolutional layer" (Selvaraju 2017, section 3). Passed over are pooled or merely resized
     maps, maps of one pixel, maps of class scores (as many channels as classes, nothing learned between them and the
     logits), and the patch embedding of a transformer (the only convolution, which cuts the image into patches). Where a
-    container returns the very tensor that a layer in it made, the container gives its name: a ResNet's is `layer4`.
+    container returns the same tensor as a layer in it, the container's name is used: a ResNet's is `layer4`.
 
     Args:
         calls: The calls of all modules, in the order in which they ended.
         logits: `(N, K)`, with their graph.
-        size: (h, w) that the map is to have; None for any.
-        source: The autograd node of the images, where all that reaches the logits is to pass through the map, so that
+        size: (h, w) of the map; None for any size.
+        source: The autograd node of the images, if every path from them to the logits must go through the map, so that
             the model can be cut there; None for any map.
 
     Raises:
@@ -220,23 +222,23 @@ def last_convolutional_map(
         is_class_scores = call.output.shape[1] == logits.shape[1] and call.node in unlearned
         return not is_class_scores and _is_convolutional(call.node, tuple(call.output.shape[2:]), sizes)
 
-    seen_scores = any(call.output.dim() == 4 and call.node in unlearned for call in calls)
+    has_score_maps = any(call.output.dim() == 4 and call.node in unlearned for call in calls)
     for node in reversed(list(dict.fromkeys(call.node for call in calls))):
         same_map = [call for call in calls if call.node is node]
         named = [call for call in same_map if counts[call.name] == 1]
         if not named or not is_candidate(named[0]):
             continue
-        maker = same_map[0].name
-        outermost = [call for call in named if maker == call.name or maker.startswith(f"{call.name}.")]
-        chosen = (outermost or named)[-1]
+        innermost = same_map[0].name
+        containers = [call for call in named if innermost == call.name or innermost.startswith(f"{call.name}.")]
+        chosen = (containers or named)[-1]
         return TargetLayer(chosen.name, chosen.module, chosen.activated)
     if size is not None:
-        found = sorted({tuple(call.output.shape[2:]) for call in calls if call.output.dim() == 4}, reverse=True)
+        map_sizes = sorted({tuple(call.output.shape[2:]) for call in calls if call.output.dim() == 4}, reverse=True)
         raise ValueError(
             f"Expected the model to have a convolutional map of {size[0]}×{size[1]} at this image size where it can be "
-            f"cut; its maps are {', '.join(f'{height}×{width}' for height, width in found) or 'none'}."
+            f"cut; its maps are {', '.join(f'{height}×{width}' for height, width in map_sizes) or 'none'}."
         )
-    why = "only maps of class scores" if seen_scores else "no convolutional map of more than one pixel"
+    why = "only maps of class scores" if has_score_maps else "no convolutional map of more than one pixel"
     raise ValueError(
         f"Expected a model whose logits depend on a convolutional feature map (N, D, h, w), but the run shows {why}. "
         "Name the layer (`layer=...`) whose output is such a map; for the saliency of the input's pixels alone no "
@@ -245,22 +247,22 @@ def last_convolutional_map(
 
 
 def _ancestors(nodes: Iterable[Any], stop: Callable[[Any], bool] = lambda _: False) -> Collection[Any]:
-    """All autograd nodes that the given ones depend on, not going past those where `stop` holds."""
+    """Return the given autograd nodes and all that they depend on, not searching beyond nodes where `stop` holds."""
     waiting = [node for node in nodes if node is not None]
-    found = set(waiting)
+    ancestors = set(waiting)
     while waiting:
         node = waiting.pop()
         if stop(node):
             continue
         for parent, _ in node.next_functions:
-            if parent is not None and parent not in found:
-                found.add(parent)
+            if parent is not None and parent not in ancestors:
+                ancestors.add(parent)
                 waiting.append(parent)
-    return found
+    return ancestors
 
 
 def _is_convolutional(node: Any, size: tuple[int, ...], sizes: dict[Any, tuple[int, ...]]) -> bool:
-    """Whether a convolution made the map, at the map's own size: no pooling and no resizing came after it."""
+    """Whether a map is the output of a convolution at the same size, with no pooling or resizing after it."""
     ends = ("Convolution", "Pool", "Upsample", "GridSampler", "PixelShuffle")
 
     def stop(node: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Which score is explained: from what a model returns to one number per image."""
+"""Targets: which class is explained, and the score of each image for it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lightning_saliency._checks import check_choice
 TargetChoice: TypeAlias = (
     Literal["label", "predicted"] | int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 )
-"""What a caller may ask for: the predicted class (None), a class, a class per image, or a function of the logits."""
+"""A choice of the explained class: the predicted one (None), a class, one per image, or a function of the logits."""
 
 Task: TypeAlias = Literal["multiclass", "multilabel"]
-"""One class an image, or any number of them: what probabilities are made of logits."""
+"""Whether an image has one class or any number of them, and so how probabilities are computed from logits."""
 
 ParsedTarget: TypeAlias = Tensor | Callable[[Tensor], Tensor] | None
 """A checked target: classes `(N,)` int64 where −1 is the predicted one, a function logits `(N, K)` -> scores `(N,)`, or
@@ -26,15 +26,15 @@ None for the predicted class of each."""
 
 @dataclass(frozen=True)
 class Target:
-    """Which class is explained, for samples that come later.
+    """Which class is explained, chosen before the samples are known.
 
     Attributes:
         choice: `"label"` (the true class of a sample where it is known, else the predicted one), `"predicted"` or None,
             a class, one class a sample (kept as a tuple), or a callable from logits `(N, K)` to scores `(N,)`.
 
     Raises:
-        TypeError: It is of another kind.
-        ValueError: It is another word, or a class is negative.
+        TypeError: The choice is of another type.
+        ValueError: The choice is another string, or a class is negative.
 
     Example:
         >>> Target((3, 1, 4)).resolve(2, positions=[0, 2])
@@ -62,12 +62,12 @@ class Target:
     def resolve(
         self, count: int, *, labels: Tensor | None = None, positions: Sequence[int] | None = None
     ) -> ParsedTarget:
-        """Choose for samples.
+        """Return the explained classes of given samples.
 
         Args:
-            count: N.
+            count: N, the number of samples.
             labels: The true classes `(N,)`, where they are known.
-            positions: Which of all samples these are; by default the first N.
+            positions: The positions of these samples among all samples; by default the first N.
 
         Returns:
             Classes `(N,)` int64, the callable, or None for the predicted classes.
@@ -97,7 +97,7 @@ class Target:
         return torch.tensor([classes[position] for position in positions or range(count)])
 
     def describe(self, *, has_labels: bool = False) -> str:
-        """Say in words which class is explained."""
+        """Return in words which class is explained, for a caption."""
         if self.choice == "label" and has_labels:
             return "true class"
         if self.choice in ("label", "predicted", None):
@@ -106,7 +106,7 @@ class Target:
 
 
 def _class_indices(target: Any) -> Tensor:
-    """Classes as an int64 tensor of no or one dimension."""
+    """Return class indices as an int64 tensor of no or one dimension."""
     if isinstance(target, bool):
         raise TypeError(f"Expected `target` to be a class index, got the bool {target}.")
     try:
@@ -128,7 +128,7 @@ def _class_indices(target: Any) -> Tensor:
 
 
 def check_classes(target: ParsedTarget, logits: Tensor) -> None:
-    """Refuse a class that the logits do not have.
+    """Raise an error for a target class that the logits do not have.
 
     Args:
         target: What `Target.resolve` returned.
@@ -146,7 +146,7 @@ def check_classes(target: ParsedTarget, logits: Tensor) -> None:
 
 
 def select_scores(logits: Tensor, target: ParsedTarget) -> tuple[Tensor, Tensor | None]:
-    """Take the one score per image that is explained.
+    """Return the score of each image that is explained, and the explained classes.
 
     A single logit per image is a binary model: class 1 is explained by the logit, class 0 by its negative.
 
@@ -155,7 +155,7 @@ def select_scores(logits: Tensor, target: ParsedTarget) -> tuple[Tensor, Tensor 
         target: What `Target.resolve` returned, for these N images.
 
     Returns:
-        The scores `(N,)`, and the explained classes `(N,)`, None for a callable.
+        The scores `(N,)`, and the explained classes `(N,)`, or None for a callable.
 
     Raises:
         ValueError: A callable returned something else than one score per image.
@@ -183,16 +183,16 @@ def select_scores(logits: Tensor, target: ParsedTarget) -> tuple[Tensor, Tensor 
 
 
 def predicted_classes(logits: Tensor) -> Tensor:
-    """The predicted class per image: the largest logit, or for a single logit class 1 where it is positive."""
+    """Return the predicted class per image: the largest logit, or for a single logit class 1 where it is positive."""
     if logits.shape[1] == 1:
         return (logits[:, 0].detach() > 0).long()
     return logits.detach().argmax(1)
 
 
 def class_probabilities(logits: Tensor, task: Task = "multiclass") -> Tensor:
-    """Probabilities `(N, max(K, 2))` of the classes: softmax, or for a single logit the sigmoid and its complement.
+    """Return the probabilities `(N, max(K, 2))` of the classes: softmax, or each class's sigmoid for `"multilabel"`.
 
-    For several labels an image, each class's sigmoid.
+    For a single logit they are the sigmoid's complement and the sigmoid.
     """
     if logits.shape[1] == 1:
         positive = logits.sigmoid()

@@ -149,7 +149,7 @@ def measure_faithfulness(
     - `insertion` (the same): the area under the curve while pixels of the image take the place of those of its blurred
       copy, those with the highest H first. In [0, 1], higher is better.
 
-    0 is the mean colour where the input is normalised. The blur is Gaussian, as by the authors of RISE: σ = 5 pixels,
+    0 is the mean color where the input is normalized. The blur is Gaussian, as by the authors of RISE: σ = 5 pixels,
     cut off at 5 pixels to either side, and in proportion more where the image's shorter side is longer than 224. A
     curve has `steps + 1` points, at equal shares of the pixels; pixels of the same value go row by row. A heatmap that
     is blank, the same everywhere or not finite marks nothing: all four are NaN.

@@ -171,7 +171,7 @@ CENTER_SHIFT = Metric(
 RANK_CORRELATION_RANDOM_HEAD = replace(
     RANK_CORRELATION, name="rank_correlation_random_head", higher_is_better=False,
     description="Spearman's rank correlation with the map of the network with a random head; from 0.9 on, a warning",
-    section="with `sanity_every_n_epochs`",
+    section="with `randomization_every_n_epochs`",
 )  # fmt: skip
 
 _of_ranks = partial(Metric, function=correlation, range=(-1, 1), higher_is_better=None, worst=0)

@@ -1,4 +1,4 @@
-"""The classic CAM: a trainable head, backbones that wear it, how they are trained, and where models come from."""
+"""The classic CAM: a trainable GAP head, backbones that end in it, their training, and the loading of models."""
 
 from lightning_saliency.models.classifier import CAMClassifier, CAMPrediction
 from lightning_saliency.models.head import GAPHead, GAPModel, gap_model

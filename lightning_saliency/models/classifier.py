@@ -1,4 +1,4 @@
-"""A LightningModule that trains a backbone as a CAM model, and reads class maps and boxes from it."""
+"""`CAMClassifier`: a LightningModule that trains a CAM model and predicts class maps and boxes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import AUROC, Accuracy
 
+from lightning_saliency._checks import check_choice, check_count, check_number
 from lightning_saliency._lightning import BaseFinetuning, Callback, LightningModule, Trainer
 from lightning_saliency.attribution import to_heatmaps
 from lightning_saliency.data import find_images
@@ -44,14 +45,14 @@ class CAMClassifier(LightningModule):
     """Trains a backbone as a CAM model (Zhou et al. 2016), whose class maps and boxes need no gradient.
 
     The model is `gap_model(backbone, num_classes, ...)`. A batch is a pair of images `(N, C, H, W)` and labels: classes
-    `(N,)`, or for `task="multilabel"` zeros and ones `(N, K)`; what stands behind the two is not looked at.
+    `(N,)`, or for `task="multilabel"` zeros and ones `(N, K)`; further entries are ignored.
 
     Logged: `train_loss`, `val_loss`, `test_loss`, and `val_<metric>`, `test_<metric>`.
 
     Args:
         num_classes: K.
-        backbone: The name of a torchvision classification model, or any module that torch.fx can trace. A module is to
-            be given again to `load_from_checkpoint(path, backbone=...)`.
+        backbone: The name of a torchvision classification model, or any module that torch.fx can trace. A module
+            must be passed to `load_from_checkpoint(path, backbone=...)` too.
         weights: For a name, torchvision's weights, such as "DEFAULT"; none for random ones.
         resolution: Height and width of the class maps at `image_size`. Default: the paper's for alexnet, vgg16 and
             googlenet; else that of the last convolutional map.
@@ -59,15 +60,15 @@ class CAMClassifier(LightningModule):
         pooling: `avg` (the paper's GAP), `max` (GMP) or `lse` (log-sum-exp).
         in_channels: Channels of the images.
         image_size: Height and width of the images that the resolution is meant for.
-        task: `multiclass`: one class an image, cross-entropy; `multilabel`: any number of them, binary cross-entropy.
-        metric: `accuracy` (the share of correct predictions) or `auroc` (area under the ROC curve, mean of classes).
-        learning_rate: Of the new layers.
-        backbone_learning_rate: Of the backbone; by default a tenth of `learning_rate` if it has weights to keep, else
-            the same.
-        weight_decay: AdamW's, for all layers.
+        task: `multiclass`: one class per image, cross-entropy; `multilabel`: any number of them, binary cross-entropy.
+        metric: `accuracy` (the fraction of correct predictions) or `auroc` (area under the ROC curve, mean of classes).
+        learning_rate: The learning rate of the new layers.
+        backbone_learning_rate: The learning rate of the backbone; by default a tenth of `learning_rate` if it has
+            pretrained weights, else the same.
+        weight_decay: The weight decay of AdamW, for all layers.
         schedule: `cosine`: from these learning rates to 0 over the training; `constant`.
-        unfreeze_at_epoch: Until this epoch the backbone is frozen, with its batch norms' statistics; 0: never. For
-            training in one process only.
+        unfreeze_at_epoch: The epoch until which the backbone is frozen, with its batch norms' statistics; 0: it is
+            never frozen. For training in one process only.
         box_threshold: The fraction of a heatmap's maximum that a box is drawn around.
 
     Raises:
@@ -100,20 +101,16 @@ class CAMClassifier(LightningModule):
         box_threshold: float = 0.2,
     ) -> None:
         super().__init__()
-        choices = {"task": get_args(Task), "metric": get_args(Metric), "schedule": get_args(Schedule)}
-        for option, value in (("task", task), ("metric", metric), ("schedule", schedule)):
-            if value not in choices[option]:
-                raise ValueError(f"Expected `{option}` to be one of {', '.join(choices[option])}, got {value!r}.")
-        if num_classes < 2:
-            raise ValueError(f"Expected `num_classes` to be at least 2, got {num_classes}.")
-        for option, rate in (("learning_rate", learning_rate), ("backbone_learning_rate", backbone_learning_rate)):
-            if rate is not None and not rate >= 0:
-                raise ValueError(f"Expected `{option}` not to be negative, got {rate}.")
-        if unfreeze_at_epoch < 0:
-            raise ValueError(f"Expected `unfreeze_at_epoch` to be at least 0, got {unfreeze_at_epoch}.")
-        if not 0 <= box_threshold < 1:
-            raise ValueError(f"Expected `box_threshold` to be in [0, 1), got {box_threshold}.")
-        # a module is in the checkpoint with its weights, and is given again when that is loaded
+        check_choice("task", task, get_args(Task))
+        check_choice("metric", metric, get_args(Metric))
+        check_choice("schedule", schedule, get_args(Schedule))
+        check_count("num_classes", num_classes, least=2)
+        check_count("unfreeze_at_epoch", unfreeze_at_epoch, least=0)
+        check_number("learning_rate", learning_rate, "[0, inf)")
+        if backbone_learning_rate is not None:
+            check_number("backbone_learning_rate", backbone_learning_rate, "[0, inf)")
+        check_number("box_threshold", box_threshold, "[0, 1)")
+        # a module's weights are in the checkpoint; the module itself is passed when that is loaded
         self.save_hyperparameters(ignore=["backbone"] if isinstance(backbone, nn.Module) else [])
         self.model = gap_model(
             backbone,
@@ -136,31 +133,31 @@ class CAMClassifier(LightningModule):
         self.unfreeze_at_epoch = unfreeze_at_epoch
         self.box_threshold = box_threshold
         self.metric_name = metric
-        make: Any = AUROC if metric == "auroc" else Accuracy
+        metric_class: Any = AUROC if metric == "auroc" else Accuracy
         averaging = {"average": "macro" if metric == "auroc" else "micro"}
         self.metrics = nn.ModuleDict(
             {
-                stage: make(task=task, num_classes=num_classes, num_labels=num_classes, **averaging)
+                stage: metric_class(task=task, num_classes=num_classes, num_labels=num_classes, **averaging)
                 for stage in ("val", "test")
             }
         )
 
     @property
     def backbone(self) -> nn.Module:
-        """What is kept of the backbone: Lightning's finetuning callbacks look for it here."""
+        """The backbone up to its cut, under the name that Lightning's finetuning callbacks expect."""
         return self.model.backbone
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(N, K)` of images `(N, C, H, W)`."""
+        """Return the logits `(N, K)` of images `(N, C, H, W)`."""
         logits: Tensor = self.model(images)
         return logits
 
     def class_maps(self, images: Tensor) -> Tensor:
-        """The map of each class `(N, K, h, w)`, signed, from one forward without any gradient."""
+        """Return the class activation map of each class `(N, K, h, w)`, signed, from one forward without a gradient."""
         return self.model.class_maps(images)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Learn the labels."""
+        """Return the loss of a batch, and log it as `train_loss`."""
         images, labels = _pair(batch)
         loss = self._loss(self(images), labels)
         self.log("train_loss", loss)
@@ -175,7 +172,7 @@ class CAMClassifier(LightningModule):
         self._evaluate("test", batch)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> CAMPrediction:
-        """Read class maps, heatmaps and boxes from one forward; the batch may hold images alone."""
+        """Return class maps, heatmaps and boxes from one forward; the batch needs no labels."""
         images = find_images(batch)
         features = self.model.features(images)
         logits, class_maps = self.model.head(features), self.model.head.class_maps(features)
@@ -185,10 +182,10 @@ class CAMClassifier(LightningModule):
         return CAMPrediction(logits, classes, class_maps, heatmaps, boxes, found)
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a group for the new layers and one for the backbone, and the schedule of both."""
-        new = [*self.model.neck.parameters(), *self.model.head.parameters()]
+        """Return AdamW with a parameter group for the new layers and one for the backbone, and their schedule."""
+        new_parameters = [*self.model.neck.parameters(), *self.model.head.parameters()]
         groups = [
-            {"params": new, "lr": self.learning_rate, "name": "head"},
+            {"params": new_parameters, "lr": self.learning_rate, "name": "head"},
             {"params": list(self.backbone.parameters()), "lr": self.backbone_learning_rate, "name": "backbone"},
         ]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
@@ -204,11 +201,11 @@ class CAMClassifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
 
     def configure_callbacks(self) -> list[Callback]:
-        """Lightning's finetuning callback, where the backbone is to be frozen at first."""
+        """Return the callback that keeps the backbone frozen at first, if that is asked for."""
         return [_BackboneFreezing(self.unfreeze_at_epoch)] if self.unfreeze_at_epoch else []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The checkpoint holds the weights: to load it, torchvision's need not be fetched again."""
+        """Set `weights` to None: the checkpoint holds the weights, so loading it downloads none of torchvision."""
         checkpoint["hyper_parameters"]["weights"] = None
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -226,7 +223,7 @@ class CAMClassifier(LightningModule):
 
 
 def _pair(batch: Any) -> tuple[Tensor, Tensor]:
-    """Images and labels, the first two of a batch."""
+    """Return the images and labels, the first two entries of a batch."""
     if not isinstance(batch, tuple | list) or len(batch) < 2:
         raise TypeError(
             f"Expected a batch to be (images, labels, ...), got a {type(batch).__name__}. Override `training_step` and "
@@ -238,8 +235,8 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
 class _BackboneFreezing(BaseFinetuning):
     """Keeps the backbone frozen until an epoch.
 
-    The optimizer holds the backbone's parameters from the start, and passes over them while they have no gradient. So
-    its groups and a scheduler's fit throughout; and a resumed run is right, whichever side of the epoch it is on.
+    The optimizer holds the backbone's parameters from the start, and skips them while they have no gradient. So its
+    groups and those of a scheduler never change, and a run can be resumed before and after that epoch.
     """
 
     def __init__(self, unfreeze_at_epoch: int) -> None:
@@ -250,7 +247,7 @@ class _BackboneFreezing(BaseFinetuning):
         if stage != "fit":
             return
         if trainer.world_size > 1:
-            # DDP never synchronises what is frozen when it wraps the module: the processes would drift apart silently
+            # DDP never synchronizes parameters that are frozen when it wraps the module: the processes would diverge
             raise ValueError(
                 f"Expected `unfreeze_at_epoch` to be 0 with several processes, got {self.unfreeze_at_epoch} with "
                 f"{trainer.world_size}: train on one device, or without freezing."

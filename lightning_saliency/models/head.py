@@ -1,18 +1,43 @@
-"""The classic CAM: a trainable head of global pooling and one linear layer, and models that are cut back to wear it."""
+"""`GAPHead`, a head of global pooling and one linear layer; and `gap_model`, which cuts a backbone to end in it."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from lightning_saliency._checks import check_choice, check_count
 from lightning_saliency.evidence import POOLINGS, Forward, find_logits, find_target_layer, undisturbed
 from lightning_saliency.models.sources import check_torchvision_name, torchvision_model
 
 Pooling: TypeAlias = Literal["avg", "max", "lse"]
 """Global average pooling, global maximum pooling, or log-sum-exp between the two."""
+
+_LSE_SHARPNESS = 5.0
+"""r of the log-sum-exp pooling: toward 0 it is the average, toward infinity the maximum."""
+
+
+def log_sum_exp_pooling(features: Tensor) -> Tensor:
+    """Pool features by log-sum-exp, (1/r) log((1/Z) Σ_ij exp(r A_ij)) with r = 5 (Pinheiro & Collobert 2015).
+
+    Args:
+        features: `(N, D, h, w)`.
+
+    Returns:
+        `(N, D)`, between the mean and the maximum of each channel.
+
+    Example:
+        >>> log_sum_exp_pooling(torch.tensor([[[[0.0, 1.0]]]]))
+        tensor([[0.8627]])
+    """
+    total = (_LSE_SHARPNESS * features).flatten(2).logsumexp(2)
+    return (total - math.log(features.shape[2:].numel())) / _LSE_SHARPNESS
+
+
+POOLINGS["lse"] = log_sum_exp_pooling
 
 PAPER_RESOLUTIONS = {"alexnet": 13, "vgg16": 14, "googlenet": 14}
 """The mapping resolutions of Zhou et al. 2016, section 3: after conv5, after conv5-3, after inception4e."""
@@ -34,7 +59,7 @@ class GAPHead(nn.Module):
     Args:
         in_channels: D, the channels of the feature map.
         num_classes: K.
-        bias: Whether the linear layer has a bias; the class maps leave it out.
+        bias: Whether the linear layer has a bias; the class maps do not contain it.
         dropout: Probability of dropping a pooled feature while training.
         pooling: `"avg"`, `"max"` or `"lse"`.
 
@@ -61,22 +86,20 @@ class GAPHead(nn.Module):
         pooling: Pooling = "avg",
     ) -> None:
         super().__init__()
-        for name, value in (("in_channels", in_channels), ("num_classes", num_classes)):
-            if value < 1:
-                raise ValueError(f"Expected `{name}` to be at least 1, got {value}.")
-        if pooling not in POOLINGS:
-            raise ValueError(f"Expected `pooling` to be one of {', '.join(POOLINGS)}, got {pooling!r}.")
+        check_count("in_channels", in_channels)
+        check_count("num_classes", num_classes)
+        check_choice("pooling", pooling, tuple(POOLINGS))
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(in_channels, num_classes, bias=bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits `(N, K)` of features `(N, D, h, w)`."""
+        """Return the logits `(N, K)` of features `(N, D, h, w)`."""
         logits: Tensor = self.linear(self.dropout(POOLINGS[self.pooling](self._checked(features))))
         return logits
 
     def class_maps(self, features: Tensor) -> Tensor:
-        """The map of each class, M_c = Σ_k w_ck A_k: `(N, D, h, w)` -> `(N, K, h, w)`, signed, without the bias."""
+        """Return the map of each class, M_c = Σ_k w_ck A_k: `(N, D, h, w)` -> `(N, K, h, w)`, signed, without bias."""
         return torch.einsum("kd,ndhw->nkhw", self.linear.weight, self._checked(features))
 
     def _checked(self, features: Tensor) -> Tensor:
@@ -88,11 +111,11 @@ class GAPHead(nn.Module):
 
 
 class GAPModel(nn.Module):
-    """A backbone cut back to its features, a convolution, and a `GAPHead`; made by `gap_model`.
+    """A CAM model, as `gap_model` returns it: a backbone cut at a layer, a convolution, and a `GAPHead`.
 
     Attributes:
-        backbone: Images -> features of the layer where it was cut.
-        neck: A 3×3 convolution with ReLU, or nothing.
+        backbone: From images to the features of the layer where it was cut.
+        neck: A 3×3 convolution with ReLU, or an empty module.
         head: The `GAPHead`.
         cut: The name of the layer where the backbone was cut.
     """
@@ -105,17 +128,17 @@ class GAPModel(nn.Module):
         self.cut = cut
 
     def features(self, images: Tensor) -> Tensor:
-        """The features `(N, D, h, w)` that the head pools."""
+        """Return the features `(N, D, h, w)` that the head pools."""
         features: Tensor = self.neck(self.backbone(images)["features"])
         return features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(N, K)` of images `(N, C, H, W)`."""
+        """Return the logits `(N, K)` of images `(N, C, H, W)`."""
         logits: Tensor = self.head(self.features(images))
         return logits
 
     def class_maps(self, images: Tensor) -> Tensor:
-        """The map of each class `(N, K, h, w)`, signed, from one forward without any gradient."""
+        """Return the class activation map of each class `(N, K, h, w)`, signed, from one forward without a gradient."""
         return self.head.class_maps(self.features(images))
 
 
@@ -134,7 +157,7 @@ def gap_model(
 
     Everything after the last convolutional map of the wanted resolution is removed (fully connected layers, pooling,
     later stages); then come a 3×3 convolution (stride 1, pad 1) of 1024 units with ReLU, global average pooling and one
-    linear layer. What is kept of the backbone keeps its weights.
+    linear layer. The remaining layers of the backbone keep their weights.
 
     Args:
         backbone: The name of a torchvision classification model, or any module that torch.fx can trace.
@@ -150,23 +173,24 @@ def gap_model(
         image_size: Height and width of the images that the resolution is meant for; others work as well.
 
     Returns:
-        The model: `model(images)` are logits, `model.class_maps(images)` the maps of all classes.
+        The model: `model(images)` returns logits, `model.class_maps(images)` the maps of all classes.
 
     Raises:
         TypeError: `backbone` is neither a name nor a module.
-        ValueError: There is no such name; the backbone has no convolutional map (of this resolution), or cannot be
-            traced.
+        ValueError: torchvision has no such model; the backbone has no convolutional map (of this resolution), or cannot
+            be traced.
 
     Example:
         >>> model = gap_model("resnet18", num_classes=5, resolution=14, hidden=None)
         >>> model.cut, model.class_maps(torch.randn(1, 3, 224, 224)).shape
         ('layer3', torch.Size([1, 5, 14, 14]))
     """
-    for option, number in (("hidden", hidden), ("in_channels", in_channels), ("image_size", image_size)):
-        if number is not None and number < 1:
-            raise ValueError(f"Expected `{option}` to be at least 1, got {number}.")
+    check_count("in_channels", in_channels)
+    check_count("image_size", image_size)
+    if hidden is not None:
+        check_count("hidden", hidden)
     if isinstance(backbone, str):
-        if resolution is None and backbone in PAPER_RESOLUTIONS:  # a layer, which is found at the paper's size
+        if resolution is None and backbone in PAPER_RESOLUTIONS:  # it identifies the layer at 224 pixels
             resolution, image_size = PAPER_RESOLUTIONS[backbone], 224
         module = _torchvision_model(backbone, weights, in_channels)
     elif isinstance(backbone, nn.Module):
@@ -194,28 +218,29 @@ def gap_model(
 
 
 def _torchvision_model(name: str, weights: Any, in_channels: int) -> nn.Module:
-    """The model, made for images of so many channels."""
+    """Return a torchvision model for images of `in_channels` channels."""
     check_torchvision_name(name, "`backbone`")
     model = torchvision_model(name, weights)
     if in_channels == 3:
         return model
     flags: Any = model
-    if hasattr(flags, "transform_input"):  # from the one normalisation of RGB to another
+    if hasattr(flags, "transform_input"):  # which converts one normalization of RGB to another
         flags.transform_input = False
-    where, first = next((where, part) for where, part in model.named_modules() if isinstance(part, nn.Conv2d))
+    name_and_convolution = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    layer_name, first = next(name_and_convolution)
     options = {option: getattr(first, option) for option in ("kernel_size", "stride", "padding", "dilation")}
-    other = nn.Conv2d(in_channels, first.out_channels, bias=first.bias is not None, **options)
+    adapted = nn.Conv2d(in_channels, first.out_channels, bias=first.bias is not None, **options)
     with torch.no_grad():
-        # the mean of the filters for red, green and blue sees every channel, at the scale that the next layer knows
-        other.weight.copy_(first.weight.mean(1, keepdim=True).expand_as(other.weight) * (3 / in_channels))
-        if first.bias is not None and other.bias is not None:
-            other.bias.copy_(first.bias)
-    model.set_submodule(where, other)
+        # the mean filter over red, green and blue for every channel, scaled so that its outputs keep their magnitude
+        adapted.weight.copy_(first.weight.mean(1, keepdim=True).expand_as(adapted.weight) * (3 / in_channels))
+        if first.bias is not None and adapted.bias is not None:
+            adapted.bias.copy_(first.bias)
+    model.set_submodule(layer_name, adapted)
     return model
 
 
 def _logits_or_features(output: Any) -> Tensor:
-    """What a whole model returns are logits; of a backbone's features one score is made, to see what they depend on."""
+    """Return the logits of a whole model; for a backbone's features their sum, which depends on the same layers."""
     if isinstance(output, Tensor) and output.dim() == 4 and output.shape[2:].numel() > 1:
         return output.flatten(1).sum(1, keepdim=True)
     return find_logits(output, 1)

@@ -11,7 +11,7 @@ from closed_forms import (
     score,
     weighted,
 )
-from networks import gap_net
+from networks import EVERY_METHOD, gap_net
 from states import assert_alike, assert_all_alike, assert_same, state_of
 from torch import nn
 
@@ -20,7 +20,7 @@ from lightning_saliency.models import GAPHead
 
 LABELS = [2, 0, 1]
 IMAGES = torch.randn(3, 2, 10, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-FURTHER = [key for key, method in METHODS.items() if method.further is not None]
+FURTHER = [key for key, method in METHODS.items() if method.extra is not None]
 
 
 class Fails(torch.autograd.Function):
@@ -60,8 +60,8 @@ def test_the_model_is_left_as_it_was_also_after_an_error_in_the_middle(method, f
     model.net[0].weight.requires_grad_(False)
     model.net[2].register_forward_hook(lambda module, args, output: None)
     before, images = state_of(model), IMAGES.clone()
-    never = fails == {"forward": 0} or ("backward" in fails and METHODS[method].further == "perturbed")
-    never |= fails == {"forward": 3} and METHODS[method].further == "rectified"  # which has one pass beyond the first
+    never = fails == {"forward": 0} or ("backward" in fails and METHODS[method].extra == "perturbed")
+    never |= fails == {"forward": 3} and METHODS[method].extra == "rectified"  # which has one pass beyond the first
     with nullcontext() if never else pytest.raises(RuntimeError, match=r"^in (forward|backward)$"):
         explain(model, images, methods=method, layer="net.4")
     assert_same(state_of(model), before)
@@ -101,9 +101,9 @@ def test_no_method_makes_its_tensors_on_the_default_device(method):
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("context", [nullcontext, torch.no_grad, torch.inference_mode])
 def test_every_method_works_on_every_model_in_every_mode_for_every_target(frozen, train, context):
-    expected = explain(gap_net().eval(), IMAGES, methods=list(METHODS), target=LABELS)
-    predicted = explain(gap_net().eval(), IMAGES, methods=list(METHODS), target=expected.predictions)
-    one = explain(gap_net().eval(), IMAGES, methods=list(METHODS), target=1)
+    expected = explain(gap_net().eval(), IMAGES, methods=EVERY_METHOD, target=LABELS)
+    predicted = explain(gap_net().eval(), IMAGES, methods=EVERY_METHOD, target=expected.predictions)
+    one = explain(gap_net().eval(), IMAGES, methods=EVERY_METHOD, target=1)
     model = gap_net().train(train).requires_grad_(not frozen)
     before = state_of(model)
     with context():
@@ -112,7 +112,7 @@ def test_every_method_works_on_every_model_in_every_mode_for_every_target(frozen
             (LABELS, expected), (torch.tensor(LABELS), expected), (callable_target, expected), (None, predicted),
             (1, one),
         ):  # fmt: skip
-            found = explain(model, images, methods=list(METHODS), target=target)
+            found = explain(model, images, methods=EVERY_METHOD, target=target)
             assert_all_alike(found.attributions, there.attributions)
             assert_all_alike(found.signed, there.signed)
     assert_same(state_of(model), before)
@@ -124,9 +124,9 @@ def test_every_method_works_on_a_single_logit_whose_sign_the_class_turns(frozen,
     model = gap_net(1).requires_grad_(not frozen)
     with context():
         images = IMAGES.clone()
-        found = {label: explain(model, images, methods=list(METHODS), target=label) for label in (0, 1)}
-        mixed = explain(model, images, methods=list(METHODS), target=[1, 0, 1])
-        called = explain(model, images, methods=list(METHODS), target=lambda logits: -logits[:, 0])
+        found = {label: explain(model, images, methods=EVERY_METHOD, target=label) for label in (0, 1)}
+        mixed = explain(model, images, methods=EVERY_METHOD, target=[1, 0, 1])
+        called = explain(model, images, methods=EVERY_METHOD, target=lambda logits: -logits[:, 0])
     for method, maps in mixed.attributions.items():
         assert_alike(maps, torch.stack([found[label].attributions[method][row] for row, label in enumerate([1, 0, 1])]))
     assert_all_alike(called.attributions, found[0].attributions)

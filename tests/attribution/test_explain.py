@@ -5,6 +5,7 @@ import gc
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import EVERY_METHOD
 from states import assert_alike, assert_all_alike
 from torch import nn
 
@@ -12,7 +13,7 @@ from lightning_saliency.attribution import METHODS, Explanation, blank_reasons, 
 from lightning_saliency.evidence import Forward, find_target_layer
 from lightning_saliency.models import GAPHead
 
-PLAIN = [key for key, method in METHODS.items() if method.further is None]
+PLAIN = [key for key, method in METHODS.items() if method.extra is None]
 
 
 def network(classes=4):
@@ -136,14 +137,14 @@ def test_a_method_alone_gives_what_it_gives_among_all(method):
 @pytest.mark.parametrize("chunk_size", [1, 2, 5, 100])
 @pytest.mark.parametrize("target", [None, 2, [3, 0, 1, 2, 2], lambda logits: logits[:, 1] - logits[:, 0]])
 def test_the_size_of_the_chunks_does_not_show(chunk_size, target):
-    sizes, methods = [], dict.fromkeys(METHODS) | {"occlusion": {"size": 5}}
+    sizes = []
     model = network()
     model[0].register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
-    whole = explain(network(), IMAGES, methods=methods, target=target, layer="5")
+    whole = explain(network(), IMAGES, methods=EVERY_METHOD, target=target, layer="5")
     explain(model, IMAGES, methods=PLAIN, target=target, layer="5", chunk_size=chunk_size)
     assert max(sizes) == min(chunk_size, 5)
     assert sum(sizes) == 5
-    parts = explain(model, IMAGES, methods=methods, target=target, layer="5", chunk_size=chunk_size)
+    parts = explain(model, IMAGES, methods=EVERY_METHOD, target=target, layer="5", chunk_size=chunk_size)
     assert max(sizes) <= min(chunk_size, 32)  # nor do further passes, whose copies of an image may be more than a batch
     assert_all_alike(parts.attributions, whole.attributions)
     torch.testing.assert_close(parts.logits, whole.logits)
@@ -190,7 +191,7 @@ def assert_correlated(found, expected, least):
     that are nearly equal keep few of the digits of half precision.
     """
     for method, raw in found.items():
-        kind = "scores" if METHODS[method].further == "perturbed" else "input" if METHODS[method].reduce else "layer"
+        kind = "scores" if METHODS[method].extra == "perturbed" else "input" if METHODS[method].reduce else "layer"
         correlation = torch.corrcoef(torch.stack([raw.flatten(), expected[method].flatten()]))[0, 1]
         assert correlation > least[kind], method
 
@@ -289,9 +290,7 @@ def test_a_wrong_argument_is_refused_by_its_name(arguments, error, says):
 @pytest.mark.parametrize("raises", [False, True])
 def test_memory_stays_flat_over_many_calls(raises):
     model, images = network(), IMAGES[:3, :, :10, :10]
-    few = {"num_samples": 2}
-    methods = dict.fromkeys(METHODS) | {"smooth_grad": few, "smooth_grad_cam_plus_plus": few, "occlusion": {"size": 5}}
-    methods["integrated_gradients"] = {"steps": 2}
+    methods = EVERY_METHOD | {"integrated_gradients": {"steps": 2}}
 
     def call():
         if raises:

@@ -11,8 +11,7 @@ from states import assert_alike, assert_all_alike, assert_same
 from lightning_saliency.attribution import METHODS, Explanation, HeatmapStage, Settings, explain, explain_call
 from lightning_saliency.data import plain_call
 from lightning_saliency.evidence import Forward, Target, name_layer
-from lightning_saliency.faithfulness import measure_faithfulness
-from lightning_saliency.sanity import measure_head_randomization
+from lightning_saliency.metrics import measure_faithfulness, measure_head_randomization
 
 IMAGES = torch.randn(3, 2, 10, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 LABELS = [2, 0, 1]
@@ -152,7 +151,7 @@ def test_an_explanation_knows_how_it_was_made():
 
 def test_a_target_that_is_known_by_now_takes_the_place_of_the_settings_own():
     model = gap_net()
-    settings = explain(model, IMAGES, methods=["grad_cam", "saliency"], target="label").settings
+    settings = explain(model, IMAGES, methods=["grad_cam", "saliency"], target=Target("label")).settings
     assert settings.target == Target("label")
     expected = explain(model, IMAGES, methods=["grad_cam", "saliency"], target=LABELS)
     found = explain_call(settings, plain_call(IMAGES), torch.tensor(LABELS))

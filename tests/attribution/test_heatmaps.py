@@ -66,7 +66,7 @@ def test_a_heatmap_lies_on_its_image_the_right_way_round(row, column):
         for parameter in model.parameters():
             parameter.fill_(1.0 if parameter.dim() > 1 else 0.0)
     # this model's gradient is the same everywhere, and it has no ReLU
-    methods = [key for key, row in METHODS.items() if row.reads_layer and row.further != "rectified"]
+    methods = [key for key, row in METHODS.items() if row.reads_layer and row.extra != "rectified"]
     for key, heatmap in explain(model, images, methods=methods, target=1, layer="0").heatmaps().items():
         at = divmod(int(heatmap.flatten().argmax()), images.shape[3])
         assert (at[0] // 4, at[1] // 4) == (row, column), key

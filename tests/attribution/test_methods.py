@@ -145,12 +145,12 @@ def scaled_gradient(evidence, *, steps=0.5, mode="any", **unused):
 
 def of_noise(evidence, passes, *, seed):
     """One of one's own with a further pass."""
-    return passes.again(evidence.images + seed, {"input_grads"}).input_grads
+    return passes.repeat(evidence.images + seed, {"input_grads"}).input_grads
 
 
 def test_a_method_of_ones_own_is_one_more_entry_with_options_of_its_own(monkeypatch):
     monkeypatch.setitem(METHODS, "mine", Method(scaled_gradient, "Mine", frozenset({"input_grads"})))
-    noisy = Method(of_noise, "Noisy", frozenset(), reduce="sum", further="noisy", checks={"seed": NUMBER})
+    noisy = Method(of_noise, "Noisy", frozenset(), reduce="sum", extra="noisy", checks={"seed": NUMBER})
     monkeypatch.setitem(METHODS, "noisy", noisy)
     methods = {"mine": {"steps": 2.5, "mode": "other"}, "saliency": {}, "noisy": {"seed": 0.0, "reduce": "absolute"}}
     found = explain(gap_net(), IMAGES, methods=methods, target=LABELS)

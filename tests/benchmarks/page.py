@@ -61,7 +61,9 @@ in it. The checksums that TensorBoard's writer computes in Python, in a thread o
     ),
     "imports": (
         "Import",
-        """`import lightning_saliency`, beside `import pytorch_lightning, torchvision` in the same run.""",
+        """\
+`from lightning_saliency import SaliencyCallback`, beside `import pytorch_lightning, torchvision` in the same run;
+`import lightning_saliency` by itself loads neither.""",
     ),
     "sizes": (
         "Bytes",

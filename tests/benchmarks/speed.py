@@ -23,6 +23,7 @@ import json
 import logging
 import platform
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -48,10 +49,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import normalize, resize
 
-from lightning_saliency import SaliencyCallback, explain, load_record
-from lightning_saliency.callbacks import Execution, Samples, Style
+from lightning_saliency import Forward, SaliencyCallback, Style, explain, load_record
+from lightning_saliency.attribution import ExplainedSamples, HeatmapStage
+from lightning_saliency.callbacks import Execution
+from lightning_saliency.data import SampleBatch
 from lightning_saliency.loggers import log_pictures
-from lightning_saliency.visualization import grid
+from lightning_saliency.visualization import draw_sheets, grid, to_pictures
 
 GRADIENT_CAMS = ("grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam", "xgrad_cam")
 CAM_FAMILY = ("cam", *GRADIENT_CAMS)
@@ -113,8 +116,8 @@ def photographs(count: int) -> tuple[Tensor, Tensor]:
     sources = [torch.from_numpy(image.copy()).permute(2, 0, 1) for image in load_sample_images().images]
     generator = torch.Generator().manual_seed(0)
     crops = []
-    for at in range(count):
-        source = sources[at % len(sources)]
+    for number in range(count):
+        source = sources[number % len(sources)]
         top, left = (int(torch.randint(0, side - 300, (), generator=generator)) for side in source.shape[1:])
         crops.append(resize(source[:, top : top + 300, left : left + 300], [224, 224]).float() / 255)
     photos = torch.stack(crops)
@@ -182,7 +185,7 @@ def methods(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
 
 def usual_layout(run: Callable[[], Any]) -> Callable[[], Any]:
     """Return the same, without the layout that is faster on a CPU."""
-    return without(run, "lightning_saliency.evidence.state._SMALL")
+    return without(run, f"{Forward.__module__}._CHANNELS_LAST_PIXELS")
 
 
 def all_at_once(run: Callable[[], Any]) -> Callable[[], Any]:
@@ -232,7 +235,8 @@ def beyond(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
     for name in args.models:
         model = network(name, args.device)
         images, labels = photographs(16)[0].to(args.device), torch.arange(16, device=args.device)
-        look = partial(explain, model, images, methods=fitting(EVERYTHING, name), target=labels, layer=LAYERS[name])
+        options = {"methods": fitting(EVERYTHING, name), "target": labels, "layer": LAYERS[name]}
+        look = partial(explain, model, images, **options)
         autocast = partial(torch.autocast, args.device.type, torch.bfloat16)
         tries: dict[str, Callable[[], Any]] = {
             "as usual: all at once": all_at_once(usual_layout(look)),
@@ -240,7 +244,7 @@ def beyond(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
             "channels last, in chunks of 8: as it is": look,
             "channels last, in chunks of 4": partial(look, chunk_size=4),
             "as usual, in chunks of 1": partial(look, chunk_size=1),
-            "as it is, autocast to bfloat16": partial(look, forward_context=autocast),
+            "as it is, autocast to bfloat16": partial(explain, Forward(model, context=autocast), images, **options),
         }
         floors = {"FB": floor(model, images, labels)["FB"]}
         found = medians(floors | tries, args.rounds, args.device)
@@ -277,8 +281,8 @@ def pictures(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
     images, photos = photographs(8)
     labels = torch.arange(8)
     explanation = explain(model, images.to(args.device), methods=THREE, layer="layer4")
-    look = Look(mean=MEAN, std=STD)
-    samples = Samples(images, labels)
+    style = Style(mean=MEAN, std=STD)
+    samples = SampleBatch(explanation.call.to("cpu"), labels=tuple(labels.tolist()), positions=tuple(range(8)))
     shown = [photo.permute(1, 2, 0).numpy() for photo in photos]
     heatmaps = {key: maps[:, 0].cpu().numpy() for key, maps in explanation.heatmaps().items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -286,12 +290,14 @@ def pictures(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
         writer: SummaryWriter = logger.experiment
 
         def sheets() -> None:
-            drawn = look.draw(samples, explanation, title="epoch 1", explained="true class")
+            # heatmaps of its own each time, since these are made once for a look
+            looked = ExplainedSamples(samples, explanation, HeatmapStage(explanation))
+            drawn = draw_sheets([looked], style, title="epoch 1", explained="true class")
             log_pictures(logger, drawn, 0)
             writer.flush()
 
         def one_grid() -> None:
-            drawn = grid(look.to_rgb(images), explanation.heatmaps(), title="epoch 1", cell_side=144)
+            drawn = grid(to_pictures(images, style), explanation.heatmaps(), title="epoch 1", cell_side=144)
             log_pictures(logger, {"grid": drawn}, 0)
             writer.flush()
 
@@ -411,7 +417,7 @@ def times_of_callbacks(name: str, args: argparse.Namespace) -> Figures:
     )
     rivals: dict[str, L.Callback] = {  # each with a name of its own, since they share the trainer
         "ours": ours_of(name="ours"),
-        "ours, pictures alone": ours_of(name="pictures", record=False, metrics=False),
+        "ours, pictures alone": ours_of(name="pictures", history=False, metrics=False),
         "pasted": peers.PastedCallback(images.to(args.device), labels.to(args.device), shown, LAYERS[name]),
     }
     times = Times(rivals, step, args)
@@ -464,21 +470,22 @@ def growth(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
             yield count, {"everything / FB": taken / found["FB"]}
 
 
-IMPORTS = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+IMPORTS = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
 
 
 def imports(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
     """The time to import, in that of `import pytorch_lightning, torchvision`."""
 
-    def seconds(modules: str) -> float:
+    def seconds(statement: str) -> float:
         done = subprocess.run(
-            [sys.executable, "-c", IMPORTS.format(modules)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", IMPORTS.format(statement)], capture_output=True, text=True, check=True
         )
         return float(done.stdout)
 
-    pairs = [(seconds("pytorch_lightning, torchvision"), seconds("lightning_saliency")) for _ in range(args.rounds)]
-    alone, with_us = (sorted(times)[len(times) // 2] for times in zip(*pairs, strict=True))
-    yield "import", {"in seconds": alone, "lightning_saliency / both": with_us / alone}
+    statements = ("import pytorch_lightning, torchvision", "from lightning_saliency import SaliencyCallback")
+    rounds = [[seconds(statement) for statement in statements] for _ in range(args.rounds)]
+    without_us, with_us = (statistics.median(times) for times in zip(*rounds, strict=True))
+    yield "import", {"in seconds": without_us, "SaliencyCallback / both": with_us / without_us}
 
 
 def sizes(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
@@ -497,9 +504,12 @@ def sizes(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
 
             def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
                 trainer.logger.experiment.flush()
-                files = [path for path in Path(trainer.logger.log_dir).iterdir() if path.is_file()]
-                record = sum(path.stat().st_size for path in files if path.suffix == ".record")
-                held[trainer.current_epoch] = sum(path.stat().st_size for path in files) - record, record
+                folder = Path(trainer.logger.log_dir)
+                events, record = (
+                    sum(path.stat().st_size for path in files)
+                    for files in (folder.glob("events.*"), folder.glob("*.record/*.npz"))
+                )
+                held[trainer.current_epoch] = events, record
 
         callback = SaliencyCallback(THREE, style=Style(mean=MEAN, std=STD), execution=Execution(on_error="raise"))
         trainer = L.Trainer(

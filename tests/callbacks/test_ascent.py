@@ -117,8 +117,8 @@ def test_the_fooled_samples_and_how_many_steps_it_took(tmp_path):
         (lambda: ClassModelCallback([]), ValueError, r"`classes` to be class indices from 0, got \[\]"),
         (lambda: ClassModelCallback([-1]), ValueError, "`classes` to be class indices"),
         (lambda: ClassModelCallback(steps=0), ValueError, "`steps` to be a positive int, got 0"),
-        (lambda: ClassModelCallback(step_size=-1), ValueError, "`step_size` to be above 0, got -1"),
-        (lambda: ClassModelCallback(blur=-0.5), ValueError, r"`blur` not to be negative, got -0\.5"),
+        (lambda: ClassModelCallback(step_size=-1), ValueError, "`step_size` to be a number above 0, got -1"),
+        (lambda: ClassModelCallback(blur=-0.5), ValueError, r"`blur` to be a number from 0, got -0\.5"),
         (
             lambda: ClassModelCallback(execution=Execution(output_fn=3)),
             TypeError,
@@ -127,7 +127,7 @@ def test_the_fooled_samples_and_how_many_steps_it_took(tmp_path):
         (lambda: ClassModelCallback(every_n_epochs=0), ValueError, "`every_n_epochs` to be a positive int"),
         (lambda: FoolingCallback(-1), ValueError, "`target` to be a class index from 0 or None, got -1"),
         (lambda: FoolingCallback(method="fast"), ValueError, "`method` to be one of sign, gradient, got 'fast'"),
-        (lambda: FoolingCallback(step_size=0), ValueError, "`step_size` to be above 0, got 0"),
+        (lambda: FoolingCallback(step_size=0), ValueError, "`step_size` to be a number above 0, got 0"),
         (
             lambda: FoolingCallback(samples=Samples(choose="best")),
             ValueError,

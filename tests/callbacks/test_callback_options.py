@@ -112,7 +112,7 @@ def test_a_wrong_option_is_named_when_the_callback_is_made(options, error, messa
         (Execution, "task", "binary", ValueError, r"`execution\.task` to be one of multiclass, multilabel, None"),
         (Execution, "output_fn", "x", TypeError, r"`execution\.output_fn` to be a function or None, got str"),
         (Execution, "on_error", "ignore", ValueError, r"`execution\.on_error` to be one of warn, raise"),
-        (Execution, "max_fraction", 0, ValueError, r"`execution\.max_fraction` to be above 0 and at most 1, got 0"),
+        (Execution, "max_fraction", 0, ValueError, r"`execution\.max_fraction` to be a number in \(0, 1\], got 0"),
         (Execution, "max_fraction", 1.5, ValueError, r"`execution\.max_fraction`.*got 1\.5"),
     ],
 )

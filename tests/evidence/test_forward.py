@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as transforms
 from lightning_saliency.attribution import METHODS, explain
 from lightning_saliency.data import children, make_call, plain_call
 from lightning_saliency.evidence import Forward, as_forward, find_target_layer, undisturbed
-from lightning_saliency.faithfulness import measure_faithfulness
+from lightning_saliency.metrics import measure_faithfulness
 from lightning_saliency.models import GAPHead
 
 IMAGES = torch.randn(4, 3, 10, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

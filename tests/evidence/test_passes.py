@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import Disturbing, metered
+from networks import EVERY_METHOD, Disturbing, metered
 from states import assert_alike, assert_all_alike, assert_same, state_of
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -17,7 +17,7 @@ CAMS = ["grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam", "xgrad_cam",
 GRADIENTS = ["saliency", "input_x_gradient"]
 
 
-PLAIN = [key for key, method in METHODS.items() if method.further is None]
+PLAIN = [key for key, method in METHODS.items() if method.extra is None]
 IMAGES = torch.randn(3, 3, 10, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
@@ -138,15 +138,15 @@ def test_the_hooks_of_a_user_stay_and_are_obeyed():
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("context", [nullcontext, torch.no_grad, torch.inference_mode])
 def test_every_context_gives_the_same_maps(context, frozen):
-    expected = explain(metered(), IMAGES, methods=list(METHODS), target=[0, 1, 2])
+    expected = explain(metered(), IMAGES, methods=EVERY_METHOD, target=[0, 1, 2])
     model = metered().requires_grad_(not frozen)
     with context():
         images, labels = IMAGES.clone(), torch.tensor([0, 1, 2])  # made here: inference tensors, labels too
         for target in (labels, lambda logits: torch.stack([logits[i, i] for i in range(3)])):
-            found = explain(model, images, methods=list(METHODS), target=target)
+            found = explain(model, images, methods=EVERY_METHOD, target=target)
             assert_all_alike(found.attributions, expected.attributions)
-        predicted = explain(model, images, methods=list(METHODS))
-    assert_all_alike(predicted.attributions, explain(metered(), IMAGES, methods=list(METHODS)).attributions)
+        predicted = explain(model, images, methods=EVERY_METHOD)
+    assert_all_alike(predicted.attributions, explain(metered(), IMAGES, methods=EVERY_METHOD).attributions)
     for tensor in (found.logits, found.scores, *found.attributions.values()):
         assert not tensor.requires_grad
 

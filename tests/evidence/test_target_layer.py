@@ -183,7 +183,7 @@ NETS = {
     "pooled without a change of size": (
         lambda net, x: gap(net.pool(net.act(x))), {"act": nn.ReLU(), "pool": nn.MaxPool2d(3, 1, 1)}, "act", F.relu,
     ),
-    "a strided slice before its own normalisation": (
+    "a strided slice before its own normalization": (
         lambda net, x: gap(net.norm(x[:, :, ::2, ::2])), {"norm": normed()}, "conv2", lambda x: x,
     ),
     "dropout, flatten": (

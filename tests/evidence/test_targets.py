@@ -44,6 +44,7 @@ def test_every_form_of_target_gives_its_scores(target, classes, scores):
         (torch.eye(2), TypeError, r"`target` to hold integer .* torch.float32.*labels.argmax\(1\)"),
         (torch.tensor([True, False]), TypeError, r"`target` to hold integer class indices, got dtype torch.bool"),
         ("cat", ValueError, r"`target` to be one of label, predicted, got 'cat'"),
+        ("label", ValueError, r"`target` to be the labels themselves, got 'label': pass `target=labels`"),
         (["cat", "dog"], TypeError, r"`target` to be None, a class index, .* got \['cat', 'dog'\]"),
         ([[0], [1, 2]], TypeError, r"`target` to be None, a class index, .* got \[\[0\], \[1, 2\]\]"),
         ([0, 1, 2], ValueError, r"each of the 2 images, shape \(2,\), got shape \(3,\)"),

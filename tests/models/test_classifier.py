@@ -236,12 +236,12 @@ def test_checkpoints_go_round_and_fetch_no_weights_again(tmp_path):
         ({"metric": "f1"}, "`metric` to be one of accuracy, auroc, got 'f1'"),
         ({"schedule": "step"}, "`schedule` to be one of constant, cosine, got 'step'"),
         ({"pooling": "sum"}, "`pooling` to be one of avg, max, lse, got 'sum'"),
-        ({"unfreeze_at_epoch": -1}, "`unfreeze_at_epoch` to be at least 0, got -1"),
-        ({"box_threshold": 1.0}, r"`box_threshold` to be in \[0, 1\), got 1.0"),
+        ({"unfreeze_at_epoch": -1}, "`unfreeze_at_epoch` to be an int from 0, got -1"),
+        ({"box_threshold": 1.0}, r"`box_threshold` to be a number in \[0, 1\), got 1.0"),
         ({"resolution": 5}, "convolutional map of 5×5"),
-        ({"hidden": 0}, "`hidden` to be at least 1, got 0"),
-        ({"in_channels": 0}, "`in_channels` to be at least 1, got 0"),
-        ({"learning_rate": -1.0}, r"`learning_rate` not to be negative, got -1\.0"),
+        ({"hidden": 0}, "`hidden` to be a positive int, got 0"),
+        ({"in_channels": 0}, "`in_channels` to be a positive int, got 0"),
+        ({"learning_rate": -1.0}, r"`learning_rate` to be a number from 0, got -1\.0"),
     ],
 )
 def test_wrong_options_are_refused(options, says):
@@ -250,7 +250,7 @@ def test_wrong_options_are_refused(options, says):
 
 
 def test_a_single_class_and_batches_of_another_kind_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="`num_classes` to be at least 2, got 1"):
+    with pytest.raises(ValueError, match="`num_classes` to be an int from 2, got 1"):
         CAMClassifier(1)
     images = DataLoader(data(4).tensors[0], batch_size=2)
     with pytest.raises(TypeError, match=r"a batch to be \(images, labels, ...\), got a Tensor"):

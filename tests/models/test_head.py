@@ -81,8 +81,8 @@ def test_it_learns_and_so_does_what_comes_before_it():
     assert not any(torch.equal(*pair) for pair in zip(model.parameters(), untrained, strict=True))
 
 
-@pytest.mark.parametrize(("arguments", "says"), [((0, 3), "`in_channels` to be at least 1, got 0"),
-                                                 ((8, -1), "`num_classes` to be at least 1, got -1")])  # fmt: skip
+@pytest.mark.parametrize(("arguments", "says"), [((0, 3), "`in_channels` to be a positive int, got 0"),
+                                                 ((8, -1), "`num_classes` to be a positive int, got -1")])  # fmt: skip
 def test_a_head_of_nothing_is_refused(arguments, says):
     with pytest.raises(ValueError, match=says):
         GAPHead(*arguments)

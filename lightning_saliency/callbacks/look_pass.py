@@ -1,4 +1,4 @@
-"""The samples through the module, as the trainer runs it: in its precision, within its memory."""
+"""`LookPass`: explains samples in the trainer's precision and within the available memory."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from lightning_saliency.evidence import (
 
 
 @dataclass
-class Explainer:
-    """Explains samples by a trainer's module, and remembers what it found out on the way.
+class LookPass:
+    """Explains samples with a trainer's module, and remembers its target layer and the chunk size that fits.
 
     Attributes:
-        methods: By key of `METHODS` the options of its function.
+        methods: The options of each method's function, by the method's key in `METHODS`.
         target: Which class is explained.
-        part: Which part of the module.
-        layer: Dotted names of the target layers; none to find it.
+        part: Which part of the module is explained.
+        layer: Dotted names of the target layers; none to choose it automatically.
         execution: How the pass runs.
     """
 
@@ -45,15 +45,15 @@ class Explainer:
     part: ModelPart
     layer: tuple[str, ...]
     execution: Execution
-    _found_layer: TargetLayer | None = field(default=None, init=False)
+    _target_layer: TargetLayer | None = field(default=None, init=False)
     _fitting_chunk: int | None = field(default=None, init=False)
 
     def forget(self) -> None:
-        """Let go of the module, and of what may be what is wrong."""
-        self._found_layer = None
+        """Drop the module and its target layer, which is chosen again in the next look."""
+        self._target_layer = None
 
     def check(self, pl_module: LightningModule) -> None:
-        """Refuse names that the module does not have.
+        """Raise an error for names that the module does not have.
 
         Raises:
             ValueError: There is no such layer or submodule.
@@ -73,7 +73,7 @@ class Explainer:
             trainer: The trainer.
             pl_module: Its module.
             samples: Any number of samples.
-            at_once: In what chunks, where no size of chunks is set; None for all at once.
+            at_once: The size of chunks, where the user sets none; None for all samples together.
 
         Returns:
             The explanations, one for each size of images.
@@ -81,23 +81,23 @@ class Explainer:
         settings = self._settings(trainer, pl_module, at_once)
         explained = []
         for batch in samples.batches():
-            if self._found_layer is None and not settings.layers and self._reads_layer:
+            if self._target_layer is None and not settings.layers and self._reads_layer:
                 with muted(pl_module):
-                    self._found_layer = find_target_layer(settings.forward, batch.call)
-            if self._found_layer is not None:
-                settings = replace(settings, layers=(self._found_layer,))
+                    self._target_layer = find_target_layer(settings.forward, batch.call)
+            if self._target_layer is not None:
+                settings = replace(settings, layers=(self._target_layer,))
             target = self.target.resolve(len(batch), labels=batch.known_labels, positions=batch.positions)
             explained.append(self._explain(settings, batch, target, pl_module))
         return tuple(explained)
 
     def disagreement(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> int:
-        """Count the samples of which the model now says something else than in the validation pass they are from."""
-        said = dict(zip(samples.positions, (sample.logits for sample in samples.samples), strict=True))
+        """Return the number of samples whose logits are not those of the validation pass they were collected in."""
+        recorded = dict(zip(samples.positions, (sample.logits for sample in samples.samples), strict=True))
         count = 0
         for group in explained:
             for position, logits in zip(group.samples.positions, group.explanation.logits, strict=True):
-                before = said[position]
-                count += before is not None and not same_logits(logits, before)
+                expected = recorded[position]
+                count += expected is not None and not same_logits(logits, expected)
         return count
 
     def _explain(
@@ -110,17 +110,17 @@ class Explainer:
                     explanation = explain_call(settings, batch.call, target)
                 return ExplainedSamples(batch, explanation, HeatmapStage(explanation))
             except (RuntimeError, MemoryError) as fault:
-                tried = min(settings.chunk_size or len(batch), len(batch))
-                if tried == 1 or not (is_oom_error(fault) or isinstance(fault, MemoryError)):
+                failed_chunk = min(settings.chunk_size or len(batch), len(batch))
+                if failed_chunk == 1 or not (is_oom_error(fault) or isinstance(fault, MemoryError)):
                     raise
-            # out of the handler: the fault holds the frames, and these the tensors
-            self._fitting_chunk = tried // 2
+            # outside the handler: the error holds the frames, and these hold the tensors
+            self._fitting_chunk = failed_chunk // 2
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
 
     def _settings(self, trainer: Trainer, pl_module: LightningModule, at_once: int | None) -> Settings:
         model = self.part.model(pl_module)
-        own_task = getattr(pl_module, "task", None)
+        module_task = getattr(pl_module, "task", None)
         return Settings(
             forward=Forward(model, self.execution.output_fn, trainer.precision_plugin.forward_context),
             methods=self.methods,
@@ -128,7 +128,7 @@ class Explainer:
             layers=tuple(self.part.layer(model, name) for name in self.layer),
             fuse=self.execution.fuse,
             flip=self.execution.flip,
-            task=self.execution.task or ("multilabel" if own_task == "multilabel" else "multiclass"),
+            task=self.execution.task or ("multilabel" if module_task == "multilabel" else "multiclass"),
             chunk_size=self._fitting_chunk or self.execution.chunk_size or at_once,
         )
 
