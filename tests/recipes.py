@@ -147,9 +147,12 @@ class Recipe:
     pictures: int | None = 3  # how many each tag has: before training, and for each of the two epochs
     options: dict = field(default_factory=dict)  # of the callback
 
-    def callback(self, methods=METHODS) -> SaliencyCallback:
-        """Return a callback that raises what goes wrong, and audits itself."""
-        return SaliencyCallback(methods, **({"samples": 4, "execution": STRICT} | self.options))
+    def callback(self) -> SaliencyCallback:
+        """Return a callback that raises what goes wrong, and audits itself.
+
+        The history reads no more than what pictures and metrics read too: where nothing is said, it is left out.
+        """
+        return SaliencyCallback(METHODS, **({"samples": 4, "history": False, "execution": STRICT} | self.options))
 
 
 def run(recipe: Recipe, folder, *callbacks) -> dict[str, str]:
@@ -171,7 +174,7 @@ def both(make: Callable[..., Any], **options) -> dict[str, Callable[[], Any]]:
 
 
 RECIPES = [
-    Recipe("plain"),
+    Recipe("plain", options={"history": True}),
     Recipe(
         "dropout, BatchNorm, shuffling, augmentation through torch, Python and NumPy",
         **both(lambda **options: loader(Augmented(), **options)),
@@ -181,7 +184,7 @@ RECIPES = [
         trainer={"accumulate_grad_batches": 2, "val_check_interval": 1},
         pictures=7,
     ),
-    Recipe("a forward that logs, counts and keeps features", LogsInForward),
+    Recipe("a forward that logs, counts and keeps features", LogsInForward, options={"history": True}),
     Recipe("manual optimization, one optimizer", Manual),
     Recipe("manual optimization, two optimizers", partial(Manual, 2)),
     Recipe("gradient clipping", trainer={"gradient_clip_val": 0.1}),
@@ -202,7 +205,11 @@ RECIPES = [
         **both(loader, collate_fn=partial(collate, dict)),
     ),
     Recipe("uint8 images", ConvertsBytes, **both(lambda **options: loader(as_bytes(), **options))),
-    Recipe("images of several sizes", **both(lambda **options: loader(Sizes(), batch_size=1, **options))),
+    Recipe(
+        "images of several sizes",
+        **both(lambda **options: loader(Sizes(), batch_size=1, **options)),
+        options={"history": True},
+    ),
     Recipe("non-reentrant checkpointing", Checkpointed),
     Recipe("weight averaging before ours", before=ema),
     Recipe("weight averaging after ours", after=ema),
@@ -210,7 +217,7 @@ RECIPES = [
     Recipe("overfit_batches", trainer={"overfit_batches": 1}),
     Recipe("limit_val_batches", trainer={"limit_val_batches": 1}),
     Recipe("check_val_every_n_epoch", trainer={"check_val_every_n_epoch": 2}, pictures=2),
-    Recipe("no sanity checking", trainer={"num_sanity_val_steps": 0}, pictures=2),
+    Recipe("no sanity checking", trainer={"num_sanity_val_steps": 0}, pictures=2, options={"history": True}),
     Recipe("fast_dev_run", trainer={"fast_dev_run": True, "logger": True}, pictures=None),
     Recipe("several validation loaders", val=lambda: [loader(), loader(batch_size=4)]),
     Recipe(

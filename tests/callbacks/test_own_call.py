@@ -18,11 +18,12 @@ from lightning_saliency.callbacks import Execution, SaliencyCallback, Samples
 METHODS = ["cam", "grad_cam", "saliency"]
 
 
-def look_of(tmp_path, module, batches, *, methods=METHODS, samples=4, fit=False, last=False, **options):
+def look_of(tmp_path, module, batches, *, methods=METHODS, samples=4, fit=False, last=False, history=False, **options):
     """The first look of a run, right after the pass of which it knows what the validation step saw."""
     keeps = Keeps()
     execution = options.pop("execution", Execution(on_error="raise", audit=True))
-    callback = SaliencyCallback(methods, samples=samples, execution=execution, outputs=[keeps], **options)
+    options |= {"samples": samples, "history": history, "execution": execution}
+    callback = SaliencyCallback(methods, outputs=[keeps], **options)
     runner = trainer(tmp_path, callback, max_epochs=1)
     if fit:
         runner.fit(module, batches, batches)
@@ -291,7 +292,7 @@ class Sizes(Dataset):
 
 def test_samples_of_several_sizes_are_shown_each_at_its_own(tmp_path):
     check_logits(look_of(tmp_path / "untrained", Fits(), DataLoader(Sizes(), batch_size=1), samples=2, fit=True))
-    look = look_of(tmp_path, Fits(), DataLoader(Sizes(), batch_size=1), samples=6, fit=True, last=True)
+    look = look_of(tmp_path, Fits(), DataLoader(Sizes(), batch_size=1), samples=6, fit=True, last=True, history=True)
     assert [tuple(group.explanation.images.shape) for group in look.explained] == [
         (2, 3, 16, 20), (2, 3, 20, 20), (2, 3, 24, 20),
     ]  # fmt: skip
