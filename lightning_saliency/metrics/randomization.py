@@ -139,7 +139,8 @@ def _shuffled(parameters: Mapping[str, Tensor], seed: int) -> dict[str, nn.Param
 ROWS = (
     replace(
         RANK_CORRELATION, name="rank_correlation_random_head", higher_is_better=False,
-        description="Spearman's rank correlation with the map of the network with a random head; from 0.9 on, a warning",
+        description="Spearman's rank correlation with the map of the network with a random head; "
+        "from 0.9 on, a warning",
         section="with `randomization_every_n_epochs`",
     ),
 )  # fmt: skip
