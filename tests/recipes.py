@@ -32,7 +32,7 @@ from torch.utils.data import Dataset, TensorDataset
 from lightning_saliency.callbacks import Execution, History, Metrics, SaliencyCallback, Samples
 from lightning_saliency.callbacks.audit import digest, fingerprint
 
-METHODS = ["cam", "grad_cam", "saliency"]  # which read class weights, gradients of a layer, and of the input
+METHODS = ["cam", "grad_cam", "grad_cam_plus_plus", "eigen_cam", "saliency"]
 STRICT = Execution(on_error="raise", audit=True)
 
 
@@ -148,11 +148,8 @@ class Recipe:
     options: dict = field(default_factory=dict)  # of the callback
 
     def callback(self) -> SaliencyCallback:
-        """Return a callback that raises what goes wrong, and audits itself.
-
-        The history reads no more than what pictures and metrics read too: where nothing is said, it is left out.
-        """
-        return SaliencyCallback(METHODS, **({"samples": 4, "history": False, "execution": STRICT} | self.options))
+        """Return a callback that raises what goes wrong, and audits itself."""
+        return SaliencyCallback(METHODS, **({"samples": 4, "execution": STRICT} | self.options))
 
 
 def run(recipe: Recipe, folder, *callbacks) -> dict[str, str]:
@@ -174,7 +171,7 @@ def both(make: Callable[..., Any], **options) -> dict[str, Callable[[], Any]]:
 
 
 RECIPES = [
-    Recipe("plain", options={"history": True}),
+    Recipe("plain"),
     Recipe(
         "dropout, BatchNorm, shuffling, augmentation through torch, Python and NumPy",
         **both(lambda **options: loader(Augmented(), **options)),
@@ -184,7 +181,7 @@ RECIPES = [
         trainer={"accumulate_grad_batches": 2, "val_check_interval": 1},
         pictures=7,
     ),
-    Recipe("a forward that logs, counts and keeps features", LogsInForward, options={"history": True}),
+    Recipe("a forward that logs, counts and keeps features", LogsInForward),
     Recipe("manual optimization, one optimizer", Manual),
     Recipe("manual optimization, two optimizers", partial(Manual, 2)),
     Recipe("gradient clipping", trainer={"gradient_clip_val": 0.1}),
@@ -208,7 +205,6 @@ RECIPES = [
     Recipe(
         "images of several sizes",
         **both(lambda **options: loader(Sizes(), batch_size=1, **options)),
-        options={"history": True},
     ),
     Recipe("non-reentrant checkpointing", Checkpointed),
     Recipe("weight averaging before ours", before=ema),
@@ -217,7 +213,7 @@ RECIPES = [
     Recipe("overfit_batches", trainer={"overfit_batches": 1}),
     Recipe("limit_val_batches", trainer={"limit_val_batches": 1}),
     Recipe("check_val_every_n_epoch", trainer={"check_val_every_n_epoch": 2}, pictures=2),
-    Recipe("no sanity checking", trainer={"num_sanity_val_steps": 0}, pictures=2, options={"history": True}),
+    Recipe("no sanity checking", trainer={"num_sanity_val_steps": 0}, pictures=2),
     Recipe("fast_dev_run", trainer={"fast_dev_run": True, "logger": True}, pictures=None),
     Recipe("several validation loaders", val=lambda: [loader(), loader(batch_size=4)]),
     Recipe(
