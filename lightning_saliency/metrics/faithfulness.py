@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from lightning_saliency._checks import check_count, check_shape, check_type, refuse
-from lightning_saliency.attribution import Explanation, blank_reasons
+from lightning_saliency.attribution import Explanation
 from lightning_saliency.evidence import check_classes, class_probabilities, forward_logits_in_chunks, undisturbed
 from lightning_saliency.metrics._maps import at_least_float32
 from lightning_saliency.metrics.metric import Metric
@@ -219,7 +219,8 @@ def _measured(
             "deletion": area_under_curve(torch.stack(deleted, dim=1)),
             "insertion": area_under_curve(torch.stack(inserted, dim=1)),
         }
-        blank = torch.tensor([reason is not None for reason in blank_reasons(maps)], device=whole.device)
+        low, high = maps.flatten(1).aminmax(dim=1)
+        blank = ~(high > low)  # the same everywhere, or NaN
         found[name] = {metric: values.masked_fill(blank, torch.nan) for metric, values in measured.items()}
     return found
 

@@ -1,5 +1,7 @@
 """What a look is used for is a list of outputs: a user's own too, each guarded by itself."""
 
+import sys
+
 import pytest
 import torch
 from looking import Keeps
@@ -9,6 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from lightning_saliency import SaliencyCallback
+from lightning_saliency.attribution import blank_reasons
 from lightning_saliency.callbacks import Execution, Logged, Metrics, Output, Samples, Style
 from lightning_saliency.data import SampleCollector
 from lightning_saliency.data.choosing import Positions
@@ -233,8 +236,19 @@ class Upsamplings(TorchFunctionMode):
     ],
 )
 def test_heatmaps_are_made_once_for_each_method_and_scale_whoever_uses_them(tmp_path, options, count):
-    ours = callback(methods=["cam", "grad_cam"], samples=Samples(num=3, objects=squares), **options)
+    ours = callback(methods=["cam", "grad_cam"], samples=Samples(num=3, objects=squares), history=False, **options)
     runner = trainer(tmp_path, ours, max_epochs=1, num_sanity_val_steps=0)
-    with Upsamplings() as upsamplings:
-        runner.fit(TinyClassifier(), loader(), loader())
+    reasons = 0
+
+    def count_reasons(frame, event, _):
+        nonlocal reasons
+        reasons += event == "call" and frame.f_code is blank_reasons.__code__
+
+    sys.setprofile(count_reasons)
+    try:
+        with Upsamplings() as upsamplings:
+            runner.fit(TinyClassifier(), loader(), loader())
+    finally:
+        sys.setprofile(None)
     assert upsamplings.count == count
+    assert reasons == count  # why a map is blank is found out where its heatmap is made
