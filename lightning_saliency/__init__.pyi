@@ -1,3 +1,13 @@
+from . import attribution as attribution
+from . import callbacks as callbacks
+from . import data as data
+from . import evidence as evidence
+from . import gradient_ascent as gradient_ascent
+from . import history as history
+from . import loggers as loggers
+from . import metrics as metrics
+from . import models as models
+from . import visualization as visualization
 from .attribution import METHODS as METHODS
 from .attribution import Explanation as Explanation
 from .attribution import explain as explain
