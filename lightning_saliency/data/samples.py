@@ -179,9 +179,9 @@ class SampleCollector:
                 rows[candidate.position] = row
                 for surplus in self.chooser.surplus(self._candidates):
                     del self._candidates[surplus]
-        self._kept = {position: sample for position, sample in self._kept.items() if position in self._candidates}
-        chosen = {position: row for position, row in rows.items() if position in self._candidates}
-        self._keep(chosen, call, masks, logits)
+                    self._kept.pop(surplus, None)
+                    rows.pop(surplus, None)
+        self._keep(rows, call, masks, logits)
         if self.chooser.is_complete(self._candidates):
             self.end(whole=True)
 
