@@ -438,11 +438,7 @@ class LookCallback(Callback):
         other_seconds = time.perf_counter() - self._last_end - self._guard.seconds
         planned = self._budget.plan(num_samples, other_seconds)
         if self._budget.is_thinned and not was_thinned:
-            rank_zero_warn(
-                f"{type(self).__name__} would take more than {self.execution.max_fraction:.0%} of the time, so it now "
-                f"shows {self._budget.most} of {num_samples} samples"
-                + (f", every {self._budget.every} validations." if self._budget.every > 1 else ".")
-            )
+            rank_zero_warn(f"{type(self).__name__} would take {self._budget.describe(num_samples)}.")
         return planned
 
     def _warn_once(self, message: str) -> None:

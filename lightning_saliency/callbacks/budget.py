@@ -60,6 +60,12 @@ class Budget:
         self._count += 1
         return wanted if (self._count - 1) % self.every == 0 else 0
 
+    def describe(self, num_samples: int) -> str:
+        """Return in words what was cut of so many samples."""
+        often = f", every {self.every} validations" if self.every > 1 else ""
+        shown = f"{self.most} of {num_samples} samples{often}"
+        return f"more than {self.max_fraction:.0%} of the time, so it now shows {shown}"
+
     def record(self, seconds: float, num_samples: int) -> None:
         """Record the duration of the last look."""
         self._seconds_each = seconds / max(num_samples, 1)

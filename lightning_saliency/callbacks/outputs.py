@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +82,7 @@ class Logged:
     scalars: Mapping[str, float] = field(default_factory=dict)
 
 
-class Output:
+class Output(ABC):
     """Base class of outputs: an output turns a look into pictures, scalars or files.
 
     The callback runs its outputs one after another, each guarded by itself, and logs what they return: pictures to
@@ -106,9 +107,9 @@ class Output:
         """Whether the output is to be called with a look."""
         return True
 
+    @abstractmethod
     def __call__(self, look: Look) -> Logged:
         """Return the pictures and scalars to log for a look."""
-        raise NotImplementedError(f"Expected {type(self).__name__} to define `__call__(self, look)`.")
 
     def end(self, loggers: Sequence[Any]) -> Logged:
         """Return the pictures and scalars to log at the end of a training."""
