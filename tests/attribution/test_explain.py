@@ -307,11 +307,11 @@ def test_memory_stays_flat_over_many_calls(raises):
     for _ in range(3):
         call()
     before = census()
-    for _ in range(40):
+    for _ in range(200):
         call()
     after = census()
     assert after[1] == before[1]
-    assert after[0] - before[0] < 20  # less than one a call
+    assert after[0] - before[0] < 50  # far less than one a call
 
 
 def test_no_graph_is_kept_and_the_images_of_the_caller_get_no_gradient():
