@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_saliency._checks import OptionError, call_option
 from lightning_saliency.data.batches import find_labels, fit_labels, is_images, is_labels
 from lightning_saliency.data.calls import Call, join_calls, plain_call
 from lightning_saliency.data.choosing import Candidate, Chooser
@@ -159,14 +160,17 @@ class SampleCollector:
             return
         labels = self._labels(batch, len(call), logits)
         if self.chooser.needs_labels and all(label is None for label in labels):
-            raise ValueError(
+            raise OptionError(
                 f"Expected the batch to hold integer labels (N,), which the choice of the samples "
                 f"({type(self.chooser).__name__}) needs, found none that fit. Pass `Samples(labels=...)`, a function "
-                "that takes them out of the batch."
+                "that takes them out of the batch.",
+                "samples.choose",
             )
         masks = None
         if callable(self.objects):
-            masks = objects_to_masks(self.objects(batch), len(call), call.images.shape[2:])
+            masks = objects_to_masks(
+                call_option("samples.objects", self.objects, batch), len(call), call.images.shape[2:]
+            )
         losses = _losses(logits, labels) if self.chooser.needs_losses else [None] * len(labels)
         rows = {}  # of the samples to keep, by their positions
         for row, (label, loss) in enumerate(zip(labels, losses, strict=True)):
@@ -199,8 +203,9 @@ class SampleCollector:
         self.fixed = self.current()
         missing = sorted(set(self.chooser.order(self._candidates)) - set(self._kept))
         if missing:
-            raise ValueError(
-                f"Expected `samples` to be positions in the stream, which held {self._position} images, got {missing}."
+            raise OptionError(
+                f"Expected `samples` to be positions in the stream, which held {self._position} images, got {missing}.",
+                "samples.positions",
             )
 
     def current(self) -> FixedSamples | None:
@@ -231,13 +236,17 @@ class SampleCollector:
     def _labels(self, batch: Any, count: int, logits: Tensor | None) -> list[int | None]:
         """Return the label of each sample, None for a class that the logits do not have."""
         num_classes = None if logits is None else logits.shape[1]
-        labels = find_labels(batch, count, num_classes) if self.label_fn is None else self.label_fn(batch)
+        if self.label_fn is None:
+            labels = find_labels(batch, count, num_classes)
+        else:
+            labels = call_option("samples.labels", self.label_fn, batch)
         if labels is None:
             return [None] * count
         if not is_labels(labels, count):
-            raise ValueError(
+            raise OptionError(
                 f"Expected the function for `labels` to return one class for each of the {count} images, got "
-                f"{describe(labels)}."
+                f"{describe(labels)}.",
+                "samples.labels",
             )
         labels = labels.reshape(-1).long()
         if not fit_labels(labels, num_classes):
@@ -266,15 +275,11 @@ class SampleCollector:
         """Return the samples with masks of the objects that the user passed for them."""
         if self.objects is None or callable(self.objects):
             return samples
-        if len(self.objects) <= max(samples.positions):
-            raise ValueError(
-                f"Expected `objects` to hold one entry for each sample, got {len(self.objects)} for the sample "
-                f"{max(samples.positions)}."
-            )
         masked = []
         for sample, position in zip(samples.samples, samples.positions, strict=True):
-            entry = self.objects[position]
-            objects = entry[None] if isinstance(self.objects, Tensor) else [entry]
+            objects: Any = self.objects[position : position + 1]
+            if not len(objects):  # a sample without an entry has no object
+                objects = [torch.empty(0, 4)]
             mask = objects_to_masks(objects, 1, sample.call.images.shape[2:])[0]
             masked.append(replace(sample, mask=mask))
         return replace(samples, samples=tuple(masked))

@@ -16,6 +16,7 @@ from lightning_saliency.evidence.passes import (
     forward_logits,
     forward_logits_in_chunks,
 )
+from lightning_saliency.evidence.random_states import process_kept, random_states_kept
 from lightning_saliency.evidence.recorder import CallRecorder, RecordedCall
 from lightning_saliency.evidence.rectify import Rectifier
 from lightning_saliency.evidence.target_layer import TargetLayer, find_target_layer, name_layer
@@ -58,6 +59,8 @@ __all__ = [
     "name_layer",
     "own_parameters",
     "predicted_classes",
+    "process_kept",
+    "random_states_kept",
     "replaced_parameters",
     "select_scores",
     "undisturbed",
