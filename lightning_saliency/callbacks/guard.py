@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from lightning_saliency import _checks
 from lightning_saliency._checks import OptionError, describe_error
 from lightning_saliency._lightning import LightningModule, Trainer
 from lightning_saliency.callbacks.audit import changed, fingerprint
@@ -87,10 +88,10 @@ class Guard:
         lines = [
             f"{frame.f_code.co_filename}:{line}"
             for frame, line in traceback.walk_tb(fault.__traceback__)
-            if frame.f_code.co_filename != __file__
+            if frame.f_code.co_filename != _checks.__file__  # which raises for all that call it
         ]
         others = [line for line in lines if not line.startswith(_PACKAGE_FOLDER)]
-        cause = f"{type(fault).__name__} {getattr(fault, 'option', '')} {others[-1:] or lines}"
+        cause = f"{type(fault).__name__} {getattr(fault, 'option', '')} {(others or lines)[-1]}"
         self.notices.once(
             f"{self.who} could not show its pictures (epoch {epoch}), and the run goes on without them. Said once for "
             f"each cause; `Execution(on_error='raise')` stops instead. {describe_error(fault)}",

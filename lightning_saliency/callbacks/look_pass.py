@@ -156,7 +156,7 @@ class LookPass:
             try:
                 self._explain_batches(replace(settings, methods={key: options}), sample, pl_module)
             except Exception as fault:
-                if _is_out_of_memory(fault):
+                if _is_out_of_memory(fault) or self._is_impossible(fault):
                     raise
                 reasons[key] = describe_error(fault)
         return reasons
