@@ -1,5 +1,7 @@
 """Models on which some or all of the default methods cannot work: training goes on, and what works is shown."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -128,7 +130,10 @@ def test_where_no_method_works_positions_in_the_stream_are_no_second_fault(tmp_p
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"methods": "grad_cam"}, "`methods` to be such as work on this model, got grad_cam. ValueError.*convolutional"),
+        (
+            {"methods": "grad_cam"},
+            "`methods` to be such as work on this model, got grad_cam. ValueError.*convolutional",
+        ),
         ({"methods": ["saliency", "grad_cam"]}, "such as work on this model, got saliency, grad_cam"),
         ({"layer": "net.1"}, r"'net\.1' to return a feature map \(N, D, h, w\), got \(8, 16\)"),
         ({"layer": "net.7"}, r"`layer` to name a module of MLP, got 'net\.7'"),
@@ -170,9 +175,9 @@ def test_the_methods_are_chosen_once_for_the_run(tmp_path):
     ours = SaliencyCallback(samples=5, metrics=False)
     with pytest.warns(UserWarning, match="shows saliency alone"):
         trainer(tmp_path, ours, Notes(), max_epochs=3).fit(Counts(), loader(), loader())
-    in_each = [after - before for before, after in zip(counts, counts[1:], strict=False)]
-    assert len(set(in_each)) == 1
-    assert counts[0] > in_each[0] > 0
+    first, *rest = (after - before for before, after in pairwise([0, *counts]))
+    assert len(set(rest)) == 1
+    assert first > rest[0] > 0
 
 
 class Ripens(TinyClassifier):
@@ -224,8 +229,8 @@ def test_too_little_memory_leaves_no_method_out(tmp_path):
 
 
 def test_the_choice_is_in_the_checkpoint(tmp_path):
+    half = trainer(tmp_path, SaliencyCallback(samples=5), max_epochs=1)
     with pytest.warns(UserWarning, match="shows saliency alone"):
-        half = trainer(tmp_path, SaliencyCallback(samples=5), max_epochs=1)
         half.fit(Counts(), loader(), loader())
     half.save_checkpoint(tmp_path / "half.ckpt")
     rest = trainer(tmp_path, SaliencyCallback(samples=5, metrics=False), max_epochs=2)
