@@ -146,7 +146,9 @@ class LookCallback(CollectingCallback):
             state = checkpoint.get(_CHECKPOINT_ENTRY, {}).get(self._key_in(trainer), {})
             self._begin_run()
             self._stream.load_state_dict(state.get("samples", {}))
-            self._load_choices(state.get("choices", {}))
+            choices = state.get("choices", {})
+            if choices.get("part", {}).get("name") in dict(pl_module.named_modules()):
+                self._load_choices(choices)
             self._schedule.load_state_dict(state.get("schedule", {}))
             self._scalars.last = dict(state.get("scalars", {}))
             for key, output in self._outputs_by_key().items():
