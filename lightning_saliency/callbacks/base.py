@@ -17,7 +17,6 @@ from lightning_saliency._lightning import (
     Callback,
     LightningModule,
     Trainer,
-    muted,
     overrides,
     rank_zero_info,
     rank_zero_warn,
@@ -352,7 +351,7 @@ class LookCallback(Callback):
                 step=scalar_step(trainer),
                 trainer=trainer,
                 pl_module=pl_module,
-                model=self._part.model(pl_module),
+                forward=self._part.forward(trainer, pl_module),
                 samples=samples,
                 explained=explained,
                 target=self._describe_target(samples),
@@ -377,8 +376,7 @@ class LookCallback(Callback):
                 own_samples = own_samples.first(max(1, round(fraction * len(own_samples))))
                 explained = self._explain(trainer, pl_module, own_samples, _CHUNK)
                 look = replace(look, samples=own_samples, explained=explained)
-            with muted(pl_module):
-                return output(look)
+            return output(look)
 
         steps: list[Callable[[], Logged]] = [explain, *(partial(call_output, output) for output in self.outputs)]
         self._show(stage, trainer, pl_module, steps, trainer.loggers if is_logged else ())

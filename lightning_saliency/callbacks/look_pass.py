@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightning_saliency._lightning import LightningModule, Trainer, is_oom_error, muted
+from lightning_saliency._lightning import LightningModule, Trainer, is_oom_error
 from lightning_saliency.attribution import (
     METHODS,
     ExplainedSamples,
@@ -20,7 +20,6 @@ from lightning_saliency.callbacks.model_part import ModelPart, same_logits
 from lightning_saliency.callbacks.options import Execution
 from lightning_saliency.data import FixedSamples, SampleBatch
 from lightning_saliency.evidence import (
-    Forward,
     ParsedTarget,
     Target,
     TargetLayer,
@@ -82,12 +81,11 @@ class LookPass:
         explained = []
         for batch in samples.batches():
             if self._target_layer is None and not settings.layers and self._reads_layer:
-                with muted(pl_module):
-                    self._target_layer = find_target_layer(settings.forward, batch.call)
+                self._target_layer = find_target_layer(settings.forward, batch.call)
             if self._target_layer is not None:
                 settings = replace(settings, layers=(self._target_layer,))
             target = self.target.resolve(len(batch), labels=batch.known_labels, positions=batch.positions)
-            explained.append(self._explain(settings, batch, target, pl_module))
+            explained.append(self._explain(settings, batch, target))
         return tuple(explained)
 
     def disagreement(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> int:
@@ -100,14 +98,11 @@ class LookPass:
                 count += expected is not None and not same_logits(logits, expected)
         return count
 
-    def _explain(
-        self, settings: Settings, batch: SampleBatch, target: ParsedTarget, pl_module: LightningModule
-    ) -> ExplainedSamples:
+    def _explain(self, settings: Settings, batch: SampleBatch, target: ParsedTarget) -> ExplainedSamples:
         while True:
             settings = replace(settings, chunk_size=self._fitting_chunk or settings.chunk_size)
             try:
-                with muted(pl_module):
-                    explanation = explain_call(settings, batch.call, target)
+                explanation = explain_call(settings, batch.call, target)
                 return ExplainedSamples(batch, explanation, HeatmapStage(explanation))
             except (RuntimeError, MemoryError) as fault:
                 failed_chunk = min(settings.chunk_size or len(batch), len(batch))
@@ -119,13 +114,13 @@ class LookPass:
                 torch.cuda.empty_cache()
 
     def _settings(self, trainer: Trainer, pl_module: LightningModule, at_once: int | None) -> Settings:
-        model = self.part.model(pl_module)
+        forward = self.part.forward(trainer, pl_module)
         module_task = getattr(pl_module, "task", None)
         return Settings(
-            forward=Forward(model, self.execution.output_fn, trainer.precision_plugin.forward_context),
+            forward=forward,
             methods=self.methods,
             target=self.target,
-            layers=tuple(self.part.layer(model, name) for name in self.layer),
+            layers=tuple(self.part.layer(forward.model, name) for name in self.layer),
             fuse=self.execution.fuse,
             flip=self.execution.flip,
             task=self.execution.task or ("multilabel" if module_task == "multilabel" else "multiclass"),
