@@ -176,7 +176,7 @@ def _pickled(value: Any) -> Iterator[Any]:
 
 def _python_state(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield a module's attributes besides its tensors and children, those of its class, and what its hooks keep."""
-    own = vars(nn.Module())
+    own = {*vars(nn.Module()), *vars(nn.Module)}  # the mechanics of modules, compiled code among them
     every_hook = [hook for hooks in _HOOKS for hook in getattr(module, hooks, {}).values()]
     yield "what the hooks keep", [hook for hook in every_hook if not _is_own(hook)]
     for name, value in _state(module).items():

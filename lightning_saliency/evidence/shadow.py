@@ -191,7 +191,8 @@ class _Copier:
     def _tuple(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
         copied = tuple(self.copy(item) for item in value)
         is_same = all(item is other for item, other in zip(value, copied, strict=True))
-        return self.memo.get(id(value), value if is_same else copied)
+        result: tuple[Any, ...] = self.memo.get(id(value), value if is_same else copied)
+        return result
 
     def _tensor(self, value: Tensor) -> Tensor:
         if type(value) not in _PLAIN_TENSORS:
