@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_saliency._checks import OptionError
-from lightning_saliency._lightning import LightningModule, Trainer, muted, overrides, rank_zero_info
+from lightning_saliency._lightning import LightningModule, Trainer, overrides, rank_zero_info
 from lightning_saliency.attribution import ExplainedSamples
 from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.callbacks.collecting import CollectingCallback, stream_of
@@ -264,8 +264,7 @@ class LookCallback(CollectingCallback):
                 own_samples = own_samples.first(max(1, round(look.fraction * len(own_samples))))
                 explained = self._explain(trainer, pl_module, own_samples, _CHUNK)
                 look = replace(look, samples=own_samples, explained=explained)
-            with muted(pl_module):
-                return output(look)
+            return output(look)
 
         calls = [partial(call_output, index, output) for index, output in enumerate(self.outputs)]
         self._show(trainer, pl_module, [explain, *calls], trainer.loggers if is_logged else ())
@@ -290,7 +289,7 @@ class LookCallback(CollectingCallback):
             step=scalar_step(trainer),
             trainer=trainer,
             pl_module=pl_module,
-            model=self._part.model(pl_module),
+            forward=self._part.forward(trainer, pl_module),
             samples=samples,
             explained=explained,
             target=self._describe_target(samples),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lightning_saliency._checks import OptionError, describe_error, error_message
-from lightning_saliency._lightning import LightningModule, Trainer, is_oom_error, muted
+from lightning_saliency._lightning import LightningModule, Trainer, is_oom_error
 from lightning_saliency.attribution import (
     METHODS,
     ExplainedSamples,
@@ -21,7 +21,6 @@ from lightning_saliency.callbacks.model_part import ModelPart, same_logits
 from lightning_saliency.callbacks.options import Execution
 from lightning_saliency.data import FixedSamples, SampleBatch
 from lightning_saliency.evidence import (
-    Forward,
     ParsedTarget,
     Target,
     TargetLayer,
@@ -102,7 +101,7 @@ class LookPass:
         """
         settings = self._settings(trainer, pl_module, at_once)
         try:
-            explained = self._explain_batches(settings, samples, pl_module)
+            explained = self._explain_batches(settings, samples)
         except Exception as fault:
             if self._has_succeeded or _is_out_of_memory(fault) or self._is_impossible(fault):
                 raise
@@ -112,7 +111,7 @@ class LookPass:
                     f"{describe_error(fault)}",
                     "methods",
                 ) from fault
-            reasons = self._reasons(settings, samples.first(1), pl_module)
+            reasons = self._reasons(settings, samples.first(1))
             if len(reasons) in (0, len(settings.methods)):
                 raise
         else:
@@ -120,7 +119,7 @@ class LookPass:
             return explained
         # outside the handler: the error holds the frames, and these hold the tensors
         methods = {key: options for key, options in settings.methods.items() if key not in reasons}
-        explained = self._explain_batches(replace(settings, methods=methods), samples, pl_module)
+        explained = self._explain_batches(replace(settings, methods=methods), samples)
         self._has_succeeded, self.left_out = True, {**self.left_out, **reasons}
         return explained
 
@@ -136,27 +135,24 @@ class LookPass:
                 count += expected is not None and not any(same_logits(answer, expected) for answer in answers)
         return count
 
-    def _explain_batches(
-        self, settings: Settings, samples: FixedSamples, pl_module: LightningModule
-    ) -> tuple[ExplainedSamples, ...]:
+    def _explain_batches(self, settings: Settings, samples: FixedSamples) -> tuple[ExplainedSamples, ...]:
         explained = []
         for batch in samples.batches():
             reads_layer = any(METHODS[key].reads_layer for key in settings.methods)
             if self._target_layer is None and not settings.layers and reads_layer:
-                with muted(pl_module):
-                    self._target_layer = find_target_layer(settings.forward, batch.call)
+                self._target_layer = find_target_layer(settings.forward, batch.call)
             if self._target_layer is not None:
                 settings = replace(settings, layers=(self._target_layer,))
             target = self.target.resolve(len(batch), labels=batch.known_labels, positions=batch.positions)
-            explained.append(self._explain(settings, batch, target, pl_module))
+            explained.append(self._explain(settings, batch, target))
         return tuple(explained)
 
-    def _reasons(self, settings: Settings, sample: FixedSamples, pl_module: LightningModule) -> dict[str, str]:
+    def _reasons(self, settings: Settings, sample: FixedSamples) -> dict[str, str]:
         """Return why each of the methods that do not work fails, by its key: each is run alone, on one sample."""
         reasons = {}
         for key, options in settings.methods.items():
             try:
-                self._explain_batches(replace(settings, methods={key: options}), sample, pl_module)
+                self._explain_batches(replace(settings, methods={key: options}), sample)
             except Exception as fault:
                 if _is_out_of_memory(fault) or self._is_impossible(fault):
                     raise
@@ -167,14 +163,11 @@ class LookPass:
         """Whether an error is of an option that the user has set, so that no other method helps."""
         return isinstance(fault, OptionError) and fault.option not in self.unset
 
-    def _explain(
-        self, settings: Settings, batch: SampleBatch, target: ParsedTarget, pl_module: LightningModule
-    ) -> ExplainedSamples:
+    def _explain(self, settings: Settings, batch: SampleBatch, target: ParsedTarget) -> ExplainedSamples:
         while True:
             settings = replace(settings, chunk_size=self._fitting_chunk or settings.chunk_size)
             try:
-                with muted(pl_module):
-                    explanation = explain_call(settings, batch.call, target)
+                explanation = explain_call(settings, batch.call, target)
                 return ExplainedSamples(batch, explanation, HeatmapStage(explanation))
             except Exception as fault:
                 failed_chunk = min(settings.chunk_size or len(batch), len(batch))
@@ -186,13 +179,13 @@ class LookPass:
                 torch.cuda.empty_cache()
 
     def _settings(self, trainer: Trainer, pl_module: LightningModule, at_once: int | None) -> Settings:
-        model = self.part.model(pl_module)
+        forward = self.part.forward(trainer, pl_module)
         module_task = getattr(pl_module, "task", None)
         return Settings(
-            forward=Forward(model, self.execution.output_fn, trainer.precision_plugin.forward_context),
+            forward=forward,
             methods={key: options for key, options in self.methods.items() if key not in self.left_out},
             target=self.target,
-            layers=tuple(self.part.layer(model, name) for name in self.layer),
+            layers=tuple(self.part.layer(forward.model, name) for name in self.layer),
             fuse=self.execution.fuse,
             flip=self.execution.flip,
             task=self.execution.task or ("multilabel" if module_task == "multilabel" else "multiclass"),

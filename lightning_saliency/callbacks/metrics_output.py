@@ -167,9 +167,9 @@ class MetricsOutput(Output):
         values = []
         if self.options.faithfulness:
             batch_size = explanation.settings.chunk_size or _CHUNK
-            values.append(measure_faithfulness(look.model, explanation, heatmaps=maps, batch_size=batch_size))
+            values.append(measure_faithfulness(look.forward, explanation, heatmaps=maps, batch_size=batch_size))
         if self._is_randomized(look):
-            similarity = measure_head_randomization(look.model, explanation, heatmaps=maps)
+            similarity = measure_head_randomization(look.forward, explanation, heatmaps=maps)
             values.append({key: {_RANDOM_HEAD: correlation} for key, correlation in similarity.items()})
         return values
 

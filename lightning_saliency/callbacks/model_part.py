@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency._checks import OptionError
-from lightning_saliency._lightning import LightningModule, Trainer, muted, overrides
+from lightning_saliency._lightning import LightningModule, Trainer, overrides
+from lightning_saliency.callbacks.surroundings import quiet_surroundings
 from lightning_saliency.data import Call, find_images, plain_call
 from lightning_saliency.evidence import (
     CallRecorder,
@@ -17,7 +18,6 @@ from lightning_saliency.evidence import (
     RecordedCall,
     TargetLayer,
     name_layer,
-    undisturbed,
 )
 
 _SAME_LOGITS = 1e-2
@@ -92,6 +92,24 @@ class ModelPart:
                 "samples.images",
             )
         return model
+
+    def forward(self, trainer: Trainer, pl_module: LightningModule, model: nn.Module | None = None) -> Forward:
+        """Return how the part is run: in the trainer's precision, and in a shadow of the whole module.
+
+        Args:
+            trainer: The trainer.
+            pl_module: Its module.
+            model: Another part of the module.
+
+        Raises:
+            ValueError: It is not clear which part is explained.
+        """
+        return Forward(
+            self.model(pl_module) if model is None else model,
+            self.output_fn,
+            trainer.precision_plugin.forward_context,
+            surroundings=quiet_surroundings(trainer, pl_module),
+        )
 
     def layer(self, model: nn.Module, name: str) -> TargetLayer:
         """Return a layer of the part, by its name in the part or in the whole module.
@@ -201,10 +219,9 @@ class ModelPart:
         first_call = next((record.call for record in recorded if record.call is not None), None)
         last_logits = next((record.logits for record in reversed(recorded) if record.logits is not None), None)
         call = plain_call(find_images(batch) if first_call is None else first_call.images)
-        forward = Forward(pl_module, self.output_fn, trainer.precision_plugin.forward_context)
         try:
-            with muted(pl_module), undisturbed(forward.model):
-                logits = forward(call)
+            with self.forward(trainer, pl_module, pl_module).undisturbed() as isolated:
+                logits = isolated(call)
         except Exception:  # `forward` is not what the step computes, and may not even take images
             return None
         if not recorded:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_saliency._lightning import LightningModule, Trainer
 from lightning_saliency.attribution import ExplainedSamples
 from lightning_saliency.data import FixedSamples, SampleCollector
+from lightning_saliency.evidence import Forward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class Look:
         step: The step, as on the axis of Lightning's scalars.
         trainer: The trainer.
         pl_module: Its module.
-        model: The part of the module that is explained.
+        forward: How the part of the module that is explained is run: `with look.forward.undisturbed() as isolated`.
         samples: The samples that are explained.
         explained: Their explanations, one for each size of images.
         target: Which class is explained, in words.
@@ -49,7 +50,7 @@ class Look:
     step: int
     trainer: Trainer
     pl_module: LightningModule
-    model: nn.Module
+    forward: Forward
     samples: FixedSamples
     explained: tuple[ExplainedSamples, ...]
     target: str

@@ -78,7 +78,7 @@ def collect(
 ) -> list[Evidence]:
     """Run the model once, forward and, if a method needs a gradient, backward.
 
-    To be called inside `undisturbed`.
+    To be called inside `Forward.undisturbed`.
     No gradient of a parameter is computed. If the input's gradient is not needed, the graph starts at the first target
     layer: the layers before it run without one. A model that ends in a softmax is explained by the softmax's input.
 
@@ -107,7 +107,7 @@ def collect(
     for everywhere in (False, True) if wants_input or wants_map else (False,):
         # the model gets a copy, into which it may write; a tensor from inference mode cannot be a leaf
         leaf = (images.clone() if images.is_inference() else images.detach()).requires_grad_(wants_input)
-        taps = [Tap(layer, starts_graph=wants_map and not wants_input) for layer in layers]
+        taps = [Tap(forward.model, layer, starts_graph=wants_map and not wants_input) for layer in layers]
         with ExitStack() as stack:
             stack.enter_context(graph_everywhere(forward.model) if everywhere else torch.set_grad_enabled(wants_input))
             for tap in taps:
@@ -220,7 +220,7 @@ class Passes:
         """
         with ExitStack() as stack:
             if activations is not None and self.layer is not None:
-                stack.enter_context(Tap(self.layer, starts_graph=False, replacement=activations))
+                stack.enter_context(Tap(self.forward.model, self.layer, starts_graph=False, replacement=activations))
             logits = forward_logits(self.forward, self.call[[row] * len(images)], images)
         if isinstance(self.target, Tensor):
             return select_scores(logits, self.target[row].expand(len(images)))[0]
@@ -232,7 +232,7 @@ class Passes:
 def forward_logits(forward: Forward, call: Call, images: Tensor) -> Tensor:
     """Return the logits `(N, K)` of a call with other images, at least float32, by a forward without a graph.
 
-    To be called inside `undisturbed`.
+    To be called inside `Forward.undisturbed`.
 
     Args:
         forward: How the model is run.

@@ -1,69 +1,54 @@
-"""The state of a process that code around a training may change: random states and torch's modes, put back after it."""
+"""The random states of the process, kept around what may draw random numbers."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 
-@contextmanager
-def random_states_kept() -> Iterator[None]:
-    """Restore the random states after the context, also after an error.
+@dataclass(frozen=True)
+class RandomStates:
+    """The random states of torch, Python and NumPy at the time when it is made.
 
-    Restored are those of torch on the CPU and on every CUDA device, once CUDA is in use, of Python and of NumPy.
+    Args:
+        devices: Indices of the CUDA devices whose states are read, besides the CPU's.
 
     Example:
-        >>> _ = torch.manual_seed(0)
-        >>> with random_states_kept():
-        ...     inside = torch.rand(1)
-        >>> torch.equal(torch.rand(1), inside)
+        >>> states = RandomStates()
+        >>> first = torch.rand(1)
+        >>> states.restore()
+        >>> torch.equal(torch.rand(1), first)
         True
     """
-    python_state, numpy_state, cpu_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    try:
-        yield
-    finally:
-        torch.set_rng_state(cpu_state)
-        if cuda_states:
-            torch.cuda.set_rng_state_all(cuda_states)
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
+
+    devices: tuple[int, ...] = ()
+    _states: tuple[Any, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        cuda = [torch.cuda.get_rng_state(device) for device in self.devices]
+        states = (torch.get_rng_state(), cuda, random.getstate(), np.random.get_state())
+        object.__setattr__(self, "_states", states)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> RandomStates:
+        """Return the states, with those of the devices that a model is on."""
+        return cls(tuple(sorted(_cuda_devices(model.parameters()))))
+
+    def restore(self) -> None:
+        """Set the states to what they were."""
+        cpu, cuda, python, numpy = self._states
+        torch.set_rng_state(cpu)
+        for device, state in zip(self.devices, cuda, strict=True):
+            torch.cuda.set_rng_state(state, device)
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
-@contextmanager
-def process_kept() -> Iterator[None]:
-    """Restore the random states, and torch's modes that other code may switch, after the context.
-
-    The modes are whether gradients are computed, autocast on the CPU and on CUDA, the default dtype, the number of
-    threads, whether algorithms are deterministic, and cuDNN's choice of them.
-
-    Example:
-        >>> with process_kept():
-        ...     torch.set_default_dtype(torch.float64)
-        >>> torch.get_default_dtype()
-        torch.float32
-    """
-    grad, dtype, threads = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
-    autocast = {kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda")}
-    deterministic = torch.get_deterministic_debug_mode()
-    cudnn = torch.backends.cudnn
-    benchmark, is_cudnn_deterministic = cudnn.benchmark, cudnn.deterministic
-    with random_states_kept():
-        try:
-            yield
-        finally:
-            torch.set_grad_enabled(grad)
-            torch.set_default_dtype(dtype)
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
-            for kind, (is_enabled, precision) in autocast.items():
-                torch.set_autocast_enabled(kind, is_enabled)
-                torch.set_autocast_dtype(kind, precision)
-            if torch.get_deterministic_debug_mode() != deterministic:
-                torch.set_deterministic_debug_mode(deterministic)
-            cudnn.benchmark, cudnn.deterministic = benchmark, is_cudnn_deterministic
+def _cuda_devices(tensors: Iterable[torch.Tensor]) -> set[int]:
+    return {tensor.device.index for tensor in tensors if tensor.device.type == "cuda"}

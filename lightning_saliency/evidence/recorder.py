@@ -14,6 +14,7 @@ from torch.jit import ScriptModule
 from lightning_saliency._checks import error_message
 from lightning_saliency.data import Call, make_call, mapped
 from lightning_saliency.evidence.outputs import find_logits
+from lightning_saliency.evidence.signals import uninterrupted
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class CallRecorder:
         self._arguments: dict[str, tuple[Any, Any]] = {}
         self._recorded: dict[str, RecordedCall] = {}
 
+    @uninterrupted
     def start(self) -> None:
         """Register the hooks."""
         self.stop()
@@ -74,6 +76,7 @@ class CallRecorder:
             self._hooks.callback(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True).remove)
             self._hooks.callback(module.register_forward_hook(after, always_call=True).remove)
 
+    @uninterrupted
     def stop(self) -> None:
         """Remove the hooks."""
         self.end_step()

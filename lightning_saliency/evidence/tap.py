@@ -20,12 +20,16 @@ class Tap:
     The model continues with a copy, so that its later in-place operations do not change the activations that are read.
 
     Args:
+        model: The model that holds the layer, which is run inside this context.
         layer: The target layer.
         starts_graph: Whether the autograd graph begins at this layer, if it has not begun before.
         replacement: What the model continues with in place of the activations.
     """
 
-    def __init__(self, layer: TargetLayer, *, starts_graph: bool, replacement: Tensor | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, layer: TargetLayer, *, starts_graph: bool, replacement: Tensor | None = None
+    ) -> None:
+        self.module = model.get_submodule(layer.name)
         self.layer = layer
         self.starts_graph = starts_graph
         self.replacement = replacement
@@ -36,7 +40,7 @@ class Tap:
     def __enter__(self) -> Tap:
         # removed when the forward ends: activation checkpointing runs the layer once more in backward
         self.stack = ExitStack()
-        self.stack.callback(self.layer.module.register_forward_hook(self._hook).remove)
+        self.stack.callback(self.module.register_forward_hook(self._hook).remove)
         if self.layer.activated:
             self.stack.enter_context(_Watch(self._after))
         return self
