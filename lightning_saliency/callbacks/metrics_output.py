@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +16,9 @@ from lightning_saliency.metrics import CoarseHeatmaps, measure, measure_faithful
 
 _CHUNK = 32
 """The most images in one forward of the faithfulness metrics."""
+
+_MOST_SAVED = 64
+"""The most samples that are not shown whose heatmaps a checkpoint holds: it stays small however many are measured."""
 
 _SAME_CORRELATION = 0.9
 """The rank correlation from which two maps are called the same."""
@@ -72,11 +75,9 @@ class MetricsOutput(Output):
         self._previous, self._untrained, self._warned = [], [], set()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the heatmaps to which a resumed run compares its own."""
-        return {
-            "previous": [coarse.state_dict() for coarse in self._previous],
-            "untrained": [coarse.state_dict() for coarse in self._untrained],
-        }
+        """Return the heatmaps to which a resumed run compares its own: of samples that are not shown, the first 64."""
+        limit = None if self._samples is None else _MOST_SAVED
+        return {"previous": _saved(self._previous, limit), "untrained": _saved(self._untrained, limit)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the state of a checkpoint."""
@@ -114,3 +115,9 @@ class MetricsOutput(Output):
                         f"correlation {scalars[key]:.2f}), so it does not show what the network has learned (Adebayo "
                         "et al. 2018)."
                     )
+
+
+def _saved(looks: Sequence[CoarseHeatmaps], limit: int | None) -> list[dict[str, Any]]:
+    """Return the states of heatmaps, as far as they are of samples before a limit."""
+    states = [coarse.state_dict(limit) for coarse in looks]
+    return [state for state in states if len(state["positions"])]
