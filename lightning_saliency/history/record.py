@@ -238,6 +238,7 @@ def load_record(path: str | os.PathLike[str]) -> Record:
 
     Raises:
         FileNotFoundError: There is no record.
+        OSError: The folder cannot be listed.
         ValueError: The folder holds several.
 
     Example:
@@ -273,7 +274,8 @@ def load_record(path: str | os.PathLike[str]) -> Record:
 def record_paths(folder: Folder) -> list[str]:
     """Return the paths of the records in a run's folder: what has the suffix of one and holds samples."""
     children = (folder.child(name) for name in sorted(folder.entries()) if name.endswith(SUFFIX))
-    return [child.path for child in children if SAMPLES in child.entries()]
+    samples = ((child.path, child.entry(SAMPLES)) for child in children)
+    return [path for path, entry in samples if entry is not None and entry.kind == "file"]
 
 
 @contextmanager
