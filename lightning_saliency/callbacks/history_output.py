@@ -137,6 +137,7 @@ class HistoryOutput(Output):
             content = animation(record, key, style=self.style)
             for folder in folders:
                 folder.child(key).make()
+                folder.child(key).sweep()
                 folder.child(key).put(_ANIMATION, content)
             paths[f"{key}/animation"] = Path(folders[-1].child(key).file_path(_ANIMATION))
         return paths

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from recording import contents, make_look, make_samples, make_writer, same
 
 from lightning_saliency.history import RecordError, load_record
+from lightning_saliency.history.files import look_name
 
 TINY = {"a": ((2, 2), (1, 3)), "b": ((2, 2), (2, 2))}
 SAMPLES = "samples.npz"
@@ -199,3 +200,50 @@ def test_whatever_is_in_a_folder_a_record_opens_and_what_is_whole_is_read(change
         files[name] = change(files.get(name, b""))
     files = {name: content for name, content in files.items() if name not in deleted}
     check({"notes.txt": b"", **files, **{name: FILES.get(other, b"") for name, other in foreign.items()}})
+
+
+class Model:
+    """What two writers in one folder should have written, by its definition."""
+
+    def __init__(self):
+        self.looks = {}  # by when: the attempt, and the seed of the look
+
+    @property
+    def next_attempt(self):
+        return 1 + max((attempt for attempt, _ in self.looks.values()), default=-1)
+
+    def is_superseded(self, when):
+        attempt, _ = self.looks[when]
+        return any(other > attempt for earlier, (other, _) in self.looks.items() if earlier <= when)
+
+
+writes = st.tuples(st.just("write"), st.integers(0, 1), st.integers(-1, 3), st.integers(0, 2))
+resumes = st.tuples(st.just("resume"), st.integers(0, 1))
+reads = st.tuples(st.just("read"), st.integers(0, 1))
+
+
+@settings(derandomize=True, deadline=None, max_examples=80)
+@given(st.lists(st.one_of(writes, writes, writes, resumes, reads), max_size=25))
+def test_looks_written_in_any_order_by_two_writers_with_resumes_are_read_as_the_rules_say(steps):
+    with temporary_folder() as folder:
+        state = tiny_writer(folder).state_dict()
+        model, writers = Model(), [tiny_writer(folder, state=state) for _ in range(2)]
+        attempts, followed = [0, 0], load_record(folder)
+        for seed, (what, which, *at) in enumerate(steps):
+            if what == "resume":
+                attempts[which], writers[which] = model.next_attempt, tiny_writer(folder, state=state)
+            elif what == "read":
+                followed.refresh()
+            else:
+                epoch, step = (None if at[0] < 0 else at[0]), at[1]
+                writers[which].write(tiny_look(epoch, step, seed))
+                model.looks[at[0], step] = attempts[which], seed
+                followed.refresh(look_name(epoch, step))  # as a writer does
+        for record in (load_record(folder), followed):
+            assert record.problems == {}
+            for part, is_superseded in ((record, False), (record.superseded, True)):
+                expected = sorted(when for when in model.looks if model.is_superseded(when) is is_superseded)
+                assert [(-1 if epoch is None else epoch) for epoch in part.epochs] == [epoch for epoch, _ in expected]
+                assert part.steps == [step for _, step in expected]
+                for look, when in zip(part, expected, strict=True):
+                    assert same(look, tiny_look(look.epoch, look.step, model.looks[when][1]))
