@@ -120,8 +120,6 @@ class SampleCollector:
     Attributes:
         fixed: The samples, once they are complete.
         unfit_labels: A description of labels that do not fit the logits, for a warning; None where all fit.
-        missing_objects: A description of samples that the given `objects` have no entry for, for a warning; None where
-            they have one for each. Such samples have no mask.
     """
 
     chooser: Chooser
@@ -130,7 +128,6 @@ class SampleCollector:
     given: FixedSamples | None = None
     fixed: FixedSamples | None = field(init=False)
     unfit_labels: str | None = field(default=None, init=False)
-    missing_objects: str | None = field(default=None, init=False)
     _kept: dict[int, Sample] = field(default_factory=dict, init=False)
     _selection: Selection = field(init=False)
 
@@ -264,16 +261,11 @@ class SampleCollector:
         """Return the samples with masks of the objects that the user passed for them."""
         if self.objects is None or callable(self.objects):
             return samples
-        count, needed = len(self.objects), max(samples.positions) + 1
-        if count < needed:
-            self.missing_objects = f"{count} entries, where there are {needed} samples"
         masked = []
         for sample, position in zip(samples.samples, samples.positions, strict=True):
-            if position >= count:
-                masked.append(replace(sample, mask=None))
-                continue
-            entry = self.objects[position]
-            objects = entry[None] if isinstance(self.objects, Tensor) else [entry]
+            objects: Any = self.objects[position : position + 1]
+            if not len(objects):  # a sample without an entry has no object
+                objects = [torch.empty(0, 4)]
             mask = objects_to_masks(objects, 1, sample.call.images.shape[2:])[0]
             masked.append(replace(sample, mask=mask))
         return replace(samples, samples=tuple(masked))

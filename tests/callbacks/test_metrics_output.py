@@ -252,7 +252,7 @@ def test_a_time_budget_thins_what_is_measured(tmp_path):
             r"`objects` to be, for 8 images of 16×16, boxes \(8, 4\).*got a tensor of shape \(8,\)",
         ),
         (lambda batch: squares(batch)[:3], r"boxes \(8, 4\).*shape \(3, 4\)"),
-        (BOXES[:2], "`objects` to hold one entry for each sample, got 2 for the sample 3"),
+        ([BOXES, BOXES, BOXES[0], BOXES], r"`objects` to be, for 1 images of 16×16, boxes.*got a list"),
     ],
 )
 def test_objects_that_do_not_fit_are_named_before_the_training(tmp_path, objects, text):

@@ -257,21 +257,18 @@ def test_objects_are_taken_out_of_a_batch_or_given_for_each_sample():
         given.offer((X, Y), plain_call(X), None)
         for collector in (taken, given):
             assert torch.equal(collector.fixed.batches()[0].masks, expected[:3])
-        assert given.missing_objects is None
     assert first(4, given=given_samples(X, Y), objects=BOXES).fixed.batches()[0].masks.shape == (4, 1, 8, 8)
 
 
 @pytest.mark.parametrize("objects", [BOXES[:2], list(BOXES[:2, None]), objects_to_masks(BOXES, 4, (8, 8))[:2]])
 @pytest.mark.parametrize("is_given", [True, False])
-def test_samples_without_an_entry_in_the_objects_have_no_mask_and_a_note_says_so(objects, is_given):
+def test_samples_without_an_entry_in_the_objects_have_no_object(objects, is_given):
     collector = first(4, objects=objects, given=given_samples(X, Y) if is_given else None)
     collector.offer((X, Y), plain_call(X), None)
-    assert collector.missing_objects == "2 entries, where there are 4 samples"
-    known, unknown = collector.fixed.batches()
-    assert (known.positions, unknown.positions, unknown.masks) == ((0, 1), (2, 3), None)
-    assert torch.equal(known.masks, objects_to_masks(BOXES, 4, (8, 8))[:2])
-    none = first(4, objects=[], given=given_samples(X, Y))
-    assert none.fixed.batches()[0].masks is None
+    (batch,) = collector.fixed.batches()
+    assert torch.equal(batch.masks[:2], objects_to_masks(BOXES, 4, (8, 8))[:2])
+    assert not batch.masks[2:].any()
+    assert not first(4, objects=[], given=given_samples(X, Y)).fixed.batches()[0].masks.any()
 
 
 def full_call(num=4):
