@@ -171,9 +171,8 @@ class SampleCollector:
         self._kept = {position: sample for position, sample in self._kept.items() if position in chosen}
         rows = [position - start for position in chosen if position >= start]
         if rows:
-            self._kept |= zip(
-                (start + row for row in rows), self._samples(rows, batch, call, labels, logits), strict=True
-            )
+            samples = self._samples(rows, batch, call, labels, logits)
+            self._kept |= {start + row: sample for row, sample in zip(rows, samples, strict=True)}
         if self._selection.is_complete:
             self.end(whole=True)
 
