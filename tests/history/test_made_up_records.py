@@ -80,7 +80,7 @@ HOSTILE = [
 ]
 MEMBERS = ["about", "logits", "maps/a/2x2", "maps/b/2x2", "ranges/a", "images/2x2", "images/3x2"]
 NAMES = ["/etc/passwd", "../../up.npy", "about.npy", "C:\\x.npy", "\0", "a" * 300, "maps/a/99999x99999.npy"]
-VALUES = [-1, 0, 2**31, 2**63, 10**400, 1e308, math.nan, True, None, "inf", "1", [], {}, [[2**20, 2**20]], "\ud800"]
+VALUES = [-1, 0, 2**63, 10**400, 1e308, math.nan, True, None, "inf", [], {}, [[2**20, 2**20]], "\ud800"]
 KEYS = {
     SAMPLES: ["format", "run", "positions", "labels", "class_names", "sizes"],
     LOOK: ["format", "run", "attempt", "epoch", "step", "positions", "predictions", "probabilities", "classes",
@@ -188,7 +188,7 @@ changes = st.one_of(
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=200)
 @given(
     changed=st.lists(st.tuples(names, changes), min_size=1, max_size=3),
     deleted=st.sets(names, max_size=2),
