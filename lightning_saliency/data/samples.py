@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_saliency._checks import OptionError, call_option
 from lightning_saliency.data.batches import find_labels, fit_labels, is_images, is_labels
 from lightning_saliency.data.calls import Call, join_calls, plain_call
 from lightning_saliency.data.choosing import Chooser, Selection
@@ -158,10 +159,11 @@ class SampleCollector:
             return
         labels = self._labels(batch, len(call), logits)
         if self.chooser.needs_labels and all(label is None for label in labels):
-            raise ValueError(
+            raise OptionError(
                 f"Expected the batch to hold integer labels (N,), which the choice of the samples "
                 f"({type(self.chooser).__name__}) needs, found none that fit. Pass `Samples(labels=...)`, a function "
-                "that takes them out of the batch."
+                "that takes them out of the batch.",
+                "samples.choose",
             )
         losses = _losses(logits, labels) if self.chooser.needs_losses else [None] * len(labels)
         start = self._selection.num_seen
@@ -191,8 +193,9 @@ class SampleCollector:
         count = self._selection.num_seen
         missing = sorted({position for position in self._selection.order() if position >= count})
         if missing:
-            raise ValueError(
-                f"Expected `samples` to be positions in the stream, which held {count} images, got {missing}."
+            raise OptionError(
+                f"Expected `samples` to be positions in the stream, which held {count} images, got {missing}.",
+                "samples.positions",
             )
 
     def current(self) -> FixedSamples | None:
@@ -222,13 +225,17 @@ class SampleCollector:
     def _labels(self, batch: Any, count: int, logits: Tensor | None) -> list[int | None]:
         """Return the label of each sample, None for a class that the logits do not have."""
         num_classes = None if logits is None else logits.shape[1]
-        labels = find_labels(batch, count, num_classes) if self.label_fn is None else self.label_fn(batch)
+        if self.label_fn is None:
+            labels = find_labels(batch, count, num_classes)
+        else:
+            labels = call_option("samples.labels", self.label_fn, batch)
         if labels is None:
             return [None] * count
         if not is_labels(labels, count):
-            raise ValueError(
+            raise OptionError(
                 f"Expected the function for `labels` to return one class for each of the {count} images, got "
-                f"{describe(labels)}."
+                f"{describe(labels)}.",
+                "samples.labels",
             )
         labels = labels.reshape(-1).long()
         if not fit_labels(labels, num_classes):
@@ -245,7 +252,8 @@ class SampleCollector:
         """Yield samples of a batch, which hold nothing of the others."""
         masks = outputs = None
         if callable(self.objects):
-            masks = objects_to_masks(self.objects(batch), len(call), call.images.shape[2:])
+            objects = call_option("samples.objects", self.objects, batch)
+            masks = objects_to_masks(objects, len(call), call.images.shape[2:])
         if logits is not None:
             outputs = logits.detach()[rows].float().cpu()
         for index, (row, sample_call) in enumerate(zip(rows, call.separate(rows), strict=True)):

@@ -262,6 +262,17 @@ def test_objects_that_do_not_fit_are_named_before_the_training(tmp_path, objects
     assert runner.global_step == 0
 
 
+def test_samples_without_an_entry_have_no_object_and_that_is_said_once(tmp_path):
+    keeps = Keeps()
+    ours = callback(samples=with_objects(objects=BOXES[:2]), outputs=[keeps])
+    with pytest.warns(UserWarning, match=r"`samples\.objects` has 2 entries for 4 samples") as caught:
+        fit(tmp_path, ours, max_epochs=2)
+    assert sum("2 entries" in str(warning.message) for warning in caught) == 1
+    masks = [sample.mask.any().item() for sample in keeps.looks[-1].samples.samples]
+    assert masks == [True, True, False, False]
+    assert events(tmp_path).Scalars("saliency/cam/pointing_game")
+
+
 def test_masks_follow_the_samples_that_are_chosen(tmp_path):
     keeps = Keeps()
     fit(tmp_path, callback(samples=Samples(positions=[13, 2], objects=squares), outputs=[keeps]), max_epochs=1)
