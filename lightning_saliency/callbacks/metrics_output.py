@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -33,8 +33,8 @@ _SAME_CORRELATION = 0.9
 _RANDOM_HEAD = "rank_correlation_random_head"
 _OF_FAITHFULNESS = {row.name for row in faithfulness.ROWS}
 
-_DRIFT_SAMPLES = 128
-"""The most samples whose heatmaps are kept, and saved in checkpoints, to measure how far they move."""
+_MOST_SAVED = 64
+"""The most samples that are not shown whose heatmaps a checkpoint holds: it stays small however many are measured."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,9 @@ class MetricsOutput(Output):
             measured=[values for group in look.explained for values in self._run_model(look, group)],
         )
         if look.in_fit:
-            self._previous = [_first(group, _DRIFT_SAMPLES) for group in coarse]
+            self._previous = coarse
             if look.is_untrained:
-                self._untrained = self._previous
+                self._untrained = coarse
         if self._is_randomized(look) and not look.is_untrained:
             self._warn(scalars)
         return Logged(scalars=scalars)
@@ -126,11 +126,13 @@ class MetricsOutput(Output):
         self._notices.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the heatmaps to which a resumed run compares its own."""
+        """Return the heatmaps to which a resumed run compares its own: of samples that are not shown, the first 64."""
+        limit = None if self._samples is None else _MOST_SAVED
+        images = {position: image for position, image in self._images.items() if limit is None or position < limit}
         return {
-            "images": dict(self._images),
-            "previous": [coarse.state_dict() for coarse in self._previous],
-            "untrained": [coarse.state_dict() for coarse in self._untrained],
+            "images": images,
+            "previous": _saved(self._previous, limit),
+            "untrained": _saved(self._untrained, limit),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -150,14 +152,14 @@ class MetricsOutput(Output):
         return self.has_objects or not {"masks", "boxes"} & set(metric.inputs)
 
     def _keep_images(self, look: Look) -> None:
-        """Note which images the kept heatmaps are of, and drop heatmaps of others: a resumed run may collect others."""
+        """Note which images the heatmaps are of, and drop those of others: a resumed run may have collected others."""
         images = {
             position: _digest(sample.call.images)
             for position, sample in zip(look.samples.positions, look.samples.samples, strict=True)
-            if position < _DRIFT_SAMPLES
         }
-        if any(self._images.get(position, digest) != digest for position, digest in images.items()):
-            self._previous, self._untrained, self._images = [], [], {}
+        others = {position for position, image in images.items() if self._images.get(position, image) != image}
+        if others:
+            self._previous, self._untrained = _without(self._previous, others), _without(self._untrained, others)
         self._images |= images
 
     def _run_model(self, look: Look, group: ExplainedSamples) -> list[dict[str, dict[str, Tensor]]]:
@@ -192,14 +194,21 @@ class MetricsOutput(Output):
                 )
 
 
-def _first(heatmaps: CoarseHeatmaps, count: int) -> CoarseHeatmaps:
-    """Return those of the first samples of a look."""
-    rows = [row for row, position in enumerate(heatmaps.positions) if position < count]
-    return CoarseHeatmaps(
-        tuple(heatmaps.positions[row] for row in rows),
-        {method: maps[rows] for method, maps in heatmaps.maps.items()},
-        {method: ranks[rows] for method, ranks in heatmaps.ranks.items()},
-    )
+def _saved(looks: Sequence[CoarseHeatmaps], limit: int | None) -> list[dict[str, Any]]:
+    """Return the states of heatmaps, as far as they are of samples before a limit."""
+    states = [coarse.state_dict(limit) for coarse in looks]
+    return [state for state in states if len(state["positions"])]
+
+
+def _without(looks: Sequence[CoarseHeatmaps], positions: Collection[int]) -> list[CoarseHeatmaps]:
+    """Return heatmaps without those of some positions."""
+    rest = []
+    for coarse in looks:
+        rows = [row for row, position in enumerate(coarse.positions) if position not in positions]
+        if rows:
+            maps = {method: maps[rows] for method, maps in coarse.maps.items()}
+            rest.append(CoarseHeatmaps.from_maps([coarse.positions[row] for row in rows], maps))
+    return rest
 
 
 def _digest(images: Tensor) -> str:

@@ -157,7 +157,8 @@ class Execution:
         output_fn: A function that returns the logits of the model's output, where they are not found automatically.
         chunk_size: The most images that go through the model together, which bounds the memory.
         log_untrained: Also show the untrained network, from sanity checking.
-        on_error: What happens on an error once training has begun: `warn` (once for each cause) or `raise`.
+        on_error: What happens on an error: `warn` (once for each cause) or `raise`. An option of the user's that is
+            impossible is raised in any case, before the first training step.
         max_fraction: The largest fraction of the training's time that the callback may take. Where the next look would
             exceed it, it shows fewer samples, then only every second, fourth … time, and warns once. Default: no
             limit.

@@ -69,13 +69,14 @@ class SaliencyCallback(LookCallback):
     All looks are kept in the run's record, the folder `saliency.record` beside the event file, which
     `lightning_saliency.load_record` reads.
 
-    A wrong option is an error in `setup` or in sanity checking, before the first training step. After that an error is
-    one warning with its cause, and training continues.
+    An option that the user names and that is impossible is an error in `setup` or in sanity checking, before the first
+    training step. Every other error is one warning with its cause, and training continues. What monitors one of the
+    scalars finds its last value where a look fails or is left out, and before the first one the metric's worst.
 
     Args:
         methods: Keys of `lightning_saliency.METHODS`, one or several, or a dict from keys to the options of their
             functions in `lightning_saliency.attribution`, such as `{"smooth_grad": {"num_samples": 50}}`. Default:
-            `grad_cam`, `grad_cam_plus_plus`, `saliency`.
+            `grad_cam`, `grad_cam_plus_plus`, `saliency`, without those that do not work on the model.
         samples: The number of samples, the first of the validation stream; positions in it; images `(N, C, H, W)`, or
             a pair of images and labels; or `Samples(...)`.
         target: Which class is explained: `label` (the true class where the batch has labels, else the predicted one),
