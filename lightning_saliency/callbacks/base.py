@@ -275,8 +275,8 @@ class LookCallback(CollectingCallback):
             self._budget.record(self._guard.seconds - seconds_before, counts[0])
         if answers and self._answers(trainer, pl_module) != answers:
             raise RuntimeError(
-                f"{type(self).__name__} has changed the training: the model's logits for the same samples differ before "
-                "and after it, by a state that neither a copy of the model nor the audit reaches, such as a global."
+                f"{type(self).__name__} has changed the training: the model's logits for the same samples differ "
+                "before and after it, by a state that neither a copy of the model nor the audit reaches: a global, say."
             )
 
     def _answers(self, trainer: Trainer, pl_module: LightningModule) -> list[str]:

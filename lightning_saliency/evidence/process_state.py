@@ -14,9 +14,9 @@ from lightning_saliency.evidence.signals import uninterrupted
 class ProcessState:
     """The random states and torch's modes at the time when it is made.
 
-    The random states are those of torch, on the CPU and on some CUDA devices, of Python and of NumPy. The modes: whether
-    gradients are computed, autocast on the CPU and on CUDA, function and dispatch modes, the default dtype, the number
-    of threads, whether algorithms are deterministic, and cuDNN's choice of them.
+    The random states are those of torch, on the CPU and on some CUDA devices, of Python and of NumPy. The modes:
+    whether gradients are computed, autocast on the CPU and on CUDA, function and dispatch modes, the default dtype, the
+    number of threads, whether algorithms are deterministic, and cuDNN's choice of them.
 
     Args:
         devices: Indices of the CUDA devices; None for every one, once CUDA is in use.
