@@ -22,6 +22,7 @@ from lightning_saliency._lightning import (
     rank_zero_info,
     rank_zero_warn,
 )
+from lightning_saliency._names import check_tag
 from lightning_saliency.attribution import ExplainedSamples
 from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.callbacks.guard import Guard
@@ -63,20 +64,18 @@ class LookCallback(Callback):
         name: str,
     ) -> None:
         super().__init__()
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"Expected `name` to be a text that tags can begin with, got {name!r}.")
         for output in outputs:
             if not isinstance(output, Output):
                 raise TypeError(f"Expected `outputs` to be `Output`s, got {type(output).__name__}.")
         self.outputs = tuple(outputs)
         self.samples = samples
-        self.every_n_epochs = every_n_epochs
         self.execution = execution
-        self.name = name
+        self.name = check_tag("name", name)
         self._part = part
         collectors = [output.samples for output in outputs]
         self._stream = SampleStream(samples, part, [collector for collector in collectors if collector is not None])
         self._schedule = Schedule(every_n_epochs)
+        self.every_n_epochs = self._schedule.every_n_epochs
         self._key = self._generate_state_key(
             name=name,
             num_samples=samples.count,
