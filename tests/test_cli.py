@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import ERROR, run, save_photo, written
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from tiny import L, TinyClassifier, trainer
@@ -20,47 +21,6 @@ from lightning_saliency.data import SampleBatch
 from lightning_saliency.visualization import draw_sheets
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-ERROR = "python -m lightning_saliency explain: error: "
-OWN = """
-import torch
-from torch import nn
-
-def make(num_classes=3, seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes),
-    )
-
-class Wrapped(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = make()
-
-def needs(something):
-    return make()
-
-def number():
-    return 3
-"""
-
-
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    """A module of the user's, which `--model own:make` names."""
-    (tmp_path / "own.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    yield __import__("own")
-    del sys.modules["own"]
-
-
-def save_photo(path, size=(50, 40), seed=0, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (size[1] // 10, size[0] // 10, 3)).astype(np.uint8)
-    photo = Image.fromarray(pixels).resize(size)
-    photo.save(path, **options)
-    return photo
 
 
 def model_input(*paths, size=224, mean=MEAN, std=STD):
@@ -68,16 +28,6 @@ def model_input(*paths, size=224, mean=MEAN, std=STD):
     to_tensor = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor()])
     pixels = torch.stack([to_tensor(Image.open(path).convert("RGB")) for path in paths])
     return (pixels / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
-
-
-def run(*arguments, model="own:make", images="photos", output="out", size=32):
-    sizes = ["--size", str(size)] if size else []
-    return main(["explain", "--model", model, "--images", *str(images).split(), "--output", str(output), *sizes,
-                 *map(str, arguments)])  # fmt: skip
-
-
-def written(folder="out"):
-    return sorted(path.name for path in Path(folder).iterdir())
 
 
 def pixels_of(path):
@@ -339,8 +289,8 @@ def test_named_weights_bring_their_own_preprocessing_and_names(own, monkeypatch)
         ("--class-names empty.txt", "Expected --class-names to name the classes, one a line, got none in empty.txt."),
         ("--weights none.pt", "Expected --weights to be an existing file, got 'none.pt'."),
         ("--weights two.txt", "Expected --weights to be a file of tensors, .*, got two.txt: "),
-        ("--weights whole.pt", "Expected --weights to be a file of tensors, .*, got whole.pt: UnpicklingError: it holds .* "
-         "--unsafe-weights"),
+        ("--weights whole.pt",
+         "Expected --weights to be a file of tensors, .*, got whole.pt: UnpicklingError: it holds .* --unsafe-weights"),
         ("--weights tensor.pt", "Expected --weights to hold a state dict with tensors, got a Tensor in tensor.pt."),
         ("--weights other.pt",
          "Expected --weights to fit --model .*, got in other.pt missing: 0.weight, 0.bias, 2.weight and 3 "
