@@ -73,6 +73,7 @@ class CAMClassifier(LightningModule):
         box_threshold: The fraction of a heatmap's maximum that a box is drawn around.
 
     Raises:
+        TypeError: An option is of the wrong kind.
         ValueError: An option's value does not fit, or the backbone has no convolutional map (of this resolution).
 
     Example:

@@ -65,7 +65,9 @@ class GAPHead(nn.Module):
         pooling: `"avg"`, `"max"` or `"lse"`.
 
     Raises:
-        ValueError: `in_channels` or `num_classes` is not positive, or `pooling` is none of these.
+        TypeError: An option is of the wrong kind.
+        ValueError: `in_channels` or `num_classes` is not positive, `dropout` is no probability, or `pooling` is none of
+            these.
 
     Shape:
         features `(N, D, h, w)` -> logits `(N, K)`.
@@ -178,7 +180,7 @@ def gap_model(
         The model: `model(images)` returns logits, `model.class_maps(images)` the maps of all classes.
 
     Raises:
-        TypeError: `backbone` is neither a name nor a module.
+        TypeError: `backbone` is neither a name nor a module, or another argument is of the wrong kind.
         ValueError: torchvision has no such model or weights; the backbone has no convolutional map (of this
             resolution), or cannot be traced.
 
