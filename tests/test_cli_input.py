@@ -126,7 +126,7 @@ def test_a_damaged_file_of_weights_is_named(own, capsys):
     save_photo(Path("photos/one.png"))
     torch.save(own.make().state_dict(), "good.pt")
     whole = Path("good.pt").read_bytes()
-    for content in (b"", b"\0" * 100, whole[:300], whole[:-300], b"PK\3\4", b"\x80\x04]\x94.", os.urandom(999)):
+    for content in (b"", b"\0" * 100, whole[:300], whole[:-300], b"PK\3\4", b"\x80\x04]\x94.", np.random.default_rng(0).bytes(999)):
         Path("bad.pt").write_bytes(content)
         assert "Expected --weights to " in refused(capsys, "--weights", "bad.pt")
     Path("folder.pt").mkdir()
@@ -486,20 +486,35 @@ def test_the_names_of_layers_do_not_leave_the_output_folder(own):
     assert written("deep/out")[0].startswith("one.grad_cam@up-up-")
 
 
-# --- Ctrl-C
+# --- as a process of its own
+
+
+def start(folder, model, **options):
+    command = [sys.executable, "-m", "lightning_saliency", "explain", "--model", model, "--images", "photos",
+               "--output", "Größe", "--size", "32"]  # fmt: skip
+    path = os.pathsep.join([str(Path(__file__).parents[1]), str(folder)])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "ascii"}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment, **options)
+
+
+@posix
+def test_an_output_that_takes_no_text_is_named_and_one_in_ascii_is_written_to(own, tmp_path):
+    save_photo(Path("photos/one.png"))
+    with open("/dev/full", "w") as full:
+        processes = [start(tmp_path, "own:make", stdout=out) for out in (full, subprocess.PIPE)]
+        (_, full_err), (out, _) = (process.communicate(timeout=300) for process in processes)
+    assert [process.returncode for process in processes] == [2, 0]
+    told = f"{ERROR}Expected the standard output to take text, got No space left on device.\n"
+    assert full_err.splitlines(keepends=True)[-1] == told
+    assert "Traceback" not in full_err
+    assert out == "Explained 1 of 1 images: Gr\\xf6\\xdfe\n"
 
 
 @posix
 def test_ctrl_c_ends_with_its_status_and_no_traceback(own, tmp_path):
     save_photo(Path("photos/one.png"))
     Path("slow.py").write_text("import time\n\ndef make():\n    print('made', flush=True)\n    time.sleep(600)\n")
-    root = str(Path(__file__).parents[1])
-    command = [sys.executable, "-m", "lightning_saliency", "explain", "--model", "slow:make", "--images", "photos",
-               "--output", "out"]  # fmt: skip
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, str(tmp_path)])},
-    )  # fmt: skip
+    process = start(tmp_path, "slow:make", stdout=subprocess.PIPE)
     assert process.stdout.readline() == "made\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)

@@ -6,6 +6,7 @@ import argparse
 import codecs
 import io
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -74,16 +75,18 @@ def explain_images(options: argparse.Namespace) -> int:
     with tqdm(total=len(files), unit="image") as bar:
         for start in range(0, len(files), options.batch_size):
             batch = files[start : start + options.batch_size]
-            images = {file: transform(photo) for file in batch if (photo := _read(file[0], options.size)) is not None}
+            with user_code(f"images of --size and --batch-size {options.batch_size} to fit into the memory"):
+                images = {file: transform(photo) for file in batch if (photo := _read(file[0], options.size))}
+                inputs = torch.stack([*images.values()]) if images else None
             skipped += len(batch) - len(images)
             bar.update(len(batch) - len(images))
-            if not images:
+            if inputs is None:
                 continue
-            explanation = writer.explain(torch.stack(list(images.values())))
+            explanation = writer.explain(inputs)
             for index, (path, name) in enumerate(images):
                 writer.write(explanation[index : index + 1], path, name)
                 bar.update()
-    print(f"Explained {len(files) - skipped} of {len(files)} images: {printable(str(options.output))}")
+    _print(f"Explained {len(files) - skipped} of {len(files)} images: {printable(str(options.output))}")
     return 1 if skipped or unreadable else 0
 
 
@@ -173,6 +176,16 @@ def _read(path: Path, size: int | None) -> Image.Image | None:
 
 def _say_skipped(path: Path, reason: str) -> None:
     tqdm.write(f"Skipped {printable(str(path))}: {printable(reason)}", file=sys.stderr)
+
+
+def _print(text: str) -> None:
+    """Print a line in whatever encoding the output has, or raise an error where it takes none."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more at its end
+        raise WrongArgumentError(f"Expected the standard output to take text, got {_reason(error)}.") from error
 
 
 def _reason(error: Exception) -> str:
