@@ -126,7 +126,15 @@ def test_a_damaged_file_of_weights_is_named(own, capsys):
     save_photo(Path("photos/one.png"))
     torch.save(own.make().state_dict(), "good.pt")
     whole = Path("good.pt").read_bytes()
-    for content in (b"", b"\0" * 100, whole[:300], whole[:-300], b"PK\3\4", b"\x80\x04]\x94.", np.random.default_rng(0).bytes(999)):
+    for content in (
+        b"",
+        b"\0" * 100,
+        whole[:300],
+        whole[:-300],
+        b"PK\3\4",
+        b"\x80\x04]\x94.",
+        np.random.default_rng(0).bytes(999),
+    ):
         Path("bad.pt").write_bytes(content)
         assert "Expected --weights to " in refused(capsys, "--weights", "bad.pt")
     Path("folder.pt").mkdir()
