@@ -26,6 +26,71 @@ _LARGEST_INT = 2**63 - 1
 """The largest int of torch, of checkpoints and of records."""
 
 
+class OptionError(ValueError):
+    """An option is set to something that this model or this data cannot meet, which ends a run before it begins.
+
+    Args:
+        message: The text.
+        option: The option, so that a caller knows whether it was set by the user or is a default.
+
+    Example:
+        >>> raise OptionError("Expected `layer` to name a module, got 'nowhere'.", "layer")
+        Traceback (most recent call last):
+        lightning_saliency._checks.OptionError: Expected `layer` to name a module, got 'nowhere'.
+    """
+
+    def __init__(self, message: str, option: str = "") -> None:
+        super().__init__(message)
+        self.option = option
+
+
+def error_message(error: BaseException) -> str:
+    r"""Return the text of an error in one line, also where its `__str__` raises.
+
+    Example:
+        >>> error_message(ValueError("Expected one line,\n  got two."))
+        'Expected one line, got two.'
+    """
+    try:
+        return " ".join(str(error).split())
+    except Exception as raised:  # somebody else's `__str__`, which may do anything
+        return f"(its text raises {type(raised).__name__})"
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the type and the text of an error in one line.
+
+    Example:
+        >>> describe_error(KeyError("label"))
+        "KeyError: 'label'"
+    """
+    return f"{type(error).__name__}: {error_message(error)}".removesuffix(": ")
+
+
+def call_option(option: str, function: Callable[..., T], *args: Any) -> T:
+    """Call a function that the user passed as an option, and raise its error as one of the option.
+
+    Args:
+        option: The option.
+        function: The user's function.
+        args: What it is called with.
+
+    Raises:
+        OptionError: The function raises.
+
+    Example:
+        >>> call_option("samples.labels", lambda batch: batch["y"], {"x": 1})
+        Traceback (most recent call last):
+        lightning_saliency._checks.OptionError: The function for `samples.labels` raises KeyError: 'y'.
+    """
+    try:
+        return function(*args)
+    except OptionError:  # the function is one of ours, and its error names the option
+        raise
+    except Exception as error:
+        raise OptionError(f"The function for `{option}` raises {describe_error(error)}.", option) from error
+
+
 def refuse(name: str, expected: str, got: object, *, hint: str = "", error: type[Exception] = ValueError) -> NoReturn:
     """Raise the error that all checks raise.
 

@@ -8,15 +8,11 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from sys import modules
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-
-from torch import nn
 
 _NAMES = [
     f"{top}{rest}" for top, rest in (("pytorch_lightning", ""), ("lightning", ".pytorch")) if find_spec(top) is not None
@@ -31,11 +27,13 @@ PACKAGES: list[ModuleType] = [import_module(name) for name in _NAMES]
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule, Trainer
     from pytorch_lightning.callbacks import BaseFinetuning
+    from pytorch_lightning.loggers.logger import DummyLogger
     from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
     from pytorch_lightning.utilities.memory import is_oom_error
 else:
     LightningModule, Trainer = PACKAGES[0].LightningModule, PACKAGES[0].Trainer
     BaseFinetuning = PACKAGES[0].callbacks.BaseFinetuning
+    DummyLogger = import_module(f"{_NAMES[0]}.loggers.logger").DummyLogger
     is_oom_error = import_module(f"{_NAMES[0]}.utilities.memory").is_oom_error
     _rank_zero = import_module(f"{_NAMES[0]}.utilities.rank_zero")
     rank_zero_info, rank_zero_warn = _rank_zero.rank_zero_info, _rank_zero.rank_zero_warn
@@ -57,32 +55,15 @@ def overrides(pl_module: Any, method: str) -> bool:
     return all(implementation is not getattr(package.LightningModule, method) for package in PACKAGES)
 
 
-@contextmanager
-def muted(pl_module: nn.Module) -> Iterator[None]:
-    """Discard what a LightningModule logs in its `forward`, since the callback's pass is not the user's validation."""
-    modules = [module for module in pl_module.modules() if hasattr(module, "log") and hasattr(module, "log_dict")]
-    silent = {"log": lambda *_, **__: None, "log_dict": lambda *_, **__: None}
-    instance_attributes = [{name: vars(module)[name] for name in silent if name in vars(module)} for module in modules]
-    try:
-        for module in modules:
-            vars(module).update(silent)
-        yield
-    finally:
-        for module, attributes in zip(modules, instance_attributes, strict=True):
-            for name in silent:
-                vars(module).pop(name, None)
-            vars(module).update(attributes)
-
-
 __all__ = [
     "PACKAGES",
     "SHARDED_STRATEGIES",
     "BaseFinetuning",
     "Callback",
+    "DummyLogger",
     "LightningModule",
     "Trainer",
     "is_oom_error",
-    "muted",
     "overrides",
     "rank_zero_info",
     "rank_zero_warn",

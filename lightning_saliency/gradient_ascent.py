@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from lightning_saliency._checks import check_choice, check_count, check_each, check_number, refuse, shown
+from lightning_saliency._checks import OptionError, check_choice, check_count, check_each, check_number, refuse, shown
 from lightning_saliency.evidence import (
     Forward,
     Target,
@@ -21,7 +21,6 @@ from lightning_saliency.evidence import (
     collect,
     predicted_classes,
     select_scores,
-    undisturbed,
 )
 
 StepMethod: TypeAlias = Literal["sign", "gradient"]
@@ -151,9 +150,9 @@ def class_model_image(
     shifts = torch.randint(-jitter, jitter + 1, (steps + 1, 2), generator=torch.Generator().manual_seed(seed))
     shifts[0] = shifts[steps] = 0  # the scores of the start and of the end are those of the unshifted images
 
-    def evaluate(images: Tensor, shift: list[int]) -> _AscentState:
+    def evaluate(isolated: Forward, images: Tensor, shift: list[int]) -> _AscentState:
         score = partial(_class_scores, classes=indices)
-        _, scores, gradients = _pass(forward, images.roll(shift, (2, 3)), score)
+        _, scores, gradients = _pass(isolated, images.roll(shift, (2, 3)), score)
         return _AscentState(
             images,
             gradients.roll([-by for by in shift], (2, 3)) - 2 * weight_decay * images,
@@ -161,16 +160,16 @@ def class_model_image(
             _per_image(scores) - weight_decay * images.square().sum((1, 2, 3), keepdim=True),
         )
 
-    with undisturbed(forward.model):
+    with forward.undisturbed() as isolated:
         indices = indices.clone()  # autograd saves them, and refuses tensors from inference mode
-        state = evaluate(_working_copy(forward, initial.expand(len(indices), -1, -1, -1)), [0, 0])
+        state = evaluate(isolated, _working_copy(isolated, initial.expand(len(indices), -1, -1, -1)), [0, 0])
         start_scores, objectives = state.scores, [state.objectives]
         for step in range(1, steps + 1):
             length = step_size * (steps + 1 - step) / steps
             candidates = state.images + length * _directions(state.gradients)
             if blur and step % _BLUR_EVERY == 0 and step < steps:
                 candidates = _blurred(candidates, blur)
-            next_state = evaluate(candidates, shifts[step].tolist())
+            next_state = evaluate(isolated, candidates, shifts[step].tolist())
             finite = next_state.objectives.isfinite()
             state = _AscentState(*(new.where(finite, old) for new, old in zip(next_state, state, strict=True)))
             objectives.append(state.objectives)
@@ -240,23 +239,23 @@ def fooling_image(
         got = "a callable" if callable(chosen) else repr(target)
         raise TypeError(f"Expected `target` to be None, a class index or one class index per image, got {got}.")
 
-    def evaluate(images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
-        logits, _, gradients = _pass(forward, images, partial(_lead, targets=targets))
+    def evaluate(isolated: Forward, images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+        logits, _, gradients = _pass(isolated, images, partial(_lead, targets=targets))
         return logits, gradients
 
-    with undisturbed(forward.model):
-        originals = _working_copy(forward, images)
+    with forward.undisturbed() as isolated:
+        originals = _working_copy(isolated, images)
         low, high = _limits(bounds, originals)
         # a copy, since autograd saves it, and refuses a tensor from inference mode
         chosen = None if chosen is None else chosen.to(originals.device, copy=True)
-        new_logits, gradients = evaluate(originals, chosen)
+        new_logits, gradients = evaluate(isolated, originals, chosen)
         logits, last_gradients = new_logits.clone(), gradients.clone()
         targets = _second_best(new_logits) if chosen is None else chosen
         current, active = originals.clone(), torch.arange(len(originals), device=originals.device)
         steps, fooled = torch.zeros_like(active), torch.zeros_like(active, dtype=torch.bool)
         for step in range(max_steps + 1):
             if step:
-                new_logits, gradients = evaluate(current[active], targets[active])
+                new_logits, gradients = evaluate(isolated, current[active], targets[active])
             logits[active], last_gradients[active] = new_logits, gradients
             fooled[active] = (predicted_classes(new_logits) == targets[active]) & ~new_logits.isnan().any(1)
             directions = _directions(last_gradients, method)
@@ -313,9 +312,10 @@ def _pass(forward: Forward, images: Tensor, score: Callable[[Tensor], Tensor]) -
 def _class_scores(logits: Tensor, classes: Tensor) -> Tensor:
     num_classes = max(logits.shape[1], 2)
     if int(classes.max()) >= num_classes:
-        raise ValueError(
+        raise OptionError(
             f"Expected `classes` to be below the model's {num_classes} classes (0 to {num_classes - 1}), "
-            f"got {int(classes.max())}."
+            f"got {int(classes.max())}.",
+            "classes",
         )
     return select_scores(logits, classes)[0]
 

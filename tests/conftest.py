@@ -24,3 +24,21 @@ def own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     yield import_module("own")
     del sys.modules["own"]
+
+
+NOTICES = "lightning_saliency.callbacks.notices"
+"""The logger of what a callback would warn of, where warnings are errors, as they are in tests."""
+
+
+@pytest.fixture
+def said(caplog):
+    """What a callback has logged in place of warnings, for tests that expect some."""
+    return lambda: [record.getMessage() for record in caplog.get_records("call") if record.name == NOTICES]
+
+
+@pytest.fixture(autouse=True)
+def unexpected_notices_fail(request, caplog):
+    """Fail where a callback logs what it would warn of: a fault ends no training, but a test that expects none."""
+    yield
+    if "said" not in request.fixturenames:
+        assert [record.getMessage() for record in caplog.get_records("call") if record.name == NOTICES] == []

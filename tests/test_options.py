@@ -32,7 +32,7 @@ from lightning_saliency.callbacks import (
     Samples,
     Style,
 )
-from lightning_saliency.evidence import Target
+from lightning_saliency.evidence import Surroundings, Target
 from lightning_saliency.metrics import MetricOverImages, area_above, box_accuracy, box_hits, heatmaps_to_boxes
 from lightning_saliency.visualization import colorize, overlay
 
@@ -202,6 +202,7 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
         "model": Kind(MODEL.wrong, [NET]), "output_fn": FUNCTION,
         "context": Kind([3, None, True, "a", Odd(), [], torch.no_grad()], [torch.no_grad]),
         "memory_format": Kind([3, None, True, "channels_last", Odd(), torch.float32], [torch.channels_last]),
+        "surroundings": Kind([3, None, True, "x", Odd(), NET], [Surroundings()]),
     }),
     explain: ({"model": NET, "images": IMAGES}, {
         "model": MODEL, "images": INPUTS, "methods": Kind(WRONG_METHODS, ONE_METHOD),

@@ -29,7 +29,6 @@ from lightning_saliency.evidence import (
     collect,
     find_target_layer,
     name_layer,
-    undisturbed,
 )
 
 Layer: TypeAlias = str | nn.Module | TargetLayer
@@ -146,8 +145,8 @@ def explain_call(settings: Settings, call: Call, target: ParsedTarget = None) ->
     batch_size = min(_BATCH_SIZE, settings.chunk_size or _BATCH_SIZE)
 
     def explain_chunks(forward: Forward) -> Explanation:
-        reader = _Reader(replace(settings, forward=forward, layers=layers), batch_size)
-        with undisturbed(forward.model):
+        with forward.undisturbed() as isolated:
+            reader = _Reader(replace(settings, forward=isolated, layers=layers), batch_size)
             chunk_explanations = []
             for rows in (slice(start, start + chunk_size) for start in range(0, len(call), chunk_size)):
                 classes = resolved[rows] if isinstance(resolved, Tensor) else resolved

@@ -8,12 +8,13 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_saliency.attribution.heatmaps import Heatmaps, Normalize, make_heatmaps
 from lightning_saliency.data import Call, SampleBatch
 from lightning_saliency.evidence import (
     Forward,
+    Surroundings,
     Target,
     TargetLayer,
     Task,
@@ -50,6 +51,13 @@ class Settings:
     task: Task = "multiclass"
     chunk_size: int | None = None
     progress: bool = False
+
+    def forward_of(self, model: nn.Module | Forward) -> Forward:
+        """Return how a model is run, as for the explanation: the same model, or a copy of it."""
+        if isinstance(model, Forward):
+            return model
+        other = replace(self.forward, model=model, surroundings=Surroundings())
+        return self.forward if other.model is self.forward.model else other
 
 
 @dataclass(frozen=True)

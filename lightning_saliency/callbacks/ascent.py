@@ -16,7 +16,7 @@ from lightning_saliency.callbacks.model_part import ModelPart
 from lightning_saliency.callbacks.options import Execution, Samples, check_group, parse_samples
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.data import FixedSamples
-from lightning_saliency.evidence import Forward, undisturbed
+from lightning_saliency.evidence import Forward
 from lightning_saliency.gradient_ascent import StepMethod, check_ascent, check_fooling, class_model_image, fooling_image
 from lightning_saliency.visualization import (
     Style,
@@ -118,7 +118,7 @@ class ClassModelCallback(_AscentCallback):
         ascent = check_ascent(steps=steps, step_size=step_size, weight_decay=weight_decay, jitter=jitter, blur=blur)
         execution = check_group("execution", execution, Execution)
         super().__init__(
-            _ClassModels(indices, ascent, check_group("style", style, Style), execution),
+            _ClassModels(indices, ascent, check_group("style", style, Style)),
             samples=Samples(num=1, dataloader_idx=dataloader_idx),
             model=model,
             every_n_epochs=every_n_epochs,
@@ -182,7 +182,7 @@ class FoolingCallback(_AscentCallback):
         steps = check_fooling(method=method, step_size=step_size, max_steps=max_steps)
         execution = check_group("execution", execution, Execution)
         super().__init__(
-            _FoolingSheet(index, steps, check_group("style", style, Style), execution),
+            _FoolingSheet(index, steps, check_group("style", style, Style)),
             samples=parse_samples(samples),
             model=model,
             every_n_epochs=every_n_epochs,
@@ -194,26 +194,20 @@ class FoolingCallback(_AscentCallback):
 class _AscentOutput(Output):
     """Base class of the outputs that run gradient ascent and draw its images."""
 
-    def __init__(self, ascent: dict[str, Any], style: Style, execution: Execution) -> None:
+    def __init__(self, ascent: dict[str, Any], style: Style) -> None:
         self.ascent = ascent
         self.style = style
-        self._output_fn = execution.output_fn
-
-    def _forward(self, look: Look) -> Forward:
-        return Forward(look.model, self._output_fn, look.trainer.precision_plugin.forward_context)
 
 
 class _ClassModels(_AscentOutput):
     """The output of `ClassModelCallback`: one picture per class."""
 
-    def __init__(
-        self, classes: tuple[int, ...] | None, ascent: dict[str, Any], style: Style, execution: Execution
-    ) -> None:
-        super().__init__(ascent, style, execution)
+    def __init__(self, classes: tuple[int, ...] | None, ascent: dict[str, Any], style: Style) -> None:
+        super().__init__(ascent, style)
         self.classes = classes
 
     def __call__(self, look: Look) -> Logged:
-        forward, call = self._forward(look), look.samples.samples[0].call
+        forward, call = look.forward, look.samples.samples[0].call
         classes = self.classes or tuple(range(min(_num_classes(forward, look), 10)))
         result = class_model_image(forward, classes, call.images.shape[1:], **self.ascent)
         images, names = to_pictures(result.images, self.style, look.dataset), find_names(self.style, look.dataset)
@@ -235,8 +229,8 @@ class _ClassModels(_AscentOutput):
 class _FoolingSheet(_AscentOutput):
     """The output of `FoolingCallback`: a sheet of all samples."""
 
-    def __init__(self, target: int | None, ascent: dict[str, Any], style: Style, execution: Execution) -> None:
-        super().__init__(ascent, style, execution)
+    def __init__(self, target: int | None, ascent: dict[str, Any], style: Style) -> None:
+        super().__init__(ascent, style)
         self.target = target
 
     def tags(self) -> set[str]:
@@ -247,7 +241,7 @@ class _FoolingSheet(_AscentOutput):
         if len(batches) != 1:
             sizes = sorted({tuple(batch.call.images.shape[2:]) for batch in batches})
             raise ValueError(f"Expected `samples` to be images of one size, got {sizes}.")
-        forward, images, labels = self._forward(look), batches[0].call.images, batches[0].labels
+        forward, images, labels = look.forward, batches[0].call.images, batches[0].labels
         result = fooling_image(forward, forward.call_of(images).images, self.target, **self.ascent)
         steps = torch.where(result.fooled, result.steps, self.ascent["max_steps"])
         changes = result.changes.cpu()
@@ -272,6 +266,6 @@ class _FoolingSheet(_AscentOutput):
 
 def _num_classes(forward: Forward, look: Look) -> int:
     """Return the number of classes of the model; a single logit has two."""
-    with undisturbed(forward.model):
-        logits = forward(forward.on_device(look.samples.samples[0].call), warns=True)
+    with forward.undisturbed() as isolated:
+        logits = isolated(isolated.on_device(look.samples.samples[0].call), warns=True)
     return max(logits.shape[1], 2)

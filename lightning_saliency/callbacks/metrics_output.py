@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from torch import Tensor
 
-from lightning_saliency._lightning import rank_zero_warn
-from lightning_saliency.attribution import ExplainedSamples
+from lightning_saliency.attribution import METHODS, ExplainedSamples
+from lightning_saliency.callbacks.notices import Notices
 from lightning_saliency.callbacks.options import Metrics
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.data import SampleCollector
-from lightning_saliency.metrics import CoarseHeatmaps, measure, measure_faithfulness, measure_head_randomization
+from lightning_saliency.metrics import (
+    METRICS,
+    CoarseHeatmaps,
+    Metric,
+    faithfulness,
+    measure,
+    measure_faithfulness,
+    measure_head_randomization,
+)
 
 _CHUNK = 32
 """The most images in one forward of the faithfulness metrics."""
@@ -21,6 +31,36 @@ _SAME_CORRELATION = 0.9
 """The rank correlation from which two maps are called the same."""
 
 _RANDOM_HEAD = "rank_correlation_random_head"
+_OF_FAITHFULNESS = {row.name for row in faithfulness.ROWS}
+
+_DRIFT_SAMPLES = 128
+"""The most samples whose heatmaps are kept, and saved in checkpoints, to measure how far they move."""
+
+
+@dataclass(frozen=True)
+class MapNames:
+    """The names that the maps of a look have: those of the methods, or where several layers give one each, of these.
+
+    Attributes:
+        methods: Keys of the methods.
+        layers: The layers that the user has named, unless their maps are fused.
+
+    Example:
+        >>> names = MapNames(("grad_cam", "saliency"), ("net.layer3", "net.layer4"))
+        >>> [name in names for name in ("grad_cam@layer4", "grad_cam@layer5", "grad_cam", "saliency")]
+        [True, False, False, True]
+    """
+
+    methods: tuple[str, ...]
+    layers: tuple[str, ...] = ()
+
+    def __contains__(self, name: str) -> bool:
+        method, _, layer = name.partition("@")
+        if method not in self.methods:
+            return False
+        if not METHODS[method].reads_layer or len(self.layers) < 2:
+            return name == method
+        return any(own == layer or own.endswith(f".{layer}") for own in self.layers)
 
 
 class MetricsOutput(Output):
@@ -29,16 +69,21 @@ class MetricsOutput(Output):
     Args:
         options: Which metrics are measured.
         samples: The samples that are measured in place of the shown ones; None for the shown ones.
+        maps: The names of the maps that are measured.
+        has_objects: Whether it is known where objects are.
     """
 
     key = "metrics"
 
-    def __init__(self, options: Metrics, samples: SampleCollector | None) -> None:
+    def __init__(self, options: Metrics, samples: SampleCollector | None, *, maps: MapNames, has_objects: bool) -> None:
         self.options = options
+        self.maps = maps
+        self.has_objects = has_objects
         self._samples = samples
         self._previous: list[CoarseHeatmaps] = []
         self._untrained: list[CoarseHeatmaps] = []
-        self._warned: set[str] = set()
+        self._images: dict[int, str] = {}
+        self._notices = Notices()
 
     @property
     def samples(self) -> SampleCollector | None:
@@ -49,8 +94,16 @@ class MetricsOutput(Output):
         """Whether the look is more than a rehearsal of a resumed run."""
         return not look.is_rehearsal
 
+    def worst(self, scalar: str) -> float | None:
+        """Return the worst value of `<map>/<metric>`; None for a map or a metric that is not measured."""
+        name, _, key = scalar.rpartition("/")
+        metric = METRICS.get(key)
+        return metric.worst if metric is not None and name in self.maps and self._measures(metric) else None
+
     def __call__(self, look: Look) -> Logged:
         """Return the metrics of the heatmaps of a look."""
+        if look.in_fit:
+            self._keep_images(look)
         coarse = [CoarseHeatmaps.from_samples(group) for group in look.explained]
         scalars = measure(
             look.explained,
@@ -60,28 +113,52 @@ class MetricsOutput(Output):
             measured=[values for group in look.explained for values in self._run_model(look, group)],
         )
         if look.in_fit:
-            self._previous = coarse
+            self._previous = [_first(group, _DRIFT_SAMPLES) for group in coarse]
             if look.is_untrained:
-                self._untrained = coarse
+                self._untrained = self._previous
         if self._is_randomized(look) and not look.is_untrained:
             self._warn(scalars)
         return Logged(scalars=scalars)
 
     def reset(self) -> None:
         """Drop the state of a run."""
-        self._previous, self._untrained, self._warned = [], [], set()
+        self._previous, self._untrained, self._images = [], [], {}
+        self._notices.reset()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the heatmaps to which a resumed run compares its own."""
         return {
+            "images": dict(self._images),
             "previous": [coarse.state_dict() for coarse in self._previous],
             "untrained": [coarse.state_dict() for coarse in self._untrained],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the state of a checkpoint."""
+        self._images = dict(state.get("images", {}))
         self._previous = [CoarseHeatmaps.from_state_dict(coarse) for coarse in state.get("previous", ())]
         self._untrained = [CoarseHeatmaps.from_state_dict(coarse) for coarse in state.get("untrained", ())]
+
+    def _measures(self, metric: Metric) -> bool:
+        """Whether the options let a metric be measured."""
+        if metric.name == _RANDOM_HEAD:
+            return self.options.randomization_every_n_epochs is not None
+        if not metric.inputs:
+            return self.options.faithfulness and metric.name in _OF_FAITHFULNESS
+        if "other_methods_ranks" in metric.inputs and len(self.maps.methods) == 1 and len(self.maps.layers) < 2:
+            return False
+        return self.has_objects or not {"masks", "boxes"} & set(metric.inputs)
+
+    def _keep_images(self, look: Look) -> None:
+        """Note which images the kept heatmaps are of, and drop heatmaps of others: a resumed run may collect others."""
+        images = {
+            position: _digest(sample.call.images)
+            for position, sample in zip(look.samples.positions, look.samples.samples, strict=True)
+            if position < _DRIFT_SAMPLES
+        }
+        if any(self._images.get(position, digest) != digest for position, digest in images.items()):
+            self._previous, self._untrained, self._images = [], [], {}
+        self._images |= images
 
     def _run_model(self, look: Look, group: ExplainedSamples) -> list[dict[str, dict[str, Tensor]]]:
         """Return the metrics that need further forwards, one value per image, by method and metric."""
@@ -90,9 +167,9 @@ class MetricsOutput(Output):
         values = []
         if self.options.faithfulness:
             batch_size = explanation.settings.chunk_size or _CHUNK
-            values.append(measure_faithfulness(look.model, explanation, heatmaps=maps, batch_size=batch_size))
+            values.append(measure_faithfulness(look.forward, explanation, heatmaps=maps, batch_size=batch_size))
         if self._is_randomized(look):
-            similarity = measure_head_randomization(look.model, explanation, heatmaps=maps)
+            similarity = measure_head_randomization(look.forward, explanation, heatmaps=maps)
             values.append({key: {_RANDOM_HEAD: correlation} for key, correlation in similarity.items()})
         return values
 
@@ -107,10 +184,25 @@ class MetricsOutput(Output):
         ):
             same = [key for key in scalars if key.endswith(f"/{scalar}") and scalars[key] >= _SAME_CORRELATION]
             for key in same:
-                if key not in self._warned:
-                    self._warned.add(key)
-                    rank_zero_warn(
-                        f"{key.removesuffix(f'/{scalar}')}: the map looks the same as that {description} (rank "
-                        f"correlation {scalars[key]:.2f}), so it does not show what the network has learned (Adebayo "
-                        "et al. 2018)."
-                    )
+                self._notices.once(
+                    f"{key.removesuffix(f'/{scalar}')}: the map looks the same as that {description} (rank "
+                    f"correlation {scalars[key]:.2f}), so it does not show what the network has learned (Adebayo "
+                    "et al. 2018).",
+                    key,
+                )
+
+
+def _first(heatmaps: CoarseHeatmaps, count: int) -> CoarseHeatmaps:
+    """Return those of the first samples of a look."""
+    rows = [row for row, position in enumerate(heatmaps.positions) if position < count]
+    return CoarseHeatmaps(
+        tuple(heatmaps.positions[row] for row in rows),
+        {method: maps[rows] for method, maps in heatmaps.maps.items()},
+        {method: ranks[rows] for method, ranks in heatmaps.ranks.items()},
+    )
+
+
+def _digest(images: Tensor) -> str:
+    """Return a hash of a thousand or so of the pixels, by which images are told apart."""
+    pixels = images.detach().flatten()
+    return blake2b(pixels[:: len(pixels) // 1024 + 1].cpu().double().numpy().tobytes(), digest_size=8).hexdigest()

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency._checks import check_text, optional
-from lightning_saliency._lightning import LightningModule, Trainer, muted, overrides
+from lightning_saliency._checks import OptionError, check_text, optional
+from lightning_saliency._lightning import LightningModule, Trainer, overrides
+from lightning_saliency.callbacks.surroundings import quiet_surroundings
 from lightning_saliency.data import Call, find_images, plain_call
 from lightning_saliency.evidence import (
     CallRecorder,
@@ -17,7 +18,6 @@ from lightning_saliency.evidence import (
     RecordedCall,
     TargetLayer,
     name_layer,
-    undisturbed,
 )
 
 _SAME_LOGITS = 1e-2
@@ -85,12 +85,31 @@ class ModelPart:
         """
         model = self.find(pl_module)
         if model is None:
-            raise ValueError(
+            raise OptionError(
                 f"{type(pl_module).__name__} defines no `forward`, so it is not clear what turns images into logits. "
                 "Define it, or name a submodule: `model=...`, one of "
-                f"{', '.join(self._trainable_children(pl_module)) or 'none'}."
+                f"{', '.join(self._trainable_children(pl_module)) or 'none'}.",
+                "samples.images",
             )
         return model
+
+    def forward(self, trainer: Trainer, pl_module: LightningModule, model: nn.Module | None = None) -> Forward:
+        """Return how the part is run: in the trainer's precision, and in a shadow of the whole module.
+
+        Args:
+            trainer: The trainer.
+            pl_module: Its module.
+            model: Another part of the module.
+
+        Raises:
+            ValueError: It is not clear which part is explained.
+        """
+        return Forward(
+            self.model(pl_module) if model is None else model,
+            self.output_fn,
+            trainer.precision_plugin.forward_context,
+            surroundings=quiet_surroundings(trainer, pl_module),
+        )
 
     def layer(self, model: nn.Module, name: str) -> TargetLayer:
         """Return a layer of the part, by its name in the part or in the whole module.
@@ -142,9 +161,10 @@ class ModelPart:
         if self._chosen is not None and self._chosen in recorded:
             return self._call_and_logits(recorded[self._chosen])
         if self.name is not None:
-            raise ValueError(
+            raise OptionError(
                 f"Expected `model`, {self.name!r}, to be called in the validation step, where it is not. "
-                f"{_describe_calls(recorded)}"
+                f"{_describe_calls(recorded)}",
+                "model",
             )
         if "" in recorded:
             self._chosen = ""
@@ -156,9 +176,10 @@ class ModelPart:
                 return call_and_logits
         fitting = [call for call in recorded.values() if call.call is not None and call.logits is not None]
         if len(fitting) != 1:
-            raise ValueError(
+            raise OptionError(
                 f"Expected the validation step of {type(pl_module).__name__} to call what turns images into logits, "
-                f"which it does not. {_describe_calls(recorded)}"
+                f"which it does not. {_describe_calls(recorded)}",
+                "output_fn" if self.output_fn is not None else "methods" if self.image is None else "samples.image",
             )
         self._chosen = fitting[0].name
         return self._call_and_logits(fitting[0])
@@ -183,9 +204,12 @@ class ModelPart:
 
     def _call_and_logits(self, recorded: RecordedCall) -> tuple[Call, Tensor | None]:
         if recorded.call is None:
-            raise ValueError(f"{recorded.problem} Name the argument that holds the images: `Samples(image=...)`.")
+            raise OptionError(
+                f"{recorded.problem} Name the argument that holds the images: `Samples(image=...)`.",
+                "methods" if self.image is None else "samples.image",
+            )
         if recorded.logits is None:
-            raise ValueError(f"{recorded.problem}")
+            raise OptionError(f"{recorded.problem}", "methods" if self.output_fn is None else "output_fn")
         return recorded.call, recorded.logits
 
     def _forward_call(
@@ -195,10 +219,9 @@ class ModelPart:
         first_call = next((record.call for record in recorded if record.call is not None), None)
         last_logits = next((record.logits for record in reversed(recorded) if record.logits is not None), None)
         call = plain_call(find_images(batch) if first_call is None else first_call.images)
-        forward = Forward(pl_module, self.output_fn, trainer.precision_plugin.forward_context)
         try:
-            with muted(pl_module), undisturbed(forward.model):
-                logits = forward(call)
+            with self.forward(trainer, pl_module, pl_module).undisturbed() as isolated:
+                logits = isolated(call)
         except Exception:  # `forward` is not what the step computes, and may not even take images
             return None
         if not recorded:

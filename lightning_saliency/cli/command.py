@@ -13,7 +13,7 @@ from lightning_saliency._names import printable
 from lightning_saliency.attribution import METHODS, Fuse
 from lightning_saliency.cli.explaining import explain_images
 from lightning_saliency.cli.image_files import FIGURE, SHEET
-from lightning_saliency.models.sources import WrongArgumentError, describe_error
+from lightning_saliency.models.sources import WrongArgumentError, describe_raised
 from lightning_saliency.visualization import TUTORIAL_PANELS
 
 _LARGEST_SIZE = 8192
@@ -122,5 +122,5 @@ def _device(text: str) -> torch.device:
         return probe.device
     except Exception as error:  # each kind of device has errors of its own
         raise argparse.ArgumentTypeError(
-            f"expected a device such as cpu or cuda:0, got {text!r}: {describe_error(error)}"
+            f"expected a device such as cpu or cuda:0, got {text!r}: {describe_raised(error)}"
         ) from error

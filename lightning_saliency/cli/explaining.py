@@ -25,7 +25,7 @@ from lightning_saliency.attribution import ExplainedSamples, Explanation, Heatma
 from lightning_saliency.cli.image_files import FIGURE, SHEET, NoImageError, find_images, output_names, read_image
 from lightning_saliency.data import SampleBatch
 from lightning_saliency.history.folders import LocalFolder
-from lightning_saliency.models.sources import WrongArgumentError, describe_error, load_model, user_code
+from lightning_saliency.models.sources import WrongArgumentError, describe_raised, load_model, user_code
 from lightning_saliency.visualization import TUTORIAL_PANELS, Style, draw_sheets, find_names, tutorial_figure
 
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's
@@ -105,10 +105,10 @@ class _ImageWriter:
         try:
             explanation = explain(self.model, images, methods=(*self.methods, *figure_methods), **choices)
         except (ValueError, TypeError) as error:
-            raise WrongArgumentError(str(error) or describe_error(error)) from error
+            raise WrongArgumentError(str(error) or describe_raised(error)) from error
         except (Exception, SystemExit) as error:  # the model's
             raise WrongArgumentError(
-                f"Expected --model to take images {tuple(images.shape)}, got {describe_error(error)} (try another "
+                f"Expected --model to take images {tuple(images.shape)}, got {describe_raised(error)} (try another "
                 "--size, --batch-size or --device)."
             ) from error
         names, num_classes = self.style.class_names, explanation.probabilities.shape[1]

@@ -5,8 +5,8 @@ The only package with hooks, modes, autograd, random states and autocast.
 
 from lightning_saliency.evidence.class_weights import POOLINGS, find_class_weights
 from lightning_saliency.evidence.forward import Forward, ForwardContext, as_forward
-from lightning_saliency.evidence.head import find_head, own_parameters, replaced_parameters
-from lightning_saliency.evidence.isolation import undisturbed
+from lightning_saliency.evidence.head import find_head, own_parameters, replace_parameters
+from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
 from lightning_saliency.evidence.outputs import find_logits
 from lightning_saliency.evidence.passes import (
     Evidence,
@@ -16,8 +16,12 @@ from lightning_saliency.evidence.passes import (
     forward_logits,
     forward_logits_in_chunks,
 )
+from lightning_saliency.evidence.process_state import process_kept
+from lightning_saliency.evidence.random_states import RandomStates
 from lightning_saliency.evidence.recorder import CallRecorder, RecordedCall
 from lightning_saliency.evidence.rectify import Rectifier
+from lightning_saliency.evidence.shadow import Shadow
+from lightning_saliency.evidence.signals import uninterrupted
 from lightning_saliency.evidence.target_layer import TargetLayer, find_target_layer, name_layer
 from lightning_saliency.evidence.targets import (
     ParsedTarget,
@@ -39,12 +43,16 @@ __all__ = [
     "Need",
     "ParsedTarget",
     "Passes",
+    "RandomStates",
     "RecordedCall",
     "Rectifier",
+    "Shadow",
+    "Surroundings",
     "Target",
     "TargetChoice",
     "TargetLayer",
     "Task",
+    "Undisturbed",
     "as_forward",
     "check_classes",
     "class_probabilities",
@@ -58,7 +66,8 @@ __all__ = [
     "name_layer",
     "own_parameters",
     "predicted_classes",
-    "replaced_parameters",
+    "process_kept",
+    "replace_parameters",
     "select_scores",
-    "undisturbed",
+    "uninterrupted",
 ]

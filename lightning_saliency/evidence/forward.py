@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakSet
 
@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from lightning_saliency._checks import check_function, check_type
 from lightning_saliency.data import Call, channels_first, like_layout, plain_call
-from lightning_saliency.evidence.isolation import undisturbed
+from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
 from lightning_saliency.evidence.outputs import LogitsReader
 
 ForwardContext: TypeAlias = Callable[[], AbstractContextManager[Any]]
@@ -40,6 +40,7 @@ class Forward:
         output_fn: Returns the logits of the model's output, where they are not found automatically.
         context: Returns the context for the forward, for instance `lambda: torch.autocast("cuda", torch.bfloat16)`.
         memory_format: The layout in memory of the model's images; by default their own, or on a CPU the fastest.
+        surroundings: What the model is a part of; see `undisturbed`.
 
     Raises:
         TypeError: `model` is not a module, or `output_fn` or `context` is not a function.
@@ -54,6 +55,7 @@ class Forward:
     output_fn: Callable[[Any], Tensor] | None = None
     context: ForwardContext = nullcontext
     memory_format: torch.memory_format = torch.preserve_format
+    surroundings: Surroundings = field(default_factory=Surroundings)
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -62,6 +64,7 @@ class Forward:
         if not callable(self.context):
             raise TypeError(f"Expected `context` to be a function, got {type(self.context).__name__}.")
         check_type("memory_format", self.memory_format, torch.memory_format)
+        check_type("surroundings", self.surroundings, Surroundings)
         if isinstance(self.context, AbstractContextManager):
             raise TypeError(
                 "Expected `context` to be a function that makes a context manager, got the context manager "
@@ -95,6 +98,21 @@ class Forward:
         logits: Tensor = reader.read(output)
         return logits
 
+    def undisturbed(self) -> Undisturbed[Forward]:
+        """Return a context for a pass, which yields how a shadow of the model is run; see `Undisturbed`.
+
+        Example:
+            >>> forward = Forward(nn.Dropout(), output_fn=lambda output: output.flatten(1))
+            >>> with forward.undisturbed() as isolated:
+            ...     print(isolated(plain_call(torch.ones(1, 2, 1, 1))))
+            tensor([[1., 1.]])
+        """
+        return Undisturbed(
+            self.model,
+            self.surroundings,
+            lambda shadow: replace(self, model=shadow.of(self.model), surroundings=Surroundings()),
+        )
+
     def on_device(self, call: Call) -> Call:
         """Return the call with its tensors on the model's device."""
         parameter = self._parameter
@@ -118,8 +136,8 @@ class Forward:
             return call.images
         copied = call.copied()
         conversion = _FirstFloatingPoint(copied)
-        with undisturbed(self.model), self.context(), conversion:
-            self.model(*copied.args, **copied.kwargs)
+        with self.undisturbed() as isolated, self.context(), conversion:
+            isolated.model(*copied.args, **copied.kwargs)
         if conversion.images is None:
             raise ValueError(
                 f"Expected {type(self.model).__name__} to convert its {call.images.dtype} images to floating point "

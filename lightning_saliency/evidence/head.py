@@ -1,9 +1,8 @@
-"""The head of a model, the layer that computes the logits; and the temporary replacement of parameters."""
+"""The head of a model, the layer that computes the logits; and the replacement of parameters in a shadow."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from lightning_saliency.data import Call
 from lightning_saliency.evidence.forward import Forward, as_forward
-from lightning_saliency.evidence.isolation import graph_everywhere, undisturbed
+from lightning_saliency.evidence.isolation import graph_everywhere
 
 _PARAMETRIZATIONS = ".parametrizations."
 """Part of the name of a parameter from which `torch.nn.utils.parametrize` computes the module's own."""
@@ -44,39 +43,34 @@ def find_head(model: nn.Module | Forward, images: Tensor | Call) -> str:
     """
     forward = as_forward(model)
     call = (forward.on_device(images) if isinstance(images, Call) else forward.call_of(images))[:1]
-    model = forward.model
     owners: dict[Any, str] = {}
-    with undisturbed(model), ExitStack() as stack:
-        for name, module in model.named_modules():
+    with forward.undisturbed() as isolated:
+        for name, module in isolated.model.named_modules():
             # a frozen weight is not in the graph, and a tied one has two owners: each owner gets a stand-in of its own
             stand_ins = {key: nn.Parameter(weight.detach()) for key, weight in _weights(module)}
             owners.update(dict.fromkeys(stand_ins.values(), name))
-            stack.enter_context(replaced_parameters(module, stand_ins))
+            replace_parameters(module, stand_ins)
         # a model may run its head under `no_grad`; it is tried last, for scripted modules have no hooks
-        for graph in (torch.enable_grad, partial(graph_everywhere, model)):
+        for graph in (torch.enable_grad, partial(graph_everywhere, isolated.model)):
             with graph():
-                weight = _last_applied(forward(call), owners)
+                weight = _last_applied(isolated(call), owners)
             if weight is not None:
                 return f".{owners[weight]}.".partition(_PARAMETRIZATIONS)[0].strip(".")
     raise ValueError(
-        f"Expected the logits of {type(model).__name__} to depend on a floating-point parameter of two dimensions or "
-        "more, the weight of its head, but the run shows none."
+        f"Expected the logits of {type(forward.model).__name__} to depend on a floating-point parameter of two "
+        "dimensions or more, the weight of its head, but the run shows none."
     )
 
 
 def own_parameters(module: nn.Module) -> dict[str, Tensor]:
     """Return a module's floating-point parameters and parametrized tensors by name, without its children's."""
     names = [*(name for name, _ in module.named_parameters(recurse=False)), *getattr(module, "parametrizations", ())]
-    with undisturbed(module), torch.enable_grad():  # a parametrization may keep a counter, or draw random numbers
-        tensors = {name: getattr(module, name) for name in names}
+    tensors = {name: getattr(module, name) for name in names}
     return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
 
 
-@contextmanager
-def replaced_parameters(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """Replace parameters of a module inside a context, and restore the original objects after it, also after an error.
-
-    The originals are not written to, so that nothing changes for an optimizer or a tied module that holds them too.
+def replace_parameters(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Replace parameters of a module, for good: to be called with a shadow's.
 
     Args:
         module: The module.
@@ -84,21 +78,17 @@ def replaced_parameters(module: nn.Module, parameters: Mapping[str, nn.Parameter
 
     Example:
         >>> linear = nn.Linear(2, 1, bias=False)
-        >>> with replaced_parameters(linear, {"weight": nn.Parameter(torch.ones(1, 2))}):
-        ...     linear(torch.ones(2)).item()
+        >>> replace_parameters(linear, {"weight": nn.Parameter(torch.ones(1, 2))})
+        >>> linear(torch.ones(2)).item()
         2.0
     """
-    with ExitStack() as stack:
-        for name, parameter in parameters.items():
-            if is_parametrized(module, name):
-                parametrizations: Any = module.parametrizations
-                stack.callback(parametrizations.__setitem__, name, parametrizations[name])
-                parametrizations[name] = _Constant(parameter)
-            else:
-                # by `setattr`, since recurrent and scripted modules hold their parameters in other attributes too
-                stack.callback(setattr, module, name, getattr(module, name))
-                setattr(module, name, parameter)
-        yield
+    for name, parameter in parameters.items():
+        if is_parametrized(module, name):
+            parametrizations: Any = module.parametrizations
+            parametrizations[name] = _Constant(parameter)
+        else:
+            # by `setattr`, since recurrent and scripted modules hold their parameters in other attributes too
+            setattr(module, name, parameter)
 
 
 class _Constant(nn.Module):

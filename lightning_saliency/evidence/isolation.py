@@ -1,67 +1,166 @@
-"""Isolation of a pass: modes, buffers, attributes and random states are restored after it."""
+"""Isolation of a pass: it runs on a shadow of the model, and the states of the process are restored after it."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import dataclass
+from threading import RLock
+from typing import Any, Generic, TypeVar, cast
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import distributed, nn
 from torch.fx import GraphModule
 from torch.jit import ScriptModule
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode
+
+from lightning_saliency.evidence.random_states import RandomStates
+from lightning_saliency.evidence.restoring import restored
+from lightning_saliency.evidence.shadow import Shadow
+from lightning_saliency.evidence.signals import GATE, uninterrupted
+
+T = TypeVar("T")
 
 
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run the model in eval mode, without a graph, and leave everything as it was, also after an error.
+@dataclass(frozen=True)
+class Surroundings:
+    """What a model is a part of, for the shadow of it in which a pass runs.
 
-    Restored are: each module's `training` flag, buffers and attributes (a metric's states, cached features), the random
-    states of torch (on the CPU and on the model's devices), Python and NumPy, the grad and inference modes. Compiled
-    modules run eagerly, without a recompile.
-    `requires_grad`, `.grad` and the parameters are never touched.
+    Attributes:
+        owner: The module that the model is a part of, which hooks on the model may reach; None for the model itself.
+        stand_ins: Pairs: an object that the module refers to, and what its shadow refers to in its place.
+        prepare: Functions that are called with the shadow before the pass.
+    """
+
+    owner: nn.Module | None = None
+    stand_ins: tuple[tuple[Any, Any], ...] = ()
+    prepare: tuple[Callable[[Shadow], None], ...] = ()
+
+
+class Undisturbed(Generic[T]):
+    """Runs a pass on a model's shadow in eval mode, without a graph; all is left as it was, also after Ctrl-C.
+
+    The model is not touched: see `Shadow`. Restored are the random states of torch (on the CPU and on the model's
+    devices), Python and NumPy, and the grad, inference, autocast and function modes. Compiled modules run eagerly,
+    without a recompile. One pass runs at a time: another thread waits.
 
     Args:
         model: Any module.
+        surroundings: What the model is a part of.
+        read: Returns, for the shadow, what entering the context returns.
+
+    Example:
+        >>> model = nn.Sequential(nn.Dropout(), nn.Linear(2, 2))
+        >>> with Undisturbed(model, Surroundings(), lambda shadow: shadow.module) as copied:
+        ...     print(copied.training, model.training)
+        False True
     """
-    modules = list(model.modules())
-    flags = [(module, module.training) for module in modules]
-    cuda = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=sorted(cuda)))
-        stack.callback(np.random.set_state, numpy_state)
-        stack.callback(random.setstate, python_state)
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
+
+    def __init__(self, model: nn.Module, surroundings: Surroundings, read: Callable[[Shadow], T]) -> None:
+        self.model = model
+        self.surroundings = surroundings
+        self.read = read
+        self._stack = ExitStack()
+
+    @uninterrupted
+    def __enter__(self) -> T:
+        while not _PASS.acquire(timeout=_PATIENCE):
+            GATE.handle_waiting()
+        try:
+            GATE.put_up()
+            self._stack.callback(GATE.take_down)
+            self._stack.callback(_PASS.release)
+            result = self.read(self._enter())
+            GATE.handle_waiting()
+        except BaseException:
+            self._stack.close()
+            raise
+        return result
+
+    @uninterrupted
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def _enter(self) -> Shadow:
+        enter = self._stack.enter_context
+        self._stack.callback(_Modes().restore)
+        self._stack.callback(RandomStates.of(self.model).restore)
+        owner = self.surroundings.owner
+        shadow = Shadow(self.model if owner is None else owner, self.surroundings.stand_ins)
+        self._stack.callback(shadow.release)
+        modules = list(shadow.module.modules())
+        enter(torch.compiler.set_stance("force_eager"))
+        enter(torch.inference_mode(False))
+        enter(torch.no_grad())
         if any(isinstance(module, nn.RNNBase) for module in modules):
             # cuDNN has no backward through a recurrent layer in eval mode; torch's own kernels have
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        stack.enter_context(_restored_buffers(modules))
-        stack.enter_context(_restored_attributes(modules))
-        # a traced module may hold one graph per mode, which its `train` method swaps
-        traced_flags = [(module, flag) for module, flag in flags if isinstance(module, GraphModule)]
-        try:
-            for traced, _ in traced_flags:
-                traced.eval()
-            for module, flag in flags:
-                if flag:
-                    module.training = False  # not module.eval(): a user may have overridden it
-            yield
-        finally:
-            for traced, flag in traced_flags:
-                traced.train(flag)
-            for module, flag in flags:
-                if module.training != flag:
-                    module.training = flag
+            enter(torch.backends.cudnn.flags(enabled=False))
+        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+            enter(cast(Any, _NoCollectives)())
+        enter(restored(shadow.uncopied))
+        for module in modules:
+            if isinstance(module, GraphModule):
+                module.eval()  # a traced module may hold one graph per mode, which its `train` method swaps
+            elif module.training:
+                module.training = False  # not module.eval(): a user may have overridden it
+        for prepare in self.surroundings.prepare:
+            prepare(shadow)
+        return shadow
+
+
+_PASS = RLock()
+"""Held during a pass: the random states are the process's, so that only one thread at a time can keep them."""
+
+_PATIENCE = 0.05
+"""Seconds between two looks for a signal, while another thread's pass is waited for."""
+
+
+class _Modes:
+    """Torch's modes, to be restored after a pass that may have been interrupted while it switched them."""
+
+    def __init__(self) -> None:
+        self._grad = torch.is_grad_enabled()
+        self._autocast = [(device, torch.is_autocast_enabled(device)) for device in ("cpu", "cuda")]
+        self._nesting = _autocast_nesting()
+        self._function_modes = torch._C._len_torch_function_stack()
+        self._dispatch_modes = torch._C._len_torch_dispatch_stack()
+
+    def restore(self) -> None:
+        while torch._C._len_torch_function_stack() > self._function_modes:
+            torch._C._pop_torch_function_stack()
+        while torch._C._len_torch_dispatch_stack() > self._dispatch_modes:
+            _pop_mode()
+        for device, is_enabled in self._autocast:
+            torch.set_autocast_enabled(device, is_enabled)
+        while _autocast_nesting() > self._nesting:
+            torch.autocast_decrement_nesting()
+            torch.clear_autocast_cache()
+        torch.set_grad_enabled(self._grad)
+
+
+def _autocast_nesting() -> int:
+    torch.autocast_increment_nesting()
+    return torch.autocast_decrement_nesting()
+
+
+class _NoCollectives(TorchDispatchMode):
+    """Refuses operations between ranks, for which this one, which runs the model alone, would wait forever."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if "c10d" in func.namespace:
+            raise RuntimeError(
+                "Expected a model that one rank can run alone, but its forward calls a collective operation "
+                f"({func.namespace}.{func.overloadpacket.__name__}), for which all ranks must run it together. Name a "
+                "submodule that calls none (`model=...`), or gather from the other ranks in training alone."
+            )
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
 def graph_everywhere(model: nn.Module) -> Iterator[None]:
-    """Build a graph in every module, also in those that the model runs under `no_grad`."""
+    """Build a graph in every module of a shadow, also in those that it runs under `no_grad`."""
 
     def enable(module: nn.Module, args: Any) -> None:
         torch.set_grad_enabled(True)
@@ -71,54 +170,3 @@ def graph_everywhere(model: nn.Module) -> Iterator[None]:
             if not isinstance(module, ScriptModule):  # which has no hooks
                 stack.callback(module.register_forward_pre_hook(enable).remove)
         yield
-
-
-@contextmanager
-def _restored_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Restore the buffers after the context: some change in eval mode too (fake quantization, counters)."""
-    registered = [(module._buffers, dict(module._buffers.items())) for module in modules]
-    copies = [
-        (buffer, buffer.clone(), buffer._version)
-        for _, buffers in registered
-        for buffer in buffers.values()
-        if buffer is not None and not buffer.is_inference()  # an inference tensor cannot be changed in here
-    ]
-    try:
-        yield
-    finally:
-        for current, buffers in registered:
-            _restore(current, buffers)
-        for buffer, copy, version in copies:
-            if buffer._version != version or not torch.equal(buffer, copy):  # `.data` changes no version
-                if buffer.shape != copy.shape:  # per-channel observers resize theirs
-                    buffer.resize_(copy.shape)
-                buffer.copy_(copy)
-
-
-@contextmanager
-def _restored_attributes(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Restore the attributes after the context: a metric's states, cached features, counters."""
-    originals = [(vars(module), dict(vars(module))) for module in modules if not isinstance(module, ScriptModule)]
-    lists = []
-    try:
-        for current, attributes in originals:
-            for name, value in attributes.items():
-                if isinstance(value, Tensor):  # the pass works on a copy: a metric adds to its states in place
-                    current[name] = value.detach().clone()
-                elif isinstance(value, list):
-                    lists.append((value, list(value)))
-        yield
-    finally:
-        for current, attributes in originals:
-            _restore(current, attributes)
-        for value, items in lists:
-            value[:] = items
-
-
-def _restore(current: Any, originals: dict[str, Any]) -> None:
-    """Restore the entries of a module's dict, and delete those that were added; a scripted module's has no `update`."""
-    for name, value in originals.items():
-        current[name] = value
-    if len(current) > len(originals):
-        for name in [name for name, _ in current.items() if name not in originals]:
-            del current[name]

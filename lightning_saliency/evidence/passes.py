@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from lightning_saliency._checks import OptionError
 from lightning_saliency.data import Call
 from lightning_saliency.evidence.class_weights import find_class_weights
 from lightning_saliency.evidence.forward import Forward
@@ -77,7 +78,7 @@ def collect(
 ) -> list[Evidence]:
     """Run the model once, forward and, if a method needs a gradient, backward.
 
-    To be called inside `undisturbed`.
+    To be called inside `Forward.undisturbed`.
     No gradient of a parameter is computed. If the input's gradient is not needed, the graph starts at the first target
     layer: the layers before it run without one. A model that ends in a softmax is explained by the softmax's input.
 
@@ -106,7 +107,7 @@ def collect(
     for everywhere in (False, True) if wants_input or wants_map else (False,):
         # the model gets a copy, into which it may write; a tensor from inference mode cannot be a leaf
         leaf = (images.clone() if images.is_inference() else images.detach()).requires_grad_(wants_input)
-        taps = [Tap(layer, starts_graph=wants_map and not wants_input) for layer in layers]
+        taps = [Tap(forward.model, layer, starts_graph=wants_map and not wants_input) for layer in layers]
         with ExitStack() as stack:
             stack.enter_context(graph_everywhere(forward.model) if everywhere else torch.set_grad_enabled(wants_input))
             for tap in taps:
@@ -124,10 +125,11 @@ def collect(
         names = ", ".join(repr(layer.name) for layer in layers)
         source = f"the output of {'the layer' if len(layers) == 1 else 'each of the layers'} {names}"
         source = source if layers and wants_map else "the input"
-        raise ValueError(
+        raise OptionError(
             f"The explained score does not depend on {source} through operations that have a gradient. A `detach()`, "
             "inference mode or activation checkpointing with `use_reentrant=True` inside the model cuts the graph: "
-            "use `use_reentrant=False`, or choose a later `layer`."
+            "use `use_reentrant=False`, or choose a later `layer`.",
+            "layer" if layers and wants_map else "methods",
         )
     # in the usual layout, whatever the pass's was: what reads them is faster
     input_grads = gradients.pop().contiguous() if wants_input else None
@@ -218,7 +220,7 @@ class Passes:
         """
         with ExitStack() as stack:
             if activations is not None and self.layer is not None:
-                stack.enter_context(Tap(self.layer, starts_graph=False, replacement=activations))
+                stack.enter_context(Tap(self.forward.model, self.layer, starts_graph=False, replacement=activations))
             logits = forward_logits(self.forward, self.call[[row] * len(images)], images)
         if isinstance(self.target, Tensor):
             return select_scores(logits, self.target[row].expand(len(images)))[0]
@@ -230,7 +232,7 @@ class Passes:
 def forward_logits(forward: Forward, call: Call, images: Tensor) -> Tensor:
     """Return the logits `(N, K)` of a call with other images, at least float32, by a forward without a graph.
 
-    To be called inside `undisturbed`.
+    To be called inside `Forward.undisturbed`.
 
     Args:
         forward: How the model is run.

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
+from lightning_saliency._checks import error_message
 from lightning_saliency.data import Call, make_call, mapped
 from lightning_saliency.evidence.outputs import find_logits
+from lightning_saliency.evidence.signals import uninterrupted
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class CallRecorder:
         self._arguments: dict[str, tuple[Any, Any]] = {}
         self._recorded: dict[str, RecordedCall] = {}
 
+    @uninterrupted
     def start(self) -> None:
         """Register the hooks."""
         self.stop()
@@ -73,6 +76,7 @@ class CallRecorder:
             self._hooks.callback(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True).remove)
             self._hooks.callback(module.register_forward_hook(after, always_call=True).remove)
 
+    @uninterrupted
     def stop(self) -> None:
         """Remove the hooks."""
         self.end_step()
@@ -119,7 +123,7 @@ class CallRecorder:
             with torch.inference_mode(False), torch.no_grad():
                 logits = output_logits.detach().clone()
         except Exception as error:  # reported where the call is read: a hook that raises would end the user's step
-            return RecordedCall(name, call, logits, str(error))
+            return RecordedCall(name, call, logits, error_message(error))
         return RecordedCall(name, call, logits, None)
 
 

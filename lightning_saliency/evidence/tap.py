@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lightning_saliency._checks import OptionError
 from lightning_saliency.evidence.target_layer import TargetLayer, is_activation
 
 
@@ -19,12 +20,16 @@ class Tap:
     The model continues with a copy, so that its later in-place operations do not change the activations that are read.
 
     Args:
+        model: The model that holds the layer, which is run inside this context.
         layer: The target layer.
         starts_graph: Whether the autograd graph begins at this layer, if it has not begun before.
         replacement: What the model continues with in place of the activations.
     """
 
-    def __init__(self, layer: TargetLayer, *, starts_graph: bool, replacement: Tensor | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, layer: TargetLayer, *, starts_graph: bool, replacement: Tensor | None = None
+    ) -> None:
+        self.module = model.get_submodule(layer.name)
         self.layer = layer
         self.starts_graph = starts_graph
         self.replacement = replacement
@@ -35,7 +40,7 @@ class Tap:
     def __enter__(self) -> Tap:
         # removed when the forward ends: activation checkpointing runs the layer once more in backward
         self.stack = ExitStack()
-        self.stack.callback(self.layer.module.register_forward_hook(self._hook).remove)
+        self.stack.callback(self.module.register_forward_hook(self._hook).remove)
         if self.layer.activated:
             self.stack.enter_context(_Watch(self._after))
         return self
@@ -46,9 +51,10 @@ class Tap:
     def read(self) -> Tensor:
         """Return the activations, once the forward has ended."""
         if self.map is None or self.calls != 1:
-            raise ValueError(
+            raise OptionError(
                 f"Expected the target layer {self.layer.name!r} to run once in a forward, it ran {self.calls} times. "
-                "Choose a `layer` that runs once: for a shared activation, the layer before it or the block around it."
+                "Choose a `layer` that runs once: for a shared activation, the layer before it or the block around it.",
+                "layer",
             )
         return self.map
 
@@ -56,8 +62,9 @@ class Tap:
         self.calls += 1
         if not isinstance(output, Tensor) or output.dim() != 4:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(
-                f"Expected the target layer {self.layer.name!r} to return a feature map (N, D, h, w), got {shape}."
+            raise OptionError(
+                f"Expected the target layer {self.layer.name!r} to return a feature map (N, D, h, w), got {shape}.",
+                "layer",
             )
         if self.starts_graph and not output.requires_grad:
             output = output.detach().requires_grad_()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 from torch.jit import ScriptModule
 from torch.overrides import TorchFunctionMode
 
+from lightning_saliency._checks import OptionError
 from lightning_saliency.data import Call
 from lightning_saliency.evidence.forward import Forward, as_forward
-from lightning_saliency.evidence.isolation import graph_everywhere, undisturbed
+from lightning_saliency.evidence.isolation import graph_everywhere
 
 _ACTIVATIONS = frozenset(
     name + suffix
@@ -37,14 +37,12 @@ class TargetLayer:
 
     Attributes:
         name: Its dotted name in the model.
-        module: The layer.
         activated: Read the map after the activation function that the model applies to the layer's output outside any
             module of its own (`F.relu(self.conv(x))`), in place or not. An automatically chosen layer is read so; one
             that the user names is read as returned, unless the name ends in `:activated`.
     """
 
     name: str
-    module: nn.Module
     activated: bool = False
 
     def __str__(self) -> str:
@@ -114,18 +112,19 @@ def name_layer(model: nn.Module, layer: str | nn.Module, *, argument: str = "lay
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
-        >>> name_layer(model, "1").module
-        ReLU()
+        >>> name_layer(model, model[1])
+        TargetLayer(name='1', activated=False)
     """
     modules = dict(model.named_modules())
     if isinstance(layer, nn.Module):
         for name, module in modules.items():
             if module is layer:
-                return TargetLayer(name, module)
-        raise ValueError(
+                return TargetLayer(name)
+        raise OptionError(
             f"Expected `{argument}` to be a module of the model, got a {type(layer).__name__} that "
             f"{type(model).__name__} does not hold. Take it from this very model, for instance by its name in "
-            "`model.named_modules()`."
+            "`model.named_modules()`.",
+            argument,
         )
     if not isinstance(layer, str):
         raise TypeError(f"Expected `{argument}` to be a dotted name, a module or None, got {type(layer).__name__}.")
@@ -134,11 +133,12 @@ def name_layer(model: nn.Module, layer: str | nn.Module, *, argument: str = "lay
     if layer not in modules or not layer:
         names = [name for name in modules if name]
         nearest = difflib.get_close_matches(layer, names, n=5, cutoff=0.4) or names[-5:]
-        raise ValueError(
+        raise OptionError(
             f"Expected `{argument}` to name a module of {type(model).__name__}, got {layer!r}. "
-            f"Nearest: {', '.join(nearest)}."
+            f"Nearest: {', '.join(nearest)}.",
+            argument,
         )
-    return TargetLayer(layer, modules[layer], activated)
+    return TargetLayer(layer, activated)
 
 
 def find_target_layer(
@@ -172,17 +172,16 @@ def find_target_layer(
     """
     forward = as_forward(model)
     call = (forward.on_device(images) if isinstance(images, Call) else forward.call_of(images))[:1]
-    with undisturbed(forward.model):
+    converted = forward.floating_point_images(call).detach()
+    with forward.undisturbed() as isolated:
         trace = Trace()
-        leaf = forward.floating_point_images(call).detach().clone().requires_grad_()
-        with ExitStack() as stack:
-            for name, module in forward.model.named_modules():
-                if not isinstance(module, ScriptModule):  # which has no hooks
-                    stack.callback(module.register_forward_hook(trace.hook(name)).remove)
-            stack.enter_context(graph_everywhere(forward.model))
-            stack.enter_context(trace)
+        leaf = converted.clone().requires_grad_()
+        for name, module in isolated.model.named_modules():
+            if not isinstance(module, ScriptModule):  # which has no hooks
+                module.register_forward_hook(trace.hook(name))
+        with graph_everywhere(isolated.model), trace:
             image = leaf.clone()
-            logits = forward(call, image)
+            logits = isolated(call, image)
         return last_convolutional_map(trace.calls, logits, size, image.grad_fn if can_be_cut else None)
 
 
@@ -231,7 +230,7 @@ def last_convolutional_map(
         innermost = same_map[0].name
         containers = [call for call in named if innermost == call.name or innermost.startswith(f"{call.name}.")]
         chosen = (containers or named)[-1]
-        return TargetLayer(chosen.name, chosen.module, chosen.activated)
+        return TargetLayer(chosen.name, chosen.activated)
     if size is not None:
         map_sizes = sorted({tuple(call.output.shape[2:]) for call in calls if call.output.dim() == 4}, reverse=True)
         raise ValueError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,7 +11,13 @@ from torchvision.transforms.functional import gaussian_blur
 
 from lightning_saliency._checks import check_count, check_shape, check_type, refuse
 from lightning_saliency.attribution import Explanation
-from lightning_saliency.evidence import check_classes, class_probabilities, forward_logits_in_chunks, undisturbed
+from lightning_saliency.evidence import (
+    Forward,
+    as_forward,
+    check_classes,
+    class_probabilities,
+    forward_logits_in_chunks,
+)
 from lightning_saliency.metrics._maps import at_least_float32
 from lightning_saliency.metrics.metric import Metric
 
@@ -129,7 +134,7 @@ ROWS = (
 
 
 def measure_faithfulness(
-    model: nn.Module,
+    model: nn.Module | Forward,
     explanation: Explanation,
     *,
     heatmaps: Mapping[str, Tensor] | None = None,
@@ -159,7 +164,7 @@ def measure_faithfulness(
     model is run in eval mode and left exactly as it was, as by `explain`.
 
     Args:
-        model: The model that was explained; it is run as it was for the explanation.
+        model: The model that was explained, which is run as it was for the explanation; or how it is run.
         explanation: What `explain` found, for classes that it knows (its target was no callable).
         heatmaps: By name, of each image one in [0, 1] at its size, `(N, 1, H, W)`: `explanation.heatmaps()` by default.
         steps: In how many equal parts the pixels are deleted and inserted.
@@ -184,15 +189,15 @@ def measure_faithfulness(
         torch.Size([2])
     """
     classes = _check(model, explanation, steps, batch_size)
-    forward, call = replace(explanation.settings.forward, model=model), explanation.call
+    call = explanation.call
     # what else the model is called with may differ from sample to sample: then so does what it says of the empty image
     empty_rows = range(len(call) if len(call.per_sample) > 1 else 1)
-    with undisturbed(forward.model):
+    with explanation.settings.forward_of(model).undisturbed() as isolated:
         images = explanation.inputs
         images = images.to(torch.promote_types(images.dtype, torch.float32))  # for the blur is a sum
         maps = _parse_heatmaps(explanation.heatmaps(images.shape[2:]) if heatmaps is None else heatmaps, images)
         copies = _copies(images, maps.values(), steps, empty_rows)
-        logits = forward_logits_in_chunks(forward, call, copies, batch_size=batch_size)
+        logits = forward_logits_in_chunks(isolated, call, copies, batch_size=batch_size)
     check_classes(classes, logits)
     # of each row, the probability of each image's class
     probabilities = class_probabilities(logits, explanation.settings.task)[:, classes.to(logits.device)]
@@ -225,9 +230,9 @@ def _measured(
     return found
 
 
-def _check(model: nn.Module, explanation: Explanation, steps: int, batch_size: int) -> Tensor:
+def _check(model: nn.Module | Forward, explanation: Explanation, steps: int, batch_size: int) -> Tensor:
     """The explained classes, where the arguments can be what they are."""
-    check_type("model", model, nn.Module)
+    as_forward(model)
     check_type("explanation", explanation, Explanation)
     check_count("steps", steps)
     check_count("batch_size", batch_size)

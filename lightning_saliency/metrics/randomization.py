@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -11,57 +10,58 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution import Explanation, explain_call
 from lightning_saliency.data import Call
-from lightning_saliency.evidence import Forward, as_forward, find_head, name_layer, own_parameters, replaced_parameters
+from lightning_saliency.evidence import Forward, Shadow, as_forward, find_head, own_parameters, replace_parameters
 from lightning_saliency.metrics.similarity import RANK_CORRELATION, coarse, rank_correlation
 
 _STD = 0.02
 """Of the weights that are drawn where there is nothing to shuffle: what networks are often initialized with."""
 
 
-@contextmanager
-def randomized_head(model: nn.Module | Forward, images: Tensor | Call, *, seed: int = 0) -> Iterator[str]:
-    """Let the layer that makes the logits have random weights for a while.
+def randomized_head(model: nn.Module | Forward, images: Tensor | Call, *, seed: int = 0) -> Forward:
+    """Return how a model is run with random weights in its head, the layer that computes the logits.
 
     The first step of the cascading randomization of Adebayo et al. 2018, "Sanity Checks for Saliency Maps". The values
     of each of the layer's parameters are shuffled, which keeps their scale and needs no rule for initializing; weights
     that are all equal are drawn from a normal distribution of standard deviation 0.02 instead. The layer is found by
     `lightning_saliency.evidence.find_head`, which costs one forward of one image.
 
-    For the duration the layer holds other parameters: the originals are not written to, and are back afterwards, also
-    after an error. Do not train inside.
+    The model itself keeps its weights: each pass runs a shadow of it, and the shadow's head is random.
 
     Args:
         model: Any model of images that returns logits, or how it is run.
-        images: `(N, C, H, W)`, or what the model is called with; the first shows which layer makes the logits.
-        seed: Of the shuffling, which draws nothing from the global random state.
+        images: `(N, C, H, W)`, or what the model is called with; the first shows which layer computes the logits.
+        seed: The seed of the shuffling, which draws nothing from the global random state.
 
-    Yields:
-        The layer's dotted name; empty where the weight is the model's own.
+    Returns:
+        What `lightning_saliency.explain` takes as its model.
 
     Raises:
-        TypeError: `seed` is no int.
+        TypeError: `seed` is not an int.
         ValueError: The logits depend on no weight.
 
     Example:
+        >>> from lightning_saliency import explain
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
-        >>> images, learned = torch.randn(2, 3, 32, 32), model[4].weight
-        >>> with randomized_head(model, images) as head:
-        ...     print(head, torch.equal(model[4].weight, learned))
-        4 False
-        >>> model[4].weight is learned
-        True
+        >>> images = torch.randn(2, 3, 32, 32)
+        >>> randomized = explain(randomized_head(model, images), images)
+        >>> torch.equal(randomized.logits, model(images))
+        False
     """
     if not isinstance(seed, int):
         raise TypeError(f"Expected `seed` to be an int, got {seed!r}.")
     forward = as_forward(model)
     name = find_head(forward, images)
-    head = dict(forward.model.named_modules())[name]
-    with replaced_parameters(head, _shuffled(own_parameters(head), seed)):
-        yield name
+
+    def randomize(shadow: Shadow) -> None:
+        head = shadow.of(forward.model).get_submodule(name)
+        replace_parameters(head, _shuffled(own_parameters(head), seed))
+
+    prepare = (*forward.surroundings.prepare, randomize)
+    return replace(forward, surroundings=replace(forward.surroundings, prepare=prepare))
 
 
 def measure_head_randomization(
-    model: nn.Module, explanation: Explanation, *, heatmaps: Mapping[str, Tensor] | None = None, seed: int = 0
+    model: nn.Module | Forward, explanation: Explanation, *, heatmaps: Mapping[str, Tensor] | None = None, seed: int = 0
 ) -> dict[str, Tensor]:
     """Compare the heatmaps with those of the same model whose last layer has random weights; lower is better.
 
@@ -73,7 +73,7 @@ def measure_head_randomization(
     It costs what `explain` of these methods costs, without the search for the layer, and one forward of one image.
 
     Args:
-        model: The model that was explained, in the same state.
+        model: The model that was explained, in the same state; or how it is run.
         explanation: What `explain` found, for classes that it knows (its target was no callable).
         heatmaps: By method, `(N, 1, H, W)`, where they are there: `explanation.heatmaps()` by default.
         seed: Of the random weights.
@@ -108,12 +108,9 @@ def measure_head_randomization(
     for key in chosen:
         if key not in explanation.attributions:
             raise ValueError(f"Expected `heatmaps` of {', '.join(explanation.attributions)}, got {key!r}.")
-    forward = replace(explanation.settings.forward, model=model)
-    # by their names: the model may be a copy of the one that was explained
-    layers = tuple(name_layer(forward.model, layer) for layer in explanation.layers)
-    settings = replace(explanation.settings, forward=forward, layers=layers, progress=False)
-    with randomized_head(forward, explanation.call, seed=seed):
-        randomized = explain_call(settings, explanation.call, explanation.classes).heatmaps()
+    forward = randomized_head(explanation.settings.forward_of(model), explanation.call, seed=seed)
+    settings = replace(explanation.settings, forward=forward, progress=False)
+    randomized = explain_call(settings, explanation.call, explanation.classes).heatmaps()
     return {key: rank_correlation(coarse(maps), coarse(randomized[key])) for key, maps in chosen.items()}
 
 

@@ -11,7 +11,7 @@ from torchvision.models import get_model_weights
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from lightning_saliency._checks import check_choice, check_count, check_flag, check_number, optional, shown
-from lightning_saliency.evidence import POOLINGS, Forward, find_logits, find_target_layer, undisturbed
+from lightning_saliency.evidence import POOLINGS, Forward, find_logits, find_target_layer
 from lightning_saliency.models.sources import check_torchvision_name, find_torchvision_weights, torchvision_model
 
 Pooling: TypeAlias = Literal["avg", "max", "lse"]
@@ -215,8 +215,8 @@ def gap_model(
             f"Expected `backbone` to be a module that torch.fx can trace, got {type(module).__name__}: {error}. "
             "Cut it yourself, and put a `GAPHead` behind it."
         ) from error
-    with undisturbed(cut):
-        depth = cut(Forward(cut).call_of(image).images)["features"].shape[1]
+    with Forward(cut).undisturbed() as isolated:
+        depth = isolated.model(isolated.call_of(image).images)["features"].shape[1]
     activation: list[nn.Module] = [nn.ReLU()] if layer.activated else []
     convolution: list[nn.Module] = []
     if hidden is not None:

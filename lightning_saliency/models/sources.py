@@ -22,10 +22,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torchvision.models import get_model, get_model_weights, list_models
 
-from lightning_saliency._checks import shown
-from lightning_saliency._names import one_line, printable
+from lightning_saliency._checks import describe_error, shown
+from lightning_saliency._names import printable
 
 _STATES = ("state_dict", "model_state_dict", "model")  # the weights' keys in checkpoints; the first is Lightning's
+
+
+_LONGEST_TEXT = 300
+"""The most characters of an error that somebody else's code raises."""
 
 
 class WrongArgumentError(ValueError):
@@ -42,18 +46,15 @@ def user_code(expected: str) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
-        raise WrongArgumentError(f"Expected {expected}, got {describe_error(error)}.") from error
+        raise WrongArgumentError(f"Expected {expected}, got {describe_raised(error)}.") from error
 
 
-def describe_error(error: BaseException) -> str:
-    """Return an error's type, the first line of its message, and the file and line that raised it."""
-    try:
-        message = one_line(str(error).strip().partition("\n")[0])
-    except Exception:  # the message is the user's code too
-        message = ""
+def describe_raised(error: BaseException) -> str:
+    """Return the type and the text of what somebody else's code raises, with the file and the line that did."""
+    text = describe_error(error)
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}{message and ': '}{message}{place}"
+    return f"{text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + '…'}{place}"
 
 
 def torchvision_model(name: str, weights: Any = None, **options: Any) -> nn.Module:
@@ -132,7 +133,7 @@ def _from_torchvision(
         return torchvision_model(name, named, **options), named
     except Exception as error:  # no connection, another number of classes, a damaged file
         raise WrongArgumentError(
-            f"Expected torchvision's weights {named} for --weights {weights}, got {describe_error(error)} (a file of "
+            f"Expected torchvision's weights {named} for --weights {weights}, got {describe_raised(error)} (a file of "
             "weights can be given instead)."
         ) from error
 
@@ -228,7 +229,7 @@ def _torch_load(path: Path, unsafe: bool) -> Any:
         hint = "" if unsafe else ". If you trust it, --unsafe-weights loads it all, and runs the code in it"
         raise WrongArgumentError(f"{expected}: UnpicklingError: {reason}{hint}.") from error
     except (Exception, SystemExit) as error:  # unpickling a file of another kind may raise anything
-        raise WrongArgumentError(f"{expected}: {describe_error(error)}.") from error
+        raise WrongArgumentError(f"{expected}: {describe_raised(error)}.") from error
 
 
 def _first_few(keys: Sequence[str]) -> str:
