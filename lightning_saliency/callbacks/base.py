@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_saliency._checks import OptionError
 from lightning_saliency._lightning import LightningModule, Trainer, overrides, rank_zero_info
+from lightning_saliency._names import check_tag
 from lightning_saliency.attribution import ExplainedSamples
 from lightning_saliency.callbacks.audit import forward_fingerprint
 from lightning_saliency.callbacks.budget import Budget
@@ -60,16 +61,15 @@ class LookCallback(CollectingCallback):
         name: str,
         unset: Collection[str] = ("methods",),
     ) -> None:
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"Expected `name` to be a text that tags can begin with, got {name!r}.")
+        name = check_tag("name", name)
         for output in outputs:
             if not isinstance(output, Output):
                 raise TypeError(f"Expected `outputs` to be `Output`s, got {type(output).__name__}.")
         super().__init__(samples, part, [output.samples for output in outputs], execution, unset)
         self.outputs = tuple(outputs)
-        self.every_n_epochs = every_n_epochs
         self.name = name
         self._schedule = Schedule(every_n_epochs)
+        self.every_n_epochs = self._schedule.every_n_epochs
         self._scalars = Scalars(name, outputs)
         self._budget = Budget(execution.max_fraction)
         self._last_end: float | None = None
