@@ -1,6 +1,7 @@
 """Imports the Lightning package that the variable names before ours, as a program that uses it would."""
 
 import os
+import sys
 from importlib import import_module
 
 import pytest
@@ -11,6 +12,18 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: more threads woul
 
 if "LIGHTNING_PACKAGE" in os.environ:
     import_module(os.environ["LIGHTNING_PACKAGE"])
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module of the user's, which `--model own:make` names, in the folder in which the test runs."""
+    from command_line import OWN  # after the packages above
+
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    yield import_module("own")
+    del sys.modules["own"]
 
 
 NOTICES = "lightning_saliency.callbacks.notices"

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from lightning_saliency._checks import OptionError
 from lightning_saliency._lightning import LightningModule, Trainer, overrides, rank_zero_info
+from lightning_saliency._names import check_tag
 from lightning_saliency.attribution import ExplainedSamples
+from lightning_saliency.callbacks.audit import forward_fingerprint
 from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.callbacks.collecting import CollectingCallback, stream_of
 from lightning_saliency.callbacks.model_part import ModelPart
@@ -59,16 +61,15 @@ class LookCallback(CollectingCallback):
         name: str,
         unset: Collection[str] = ("methods",),
     ) -> None:
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"Expected `name` to be a text that tags can begin with, got {name!r}.")
+        name = check_tag("name", name)
         for output in outputs:
             if not isinstance(output, Output):
                 raise TypeError(f"Expected `outputs` to be `Output`s, got {type(output).__name__}.")
         super().__init__(samples, part, [output.samples for output in outputs], execution, unset)
         self.outputs = tuple(outputs)
-        self.every_n_epochs = every_n_epochs
         self.name = name
         self._schedule = Schedule(every_n_epochs)
+        self.every_n_epochs = self._schedule.every_n_epochs
         self._scalars = Scalars(name, outputs)
         self._budget = Budget(execution.max_fraction)
         self._last_end: float | None = None
@@ -236,6 +237,8 @@ class LookCallback(CollectingCallback):
 
     def _look(self, trainer: Trainer, pl_module: LightningModule, is_logged: bool) -> None:
         """Explain the samples, and call the outputs with the look, each guarded so that the others still run."""
+        self._scalars.current = {}  # of a look that was interrupted
+        answers = self._answers(trainer, pl_module)
         looks: list[Look] = []
         counts: list[int] = []
         seconds_before = self._guard.seconds
@@ -270,6 +273,23 @@ class LookCallback(CollectingCallback):
         self._show(trainer, pl_module, [explain, *calls], trainer.loggers if is_logged else ())
         if counts and self._last_end is not None:  # sanity checking includes the warm-up, whose time is not typical
             self._budget.record(self._guard.seconds - seconds_before, counts[0])
+        if answers and self._answers(trainer, pl_module) != answers:
+            raise RuntimeError(
+                f"{type(self).__name__} has changed the training: the model's logits for the same samples differ "
+                "before and after it, by a state that neither a copy of the model nor the audit reaches: a global, say."
+            )
+
+    def _answers(self, trainer: Trainer, pl_module: LightningModule) -> list[str]:
+        """Return a hash of the model's logits for the samples, where the audit is on."""
+        samples = self._stream.shown(stream_of(trainer))
+        answers: list[str] = []
+
+        def answer() -> None:
+            if self.execution.audit and samples is not None:
+                answers.append(forward_fingerprint(self._part.forward(trainer, pl_module), samples))
+
+        self._guarded(trainer, pl_module, answer, is_audited=False)
+        return answers
 
     def _make_look(
         self, trainer: Trainer, pl_module: LightningModule, samples: FixedSamples, fraction: float, is_logged: bool

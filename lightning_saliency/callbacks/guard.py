@@ -12,7 +12,7 @@ from lightning_saliency._checks import OptionError, describe_error
 from lightning_saliency._lightning import LightningModule, Trainer
 from lightning_saliency.callbacks.audit import changed, fingerprint
 from lightning_saliency.callbacks.notices import Notices, own_warnings_shown
-from lightning_saliency.evidence import process_kept
+from lightning_saliency.evidence import ProcessKept
 
 _PACKAGE_FOLDER = str(Path(__file__).parents[1])
 
@@ -65,7 +65,7 @@ class Guard:
         start = time.perf_counter()
         succeeded = False
         try:
-            with process_kept(), own_warnings_shown():
+            with ProcessKept(), own_warnings_shown():
                 step()
             succeeded = True
         except Exception as fault:

@@ -12,6 +12,7 @@ from weakref import finalize
 import numpy as np
 from torch import Tensor
 
+from lightning_saliency._names import to_file_name
 from lightning_saliency.callbacks.options import History
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.history import Record, RecordedLook, RecordedSamples, RecordWriter
@@ -139,10 +140,12 @@ class HistoryOutput(Output):
         paths: dict[str, Tensor | Path] = {}
         for key in record[-1].attributions:
             content = animation(record, key, style=self.style)
+            name = to_file_name(key)
             for folder in folders:
-                folder.child(key).make()
-                folder.child(key).put(_ANIMATION, content)
-            paths[f"{key}/animation"] = Path(folders[-1].child(key).file_path(_ANIMATION))
+                folder.child(name).make()
+                folder.child(name).sweep()
+                folder.child(name).put(_ANIMATION, content)
+            paths[f"{key}/animation"] = Path(folders[-1].child(name).file_path(_ANIMATION))
         return paths
 
 

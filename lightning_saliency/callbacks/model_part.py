@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency._checks import OptionError
+from lightning_saliency._checks import OptionError, check_text, optional
 from lightning_saliency._lightning import LightningModule, Trainer, overrides
 from lightning_saliency.callbacks.surroundings import quiet_surroundings
 from lightning_saliency.data import Call, find_images, plain_call
@@ -40,7 +40,7 @@ class ModelPart:
     def __init__(
         self, name: str | None = None, image: str | None = None, output_fn: Callable[[Any], Tensor] | None = None
     ) -> None:
-        self.name = name
+        self.name = optional(check_text)("model", name)
         self.image = image
         self.output_fn = output_fn
         self._chosen: str | None = name

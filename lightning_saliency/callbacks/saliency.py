@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from torch import Tensor
 
+from lightning_saliency._checks import refuse, shown
 from lightning_saliency._lightning import LightningModule, Trainer
 from lightning_saliency.attribution import ExplainedSamples, parse_methods
 from lightning_saliency.callbacks.base import LookCallback
@@ -123,13 +124,15 @@ class SaliencyCallback(LookCallback):
         outputs: list[Output] | None = None,
         name: str = "saliency",
     ) -> None:
+        if outputs is not None and not isinstance(outputs, list | tuple):
+            refuse("outputs", "a list of `Output`s", shown(outputs), error=TypeError)
         chosen_methods = self.default_methods if methods is None else methods
-        unset = _unset_options(chosen_methods, layer, target)
         parsed_methods = parse_methods(_DEFAULT_METHODS if chosen_methods is None else chosen_methods)
         parsed_samples = parse_samples(samples)
-        execution = check_group("execution", Execution() if execution is None else execution, Execution)
+        execution = check_group("execution", execution, Execution)
         self.style = self._parse_style(style, parsed_methods)
         self.target = _parse_target(target, parsed_samples)
+        unset = _unset_options(chosen_methods, layer, self.target.choice)
         metrics = parse_switch("metrics", metrics, Metrics)
         history = parse_switch("history", history, History)
         all_outputs: list[Output] = [PicturesOutput(self.style, list(parsed_methods))]
@@ -193,7 +196,7 @@ class SaliencyCallback(LookCallback):
 
     def _parse_style(self, style: Style | None, methods: Mapping[str, Any]) -> Style:
         """Return the style, with this callback's default of `top_k` where the user sets none."""
-        parsed: Style = check_group("style", Style() if style is None else style, Style)
+        parsed: Style = check_group("style", style, Style)
         if parsed.top_k is None:
             return replace(parsed, top_k=self.default_top_k if "cam" in methods else 1)
         if parsed.top_k > 1 and "cam" not in methods:
@@ -234,9 +237,12 @@ def _parse_target(target: Any, samples: Samples) -> Target:
 
 
 def _parse_layer(layer: Any) -> tuple[str, ...]:
+    """Return the names of the layers; none where the layer is to be found."""
     names = () if layer is None else (layer,) if isinstance(layer, str) else layer
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"Expected `layer` to be a dotted name, several, or None, got {type(layer).__name__}.")
+    if layer is not None and (not names or len(set(names)) < len(names)):
+        raise ValueError(f"Expected `layer` to name different layers, got {shown(layer)}.")
     return tuple(names)
 
 

@@ -31,7 +31,7 @@ class Schedule:
     _periods: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        check_count("every_n_epochs", self.every_n_epochs)
+        self.every_n_epochs = check_count("every_n_epochs", self.every_n_epochs)
 
     def reset(self) -> None:
         """Prepare for another run."""

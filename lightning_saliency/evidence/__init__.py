@@ -16,7 +16,7 @@ from lightning_saliency.evidence.passes import (
     forward_logits,
     forward_logits_in_chunks,
 )
-from lightning_saliency.evidence.process_state import process_kept
+from lightning_saliency.evidence.process_state import ProcessKept
 from lightning_saliency.evidence.random_states import RandomStates
 from lightning_saliency.evidence.recorder import CallRecorder, RecordedCall
 from lightning_saliency.evidence.rectify import Rectifier
@@ -43,6 +43,7 @@ __all__ = [
     "Need",
     "ParsedTarget",
     "Passes",
+    "ProcessKept",
     "RandomStates",
     "RecordedCall",
     "Rectifier",
@@ -66,7 +67,6 @@ __all__ = [
     "name_layer",
     "own_parameters",
     "predicted_classes",
-    "process_kept",
     "replace_parameters",
     "select_scores",
     "uninterrupted",

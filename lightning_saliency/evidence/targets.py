@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_saliency._checks import OptionError, call_option, check_choice
+from lightning_saliency._checks import OptionError, call_option, check_choice, shown
 
 TargetChoice: TypeAlias = (
     Literal["label", "predicted"] | int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
@@ -113,7 +113,8 @@ def _class_indices(target: Any) -> Tensor:
         classes = torch.as_tensor(target).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            f"Expected `target` to be None, a class index, one class index per image or a callable, got {target!r}."
+            f"Expected `target` to be None, a class index, one class index per image or a callable, got "
+            f"{shown(target)}."
         ) from error
     if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
         raise TypeError(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_saliency.evidence import process_kept
+from lightning_saliency.evidence import ProcessKept
 
 
 def draw():
@@ -19,7 +19,7 @@ def test_the_next_numbers_are_those_that_would_have_come(fails):
     expected = draw()
     torch.manual_seed(3), np.random.seed(3), random.seed(3)
     try:
-        with process_kept():
+        with ProcessKept():
             draw()
             torch.manual_seed(9), np.random.seed(9), random.seed(9)
             if fails:
@@ -51,7 +51,7 @@ SWITCHES = {
 def test_the_modes_are_as_before(read, switch, fails):
     before = read()
     try:
-        with process_kept():
+        with ProcessKept():
             switch()
             assert read() != before
             if fails:
@@ -66,6 +66,6 @@ def test_on_a_gpu_too():
     torch.cuda.manual_seed_all(3)
     expected = torch.rand(2, device="cuda")
     torch.cuda.manual_seed_all(3)
-    with process_kept():
+    with ProcessKept():
         torch.rand(2, device="cuda")
     assert torch.equal(torch.rand(2, device="cuda"), expected)
