@@ -31,6 +31,9 @@ _LEFT_OUT = (Dataset, DataLoader, Sampler)
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 """The types of tensors that are copied lazily; others, such as uninitialized parameters, know how they are copied."""
 
+_COPIED_AT_ONCE = 2**16
+"""The bytes of memory up to which it is copied at once: that costs no more, and shared memory cannot be resized."""
+
 _lock = Lock()
 """The first lazy copy of a tensor converts its memory, which two threads must not do at once."""
 
@@ -82,11 +85,13 @@ class Shadow:
         return copied
 
     def release(self) -> None:
-        """Let go of the shared tensors, so that the next step of the training need not copy what it writes to."""
-        for tensor in self._copier.tensors:
-            if tensor.layout == torch.strided:
-                tensor.data = tensor.data.new_empty(0)
-        self._copier.tensors.clear()
+        """Let go of the shared tensors: the module's memory is its own again, so that training copies none of it."""
+        with _lock:
+            for tensor in self._copier.tensors:
+                if tensor.layout == torch.strided:
+                    tensor.data = tensor.data.new_empty(0)
+            self._copier.tensors.clear()
+            self._copier.let_go()
 
 
 class _Copier:
@@ -105,7 +110,15 @@ class _Copier:
         self.uncopied: list[nn.Module] = []
         self.problems: list[str] = []
         self._storages: dict[int, Any] = {}
+        self._shared: list[Any] = []  # the originals' memory that a lazy copy of this copier was the first of
         self._alive: list[Any] = []  # temporary originals, whose ids must not be given to others, and weak referents
+
+    def let_go(self) -> None:
+        """Make the originals' memory ordinary again, which costs nothing once no copy shares it."""
+        self._storages.clear()
+        for storage in self._shared:
+            storage.data_ptr()  # torch cannot resize what counts as shared
+        self._shared.clear()
 
     def copy(self, value: Any) -> Any:
         """Return the copy of any object.
@@ -216,7 +229,10 @@ class _Copier:
         storage = tensor.untyped_storage()
         if storage._cdata not in self._storages:  # of tensors that are views of one another, the copies are such too
             self._alive.append(storage)
+            is_shared = torch._C._is_cow_tensor(tensor)  # by an outer pass, or by torch itself
             self._storages[storage._cdata] = _lazy_storage(tensor)
+            if not is_shared and torch._C._is_cow_tensor(tensor):
+                self._shared.append(storage)
         copied = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
         copied.set_(self._storages[storage._cdata], tensor.storage_offset(), tensor.shape, tensor.stride())
         return copied
@@ -285,7 +301,9 @@ class _Copier:
 
 
 def _lazy_storage(tensor: Tensor) -> Any:
-    """Return a lazy copy of a tensor's memory; a real one, where the memory belongs to somebody else than torch."""
+    """Return a lazy copy of a tensor's memory; a real one, where it is small or belongs to somebody else than torch."""
+    if tensor.untyped_storage().nbytes() <= _COPIED_AT_ONCE:
+        return tensor.untyped_storage().clone()
     try:
         return torch._lazy_clone(tensor).untyped_storage()
     except (RuntimeError, AttributeError):  # memory that is mapped from a file, NumPy's, or shared by processes
