@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from pytorch_lightning.cli import LightningCLI
+from recipes.table import MARK, all_tables
 from tiny import TinyClassifier
 
 from lightning_saliency import METHODS, SaliencyCallback
@@ -111,6 +112,11 @@ def test_the_links_of_a_page_lead_somewhere(page):
         path, _, heading = link.partition("#")
         assert not path or (page.parent / path).exists(), link
         assert path or heading in headings, link
+
+
+def test_the_page_of_recipes_lists_them_all():
+    """`PYTHONPATH=tests python -m recipes` writes them."""
+    assert (ROOT / "docs/untouched.md").read_text().split(MARK)[1] == f"\n{all_tables()}\n"
 
 
 def test_the_table_of_costs_is_that_of_the_page_with_all_figures():

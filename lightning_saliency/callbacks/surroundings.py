@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from functools import partial
+from typing import Any
 
 from lightning_saliency._lightning import DummyLogger, LightningModule, Trainer
 from lightning_saliency.evidence import Shadow, Surroundings
@@ -24,8 +25,9 @@ def quiet_surroundings(trainer: Trainer, pl_module: LightningModule) -> Surround
 
 def _attach(trainer: Trainer, shadow: Shadow) -> None:
     """Attach the trainer to a shadow, and discard what its modules log in `forward`."""
-    shadow.module.trainer = trainer  # which a copy of a LightningModule lacks
-    for module in shadow.module.modules():
+    pl_module: Any = shadow.module
+    pl_module.trainer = trainer  # which a copy of a LightningModule lacks
+    for module in pl_module.modules():
         if hasattr(module, "log") and hasattr(module, "log_dict"):
             vars(module).update(log=_discard, log_dict=_discard)
 

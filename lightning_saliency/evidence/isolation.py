@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import RLock
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import distributed, nn
@@ -96,7 +96,7 @@ class Undisturbed(Generic[T]):
             # cuDNN has no backward through a recurrent layer in eval mode; torch's own kernels have
             enter(torch.backends.cudnn.flags(enabled=False))
         if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-            enter(_NoCollectives())
+            enter(cast(Any, _NoCollectives)())
         enter(restored(shadow.uncopied))
         for module in modules:
             if isinstance(module, GraphModule):

@@ -109,6 +109,17 @@ class _Copier:
         self.tensors: list[Tensor] = []
         self.uncopied: list[nn.Module] = []
         self.problems: list[str] = []
+        self._rules: dict[Any, Callable[[Any], Any]] = {
+            dict: self._dict,
+            list: self._list,
+            tuple: self._tuple,
+            set: lambda value: {self.copy(item) for item in value},
+            FunctionType: self._function,
+            MethodType: lambda value: MethodType(self.copy(value.__func__), self.copy(value.__self__)),
+            BuiltinMethodType: self._builtin_method,
+            weakref.ref: self._weak_reference,
+            torch.Generator: _generator,
+        }
         self._storages: dict[int, Any] = {}
         self._shared: list[Any] = []  # the originals' memory that a lazy copy of this copier was the first of
         self._alive: list[Any] = []  # temporary originals, whose ids must not be given to others, and weak referents
@@ -164,20 +175,9 @@ class _Copier:
 
     def _rule(self, value: Any) -> Callable[[Any], Any]:
         """Return the function that copies an object of this type."""
-        own: dict[Any, Callable[[Any], Any]] = {
-            dict: self._dict,
-            list: self._list,
-            tuple: self._tuple,
-            set: lambda value: {self.copy(item) for item in value},
-            FunctionType: self._function,
-            MethodType: lambda value: MethodType(self.copy(value.__func__), self.copy(value.__self__)),
-            BuiltinMethodType: self._builtin_method,
-            weakref.ref: self._weak_reference,
-            torch.Generator: _generator,
-        }
         kind = type(value)
-        if kind in own:
-            return own[kind]
+        if kind in self._rules:
+            return self._rules[kind]
         if isinstance(value, Tensor):
             return self._tensor
         if isinstance(value, (*_LEFT_OUT, Enum)):
@@ -204,7 +204,8 @@ class _Copier:
     def _tuple(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
         copied = tuple(self.copy(item) for item in value)
         is_same = all(item is other for item, other in zip(value, copied, strict=True))
-        return self.memo.get(id(value), value if is_same else copied)
+        result: tuple[Any, ...] = self.memo.get(id(value), value if is_same else copied)
+        return result
 
     def _tensor(self, value: Tensor) -> Tensor:
         if type(value) not in _PLAIN_TENSORS:

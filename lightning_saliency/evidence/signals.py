@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from functools import wraps
+from functools import update_wrapper
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
@@ -73,7 +73,6 @@ GATE = SignalGate()
 def uninterrupted(function: Callable[P, R]) -> Callable[P, R]:
     """Let no signal interrupt a function: those that arrive in it are handled when it returns."""
 
-    @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         GATE.put_up()
         try:
@@ -84,7 +83,7 @@ def uninterrupted(function: Callable[P, R]) -> Callable[P, R]:
                 GATE.handle_waiting()
 
     _CODES.add(call.__code__)
-    return call
+    return update_wrapper(call, function)
 
 
 _CODES: set[Any] = set()

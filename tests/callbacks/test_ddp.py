@@ -30,6 +30,7 @@ def run(folder: Path, strategy: str, mode: str):
         env=environment,
     )
     assert ended.returncode == 0, ended.stderr[-4000:]
+    (folder / "stderr.txt").write_text(ended.stderr)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -53,3 +54,12 @@ def test_two_processes_end_like_those_without_the_callback_and_can_monitor_its_s
     assert {"saliency/cam/deletion", "saliency/saliency/rank_correlation_random_head"} <= own[0].keys()
     assert (tmp_path / "with/best.ckpt").exists()
     assert len(events(tmp_path / "with").Images("saliency/cam")) == 3  # from one rank only
+
+
+def test_a_forward_that_gathers_from_all_ranks_is_not_run_by_one_alone_and_the_run_goes_on(tmp_path):
+    without = run(tmp_path / "without", "ddp", "gathers without")
+    ours = run(tmp_path / "with", "ddp", "gathers with")
+    for rank in range(2):
+        assert changed(without[rank][0], ours[rank][0]) == []
+    said = (tmp_path / "with/stderr.txt").read_text()
+    assert said.count("its forward calls a collective operation (c10d.") == 1

@@ -248,4 +248,5 @@ def test_ctrl_c_during_the_pass_goes_through_and_leaves_the_model_as_it_was(tmp_
         trainer(tmp_path, notes, callback()).fit(module, loader(), loader())
     assert isinstance(notes.exception, KeyboardInterrupt)
     assert len(states) == 3  # in sanity checking, in the first epoch just before the pass, and when interrupted in it
-    assert changed(states[1], states[2]) == ["torch's modes"]  # Lightning has left its own `no_grad` by then
+    # Lightning has left its own hook and `no_grad` by then
+    assert changed(states[1], states[2]) == ["the attribute _current_fx_name of the module", "torch's modes"]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from recipe_modules import Scheduled
-from recipes import METHODS, RECIPES, STRICT, Deterministic, Witness, run
+from recipes import METHODS, RECIPES, STRICT, Careless, Deterministic, Witness, parametrized, run
+from recipes.optimization import Scheduled
 from tiny import L, TinyClassifier, events, loader, sheets, trainer
 
 from lightning_saliency.callbacks import Execution, Output, SaliencyCallback
@@ -19,17 +19,37 @@ from lightning_saliency.callbacks.outputs import Logged
 pytestmark = pytest.mark.filterwarnings("default")  # Lightning advises against many a recipe here
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+@parametrized(RECIPES)
 def test_training_with_the_callback_is_the_training_without_it(recipe, tmp_path):
     without = run(recipe, tmp_path / "without")
-    with_callback = run(recipe, tmp_path / "with", recipe.callback())
+    with_callback = run(recipe, tmp_path / "with", *recipe.ours())
     assert changed(without, with_callback) == []
     assert len(without) > 40
     if recipe.pictures is not None:
-        tags = {f"saliency/{method}" for method in [*METHODS, "overview"]}
+        tags = {f"saliency/{method}" for method in [*recipe.methods, *["overview"] * (len(recipe.methods) > 1)]}
         found = events(tmp_path / "with")
-        assert sheets(tmp_path / "with") == tags
+        assert sheets(tmp_path / "with") >= tags
         assert all(len(found.Images(tag)) == recipe.pictures for tag in tags)
+        assert own_scalars(found) == own_scalars(events(tmp_path / "without"))
+
+
+def own_scalars(found):
+    """Return what the user has logged, by its tags: as texts, in which a NaN equals a NaN."""
+    tags = [tag for tag in found.Tags()["scalars"] if not tag.startswith("saliency/")]
+    return {tag: [f"{event.step}: {event.value}" for event in found.Scalars(tag)] for tag in tags}
+
+
+@parametrized([recipe for recipe in RECIPES if recipe.careless])
+def test_a_recipe_with_state_fails_with_a_careless_callback_and_only_then(recipe, tmp_path):
+    without = run(recipe, tmp_path / "without")
+    assert changed(without, run(recipe, tmp_path / "again")) == []
+    differing = changed(without, run(recipe, tmp_path / "careless", Careless(recipe.careless)))
+    assert [name for name in differing if name.startswith("the parameter")]
+
+
+def test_there_are_a_hundred_recipes_of_which_the_test_command_runs_a_fifth():
+    assert len({recipe.name for recipe in RECIPES}) == len(RECIPES) > 100
+    assert 1 / 6 < sum(recipe.daily for recipe in RECIPES) / len(RECIPES) < 1 / 4
 
 
 @pytest.mark.parametrize("val", [loader, partial(loader, shuffle=True)], ids=["in order", "shuffled validation"])
@@ -147,7 +167,7 @@ def test_the_harness_notices_a_hook_that_stays(tmp_path):
     without = run(recipe, tmp_path / "without")
     meddles = Meddles(DEEDS["the hooks of backbone.0"])
     with_hook = run(recipe, tmp_path / "with", SaliencyCallback("cam", samples=1, history=False, outputs=[meddles]))
-    assert changed(without, with_hook) == ["the hooks of backbone.0"]
+    assert changed(without, with_hook) == ["the hooks of backbone.0", "what the hooks keep of backbone.0"]
 
 
 def test_the_fingerprint_tells_tensors_apart_by_every_bit():
