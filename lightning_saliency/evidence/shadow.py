@@ -8,12 +8,14 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
+from functools import lru_cache
 from threading import Lock, RLock
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 T = TypeVar("T")
@@ -47,7 +49,8 @@ class Shadow:
     Tensors (parameters, buffers, any others) are shared with the module until one side writes to them, and only then
     copied, so that a shadow takes no memory for weights. Everything else is the shadow's own: flags, hooks,
     attributes, containers, helper objects, random generators, metrics, modules that are not registered, and what bound
-    methods and closures of hooks and attributes refer to. Data sets and loaders are shared.
+    methods and closures of hooks and attributes refer to. Data sets and loaders are shared. The weights of scripted
+    parts are copied at once, by torch.
 
     What cannot be copied, such as an open file, is shared, and that is said once. Beyond its reach is what a forward
     changes elsewhere: class attributes, globals of Python modules, files.
@@ -88,8 +91,7 @@ class Shadow:
         """Let go of the shared tensors: the module's memory is its own again, so that training copies none of it."""
         with _lock:
             for tensor in self._copier.tensors:
-                if tensor.layout == torch.strided:
-                    tensor.data = tensor.data.new_empty(0)
+                tensor.data = tensor.data.new_empty(0)
             self._copier.tensors.clear()
             self._copier.let_go()
 
@@ -117,6 +119,7 @@ class _Copier:
             FunctionType: self._function,
             MethodType: lambda value: MethodType(self.copy(value.__func__), self.copy(value.__self__)),
             BuiltinMethodType: self._builtin_method,
+            type(lru_cache(len)): self._cached_function,
             weakref.ref: self._weak_reference,
             torch.Generator: _generator,
         }
@@ -208,6 +211,8 @@ class _Copier:
         return result
 
     def _tensor(self, value: Tensor) -> Tensor:
+        if isinstance(value, nn.UninitializedBuffer):  # which torch cannot copy
+            return nn.UninitializedBuffer(value.requires_grad, value.data.device, value.data.dtype, value.persistent)
         if type(value) not in _PLAIN_TENSORS:
             result: Tensor = copy.deepcopy(value, self.memo)
             return result
@@ -217,15 +222,15 @@ class _Copier:
         elif value.is_leaf:
             copied.requires_grad_(value.requires_grad)
         self.memo[id(value)] = copied
-        self.tensors.append(copied)
+        if _has_plain_memory(value):
+            self.tensors.append(copied)
         for name, attribute in vars(value).items():
             setattr(copied, name, self.copy(attribute))
         return copied
 
     def _lazily(self, tensor: Tensor) -> Tensor:
         """Return a tensor that shares the memory until one of the two is written; at once, if that is not possible."""
-        has_plain_memory = tensor.layout == torch.strided and tensor.device.type != "meta" and not tensor.is_quantized
-        if not has_plain_memory or tensor.is_conj() or tensor.is_neg() or tensor.is_nested:
+        if not _has_plain_memory(tensor):
             return tensor.clone()
         storage = tensor.untyped_storage()
         if storage._cdata not in self._storages:  # of tensors that are views of one another, the copies are such too
@@ -239,7 +244,7 @@ class _Copier:
         return copied
 
     def _by_its_own_rule(self, value: Any) -> Any:
-        if isinstance(value, nn.Module):
+        if isinstance(value, nn.Module) and not isinstance(value, ScriptModule):
             for tensor in (*value.parameters(), *value.buffers()):
                 self.copy(tensor)  # else its rule would copy the weights at once
         return copy.deepcopy(value, self.memo)
@@ -268,6 +273,10 @@ class _Copier:
     def _builtin_method(self, value: Any) -> Any:
         owner = value.__self__
         return value if isinstance(owner, ModuleType | None) else getattr(self.copy(owner), value.__name__)
+
+    def _cached_function(self, value: Any) -> Any:
+        wrapped = self.copy(value.__wrapped__)
+        return value if wrapped is value.__wrapped__ else lru_cache(**value.cache_parameters())(wrapped)
 
     def _weak_reference(self, value: weakref.ref[Any]) -> weakref.ref[Any]:
         referent = value()
@@ -299,6 +308,11 @@ class _Copier:
         if isinstance(owner, nn.Module) and isinstance(state, Mapping):
             return {name: self.attribute(type(owner).__name__, name, value) for name, value in state.items()}
         return self.copy(state)
+
+
+def _has_plain_memory(tensor: Tensor) -> bool:
+    is_strided = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
+    return is_strided and tensor.device.type != "meta" and not tensor.is_conj() and not tensor.is_neg()
 
 
 def _lazy_storage(tensor: Tensor) -> Any:
