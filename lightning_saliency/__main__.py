@@ -2,7 +2,11 @@
 
 import sys
 
-from lightning_saliency.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from lightning_saliency.cli import main  # inside the `try`, since it takes seconds
+
+        status = main()
+    except KeyboardInterrupt:  # Ctrl-C
+        status = 130
+    sys.exit(status)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from lightning_saliency._checks import check_choice, check_count, check_number
+from lightning_saliency._checks import OptionError, check_choice, check_count, check_each, check_number, refuse, shown
 from lightning_saliency.evidence import (
     Forward,
     Target,
@@ -138,12 +138,15 @@ def class_model_image(
         tensor([True, True])
     """
     forward = as_forward(model)
-    check_ascent(steps=steps, step_size=step_size, weight_decay=weight_decay, jitter=jitter, blur=blur)
-    check_count("seed", seed, least=0)
+    steps, step_size, weight_decay, jitter, blur = check_ascent(
+        steps=steps, step_size=step_size, weight_decay=weight_decay, jitter=jitter, blur=blur
+    ).values()
+    seed = check_count("seed", seed, least=0)
     indices = _class_indices(classes)
-    initial = torch.zeros(image_size or ()) if start is None else start
+    initial = torch.zeros(_parse_image_size(image_size)) if start is None else start
     initial = initial[None] if isinstance(initial, Tensor) and initial.dim() == 3 else initial
     _check_images(initial, "image_size" if start is None else "start", (1, len(indices)))
+    jitter = min(jitter, max(initial.shape[2:]))  # by more it is rolled around
     shifts = torch.randint(-jitter, jitter + 1, (steps + 1, 2), generator=torch.Generator().manual_seed(seed))
     shifts[0] = shifts[steps] = 0  # the scores of the start and of the end are those of the unshifted images
 
@@ -230,7 +233,7 @@ def fooling_image(
     """
     forward = as_forward(model)
     _check_images(images, "images")
-    check_fooling(method=method, step_size=step_size, max_steps=max_steps)
+    method, step_size, max_steps = check_fooling(method=method, step_size=step_size, max_steps=max_steps).values()
     chosen = Target(target).resolve(len(images))
     if isinstance(target, str) or (chosen is not None and not isinstance(chosen, Tensor)):
         got = "a callable" if callable(chosen) else repr(target)
@@ -267,20 +270,24 @@ def fooling_image(
     return FoolingImages(current, changes, targets, fooled, steps, logits, reasons)
 
 
-def check_ascent(*, steps: int, step_size: float, weight_decay: float, jitter: int, blur: float) -> None:
-    """Raise an error for options of `class_model_image` that do not fit."""
-    check_count("steps", steps)
-    check_number("step_size", step_size, "(0, inf)")
-    check_number("weight_decay", weight_decay, "[0, inf)")
-    check_count("jitter", jitter, least=0)
-    check_number("blur", blur, "[0, inf)")
+def check_ascent(*, steps: int, step_size: float, weight_decay: float, jitter: int, blur: float) -> dict[str, Any]:
+    """Return the options of `class_model_image`, or raise an error for one that does not fit."""
+    return {
+        "steps": check_count("steps", steps),
+        "step_size": check_number("step_size", step_size, "(0, inf)"),
+        "weight_decay": check_number("weight_decay", weight_decay, "[0, inf)"),
+        "jitter": check_count("jitter", jitter, least=0),
+        "blur": check_number("blur", blur, "[0, inf)"),
+    }
 
 
-def check_fooling(*, method: str, step_size: float, max_steps: int) -> None:
-    """Raise an error for options of `fooling_image` that do not fit."""
-    check_choice("method", method, STEP_METHODS)
-    check_number("step_size", step_size, "(0, inf)")
-    check_count("max_steps", max_steps)
+def check_fooling(*, method: str, step_size: float, max_steps: int) -> dict[str, Any]:
+    """Return the options of `fooling_image`, or raise an error for one that does not fit."""
+    return {
+        "method": check_choice("method", method, STEP_METHODS),
+        "step_size": check_number("step_size", step_size, "(0, inf)"),
+        "max_steps": check_count("max_steps", max_steps),
+    }
 
 
 class _AscentState(NamedTuple):
@@ -305,9 +312,10 @@ def _pass(forward: Forward, images: Tensor, score: Callable[[Tensor], Tensor]) -
 def _class_scores(logits: Tensor, classes: Tensor) -> Tensor:
     num_classes = max(logits.shape[1], 2)
     if int(classes.max()) >= num_classes:
-        raise ValueError(
+        raise OptionError(
             f"Expected `classes` to be below the model's {num_classes} classes (0 to {num_classes - 1}), "
-            f"got {int(classes.max())}."
+            f"got {int(classes.max())}.",
+            "classes",
         )
     return select_scores(logits, classes)[0]
 
@@ -363,14 +371,15 @@ def _working_copy(forward: Forward, images: Tensor) -> Tensor:
 def _limits(bounds: tuple[float | Tensor, float | Tensor] | None, images: Tensor) -> tuple[Tensor, Tensor]:
     shape = images.shape[1:]
     try:
-        low, high = (torch.as_tensor(bound).to(images).expand(shape) for bound in bounds or (-torch.inf, torch.inf))
-        fits = bool((low < high).all())
+        both = [torch.as_tensor(bound) for bound in ((-torch.inf, torch.inf) if bounds is None else bounds)]
+        low, high = (bound.to(images).expand(shape) for bound in both)
+        fits = bool((low < high).all()) and not any(bound.dtype == torch.bool for bound in both)
     except (TypeError, ValueError, RuntimeError):
         fits = False
     if not fits:
         raise ValueError(
             "Expected `bounds` to be (low, high), low below high, each a number or a tensor that broadcasts to "
-            f"{tuple(shape)}, got {bounds}. For one per channel pass `bound[:, None, None]`."
+            f"{tuple(shape)}, got {shown(bounds)}. For one per channel pass `bound[:, None, None]`."
         )
     return low, high
 
@@ -381,10 +390,16 @@ def _class_indices(classes: int | Sequence[int] | Tensor) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         indices = torch.empty(0)
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
-        raise TypeError(f"Expected `classes` to be a class index or a sequence of them, got {classes!r}.")
+        raise TypeError(f"Expected `classes` to be a class index or a sequence of them, got {shown(classes)}.")
     if indices.dim() > 1 or not indices.numel() or (indices < 0).any():
-        raise ValueError(f"Expected `classes` to be one class index or more, from 0, got {classes!r}.")
+        raise ValueError(f"Expected `classes` to be one class index or more, from 0, got {shown(classes)}.")
     return indices.reshape(-1).long()
+
+
+def _parse_image_size(size: Sequence[int] | None) -> tuple[int, ...]:
+    if not isinstance(size, Sequence) or len(size) != 3:
+        refuse("image_size", "(C, H, W)", shown(size))
+    return check_each("image_size", size, check_count, of="sizes")
 
 
 def _check_images(images: Tensor, name: str, counts: Sequence[int] = ()) -> None:

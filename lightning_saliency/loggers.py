@@ -13,6 +13,7 @@ from fsspec.core import url_to_fs
 from PIL import Image
 from torch import Tensor
 
+from lightning_saliency._names import to_file_path
 from lightning_saliency.visualization import encode_picture, to_pil
 
 
@@ -120,8 +121,9 @@ def _write_png(logger: Any, tag: str, picture: Image.Image, step: int) -> None:
             "Add a TensorBoardLogger to the Trainer's `logger` list."
         )
     system, root = url_to_fs(os.fspath(folder))
-    system.makedirs(f"{root}/{tag}", exist_ok=True)
-    with system.open(f"{root}/{tag}/step={step:07d}.png", "wb") as file:
+    path = f"{root}/{to_file_path(tag)}"
+    system.makedirs(path, exist_ok=True)
+    with system.open(f"{path}/step={step:07d}.png", "wb") as file:
         picture.save(file, "PNG")
 
 
@@ -165,7 +167,9 @@ LOGGER_KINDS = [
         log_picture=lambda logger, tag, picture, step: logger.experiment.log_image(
             logger.run_id, picture, key=tag, step=step
         ),
-        log_animation=lambda logger, tag, path, step: logger.experiment.log_artifact(logger.run_id, str(path), tag),
+        log_animation=lambda logger, tag, path, step: logger.experiment.log_artifact(
+            logger.run_id, str(path), to_file_path(tag)
+        ),
     ),
     LoggerKind(
         "Comet",

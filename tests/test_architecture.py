@@ -18,6 +18,7 @@ PACKAGE = Path(lightning_saliency.__file__).parent
 # Each room's own line of the house: what it may import of the package. Rooms that are still to come are in it too.
 MAY_IMPORT = {
     "_checks": set(),
+    "_names": {"_checks"},
     "_lightning": set(),
     "history": set(),
     "data": {"_checks"},
@@ -25,9 +26,9 @@ MAY_IMPORT = {
     "attribution": {"evidence", "data", "_checks"},
     "gradient_ascent": {"evidence", "_checks"},
     "metrics": {"attribution", "evidence", "data", "_checks"},
-    "models": {"evidence", "attribution", "metrics", "data", "_checks", "_lightning"},
-    "visualization": {"attribution", "data", "history", "_checks"},
-    "loggers": {"visualization", "_checks"},
+    "models": {"evidence", "attribution", "metrics", "data", "_checks", "_names", "_lightning"},
+    "visualization": {"attribution", "data", "history", "_checks", "_names"},
+    "loggers": {"visualization", "_checks", "_names"},
     "dashboard": {"history"},
 }
 BELOW_CALLBACKS = set(MAY_IMPORT) - {"dashboard"}

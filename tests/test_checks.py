@@ -25,12 +25,12 @@ from lightning_saliency._checks import (
         (lambda: check_type("model", 3, nn.Module), TypeError, "Expected `model` to be of type Module, got int."),
         (lambda: check_function("fn", 3), TypeError, "Expected `fn` to be a function or None, got int."),
         (lambda: check_choice("how", "x", ["a", None]), ValueError, "Expected `how` to be one of a, None, got 'x'."),
-        (lambda: check_count("steps", True), ValueError, "Expected `steps` to be a positive int, got True."),
+        (lambda: check_count("steps", True), TypeError, "Expected `steps` to be a positive int, got True."),
         (lambda: check_count("steps", 0), ValueError, "Expected `steps` to be a positive int, got 0."),
         (lambda: check_number("iou", 0, "(0, 1]"), ValueError, "Expected `iou` to be a number in (0, 1], got 0."),
         (
             lambda: check_number("iou", "0.5", "(0, 1]"),
-            ValueError,
+            TypeError,
             "Expected `iou` to be a number in (0, 1], got '0.5'.",
         ),
         (

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import ERROR, run, save_photo, written
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from tiny import L, TinyClassifier, trainer
@@ -14,52 +15,12 @@ from torchvision.transforms import v2
 
 from lightning_saliency import CAMClassifier, Style, explain
 from lightning_saliency.attribution import ExplainedSamples, HeatmapStage
-from lightning_saliency.cli import _find_images, _output_names, _read, main
+from lightning_saliency.cli import main
+from lightning_saliency.cli.image_files import find_images, output_names, read_image
 from lightning_saliency.data import SampleBatch
 from lightning_saliency.visualization import draw_sheets
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-ERROR = "python -m lightning_saliency explain: error: "
-OWN = """
-import torch
-from torch import nn
-
-def make(num_classes=3, seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, num_classes),
-    )
-
-class Wrapped(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = make()
-
-def needs(something):
-    return make()
-
-def number():
-    return 3
-"""
-
-
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    """A module of the user's, which `--model own:make` names."""
-    (tmp_path / "own.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    yield __import__("own")
-    del sys.modules["own"]
-
-
-def save_photo(path, size=(50, 40), seed=0, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (size[1] // 10, size[0] // 10, 3)).astype(np.uint8)
-    photo = Image.fromarray(pixels).resize(size)
-    photo.save(path, **options)
-    return photo
 
 
 def model_input(*paths, size=224, mean=MEAN, std=STD):
@@ -67,16 +28,6 @@ def model_input(*paths, size=224, mean=MEAN, std=STD):
     to_tensor = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor()])
     pixels = torch.stack([to_tensor(Image.open(path).convert("RGB")) for path in paths])
     return (pixels / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
-
-
-def run(*arguments, model="own:make", images="photos", output="out", size=32):
-    sizes = ["--size", str(size)] if size else []
-    return main(["explain", "--model", model, "--images", *str(images).split(), "--output", str(output), *sizes,
-                 *map(str, arguments)])  # fmt: skip
-
-
-def written(folder="out"):
-    return sorted(path.name for path in Path(folder).iterdir())
 
 
 def pixels_of(path):
@@ -213,7 +164,8 @@ def test_files_of_the_same_stem_do_not_overwrite_each_other(own):
         save_photo(Path(path), seed=seed)
     assert run() == 0
     assert len(written()) == 2 * len(paths)
-    names = dict(zip(_find_images(["photos"]), _output_names(_find_images(["photos"])), strict=True))
+    found = find_images(["photos"]).paths
+    names = dict(zip(found, output_names(found), strict=True))
     assert [names[Path(path)] for path in paths] == ["a_x", "b_x_png", "b_x_jpg", "y", "b_X", "b_y"]
     assert written() == sorted(f"{name}.{end}" for name in names.values() for end in ("grad_cam.npy", "sheet.png"))
     found = torch.from_numpy(np.load("out/b_x_jpg.grad_cam.npy"))
@@ -226,7 +178,7 @@ def test_output_names_are_different_whatever_the_paths(seed):
     random = np.random.default_rng(seed)
     parts = ["a", "b", "a_b", "A", "a_2", "a_png"]
     paths = {Path(*random.choice(parts, 3), random.choice(parts) + random.choice([".png", ".jpg"])) for _ in range(200)}
-    names = _output_names(sorted(paths))
+    names = output_names(sorted(paths))
     assert len({name.lower() for name in names}) == len(paths)
 
 
@@ -242,7 +194,7 @@ def test_a_second_run_into_the_photos_own_folder_reads_the_photos_only(own):
 def test_each_file_is_explained_once_in_the_order_given(tmp_path):
     for name in ("b/1.PNG", "a.png", "c/2.jpg"):
         save_photo(tmp_path / name)
-    found = _find_images([str(tmp_path / "c/2.jpg"), str(tmp_path), str(tmp_path / "c" / ".." / "a.png")])
+    found, _ = find_images([str(tmp_path / "c/2.jpg"), str(tmp_path), str(tmp_path / "c" / ".." / "a.png")])
     expected = [tmp_path / name for name in ("c/2.jpg", "a.png", "b/1.PNG")]
     assert [path.resolve() for path in found] == [path.resolve() for path in expected]
 
@@ -321,7 +273,7 @@ def test_named_weights_bring_their_own_preprocessing_and_names(own, monkeypatch)
     ("arguments", "message"),
     [
         ("--methods gradcam", "--methods: Expected `methods` out of cam, .*, got 'gradcam'. Did you mean 'grad_cam'?"),
-        ("--size 0", "argument --size: expected a whole number from 1, got '0'"),
+        ("--size 0", "argument --size: expected a whole number from 1 to 8192, got '0'"),
         ("--batch-size many", "argument --batch-size: expected a whole number from 1, got 'many'"),
         ("--target -1", "argument --target: expected a whole number from 0, got '-1'"),
         ("--target 3", "Expected `target` to be below the model's 3 classes (0 to 2), got 3."),
@@ -332,13 +284,14 @@ def test_named_weights_bring_their_own_preprocessing_and_names(own, monkeypatch)
         ("--mean 0.5", "Expected --mean and --std together or neither"),
         ("--mean 0.5 0.5 --std 1 1", "Expected --mean to be one number or three, got 0.5 0.5."),
         ("--mean 0.5 --std 0", "Expected --std to be one positive number or three, got 0.0."),
-        ("--class-names none.txt", "Expected --class-names to be a text file, got none.txt"),
+        ("--class-names none.txt", "Expected --class-names to be a text file in UTF-8, got none.txt: it is no file."),
         ("--class-names two.txt", "Expected --class-names to name the model's 3 classes, one a line, got 2."),
-        ("--class-names empty.txt", "Expected --class-names to name the model's 3 classes, one a line, got 0."),
+        ("--class-names empty.txt", "Expected --class-names to name the classes, one a line, got none in empty.txt."),
         ("--weights none.pt", "Expected --weights to be an existing file, got 'none.pt'."),
         ("--weights two.txt", "Expected --weights to be a file of tensors, .*, got two.txt: "),
-        ("--weights whole.pt", "Expected --weights to be a file of tensors, .*, got whole.pt: UnpicklingError"),
-        ("--weights tensor.pt", "Expected --weights to hold a state dict, got a Tensor in tensor.pt."),
+        ("--weights whole.pt",
+         "Expected --weights to be a file of tensors, .*, got whole.pt: UnpicklingError: it holds .* --unsafe-weights"),
+        ("--weights tensor.pt", "Expected --weights to hold a state dict with tensors, got a Tensor in tensor.pt."),
         ("--weights other.pt",
          "Expected --weights to fit --model .*, got in other.pt missing: 0.weight, 0.bias, 2.weight and 3 "
          "more; unexpected: a, b, c and 1 more."),
@@ -393,11 +346,19 @@ def test_wrong_arguments_are_told_in_one_line(own, capsys, monkeypatch, argument
     assert "usage:" not in err
 
 
-def test_an_error_of_the_users_own_code_keeps_its_traceback(own):
+@pytest.mark.parametrize("raised", [KeyError("key"), SystemExit(3), ZeroDivisionError(), OSError(28, "Full")])
+def test_an_error_of_the_users_own_code_is_told_with_its_place(own, capsys, raised):
     save_photo(Path("photos/one.png"))
-    own.broken = lambda: {}["key"]
-    with pytest.raises(KeyError):
+
+    def broken():
+        raise raised
+
+    own.broken = broken
+    with pytest.raises(SystemExit, match="2"):
         run(model="own:broken")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"{ERROR}Expected --model to be called as broken() of own, got {type(raised).__name__}")
+    assert re.search(r" \(test_cli.py, line \d+\)\.$", last)
 
 
 # --- the command itself
@@ -438,7 +399,7 @@ def test_it_runs_as_a_module(tmp_path):
 def test_a_photo_of_16_bits_is_not_cut_off(tmp_path):
     ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
-    photo = np.asarray(_read(tmp_path / "ramp.png"))
+    photo = np.asarray(read_image(tmp_path / "ramp.png").image)
     assert photo.shape == (64, 64, 3)
     np.testing.assert_allclose(photo[..., 0], ramp / 257, atol=0.5)
 

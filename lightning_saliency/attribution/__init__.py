@@ -30,7 +30,7 @@ from lightning_saliency.attribution.heatmaps import (
     make_heatmaps,
     to_heatmaps,
 )
-from lightning_saliency.attribution.method import Method, OptionCheck
+from lightning_saliency.attribution.method import Method
 from lightning_saliency.attribution.methods import METHODS, MethodChoice, parse_methods
 from lightning_saliency.attribution.perturbation import ablation_cam, occlusion, score_cam
 from lightning_saliency.attribution.rectified import deconvnet, guided_backprop, guided_grad_cam
@@ -46,7 +46,6 @@ __all__ = [
     "Method",
     "MethodChoice",
     "Normalize",
-    "OptionCheck",
     "Settings",
     "ablation_cam",
     "blank_reasons",

@@ -10,12 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution.method import BOOL, Method
+from lightning_saliency._checks import check_flag
+from lightning_saliency.attribution.method import Method
 from lightning_saliency.evidence import Evidence, Need
 
 _LAYER: frozenset[Need] = frozenset({"activations"})
 _GRADIENT: frozenset[Need] = frozenset({"activations", "activation_grads"})
-_PRINCIPAL = {"principal": BOOL}
+_PRINCIPAL = {"principal": check_flag}
 
 
 def cam(evidence: Evidence) -> Tensor:

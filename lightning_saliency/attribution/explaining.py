@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency._checks import check_choice, check_count
+from lightning_saliency._checks import check_choice, check_count, check_flag, optional
 from lightning_saliency.attribution.explanation import Explanation, Fuse, Settings
 from lightning_saliency.attribution.heatmaps import fused, fused_signed
 from lightning_saliency.attribution.methods import METHODS, MethodChoice, parse_methods
@@ -106,8 +106,8 @@ def explain(
     check_choice("fuse", fuse, (*get_args(Fuse), None))
     if isinstance(target, str) and target == "label":
         raise ValueError("Expected `target` to be the labels themselves, got 'label': pass `target=labels`.")
-    if chunk_size is not None:
-        check_count("chunk_size", chunk_size)
+    flip, progress = check_flag("flip", flip), check_flag("progress", progress)
+    chunk_size = optional(check_count)("chunk_size", chunk_size)
     call = parse_images(forward, images)
     settings = Settings(
         forward,

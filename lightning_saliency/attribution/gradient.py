@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_saliency._checks import Check, check_count, check_number
 from lightning_saliency.attribution.cam_family import required, weighted_sum
-from lightning_saliency.attribution.method import COUNT, INT, NOT_NEGATIVE, NUMBER, Method
+from lightning_saliency.attribution.method import Method
 from lightning_saliency.evidence import Evidence, Need, Passes
 
 _TOLERANCE = 0.01
@@ -128,7 +130,12 @@ def smooth_grad_cam_plus_plus(
     return weighted_sum((alpha * first.relu()).sum((2, 3), keepdim=True) * peak, A).relu()
 
 
-_NOISE = {"num_samples": COUNT, "noise": NOT_NEGATIVE, "seed": INT}
+_NOISE: dict[str, Check] = {
+    "num_samples": check_count,
+    "noise": partial(check_number, interval="[0, inf)"),
+    "seed": partial(check_count, least=0),
+}
+_PATH: dict[str, Check] = {"steps": check_count, "baseline": check_number}
 _INPUT: frozenset[Need] = frozenset({"input_grads"})
 _MAP: frozenset[Need] = frozenset({"activations", "activation_grads"})
 _NONE: frozenset[Need] = frozenset()
@@ -145,7 +152,7 @@ ROWS = {
         _NONE,
         reduce="sum",
         extra="path",
-        checks={"steps": COUNT, "baseline": NUMBER},
+        checks=_PATH,
     ),
 }
 """Rows of the method table."""

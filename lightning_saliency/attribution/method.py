@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from functools import partial
+from typing import Any, Literal, TypeAlias, get_args
 
 from torch import Tensor
 
+from lightning_saliency._checks import Check, check_choice, shown
 from lightning_saliency.evidence import Evidence, Need, Passes
 
 ExtraPasses: TypeAlias = Literal["rectified", "noisy", "path", "perturbed"]
@@ -19,28 +20,7 @@ Reduce: TypeAlias = Literal["absolute", "signed", "positive", "sum"]
 """How the channels of a map in input space become one: max |v|, the v with the largest |v|, max ReLU(v), or Σ v."""
 
 
-class OptionCheck(NamedTuple):
-    """A check of a method's option: the expected value in words, and the function that tests a value."""
-
-    expected: str
-    fits: Callable[[Any], bool]
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-BOOL = OptionCheck("True or False", lambda value: isinstance(value, bool))
-COUNT = OptionCheck("a positive int", _is_count)
-INT = OptionCheck("an int", lambda value: isinstance(value, int))
-NUMBER = OptionCheck("a number", _is_number)
-NOT_NEGATIVE = OptionCheck("a number that is not negative", lambda value: _is_number(value) and value >= 0)
-OPTIONAL_COUNT = OptionCheck("a positive int or None", lambda value: value is None or _is_count(value))
-_REDUCE = OptionCheck(f"one of {', '.join(get_args(Reduce))}", lambda value: value in get_args(Reduce))
+_check_reduce = partial(check_choice, allowed=get_args(Reduce))
 
 
 @dataclass(frozen=True)
@@ -54,7 +34,8 @@ class Method:
         needs: The parts of the evidence that it reads.
         reduce: How the channels become one map.
         extra: The kind of passes that it needs beyond the shared one.
-        checks: The checks of the function's options by name; an option without one may be anything.
+        checks: By option a function of its name and value that refuses a wrong value, or returns the right one; an
+            option without one may be anything.
     """
 
     function: Callable[..., Tensor]
@@ -62,7 +43,7 @@ class Method:
     needs: frozenset[Need]
     reduce: Reduce | None = None
     extra: ExtraPasses | None = None
-    checks: Mapping[str, OptionCheck] = field(default_factory=dict)
+    checks: Mapping[str, Check] = field(default_factory=dict)
 
     @property
     def reads_layer(self) -> bool:
@@ -76,26 +57,28 @@ class Method:
         keyword_only = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
         return (*keyword_only, *(["reduce"] if self.reduce else []))
 
-    def check_options(self, key: str, options: Mapping[str, Any]) -> None:
-        """Refuse options that the method does not have, and values that they cannot have.
+    def parse_options(self, key: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return options as their checks return them.
 
         Args:
             key: The method's key, for the message.
             options: The options' values by name.
 
         Raises:
+            TypeError: A value is of the wrong kind.
             ValueError: There is no such option, or the value does not fit.
         """
-        checks = {**self.checks, **({"reduce": _REDUCE} if self.reduce else {})}
+        checks: dict[str, Check] = {**self.checks, **({"reduce": _check_reduce} if self.reduce else {})}
+        parsed = {}
         for option, value in options.items():
             if option not in self.options:
                 raise ValueError(
                     f"Expected the options of {key!r} in `methods` out of {', '.join(self.options) or 'none'}, got "
-                    f"{option!r}."
+                    f"{shown(option)}."
                 )
             check = checks.get(option)
-            if check is not None and not check.fits(value):
-                raise ValueError(f"Expected `{option}` of {key!r} to be {check.expected}, got {value!r}.")
+            parsed[option] = value if check is None else check(f"methods[{key!r}][{option!r}]", value)
+        return parsed
 
     def attribute(
         self, evidence: Evidence, passes: Passes, options: Mapping[str, Any] | None = None

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
+from lightning_saliency._checks import shown
 from lightning_saliency.attribution import cam_family, gradient, perturbation, rectified
 from lightning_saliency.attribution.method import Method
 
@@ -44,22 +45,21 @@ def parse_methods(methods: MethodChoice) -> dict[str, dict[str, Any]]:
     """
     if isinstance(methods, str):
         methods = [methods]
-    if not isinstance(methods, Iterable):
-        raise TypeError(f"Expected `methods` to be one or more of {', '.join(METHODS)}, got {methods!r}.")
-    chosen = dict(methods) if isinstance(methods, Mapping) else dict.fromkeys(methods)
+    if not isinstance(methods, Iterable) or getattr(methods, "ndim", 1) == 0:
+        raise TypeError(f"Expected `methods` to be one or more of {', '.join(METHODS)}, got {shown(methods)}.")
+    chosen = methods.items() if isinstance(methods, Mapping) else [(key, None) for key in methods]
     parsed: dict[str, dict[str, Any]] = {}
-    for key, options in chosen.items():
-        if key not in METHODS:
-            matches = get_close_matches(str(key), METHODS, n=1)
+    for key, options in chosen:
+        if not isinstance(key, str) or key not in METHODS:
+            matches = get_close_matches(shown(key).strip("'"), METHODS, n=1)
             hint = f" Did you mean {matches[0]!r}?" if matches else ""
-            raise ValueError(f"Expected `methods` out of {', '.join(METHODS)}, got {key!r}.{hint}")
+            raise ValueError(f"Expected `methods` out of {', '.join(METHODS)}, got {shown(key)}.{hint}")
         if options is not None and not isinstance(options, Mapping):
             raise TypeError(
                 f"Expected the options of {key!r} in `methods` to be a dict, such as "
-                f"{{'smooth_grad': {{'num_samples': 50}}}}, got {options!r}."
+                f"{{'smooth_grad': {{'num_samples': 50}}}}, got {shown(options)}."
             )
-        parsed[key] = dict(options or {})
-        METHODS[key].check_options(key, parsed[key])
+        parsed[str(key)] = METHODS[key].parse_options(key, options or {})
     if not parsed:
         raise ValueError(f"Expected `methods` to name at least one of {', '.join(METHODS)}, got none.")
     return parsed

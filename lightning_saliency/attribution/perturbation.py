@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_saliency._checks import check_count, check_number, optional
 from lightning_saliency.attribution.cam_family import required, weighted_sum
-from lightning_saliency.attribution.method import NUMBER, OPTIONAL_COUNT, Method
+from lightning_saliency.attribution.method import Method
 from lightning_saliency.evidence import Evidence, Need, Passes
 
 
@@ -110,7 +111,7 @@ def occlusion(
 
 
 _LAYER: frozenset[Need] = frozenset({"activations"})
-_SQUARE = {"size": OPTIONAL_COUNT, "stride": OPTIONAL_COUNT, "fill": NUMBER}
+_SQUARE = {"size": optional(check_count), "stride": optional(check_count), "fill": check_number}
 ROWS = {
     "score_cam": Method(score_cam, "Score-CAM", _LAYER, extra="perturbed"),
     "ablation_cam": Method(ablation_cam, "Ablation-CAM", _LAYER, extra="perturbed"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_saliency._checks import check_count, check_each
 from lightning_saliency._lightning import LightningModule, Trainer
 from lightning_saliency.attribution import ExplainedSamples
 from lightning_saliency.callbacks.base import LookCallback
@@ -37,10 +39,9 @@ class _AscentCallback(LookCallback):
         samples: Samples,
         model: str | None,
         every_n_epochs: int,
-        execution: Execution | None,
+        execution: Execution,
         name: str,
     ) -> None:
-        execution = check_group("execution", Execution() if execution is None else execution, Execution)
         super().__init__(
             [output],
             samples=samples,
@@ -109,18 +110,15 @@ class ClassModelCallback(_AscentCallback):
         execution: Execution | None = None,
         name: str = "class_model",
     ) -> None:
-        if classes is not None and (not classes or not all(type(index) is int and index >= 0 for index in classes)):
-            raise ValueError(f"Expected `classes` to be class indices from 0, got {classes!r}.")
-        ascent: dict[str, Any] = {
-            "steps": steps,
-            "step_size": step_size,
-            "weight_decay": weight_decay,
-            "jitter": jitter,
-            "blur": blur,
-        }
-        check_ascent(**ascent)
+        indices = (
+            None
+            if classes is None
+            else check_each("classes", classes, partial(check_count, least=0), of="class indices")
+        )
+        ascent = check_ascent(steps=steps, step_size=step_size, weight_decay=weight_decay, jitter=jitter, blur=blur)
+        execution = check_group("execution", execution, Execution)
         super().__init__(
-            _ClassModels(classes, ascent, check_group("style", style or Style(), Style)),
+            _ClassModels(indices, ascent, check_group("style", style, Style)),
             samples=Samples(num=1, dataloader_idx=dataloader_idx),
             model=model,
             every_n_epochs=every_n_epochs,
@@ -180,12 +178,11 @@ class FoolingCallback(_AscentCallback):
         execution: Execution | None = None,
         name: str = "fooling",
     ) -> None:
-        if target is not None and (type(target) is not int or target < 0):
-            raise ValueError(f"Expected `target` to be a class index from 0 or None, got {target!r}.")
-        steps: dict[str, Any] = {"method": method, "step_size": step_size, "max_steps": max_steps}
-        check_fooling(**steps)
+        index = None if target is None else check_count("target", target, least=0)
+        steps = check_fooling(method=method, step_size=step_size, max_steps=max_steps)
+        execution = check_group("execution", execution, Execution)
         super().__init__(
-            _FoolingSheet(target, steps, check_group("style", style or Style(), Style)),
+            _FoolingSheet(index, steps, check_group("style", style, Style)),
             samples=parse_samples(samples),
             model=model,
             every_n_epochs=every_n_epochs,
@@ -205,13 +202,13 @@ class _AscentOutput(Output):
 class _ClassModels(_AscentOutput):
     """The output of `ClassModelCallback`: one picture per class."""
 
-    def __init__(self, classes: list[int] | None, ascent: dict[str, Any], style: Style) -> None:
+    def __init__(self, classes: tuple[int, ...] | None, ascent: dict[str, Any], style: Style) -> None:
         super().__init__(ascent, style)
         self.classes = classes
 
     def __call__(self, look: Look) -> Logged:
         forward, call = look.forward, look.samples.samples[0].call
-        classes = self.classes or list(range(min(_num_classes(forward, look), 10)))
+        classes = self.classes or tuple(range(min(_num_classes(forward, look), 10)))
         result = class_model_image(forward, classes, call.images.shape[1:], **self.ascent)
         images, names = to_pictures(result.images, self.style, look.dataset), find_names(self.style, look.dataset)
         pictures: dict[str, Any] = {}

@@ -137,7 +137,9 @@ def _bytes(tensor: Tensor) -> Any:
 
 def _parts(value: Any) -> Iterator[Any]:
     """Yield what an object consists of; nothing that differs between two equal objects, such as addresses."""
-    if isinstance(value, Mapping):
+    if isinstance(value, type):
+        yield value.__qualname__
+    elif isinstance(value, Mapping):
         for pair in value.items():
             yield from pair
     elif isinstance(value, list | tuple | deque):
@@ -155,7 +157,7 @@ def _parts(value: Any) -> Iterator[Any]:
         yield value.get_state()
     elif hasattr(value, "state_dict") and not isinstance(value, nn.Module):
         yield value.state_dict()
-    elif not isinstance(value, type):
+    else:
         yield from _pickled(value)
 
 

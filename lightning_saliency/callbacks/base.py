@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,35 +12,33 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_saliency._lightning import (
-    SHARDED_STRATEGIES,
-    Callback,
-    LightningModule,
-    Trainer,
-    overrides,
-    rank_zero_info,
-    rank_zero_warn,
-)
+from lightning_saliency._checks import OptionError
+from lightning_saliency._lightning import LightningModule, Trainer, overrides, rank_zero_info
+from lightning_saliency._names import check_tag
 from lightning_saliency.attribution import ExplainedSamples
+from lightning_saliency.callbacks.audit import forward_fingerprint
 from lightning_saliency.callbacks.budget import Budget
-from lightning_saliency.callbacks.guard import Guard
+from lightning_saliency.callbacks.collecting import CollectingCallback, stream_of
 from lightning_saliency.callbacks.model_part import ModelPart
+from lightning_saliency.callbacks.notices import warn
 from lightning_saliency.callbacks.options import Execution, Samples
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
+from lightning_saliency.callbacks.scalars import SECONDS, Scalars
 from lightning_saliency.callbacks.schedule import Schedule
-from lightning_saliency.callbacks.stream import SampleStream
 from lightning_saliency.data import FixedSamples, find_dataset
 from lightning_saliency.loggers import log_pictures, scalar_step
 
 _CHUNK = 32
 """The most samples of an output's own that are explained together."""
 
+_CHECKPOINT_ENTRY = "lightning_saliency"
+"""The entry of a checkpoint that holds the states of these callbacks."""
 
-class LookCallback(Callback):
+
+class LookCallback(CollectingCallback):
     """Collects samples from the validation stream, and after each validation hands them to its outputs.
 
-    A sample is the model's own call: the arguments of the explained part of the module in the validation step. The
-    pictures and scalars that outputs return are logged. A subclass defines how samples are explained.
+    The pictures and scalars that outputs return are logged. A subclass defines how samples are explained.
 
     Args:
         outputs: The outputs, in the order in which they are called.
@@ -49,6 +47,7 @@ class LookCallback(Callback):
         every_n_epochs: The number of epochs from one look to the next.
         execution: How the pass runs, and how errors are handled.
         name: First part of the tags.
+        unset: The options that the user has left at their defaults, by their names in an `OptionError`.
     """
 
     def __init__(
@@ -60,35 +59,22 @@ class LookCallback(Callback):
         every_n_epochs: int,
         execution: Execution,
         name: str,
+        unset: Collection[str] = ("methods",),
     ) -> None:
-        super().__init__()
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"Expected `name` to be a text that tags can begin with, got {name!r}.")
+        name = check_tag("name", name)
         for output in outputs:
             if not isinstance(output, Output):
                 raise TypeError(f"Expected `outputs` to be `Output`s, got {type(output).__name__}.")
+        super().__init__(samples, part, [output.samples for output in outputs], execution, unset)
         self.outputs = tuple(outputs)
-        self.samples = samples
-        self.every_n_epochs = every_n_epochs
-        self.execution = execution
         self.name = name
-        self._part = part
-        collectors = [output.samples for output in outputs]
-        self._stream = SampleStream(samples, part, [collector for collector in collectors if collector is not None])
         self._schedule = Schedule(every_n_epochs)
-        self._key = self._generate_state_key(
-            name=name,
-            num_samples=samples.count,
-            choose=samples.choose,
-            samples=None if samples.positions is None else list(samples.positions),
-            dataloader_idx=samples.dataloader_idx,
-        )
+        self.every_n_epochs = self._schedule.every_n_epochs
+        self._scalars = Scalars(name, outputs)
+        self._budget = Budget(execution.max_fraction)
         self._last_end: float | None = None
-        self._first_step: int | None = None
-        self._scalars: dict[str, float] = {}
         self._unlogged_seconds = 0.0
-        self._warned: set[str] = set()
-        self._begin_run()
+        self._has_validated = False
 
     @abstractmethod
     def _explain(
@@ -104,135 +90,110 @@ class LookCallback(Callback):
     def _describe_target(self, samples: FixedSamples) -> str:
         """Return in words which class is explained."""
 
-    def _forget(self) -> None:
-        """Drop references to the model, and choices that may have caused an error."""
-        self._part.stop()
-
     @property
     def tags(self) -> set[str]:
         """The tags of the pictures, as far as they are known; two callbacks of a trainer must not share one."""
         return {f"{self.name}/{tag}" for output in self.outputs for tag in output.tags()}
 
     @property
-    def state_key(self) -> str:
+    def checkpoint_key(self) -> str:
         """The key of the state in a checkpoint: the name and the choice of samples, not the methods."""
-        return self._key
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the samples, the explained part and the outputs' states, so that a resumed run continues."""
-        outputs = {key: output.state_dict() for key, output in self._outputs_by_key().items()}
-        return {**self._stream.state_dict(), "part": self._part.state_dict(), "outputs": outputs}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state of a checkpoint."""
-        self._stream.load_state_dict(state_dict)
-        self._part.load_state_dict(state_dict.get("part", {}))
-        for key, output in self._outputs_by_key().items():
-            output.load_state_dict(state_dict.get("outputs", {}).get(key, {}))
+        positions = None if self.samples.positions is None else list(self.samples.positions)
+        choice = (self.samples.count, self.samples.choose, positions, self.samples.dataloader_idx)
+        return f"{self.name} {choice}"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Raise an error, before anything runs, for options that do not fit the trainer or the module."""
-        if isinstance(trainer.strategy, SHARDED_STRATEGIES):
-            raise ValueError(
-                f"{type(self).__name__} needs the whole model on one rank, which {type(trainer.strategy).__name__} "
-                "does not keep. Use a strategy that does, such as 'ddp', or train without this callback."
-            )
-        self._begin_run()
-        self._stream.reset()  # another run may have other data; a checkpoint's samples are loaded after this
+        """Go on with the run or begin another one, and raise an error for an option that is impossible here."""
+        super().setup(trainer, pl_module, stage)
+        self._scalars.current, self._last_end, self._has_validated = {}, None, False
+        if not self._is_active:
+            return
         for callback in _look_callbacks(trainer):
             shared_tags = self.tags & callback.tags
             if shared_tags and callback is not self:
-                raise ValueError(
+                raise OptionError(
                     f"Expected the callbacks of a Trainer to log under different tags, got {min(shared_tags)!r} twice. "
-                    "Give one of them another `name=...`."
+                    "Give one of them another `name=...`.",
+                    "name",
                 )
         if not trainer.loggers:
-            rank_zero_warn(
-                f"{type(self).__name__} has no logger to write pictures to, so it shows nothing. Give the Trainer one: "
-                "`Trainer(logger=TensorBoardLogger('logs'))`."
+            self._notices.once(
+                f"{type(self).__name__} has no logger to write pictures to, so it logs its numbers alone. Give the "
+                "Trainer one: `Trainer(logger=TensorBoardLogger('logs'))`."
             )
         if not overrides(pl_module, "configure_model"):  # which creates layers after `setup`
             self._check(pl_module)
 
+    # Lightning refuses two callbacks of one state key before `setup` can say what to do, so the state is not handed to
+    # it by `state_dict`.
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save the samples, the explained part and the outputs' states, so that a resumed run continues."""
+
+        def save() -> None:
+            checkpoint.setdefault(_CHECKPOINT_ENTRY, {})[self._key_in(trainer)] = {
+                "samples": self._stream.state_dict(),
+                "choices": self._other_choices if self._is_guest else self._choices(),
+                "schedule": self._schedule.state_dict(),
+                "scalars": dict(self._scalars.last),
+                "outputs": {key: output.state_dict() for key, output in self._outputs_by_key().items()},
+            }
+
+        self._guarded(trainer, pl_module, save, is_audited=False)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Load the state of a checkpoint; without one in it, or with a damaged one, begin anew."""
+
+        def load() -> None:
+            state = checkpoint.get(_CHECKPOINT_ENTRY, {}).get(self._key_in(trainer), {})
+            self._begin_run()
+            self._stream.load_state_dict(state.get("samples", {}))
+            choices = state.get("choices", {})
+            if choices.get("part", {}).get("name") in dict(pl_module.named_modules()):
+                self._load_choices(choices)
+            self._schedule.load_state_dict(state.get("schedule", {}))
+            self._scalars.last = dict(state.get("scalars", {}))
+            for key, output in self._outputs_by_key().items():
+                output.load_state_dict(state.get("outputs", {}).get(key, {}))
+
+        if not self._guarded(trainer, pl_module, load, is_audited=False):
+            self._begin_run()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock of the first epoch."""
-        self._first_step = trainer.global_step
+        """Start the clock of the first epoch, and give what monitors the scalars a value to begin with."""
+        self._guarded(trainer, pl_module, partial(self._scalars.offer, trainer, pl_module), is_audited=False)
         self._last_end = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what the outputs return at the end; warn where no validation has run."""
+        self._last_end = None
         if not self._has_validated:
-            rank_zero_warn(
+            warn(
                 f"{type(self).__name__} works at the end of each validation, and this run had none: give the Trainer a "
                 "validation loader that is not empty, define `validation_step`, and leave `limit_val_batches` above 0 "
                 "and `check_val_every_n_epoch` at or below `max_epochs`."
             )
         if trainer.is_global_zero:
             ends = [partial(output.end, trainer.loggers) for output in self.outputs]
-            self._show("validate", trainer, pl_module, ends, trainer.loggers)
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to collect samples from the validation stream."""
-        self._begin_stream("validate", trainer, pl_module)
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to collect samples from the test stream."""
-        self._begin_stream("test", trainer, pl_module)
-
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Begin to record the calls of the step."""
-        self._begin_step(trainer, pl_module, batch, dataloader_idx)
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Collect samples from the batch of the step."""
-        self._end_step("validate", trainer, pl_module)
-
-    def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Begin to record the calls of the step."""
-        self._begin_step(trainer, pl_module, batch, dataloader_idx)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Collect samples from the batch of the step."""
-        self._end_step("test", trainer, pl_module)
+            self._show(trainer, pl_module, ends, trainer.loggers)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Explain the samples, and log what the outputs return."""
         if trainer.sanity_checking:
             # a resumed run is sanity checked too, but then the look serves only to bring out errors early
             is_logged = self.execution.log_untrained and trainer.global_step == 0
-            self._finish("validate", trainer, pl_module, is_logged=is_logged)
-            self._scalars = {}  # nothing is logged in sanity checking
+            self._finish(trainer, pl_module, is_logged=is_logged)
+            self._scalars.current = {}  # nothing is logged in sanity checking
             return
         if trainer.state.fn != "fit":
-            self._finish("validate", trainer, pl_module)
+            self._finish(trainer, pl_module)
             self._log_scalars(trainer, pl_module)
             return
         self._has_validated = True
-        self._finish("validate", trainer, pl_module, is_due=self._schedule.is_due(trainer.current_epoch))
+        self._finish(trainer, pl_module, is_due=self._schedule.is_due(trainer.current_epoch))
         peers = self._peers(trainer)
         self._unlogged_seconds += self._guard.seconds
         if self is peers[-1]:  # of those that share a name, the last logs the time of all
-            self._scalars["seconds"] = sum(peer._unlogged_seconds for peer in peers)
+            self._scalars.current[SECONDS] = sum(peer._unlogged_seconds for peer in peers)
             for peer in peers:
                 peer._unlogged_seconds = 0.0
         self._log_scalars(trainer, pl_module)
@@ -240,16 +201,23 @@ class LookCallback(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Explain the samples of the test stream, and log what the outputs return."""
-        self._finish("test", trainer, pl_module)
+        self._finish(trainer, pl_module)
         self._log_scalars(trainer, pl_module, "/test")
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Remove the hooks from the module."""
-        self._part.stop()
+    def _begin_run(self) -> None:
+        super()._begin_run()
+        for output in self.outputs:
+            output.reset()
+        self._scalars.reset()
+        self._schedule.reset()
+        self._budget = Budget(self.execution.max_fraction)
+        self._unlogged_seconds = 0.0
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Drop references to the model."""
-        self._forget()
+    def _key_in(self, trainer: Trainer) -> str:
+        """The key of the state among those of a trainer's callbacks, of which later ones of one key get a number."""
+        same = [callback for callback in _look_callbacks(trainer) if callback.checkpoint_key == self.checkpoint_key]
+        index = same.index(self)
+        return f"{self.checkpoint_key} {index + 1}" if index else self.checkpoint_key
 
     def _outputs_by_key(self) -> dict[str, Output]:
         """The outputs by the keys of their states; of several with one key the later ones get a number."""
@@ -259,134 +227,112 @@ class LookCallback(Callback):
             keyed[f"{output.key}-{count + 1}" if count else output.key] = output
         return keyed
 
-    def _begin_run(self) -> None:
-        """Drop the state of a run of the trainer, before the next one."""
-        self._scalars = {}
-        self._guard = Guard(type(self).__name__, raises=self.execution.on_error == "raise", audit=self.execution.audit)
-        self._budget = Budget(self.execution.max_fraction)
-        self._forget()
-        self._part.forget()
-        for output in self.outputs:
-            output.reset()
-        self._has_validated = False
-        self._schedule.reset()
-        self._first_step = None
-        self._last_end = None
-        self._warned = set()
-
-    def _begin_stream(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            self._guarded(trainer, pl_module, partial(self._stream.begin, stage, pl_module), is_audited=False)
-
-    def _begin_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
-        if self._part.is_recording:
-            step = partial(self._stream.begin_step, batch, dataloader_idx)
-            self._guarded(trainer, pl_module, step, is_audited=False)
-
-    def _end_step(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._stream.has_step:
-            self._guarded(trainer, pl_module, partial(self._collect, stage, trainer, pl_module))
-            if not self._stream.incomplete(stage):
-                self._stream.stop()
-
-    def _collect(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
-        for note in self._stream.end_step(stage, trainer, pl_module):
-            self._warn_once(
-                f"{type(self).__name__} takes samples whose labels do not fit the model's logits as unlabeled: {note}."
-            )
-
     def _finish(
-        self, stage: str, trainer: Trainer, pl_module: LightningModule, *, is_due: bool = True, is_logged: bool = True
+        self, trainer: Trainer, pl_module: LightningModule, *, is_due: bool = True, is_logged: bool = True
     ) -> None:
         """End the pass over a stream: complete the samples, and explain them if that is due."""
-        self._stream.stop()
-        if not trainer.is_global_zero:
-            return
-        self._guarded(trainer, pl_module, partial(self._stream.check_loader, stage, trainer))
-        for collector in self._stream.incomplete(stage):
-            end = partial(collector.end, whole=self._stream.has_passed_whole(trainer))
-            self._guarded(trainer, pl_module, end)
-        if not is_due or not trainer.loggers:
-            return
-        samples = self._stream.shown(stage)
-        if samples is None:
-            if trainer.sanity_checking and is_logged:
-                rank_zero_info(
-                    f"{type(self).__name__}: none of the samples is among the batches of sanity checking, so the "
-                    "untrained network is not shown. `Trainer(num_sanity_val_steps=-1)` runs them all."
-                )
-            return
-        shown = samples.first(self._affordable(len(samples)))
-        if not len(shown):
-            return
-        seconds_before = self._guard.seconds
-        self._look(stage, trainer, pl_module, shown, len(shown) / len(samples), is_logged)
-        if self._last_end is not None:  # sanity checking includes the warm-up, whose time is not typical
-            self._budget.record(self._guard.seconds - seconds_before, len(shown))
+        self._end_stream(trainer, pl_module)
+        if is_due and self._is_active and trainer.is_global_zero:
+            self._look(trainer, pl_module, is_logged)
 
-    def _look(
-        self,
-        stage: str,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        samples: FixedSamples,
-        fraction: float,
-        is_logged: bool,
-    ) -> None:
+    def _look(self, trainer: Trainer, pl_module: LightningModule, is_logged: bool) -> None:
         """Explain the samples, and call the outputs with the look, each guarded so that the others still run."""
-        loaders = trainer.val_dataloaders if stage == "validate" else trainer.test_dataloaders
+        self._scalars.current = {}  # of a look that was interrupted
+        answers = self._answers(trainer, pl_module)
         looks: list[Look] = []
+        counts: list[int] = []
+        seconds_before = self._guard.seconds
 
         def explain() -> Logged:
-            explained = self._explain(trainer, pl_module, samples)
-            if self._stream.was_recorded:  # in the pass that has just ended, with the same weights
-                self._compare(samples, explained)
-            is_untrained = trainer.sanity_checking and trainer.global_step == 0
-            look = Look(
-                stage=stage,
-                in_fit=trainer.state.fn == "fit",
-                is_untrained=is_untrained,
-                is_rehearsal=trainer.sanity_checking and not is_untrained,
-                epoch=None if is_untrained else trainer.current_epoch,
-                step=scalar_step(trainer),
-                trainer=trainer,
-                pl_module=pl_module,
-                forward=self._part.forward(trainer, pl_module),
-                samples=samples,
-                explained=explained,
-                target=self._describe_target(samples),
-                dataset=find_dataset(loaders, self.samples.dataloader_idx),
-                fraction=fraction,
-                is_logged=is_logged,
-                is_fresh=(trainer.global_step if self._first_step is None else self._first_step) == 0,
-                index=self._peers(trainer).index(self),
-            )
-            looks.append(look)
+            samples = self._stream.shown(stream_of(trainer))
+            if samples is None:
+                self._note_nothing_to_show(trainer, is_logged)
+                return Logged()
+            affordable = samples.first(self._affordable(len(samples)))
+            if affordable:
+                counts.append(len(affordable))
+                fraction = len(affordable) / len(samples)
+                looks.append(self._make_look(trainer, pl_module, affordable, fraction, is_logged))
             return Logged()
 
-        def call_output(output: Output) -> Logged:
+        def call_output(index: int, output: Output) -> Logged:
             if not looks or not output.wants(looks[0]):
                 return Logged()
-            look = replace(looks[0], scalars=dict(self._scalars))
-            collector = output.samples if stage == "validate" else None
+            look = replace(looks[0], scalars=dict(self._scalars.current))
+            collector = self._stream.own(stream_of(trainer), index)
             if collector is not None:
                 own_samples = collector.current()
                 if own_samples is None:
                     return Logged()
-                own_samples = own_samples.first(max(1, round(fraction * len(own_samples))))
+                own_samples = own_samples.first(max(1, round(look.fraction * len(own_samples))))
                 explained = self._explain(trainer, pl_module, own_samples, _CHUNK)
                 look = replace(look, samples=own_samples, explained=explained)
             return output(look)
 
-        steps: list[Callable[[], Logged]] = [explain, *(partial(call_output, output) for output in self.outputs)]
-        self._show(stage, trainer, pl_module, steps, trainer.loggers if is_logged else ())
+        calls = [partial(call_output, index, output) for index, output in enumerate(self.outputs)]
+        self._show(trainer, pl_module, [explain, *calls], trainer.loggers if is_logged else ())
+        if counts and self._last_end is not None:  # sanity checking includes the warm-up, whose time is not typical
+            self._budget.record(self._guard.seconds - seconds_before, counts[0])
+        if answers and self._answers(trainer, pl_module) != answers:
+            raise RuntimeError(
+                f"{type(self).__name__} has changed the training: the model's logits for the same samples differ "
+                "before and after it, by a state that neither a copy of the model nor the audit reaches: a global, say."
+            )
+
+    def _answers(self, trainer: Trainer, pl_module: LightningModule) -> list[str]:
+        """Return a hash of the model's logits for the samples, where the audit is on."""
+        samples = self._stream.shown(stream_of(trainer))
+        answers: list[str] = []
+
+        def answer() -> None:
+            if self.execution.audit and samples is not None:
+                answers.append(forward_fingerprint(self._part.forward(trainer, pl_module), samples))
+
+        self._guarded(trainer, pl_module, answer, is_audited=False)
+        return answers
+
+    def _make_look(
+        self, trainer: Trainer, pl_module: LightningModule, samples: FixedSamples, fraction: float, is_logged: bool
+    ) -> Look:
+        """Explain samples."""
+        explained = self._explain(trainer, pl_module, samples)
+        if self._stream.was_recorded:  # in the pass that has just ended, with the same weights
+            self._compare(samples, explained)
+        in_test = stream_of(trainer) == "test"
+        is_untrained = trainer.sanity_checking and trainer.global_step == 0
+        return Look(
+            stage="test" if in_test else "validate",
+            in_fit=trainer.state.fn == "fit",
+            is_untrained=is_untrained,
+            is_rehearsal=trainer.sanity_checking and not is_untrained,
+            epoch=None if is_untrained else trainer.current_epoch,
+            step=scalar_step(trainer),
+            trainer=trainer,
+            pl_module=pl_module,
+            forward=self._part.forward(trainer, pl_module),
+            samples=samples,
+            explained=explained,
+            target=self._describe_target(samples),
+            dataset=find_dataset(
+                trainer.test_dataloaders if in_test else trainer.val_dataloaders, self.samples.dataloader_idx
+            ),
+            fraction=fraction,
+            is_logged=is_logged and bool(trainer.loggers),
+            index=self._peers(trainer).index(self),
+        )
 
     def _compare(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> None:
         """Warn if the logits are not those of the validation pass; a subclass may do so."""
 
+    def _note_nothing_to_show(self, trainer: Trainer, is_logged: bool) -> None:
+        if trainer.sanity_checking and is_logged:
+            rank_zero_info(
+                f"{type(self).__name__}: none of the samples is among the batches of sanity checking, so the "
+                "untrained network is not shown. `Trainer(num_sanity_val_steps=-1)` runs them all."
+            )
+
     def _show(
         self,
-        stage: str,
         trainer: Trainer,
         pl_module: LightningModule,
         steps: Sequence[Callable[[], Logged]],
@@ -394,35 +340,32 @@ class LookCallback(Callback):
     ) -> None:
         """Run steps and log what they return, each guarded so that the others still run."""
         pictures: dict[str, Tensor | Path] = {}
+        scalars = self._scalars.current
 
         def run(step: Callable[[], Logged]) -> None:
             logged = step()
-            taken = (pictures.keys() & logged.pictures.keys()) | (self._scalars.keys() & logged.scalars.keys())
+            values = {name: float(value) for name, value in logged.scalars.items()}
+            taken = (pictures.keys() & logged.pictures.keys()) | (scalars.keys() & values.keys())
             if taken:
                 raise ValueError(
                     f"Expected the outputs of a callback to log under different names, got {min(taken)!r} twice."
                 )
             pictures.update(logged.pictures)
-            self._scalars.update(logged.scalars)
+            scalars.update(values)
 
         for step in steps:
             self._guarded(trainer, pl_module, partial(run, step))
-        suffix = "" if stage == "validate" else f"/{stage}"
+        suffix = "/test" if stream_of(trainer) == "test" else ""
         tagged = {f"{self.name}/{tag}{suffix}": picture for tag, picture in pictures.items()}
         for logger in loggers if tagged else ():
             self._guarded(trainer, pl_module, partial(log_pictures, logger, tagged, scalar_step(trainer)))
 
-    def _guarded(
-        self, trainer: Trainer, pl_module: LightningModule, step: Callable[[], None], *, is_audited: bool = True
-    ) -> None:
-        if not self._guard.run(trainer, pl_module, step, is_audited=is_audited):
-            self._forget()
-
     def _log_scalars(self, trainer: Trainer, pl_module: LightningModule, suffix: str = "") -> None:
-        """Log the scalars of rank 0 on all ranks, so that callbacks on all ranks can monitor them."""
-        for scalar, value in trainer.strategy.broadcast(self._scalars).items():
-            pl_module.log(f"{self.name}/{scalar}{suffix}", value, on_step=False, on_epoch=True)
-        self._scalars = {}
+        """Log the scalars of rank 0 on all ranks."""
+        if self._is_active:
+            self._scalars.share(trainer)
+            log = partial(self._scalars.log, trainer, pl_module, suffix)
+            self._guarded(trainer, pl_module, log, is_audited=False)
 
     def _peers(self, trainer: Trainer) -> list[LookCallback]:
         """Return the callbacks of the trainer that log under the same name, in their order."""
@@ -430,19 +373,14 @@ class LookCallback(Callback):
 
     def _affordable(self, num_samples: int) -> int:
         """Return how many samples the time budget allows now."""
-        if self._last_end is None:  # training has not begun
+        if self._last_end is None:  # not in training
             return num_samples
         was_thinned = self._budget.is_thinned
         other_seconds = time.perf_counter() - self._last_end - self._guard.seconds
         planned = self._budget.plan(num_samples, other_seconds)
         if self._budget.is_thinned and not was_thinned:
-            rank_zero_warn(f"{type(self).__name__} would take {self._budget.describe(num_samples)}.")
+            warn(f"{type(self).__name__} would take {self._budget.describe(num_samples)}.")
         return planned
-
-    def _warn_once(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
-            rank_zero_warn(message)
 
 
 def _look_callbacks(trainer: Any) -> list[LookCallback]:

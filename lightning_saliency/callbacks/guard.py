@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from lightning_saliency._lightning import LightningModule, Trainer, rank_zero_warn
+from lightning_saliency import _checks
+from lightning_saliency._checks import OptionError, describe_error
+from lightning_saliency._lightning import LightningModule, Trainer
 from lightning_saliency.callbacks.audit import changed, fingerprint
+from lightning_saliency.callbacks.notices import Notices, own_warnings_shown
+from lightning_saliency.evidence import ProcessKept
 
 _PACKAGE_FOLDER = str(Path(__file__).parents[1])
 
 
 class Guard:
-    """Runs the steps of a callback such that their errors do not end the training.
+    """Runs the steps of a callback such that they neither end the training nor move its random states and modes.
+
+    An error ends a run only before its first training step, in sanity checking, and only if it says that an option
+    which the user set is impossible; or if all errors are to be raised.
 
     Args:
         who: The callback's name, for messages.
-        raises: Whether to raise errors in any case, rather than only in sanity checking.
+        notices: What has been said, so that each cause of an error is named once.
+        unset: The options that the user has left at their defaults.
+        raises: Whether to raise all errors.
         audit: Whether to compare the training's fingerprint before and after each step.
 
     Attributes:
         seconds: The time that the steps have taken; the caller resets it.
     """
 
-    def __init__(self, who: str, *, raises: bool, audit: bool) -> None:
+    def __init__(self, who: str, notices: Notices, *, unset: Collection[str], raises: bool, audit: bool) -> None:
         self.who = who
+        self.notices = notices
+        self.unset = frozenset(unset)
         self.raises = raises
         self.audit = audit
         self.seconds = 0.0
-        self._warned_causes: set[str] = set()
 
     def run(
         self, trainer: Trainer, pl_module: LightningModule, step: Callable[[], None], *, is_audited: bool = True
@@ -48,36 +58,42 @@ class Guard:
 
         Raises:
             RuntimeError: The audit shows that the training was changed.
-            Exception: The step's own, before the training has begun or if errors are to be raised.
+            Exception: The step's own, where errors are raised.
         """
         audits = self.audit and is_audited
         before = fingerprint(trainer, pl_module) if audits else {}
         start = time.perf_counter()
-        fault: Exception | None = None
+        succeeded = False
         try:
-            step()
-        except Exception as caught:
-            if trainer.sanity_checking or self.raises:
+            with ProcessKept(), own_warnings_shown():
+                step()
+            succeeded = True
+        except Exception as fault:
+            if self.raises or (trainer.sanity_checking and self.is_impossible(fault)):
                 raise
-            fault = caught
+            self._warn(fault, trainer.current_epoch)
         finally:
             self.seconds += time.perf_counter() - start
-        if fault is not None:
-            self._warn(fault, trainer.current_epoch)
         differences = changed(before, fingerprint(trainer, pl_module)) if audits else []
         if differences:
             raise RuntimeError(f"{self.who} has changed the training: {', '.join(differences)}.")
-        return fault is None
+        return succeeded
+
+    def is_impossible(self, fault: Exception) -> bool:
+        """Whether an error says that an option is impossible which the user has set."""
+        return isinstance(fault, OptionError) and fault.option not in self.unset
 
     def _warn(self, fault: Exception, epoch: int) -> None:
         """Warn once for each line of code that raises an error: the messages may differ from epoch to epoch."""
-        frames = traceback.extract_tb(fault.__traceback__)
-        origin = ([frame for frame in frames if not frame.filename.startswith(_PACKAGE_FOLDER)] or frames)[-1]
-        cause = f"{type(fault).__name__} {origin.filename}:{origin.lineno}"
-        if cause in self._warned_causes:
-            return
-        self._warned_causes.add(cause)
-        rank_zero_warn(
+        lines = [
+            f"{frame.f_code.co_filename}:{line}"
+            for frame, line in traceback.walk_tb(fault.__traceback__)
+            if frame.f_code.co_filename != _checks.__file__  # which raises for all that call it
+        ]
+        others = [line for line in lines if not line.startswith(_PACKAGE_FOLDER)]
+        cause = f"{type(fault).__name__} {getattr(fault, 'option', '')} {(others or lines)[-1]}"
+        self.notices.once(
             f"{self.who} could not show its pictures (epoch {epoch}), and the run goes on without them. Said once for "
-            f"each cause; `Execution(on_error='raise')` stops instead. {type(fault).__name__}: {fault}"
+            f"each cause; `Execution(on_error='raise')` stops instead. {describe_error(fault)}",
+            cause,
         )

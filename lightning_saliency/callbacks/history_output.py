@@ -12,6 +12,7 @@ from weakref import finalize
 import numpy as np
 from torch import Tensor
 
+from lightning_saliency._names import to_file_name
 from lightning_saliency.callbacks.options import History
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.history import Record, RecordedLook, RecordedSamples, RecordWriter
@@ -43,9 +44,13 @@ class HistoryOutput(Output):
         self._last_step = 0
         self._drawn_looks = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has of this output: where the record is, but not the writer."""
+        return {**vars(self), "_state": self.state_dict() or None, "_writer": None}
+
     def reset(self) -> None:
-        """Prepare for another run; a continued training continues its record."""
-        self._state = self.state_dict() or None
+        """Prepare for another run, which begins a record of its own."""
+        self._state = None
         self._writer = None
         self._drawn_looks = 0
 
@@ -54,8 +59,9 @@ class HistoryOutput(Output):
         return (self._state or {}) if self._writer is None else self._writer.state_dict() | {"step": self._last_step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load the state of a checkpoint."""
+        """Load the state of a checkpoint, from which the record is gone on with."""
         self._state = dict(state) or None
+        self._writer = None
 
     def wants(self, look: Look) -> bool:
         """Whether a look belongs to a training and is logged."""
@@ -88,16 +94,15 @@ class HistoryOutput(Output):
 
     def _writer_for(self, look: Look) -> RecordWriter | None:
         """Return the writer of the record, with the look's samples written; None where no logger has a folder."""
-        if self._writer is None:
-            folder = run_folder(look.trainer.loggers)
-            if folder is None:
-                return None
-            self._run_folder = folder
-            name = f"{self.name}.{look.index}" if look.index else self.name
-            state = None if look.is_fresh else self._state
+        folder = run_folder(look.trainer.loggers)
+        if folder is None:
+            return None
+        if self._writer is None or folder != self._run_folder:
+            state = self.state_dict() or None
             resumed_step = None if state is None else state["step"]
-            samples = self._samples(look)
-            self._writer = RecordWriter(folder, samples, name=name, state=state, resumed_step=resumed_step)
+            name = f"{self.name}.{look.index}" if look.index else self.name
+            self._writer = RecordWriter(folder, self._samples(look), name=name, state=state, resumed_step=resumed_step)
+            self._run_folder = folder
         else:
             recorded = self._writer.record.samples
             if recorded is None or not set(look.samples.positions) <= set(recorded.positions):
@@ -135,10 +140,12 @@ class HistoryOutput(Output):
         paths: dict[str, Tensor | Path] = {}
         for key in record[-1].attributions:
             content = animation(record, key, style=self.style)
+            name = to_file_name(key)
             for folder in folders:
-                folder.child(key).make()
-                folder.child(key).put(_ANIMATION, content)
-            paths[f"{key}/animation"] = Path(folders[-1].child(key).file_path(_ANIMATION))
+                folder.child(name).make()
+                folder.child(name).sweep()
+                folder.child(name).put(_ANIMATION, content)
+            paths[f"{key}/animation"] = Path(folders[-1].child(name).file_path(_ANIMATION))
         return paths
 
 

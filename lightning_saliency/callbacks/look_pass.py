@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lightning_saliency._checks import OptionError, describe_error, error_message
 from lightning_saliency._lightning import LightningModule, Trainer, is_oom_error
 from lightning_saliency.attribution import (
     METHODS,
@@ -29,7 +30,10 @@ from lightning_saliency.evidence import (
 
 @dataclass
 class LookPass:
-    """Explains samples with a trainer's module, and remembers its target layer and the chunk size that fits.
+    """Explains samples with a trainer's module, and remembers what it has found out about it.
+
+    These are the target layer, the chunk size that fits, and of the default methods those that work: before the first
+    success each is tried alone on one sample, if all together fail. Methods that the user names must all work.
 
     Attributes:
         methods: The options of each method's function, by the method's key in `METHODS`.
@@ -37,6 +41,8 @@ class LookPass:
         part: Which part of the module is explained.
         layer: Dotted names of the target layers; none to choose it automatically.
         execution: How the pass runs.
+        unset: The options that the user has left at their defaults.
+        left_out: Why methods are left out, by their keys.
     """
 
     methods: Mapping[str, Mapping[str, Any]]
@@ -44,12 +50,25 @@ class LookPass:
     part: ModelPart
     layer: tuple[str, ...]
     execution: Execution
+    unset: frozenset[str] = frozenset()
+    left_out: Mapping[str, str] = field(default_factory=dict, init=False)
+    _has_succeeded: bool = field(default=False, init=False)
     _target_layer: TargetLayer | None = field(default=None, init=False)
     _fitting_chunk: int | None = field(default=None, init=False)
 
     def forget(self) -> None:
         """Drop the module and its target layer, which is chosen again in the next look."""
         self._target_layer = None
+
+    def choices(self) -> dict[str, Any]:
+        """Return which methods are left out, with the reasons, for a resumed run."""
+        return {"left_out": dict(self.left_out)}
+
+    def load_choices(self, choices: Mapping[str, Any]) -> None:
+        """Load what `choices` has returned; empty for a model that has not been explained yet."""
+        left_out = choices.get("left_out", {}) if "methods" in self.unset else {}
+        self.left_out = {key: reason for key, reason in left_out.items() if key in self.methods}
+        self._has_succeeded = False
 
     def check(self, pl_module: LightningModule) -> None:
         """Raise an error for names that the module does not have.
@@ -76,17 +95,33 @@ class LookPass:
 
         Returns:
             The explanations, one for each size of images.
+
+        Raises:
+            OptionError: A named method does not work on this model.
         """
         settings = self._settings(trainer, pl_module, at_once)
-        explained = []
-        for batch in samples.batches():
-            if self._target_layer is None and not settings.layers and self._reads_layer:
-                self._target_layer = find_target_layer(settings.forward, batch.call)
-            if self._target_layer is not None:
-                settings = replace(settings, layers=(self._target_layer,))
-            target = self.target.resolve(len(batch), labels=batch.known_labels, positions=batch.positions)
-            explained.append(self._explain(settings, batch, target))
-        return tuple(explained)
+        try:
+            explained = self._explain_batches(settings, samples)
+        except Exception as fault:
+            if self._has_succeeded or _is_out_of_memory(fault) or self._is_impossible(fault):
+                raise
+            if "methods" not in self.unset:
+                raise OptionError(
+                    f"Expected `methods` to be such as work on this model, got {', '.join(self.methods)}. "
+                    f"{describe_error(fault)}",
+                    "methods",
+                ) from fault
+            reasons = self._reasons(settings, samples.first(1))
+            if len(reasons) in (0, len(settings.methods)):
+                raise
+        else:
+            self._has_succeeded = True
+            return explained
+        # outside the handler: the error holds the frames, and these hold the tensors
+        methods = {key: options for key, options in settings.methods.items() if key not in reasons}
+        explained = self._explain_batches(replace(settings, methods=methods), samples)
+        self._has_succeeded, self.left_out = True, {**self.left_out, **reasons}
+        return explained
 
     def disagreement(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> int:
         """Return the number of samples whose logits are not those of the validation pass they were collected in."""
@@ -95,8 +130,38 @@ class LookPass:
         for group in explained:
             for position, logits in zip(group.samples.positions, group.explanation.logits, strict=True):
                 expected = recorded[position]
-                count += expected is not None and not same_logits(logits, expected)
+                # a model that ends in a softmax is explained by what goes into it
+                answers = (logits, logits.softmax(0))
+                count += expected is not None and not any(same_logits(answer, expected) for answer in answers)
         return count
+
+    def _explain_batches(self, settings: Settings, samples: FixedSamples) -> tuple[ExplainedSamples, ...]:
+        explained = []
+        for batch in samples.batches():
+            reads_layer = any(METHODS[key].reads_layer for key in settings.methods)
+            if self._target_layer is None and not settings.layers and reads_layer:
+                self._target_layer = find_target_layer(settings.forward, batch.call)
+            if self._target_layer is not None:
+                settings = replace(settings, layers=(self._target_layer,))
+            target = self.target.resolve(len(batch), labels=batch.known_labels, positions=batch.positions)
+            explained.append(self._explain(settings, batch, target))
+        return tuple(explained)
+
+    def _reasons(self, settings: Settings, sample: FixedSamples) -> dict[str, str]:
+        """Return why each of the methods that do not work fails, by its key: each is run alone, on one sample."""
+        reasons = {}
+        for key, options in settings.methods.items():
+            try:
+                self._explain_batches(replace(settings, methods={key: options}), sample)
+            except Exception as fault:
+                if _is_out_of_memory(fault) or self._is_impossible(fault):
+                    raise
+                reasons[key] = describe_error(fault)
+        return reasons
+
+    def _is_impossible(self, fault: Exception) -> bool:
+        """Whether an error is of an option that the user has set, so that no other method helps."""
+        return isinstance(fault, OptionError) and fault.option not in self.unset
 
     def _explain(self, settings: Settings, batch: SampleBatch, target: ParsedTarget) -> ExplainedSamples:
         while True:
@@ -104,9 +169,9 @@ class LookPass:
             try:
                 explanation = explain_call(settings, batch.call, target)
                 return ExplainedSamples(batch, explanation, HeatmapStage(explanation))
-            except (RuntimeError, MemoryError) as fault:
+            except Exception as fault:
                 failed_chunk = min(settings.chunk_size or len(batch), len(batch))
-                if failed_chunk == 1 or not (is_oom_error(fault) or isinstance(fault, MemoryError)):
+                if failed_chunk == 1 or not _is_out_of_memory(fault):
                     raise
             # outside the handler: the error holds the frames, and these hold the tensors
             self._fitting_chunk = failed_chunk // 2
@@ -118,7 +183,7 @@ class LookPass:
         module_task = getattr(pl_module, "task", None)
         return Settings(
             forward=forward,
-            methods=self.methods,
+            methods={key: options for key, options in self.methods.items() if key not in self.left_out},
             target=self.target,
             layers=tuple(self.part.layer(forward.model, name) for name in self.layer),
             fuse=self.execution.fuse,
@@ -127,6 +192,11 @@ class LookPass:
             chunk_size=self._fitting_chunk or self.execution.chunk_size or at_once,
         )
 
-    @property
-    def _reads_layer(self) -> bool:
-        return any(METHODS[key].reads_layer for key in self.methods)
+
+def _is_out_of_memory(fault: BaseException) -> bool:
+    """Whether an error, or what has caused it in a function of the user's, is of the memory."""
+    return any(
+        isinstance(cause, MemoryError)
+        or (isinstance(cause, RuntimeError) and is_oom_error(RuntimeError(error_message(cause))))
+        for cause in (fault, fault.__cause__)
+    )

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from torch import Tensor
 
-from lightning_saliency._lightning import rank_zero_warn
-from lightning_saliency.attribution import ExplainedSamples
+from lightning_saliency.attribution import METHODS, ExplainedSamples
+from lightning_saliency.callbacks.notices import Notices
 from lightning_saliency.callbacks.options import Metrics
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.data import SampleCollector
-from lightning_saliency.metrics import CoarseHeatmaps, measure, measure_faithfulness, measure_head_randomization
+from lightning_saliency.metrics import (
+    METRICS,
+    CoarseHeatmaps,
+    Metric,
+    faithfulness,
+    measure,
+    measure_faithfulness,
+    measure_head_randomization,
+)
 
 _CHUNK = 32
 """The most images in one forward of the faithfulness metrics."""
@@ -21,6 +31,36 @@ _SAME_CORRELATION = 0.9
 """The rank correlation from which two maps are called the same."""
 
 _RANDOM_HEAD = "rank_correlation_random_head"
+_OF_FAITHFULNESS = {row.name for row in faithfulness.ROWS}
+
+_MOST_SAVED = 64
+"""The most samples that are not shown whose heatmaps a checkpoint holds: it stays small however many are measured."""
+
+
+@dataclass(frozen=True)
+class MapNames:
+    """The names that the maps of a look have: those of the methods, or where several layers give one each, of these.
+
+    Attributes:
+        methods: Keys of the methods.
+        layers: The layers that the user has named, unless their maps are fused.
+
+    Example:
+        >>> names = MapNames(("grad_cam", "saliency"), ("net.layer3", "net.layer4"))
+        >>> [name in names for name in ("grad_cam@layer4", "grad_cam@layer5", "grad_cam", "saliency")]
+        [True, False, False, True]
+    """
+
+    methods: tuple[str, ...]
+    layers: tuple[str, ...] = ()
+
+    def __contains__(self, name: str) -> bool:
+        method, _, layer = name.partition("@")
+        if method not in self.methods:
+            return False
+        if not METHODS[method].reads_layer or len(self.layers) < 2:
+            return name == method
+        return any(own == layer or own.endswith(f".{layer}") for own in self.layers)
 
 
 class MetricsOutput(Output):
@@ -29,16 +69,21 @@ class MetricsOutput(Output):
     Args:
         options: Which metrics are measured.
         samples: The samples that are measured in place of the shown ones; None for the shown ones.
+        maps: The names of the maps that are measured.
+        has_objects: Whether it is known where objects are.
     """
 
     key = "metrics"
 
-    def __init__(self, options: Metrics, samples: SampleCollector | None) -> None:
+    def __init__(self, options: Metrics, samples: SampleCollector | None, *, maps: MapNames, has_objects: bool) -> None:
         self.options = options
+        self.maps = maps
+        self.has_objects = has_objects
         self._samples = samples
         self._previous: list[CoarseHeatmaps] = []
         self._untrained: list[CoarseHeatmaps] = []
-        self._warned: set[str] = set()
+        self._images: dict[int, str] = {}
+        self._notices = Notices()
 
     @property
     def samples(self) -> SampleCollector | None:
@@ -49,8 +94,16 @@ class MetricsOutput(Output):
         """Whether the look is more than a rehearsal of a resumed run."""
         return not look.is_rehearsal
 
+    def worst(self, scalar: str) -> float | None:
+        """Return the worst value of `<map>/<metric>`; None for a map or a metric that is not measured."""
+        name, _, key = scalar.rpartition("/")
+        metric = METRICS.get(key)
+        return metric.worst if metric is not None and name in self.maps and self._measures(metric) else None
+
     def __call__(self, look: Look) -> Logged:
         """Return the metrics of the heatmaps of a look."""
+        if look.in_fit:
+            self._keep_images(look)
         coarse = [CoarseHeatmaps.from_samples(group) for group in look.explained]
         scalars = measure(
             look.explained,
@@ -69,19 +122,45 @@ class MetricsOutput(Output):
 
     def reset(self) -> None:
         """Drop the state of a run."""
-        self._previous, self._untrained, self._warned = [], [], set()
+        self._previous, self._untrained, self._images = [], [], {}
+        self._notices.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the heatmaps to which a resumed run compares its own."""
+        """Return the heatmaps to which a resumed run compares its own: of samples that are not shown, the first 64."""
+        limit = None if self._samples is None else _MOST_SAVED
+        images = {position: image for position, image in self._images.items() if limit is None or position < limit}
         return {
-            "previous": [coarse.state_dict() for coarse in self._previous],
-            "untrained": [coarse.state_dict() for coarse in self._untrained],
+            "images": images,
+            "previous": _saved(self._previous, limit),
+            "untrained": _saved(self._untrained, limit),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the state of a checkpoint."""
+        self._images = dict(state.get("images", {}))
         self._previous = [CoarseHeatmaps.from_state_dict(coarse) for coarse in state.get("previous", ())]
         self._untrained = [CoarseHeatmaps.from_state_dict(coarse) for coarse in state.get("untrained", ())]
+
+    def _measures(self, metric: Metric) -> bool:
+        """Whether the options let a metric be measured."""
+        if metric.name == _RANDOM_HEAD:
+            return self.options.randomization_every_n_epochs is not None
+        if not metric.inputs:
+            return self.options.faithfulness and metric.name in _OF_FAITHFULNESS
+        if "other_methods_ranks" in metric.inputs and len(self.maps.methods) == 1 and len(self.maps.layers) < 2:
+            return False
+        return self.has_objects or not {"masks", "boxes"} & set(metric.inputs)
+
+    def _keep_images(self, look: Look) -> None:
+        """Note which images the heatmaps are of, and drop those of others: a resumed run may have collected others."""
+        images = {
+            position: _digest(sample.call.images)
+            for position, sample in zip(look.samples.positions, look.samples.samples, strict=True)
+        }
+        others = {position for position, image in images.items() if self._images.get(position, image) != image}
+        if others:
+            self._previous, self._untrained = _without(self._previous, others), _without(self._untrained, others)
+        self._images |= images
 
     def _run_model(self, look: Look, group: ExplainedSamples) -> list[dict[str, dict[str, Tensor]]]:
         """Return the metrics that need further forwards, one value per image, by method and metric."""
@@ -107,10 +186,32 @@ class MetricsOutput(Output):
         ):
             same = [key for key in scalars if key.endswith(f"/{scalar}") and scalars[key] >= _SAME_CORRELATION]
             for key in same:
-                if key not in self._warned:
-                    self._warned.add(key)
-                    rank_zero_warn(
-                        f"{key.removesuffix(f'/{scalar}')}: the map looks the same as that {description} (rank "
-                        f"correlation {scalars[key]:.2f}), so it does not show what the network has learned (Adebayo "
-                        "et al. 2018)."
-                    )
+                self._notices.once(
+                    f"{key.removesuffix(f'/{scalar}')}: the map looks the same as that {description} (rank "
+                    f"correlation {scalars[key]:.2f}), so it does not show what the network has learned (Adebayo "
+                    "et al. 2018).",
+                    key,
+                )
+
+
+def _saved(looks: Sequence[CoarseHeatmaps], limit: int | None) -> list[dict[str, Any]]:
+    """Return the states of heatmaps, as far as they are of samples before a limit."""
+    states = [coarse.state_dict(limit) for coarse in looks]
+    return [state for state in states if len(state["positions"])]
+
+
+def _without(looks: Sequence[CoarseHeatmaps], positions: Collection[int]) -> list[CoarseHeatmaps]:
+    """Return heatmaps without those of some positions."""
+    rest = []
+    for coarse in looks:
+        rows = [row for row, position in enumerate(coarse.positions) if position not in positions]
+        if rows:
+            maps = {method: maps[rows] for method, maps in coarse.maps.items()}
+            rest.append(CoarseHeatmaps.from_maps([coarse.positions[row] for row in rows], maps))
+    return rest
+
+
+def _digest(images: Tensor) -> str:
+    """Return a hash of a thousand or so of the pixels, by which images are told apart."""
+    pixels = images.detach().flatten()
+    return blake2b(pixels[:: len(pixels) // 1024 + 1].cpu().double().numpy().tobytes(), digest_size=8).hexdigest()

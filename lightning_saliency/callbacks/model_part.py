@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency._checks import OptionError, check_text, optional
 from lightning_saliency._lightning import LightningModule, Trainer, overrides
 from lightning_saliency.callbacks.surroundings import quiet_surroundings
 from lightning_saliency.data import Call, find_images, plain_call
@@ -39,7 +40,7 @@ class ModelPart:
     def __init__(
         self, name: str | None = None, image: str | None = None, output_fn: Callable[[Any], Tensor] | None = None
     ) -> None:
-        self.name = name
+        self.name = optional(check_text)("model", name)
         self.image = image
         self.output_fn = output_fn
         self._chosen: str | None = name
@@ -84,10 +85,11 @@ class ModelPart:
         """
         model = self.find(pl_module)
         if model is None:
-            raise ValueError(
+            raise OptionError(
                 f"{type(pl_module).__name__} defines no `forward`, so it is not clear what turns images into logits. "
                 "Define it, or name a submodule: `model=...`, one of "
-                f"{', '.join(self._trainable_children(pl_module)) or 'none'}."
+                f"{', '.join(self._trainable_children(pl_module)) or 'none'}.",
+                "samples.images",
             )
         return model
 
@@ -159,9 +161,10 @@ class ModelPart:
         if self._chosen is not None and self._chosen in recorded:
             return self._call_and_logits(recorded[self._chosen])
         if self.name is not None:
-            raise ValueError(
+            raise OptionError(
                 f"Expected `model`, {self.name!r}, to be called in the validation step, where it is not. "
-                f"{_describe_calls(recorded)}"
+                f"{_describe_calls(recorded)}",
+                "model",
             )
         if "" in recorded:
             self._chosen = ""
@@ -173,9 +176,10 @@ class ModelPart:
                 return call_and_logits
         fitting = [call for call in recorded.values() if call.call is not None and call.logits is not None]
         if len(fitting) != 1:
-            raise ValueError(
+            raise OptionError(
                 f"Expected the validation step of {type(pl_module).__name__} to call what turns images into logits, "
-                f"which it does not. {_describe_calls(recorded)}"
+                f"which it does not. {_describe_calls(recorded)}",
+                "output_fn" if self.output_fn is not None else "methods" if self.image is None else "samples.image",
             )
         self._chosen = fitting[0].name
         return self._call_and_logits(fitting[0])
@@ -200,9 +204,12 @@ class ModelPart:
 
     def _call_and_logits(self, recorded: RecordedCall) -> tuple[Call, Tensor | None]:
         if recorded.call is None:
-            raise ValueError(f"{recorded.problem} Name the argument that holds the images: `Samples(image=...)`.")
+            raise OptionError(
+                f"{recorded.problem} Name the argument that holds the images: `Samples(image=...)`.",
+                "methods" if self.image is None else "samples.image",
+            )
         if recorded.logits is None:
-            raise ValueError(f"{recorded.problem}")
+            raise OptionError(f"{recorded.problem}", "methods" if self.output_fn is None else "output_fn")
         return recorded.call, recorded.logits
 
     def _forward_call(

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 from torch import Tensor
 
-from lightning_saliency._checks import check_choice, check_count, check_function, check_number
+from lightning_saliency._checks import (
+    check_choice,
+    check_count,
+    check_each,
+    check_flag,
+    check_function,
+    check_number,
+    check_options,
+    check_text,
+    is_flag,
+    is_int,
+    optional,
+    refuse,
+    shown,
+)
 from lightning_saliency.attribution import Fuse
 from lightning_saliency.data import CHOOSERS, Choose, Chooser, FixedSamples, Objects, Positions, SampleCollector
+from lightning_saliency.data import describe as _describe
 from lightning_saliency.data import given_samples as _given_samples
 from lightning_saliency.evidence import Task
 
@@ -55,21 +71,22 @@ class Samples:
     objects: Objects | None = None
 
     def __post_init__(self) -> None:
-        check_count("samples.num", self.num)
-        check_choice("samples.choose", self.choose, tuple(CHOOSERS))
-        check_function("samples.labels", self.labels)
-        check_count("samples.dataloader_idx", self.dataloader_idx, least=0)
-        if self.positions is not None:
-            positions = self.positions
-            is_sequence = isinstance(positions, Sequence) and not isinstance(positions, str)
-            if not is_sequence or not all(type(position) is int and position >= 0 for position in positions):
-                raise TypeError(
-                    "Expected `samples.positions` to be positions in the validation stream (non-negative ints), got "
-                    f"{positions!r}."
-                )
-            if not positions:
-                raise ValueError("Expected `samples.positions` to hold at least one position, got none.")
-        _ = self.given
+        check_options(
+            self,
+            "samples.",
+            {
+                "num": check_count,
+                "choose": partial(check_choice, allowed=tuple(CHOOSERS)),
+                "positions": optional(
+                    partial(check_each, check=partial(check_count, least=0), of="positions in the stream")
+                ),
+                "images": optional(_check_images),
+                "dataloader_idx": partial(check_count, least=0),
+                "image": optional(check_text),
+                "labels": check_function,
+                "objects": optional(_check_objects),
+            },
+        )
 
     @property
     def chooser(self) -> Chooser:
@@ -83,8 +100,7 @@ class Samples:
         """The samples of the given images; None where samples come from the stream."""
         if self.images is None:
             return None
-        images, labels = self.images if isinstance(self.images, tuple | list) else (self.images, None)
-        return _given_samples(images, labels)
+        return _given_samples(*self.images) if isinstance(self.images, tuple) else _given_samples(self.images)
 
     @property
     def count(self) -> int:
@@ -121,9 +137,15 @@ class Metrics:
     randomization_every_n_epochs: int | None = None
 
     def __post_init__(self) -> None:
-        for option in ("samples", "randomization_every_n_epochs"):
-            if getattr(self, option) is not None:
-                check_count(f"metrics.{option}", getattr(self, option))
+        check_options(
+            self,
+            "metrics.",
+            {
+                "samples": optional(check_count),
+                "faithfulness": check_flag,
+                "randomization_every_n_epochs": optional(check_count),
+            },
+        )
 
 
 @dataclass(frozen=True)
@@ -141,8 +163,7 @@ class History:
     animation_every_n_epochs: int | None = None
 
     def __post_init__(self) -> None:
-        if self.animation_every_n_epochs is not None:
-            check_count("history.animation_every_n_epochs", self.animation_every_n_epochs)
+        check_options(self, "history.", {"animation_every_n_epochs": optional(check_count)})
 
 
 @dataclass(frozen=True)
@@ -157,7 +178,8 @@ class Execution:
         output_fn: A function that returns the logits of the model's output, where they are not found automatically.
         chunk_size: The most images that go through the model together, which bounds the memory.
         log_untrained: Also show the untrained network, from sanity checking.
-        on_error: What happens on an error once training has begun: `warn` (once for each cause) or `raise`.
+        on_error: What happens on an error: `warn` (once for each cause) or `raise`. An option of the user's that is
+            impossible is raised in any case, before the first training step.
         max_fraction: The largest fraction of the training's time that the callback may take. Where the next look would
             exceed it, it shows fewer samples, then only every second, fourth … time, and warns once. Default: no
             limit.
@@ -182,14 +204,21 @@ class Execution:
     audit: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("execution.fuse", self.fuse, (*get_args(Fuse), None))
-        check_choice("execution.task", self.task, (*get_args(Task), None))
-        check_choice("execution.on_error", self.on_error, get_args(OnError))
-        check_function("execution.output_fn", self.output_fn)
-        if self.chunk_size is not None:
-            check_count("execution.chunk_size", self.chunk_size)
-        if self.max_fraction is not None:
-            check_number("execution.max_fraction", self.max_fraction, "(0, 1]")
+        check_options(
+            self,
+            "execution.",
+            {
+                "fuse": partial(check_choice, allowed=(*get_args(Fuse), None)),
+                "flip": check_flag,
+                "task": partial(check_choice, allowed=(*get_args(Task), None)),
+                "output_fn": check_function,
+                "chunk_size": optional(check_count),
+                "log_untrained": check_flag,
+                "on_error": partial(check_choice, allowed=get_args(OnError)),
+                "max_fraction": optional(partial(check_number, interval="(0, 1]")),
+                "audit": check_flag,
+            },
+        )
 
 
 def parse_samples(samples: Any) -> Samples:
@@ -204,22 +233,25 @@ def parse_samples(samples: Any) -> Samples:
 
     Example:
         >>> parse_samples(4).num, parse_samples([5, 2]).positions
-        (4, [5, 2])
+        (4, (5, 2))
     """
     if isinstance(samples, Samples):
         return samples
-    if isinstance(samples, int) and not isinstance(samples, bool):
-        return Samples(num=samples)
+    if is_int(samples):
+        return Samples(num=int(samples))
     if isinstance(samples, Tensor):
         return Samples(positions=samples.tolist()) if samples.dim() == 1 else Samples(images=samples)
     if isinstance(samples, tuple | list) and len(samples) == 2 and isinstance(samples[0], Tensor):
         return Samples(images=(samples[0], samples[1]))
-    if isinstance(samples, Sequence) and not isinstance(samples, str):
-        return Samples(positions=samples)
-    raise TypeError(
-        "Expected `samples` to be how many, positions in the validation stream, images (N, C, H, W), a pair of images "
-        f"and labels, or `Samples(...)`, got {samples!r}."
-    )
+    if isinstance(samples, str | bytes) or (not isinstance(samples, Sequence) and not hasattr(samples, "tolist")):
+        refuse(
+            "samples",
+            "how many, positions in the validation stream, images (N, C, H, W), a pair of images and labels, or "
+            "`Samples(...)`",
+            shown(samples),
+            error=TypeError,
+        )
+    return Samples(positions=samples)
 
 
 def parse_switch(option: str, value: Any, group: type[Any]) -> Any:
@@ -232,13 +264,47 @@ def parse_switch(option: str, value: Any, group: type[Any]) -> Any:
         >>> parse_switch("metrics", True, Metrics)
         Metrics(samples=None, faithfulness=False, randomization_every_n_epochs=None)
     """
-    if isinstance(value, bool):
+    if is_flag(value):
         return group() if value else None
-    return check_group(option, value, group)
+    if not isinstance(value, group):
+        refuse(option, f"True, False or `{group.__name__}(...)`", shown(value), error=TypeError)
+    return value
 
 
 def check_group(option: str, value: Any, group: type[Any]) -> Any:
-    """Return a group of options, or raise an error for a value of another type."""
+    """Return a group of options, its defaults for None, or raise an error for a value of another type."""
+    if value is None:
+        return group()
     if not isinstance(value, group):
-        raise TypeError(f"Expected `{option}` to be `{group.__name__}(...)`, got {value!r}.")
+        refuse(option, f"`{group.__name__}(...)`", shown(value), error=TypeError)
     return value
+
+
+def _check_images(name: str, images: Any) -> Tensor | tuple[Any, ...]:
+    """Refuse what is neither images nor a pair of images and labels."""
+    is_pair = isinstance(images, tuple | list)
+    if not isinstance(images, Tensor) and not (is_pair and len(images) == 2):
+        refuse(name, "images (N, C, H, W), or a pair of images and labels", _describe(images), error=TypeError)
+    _given_samples(*images) if is_pair else _given_samples(images)
+    return tuple(images) if is_pair else images
+
+
+def _check_objects(name: str, objects: Any) -> Any:
+    """Refuse what is no function, and can be neither boxes nor masks."""
+
+    def is_boxes(value: Any) -> bool:
+        return isinstance(value, Tensor) and value.dim() == 2 and value.shape[1] == 4
+
+    def is_masks(value: Any) -> bool:
+        return isinstance(value, Tensor) and (value.dim() == 3 or (value.dim() == 4 and value.shape[1] == 1))
+
+    if callable(objects) or is_boxes(objects) or is_masks(objects):
+        return objects
+    if not isinstance(objects, list | tuple) or not objects or not all(map(is_boxes, objects)):
+        refuse(
+            name,
+            "a function of the batch, boxes (N, 4), a list of tensors of boxes (k, 4), or masks (N, 1, H, W)",
+            _describe(objects),
+            error=TypeError,
+        )
+    return tuple(objects)

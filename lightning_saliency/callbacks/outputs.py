@@ -37,8 +37,7 @@ class Look:
         target: Which class is explained, in words.
         dataset: The data set, in which the normalization and the class names are searched.
         fraction: The fraction of all samples that are explained: below 1 where the time budget leaves some out.
-        is_logged: Whether pictures go to the loggers.
-        is_fresh: Whether the training began, or begins, with this run.
+        is_logged: Whether pictures go to loggers.
         index: Which of the trainer's callbacks of the same name this is, from 0.
         scalars: The scalars that earlier outputs of this look have logged.
     """
@@ -58,7 +57,6 @@ class Look:
     dataset: Any
     fraction: float
     is_logged: bool
-    is_fresh: bool
     index: int = 0
     scalars: Mapping[str, float] = field(default_factory=dict)
 
@@ -111,6 +109,13 @@ class Output(ABC):
     @abstractmethod
     def __call__(self, look: Look) -> Logged:
         """Return the pictures and scalars to log for a look."""
+
+    def worst(self, scalar: str) -> float | None:
+        """Return the worst value of a scalar that the output may return, by the last part of its name; else None.
+
+        What monitors the scalar, such as `EarlyStopping`, finds this value until the first is logged. It is finite.
+        """
+        return None
 
     def end(self, loggers: Sequence[Any]) -> Logged:
         """Return the pictures and scalars to log at the end of a training."""

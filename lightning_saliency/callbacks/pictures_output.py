@@ -26,6 +26,10 @@ class PicturesOutput(Output):
         """Return a tag for each method, and one for the sheet of all methods."""
         return {*self.methods, *(["overview"] if len(self.methods) > 1 else [])}
 
+    def wants(self, look: Look) -> bool:
+        """Whether somebody gets the pictures, or errors are to come out before training."""
+        return look.is_logged or look.is_untrained or look.is_rehearsal
+
     def __call__(self, look: Look) -> Logged:
         """Return the sheets of a look."""
         sheets = draw_sheets(look.explained, self.style, title=look.title, explained=look.target, dataset=look.dataset)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from torch import Tensor
 
+from lightning_saliency._checks import refuse, shown
 from lightning_saliency._lightning import LightningModule, Trainer
 from lightning_saliency.attribution import ExplainedSamples, parse_methods
 from lightning_saliency.callbacks.base import LookCallback
 from lightning_saliency.callbacks.history_output import HistoryOutput
 from lightning_saliency.callbacks.look_pass import LookPass
-from lightning_saliency.callbacks.metrics_output import MetricsOutput
+from lightning_saliency.callbacks.metrics_output import MapNames, MetricsOutput
 from lightning_saliency.callbacks.model_part import ModelPart
 from lightning_saliency.callbacks.options import (
     Execution,
@@ -32,6 +33,10 @@ from lightning_saliency.visualization import Style
 
 CallbackTarget: TypeAlias = Literal["label", "predicted"] | int | list[int] | Callable[[Tensor], Tensor]
 """Which class is explained."""
+
+
+_DEFAULT_METHODS = ("grad_cam", "grad_cam_plus_plus", "saliency")
+"""The methods where neither the user nor a class names any."""
 
 
 class SaliencyCallback(LookCallback):
@@ -65,13 +70,14 @@ class SaliencyCallback(LookCallback):
     All looks are kept in the run's record, the folder `saliency.record` beside the event file, which
     `lightning_saliency.load_record` reads.
 
-    A wrong option is an error in `setup` or in sanity checking, before the first training step. After that an error is
-    one warning with its cause, and training continues.
+    An option that the user names and that is impossible is an error in `setup` or in sanity checking, before the first
+    training step. Every other error is one warning with its cause, and training continues. What monitors one of the
+    scalars finds its last value where a look fails or is left out, and before the first one the metric's worst.
 
     Args:
         methods: Keys of `lightning_saliency.METHODS`, one or several, or a dict from keys to the options of their
             functions in `lightning_saliency.attribution`, such as `{"smooth_grad": {"num_samples": 50}}`. Default:
-            `grad_cam`, `grad_cam_plus_plus`, `saliency`.
+            `grad_cam`, `grad_cam_plus_plus`, `saliency`, without those that do not work on the model.
         samples: The number of samples, the first of the validation stream; positions in it; images `(N, C, H, W)`, or
             a pair of images and labels; or `Samples(...)`.
         target: Which class is explained: `label` (the true class where the batch has labels, else the predicted one),
@@ -99,7 +105,7 @@ class SaliencyCallback(LookCallback):
         >>> trainer = Trainer(callbacks=[callback], logger=False)
     """
 
-    default_methods: ClassVar[tuple[str, ...]] = ("grad_cam", "grad_cam_plus_plus", "saliency")
+    default_methods: ClassVar[tuple[str, ...] | None] = None
     default_top_k: ClassVar[int] = 1
 
     def __init__(
@@ -118,22 +124,30 @@ class SaliencyCallback(LookCallback):
         outputs: list[Output] | None = None,
         name: str = "saliency",
     ) -> None:
-        parsed_methods = parse_methods(self.default_methods if methods is None else methods)
+        if outputs is not None and not isinstance(outputs, list | tuple):
+            refuse("outputs", "a list of `Output`s", shown(outputs), error=TypeError)
+        chosen_methods = self.default_methods if methods is None else methods
+        parsed_methods = parse_methods(_DEFAULT_METHODS if chosen_methods is None else chosen_methods)
         parsed_samples = parse_samples(samples)
-        execution = check_group("execution", Execution() if execution is None else execution, Execution)
+        execution = check_group("execution", execution, Execution)
         self.style = self._parse_style(style, parsed_methods)
         self.target = _parse_target(target, parsed_samples)
+        unset = _unset_options(chosen_methods, layer, self.target.choice)
         metrics = parse_switch("metrics", metrics, Metrics)
         history = parse_switch("history", history, History)
         all_outputs: list[Output] = [PicturesOutput(self.style, list(parsed_methods))]
         if isinstance(metrics, Metrics):
             _check_metrics(metrics, parsed_samples, self.target)
-            all_outputs.append(MetricsOutput(metrics, _metrics_samples(metrics, parsed_samples)))
+            maps = MapNames(tuple(parsed_methods), _parse_layer(layer) if execution.fuse is None else ())
+            own_samples = _metrics_samples(metrics, parsed_samples)
+            all_outputs.append(
+                MetricsOutput(metrics, own_samples, maps=maps, has_objects=parsed_samples.objects is not None)
+            )
         if isinstance(history, History):
             all_outputs.append(HistoryOutput(name, history, self.style))
         self.methods: Mapping[str, Mapping[str, Any]] = parsed_methods
         part = ModelPart(model, parsed_samples.image, execution.output_fn)
-        self._pass = LookPass(parsed_methods, self.target, part, _parse_layer(layer), execution)
+        self._pass = LookPass(parsed_methods, self.target, part, _parse_layer(layer), execution, unset)
         super().__init__(
             [*all_outputs, *(outputs or ())],
             samples=parsed_samples,
@@ -141,12 +155,16 @@ class SaliencyCallback(LookCallback):
             every_n_epochs=every_n_epochs,
             execution=execution,
             name=name,
+            unset=unset,
         )
 
     def _explain(
         self, trainer: Trainer, pl_module: LightningModule, samples: FixedSamples, at_once: int | None = None
     ) -> tuple[ExplainedSamples, ...]:
-        return self._pass.explain(trainer, pl_module, samples, at_once)
+        explained = self._pass.explain(trainer, pl_module, samples, at_once)
+        if self._pass.left_out:
+            self._notices.once(_describe_left_out(type(self).__name__, self._pass.left_out, self.methods))
+        return explained
 
     def _check(self, pl_module: LightningModule) -> None:
         self._pass.check(pl_module)
@@ -160,10 +178,17 @@ class SaliencyCallback(LookCallback):
         super()._forget()
         self._pass.forget()
 
+    def _choices(self) -> dict[str, Any]:
+        return {**super()._choices(), **self._pass.choices()}
+
+    def _load_choices(self, choices: Mapping[str, Any]) -> None:
+        super()._load_choices(choices)
+        self._pass.load_choices(choices)
+
     def _compare(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> None:
         count = self._pass.disagreement(samples, explained)
         if count:
-            self._warn_once(
+            self._notices.once(
                 f"{type(self).__name__}: for {count} of {len(samples)} samples the model's logits are not those of the "
                 "validation pass that has just ended. It may be random in eval mode, or keep state from call to call: "
                 "what is shown is one of its answers."
@@ -171,7 +196,7 @@ class SaliencyCallback(LookCallback):
 
     def _parse_style(self, style: Style | None, methods: Mapping[str, Any]) -> Style:
         """Return the style, with this callback's default of `top_k` where the user sets none."""
-        parsed: Style = check_group("style", Style() if style is None else style, Style)
+        parsed: Style = check_group("style", style, Style)
         if parsed.top_k is None:
             return replace(parsed, top_k=self.default_top_k if "cam" in methods else 1)
         if parsed.top_k > 1 and "cam" not in methods:
@@ -180,6 +205,25 @@ class SaliencyCallback(LookCallback):
                 f"{', '.join(methods)}."
             )
         return parsed
+
+
+def _unset_options(methods: object, layer: object, target: object) -> frozenset[str]:
+    """Return which options have no value of the user's, by the names that an `OptionError` has them by."""
+    is_unset = {"methods": methods is None, "layer": layer is None, "target": target in ("label", "predicted")}
+    return frozenset(option for option, value in is_unset.items() if value)
+
+
+def _describe_left_out(who: str, left_out: Mapping[str, str], methods: Iterable[str]) -> str:
+    """Return in a line which methods are left out and why, and what to do."""
+    keys_by_reason: dict[str, list[str]] = {}
+    for key, reason in left_out.items():
+        keys_by_reason.setdefault(reason, []).append(key)
+    reasons = "; ".join(f"{', '.join(keys)}: {reason}" for reason, keys in keys_by_reason.items())
+    working = [key for key in methods if key not in left_out]
+    return (
+        f"{who} shows {', '.join(working)} alone, since the other default methods do not work on this model. Name a "
+        f"layer whose maps they can read (`layer=...`), or the methods that you want (`methods={working}`). {reasons}"
+    )
 
 
 def _parse_target(target: Any, samples: Samples) -> Target:
@@ -193,9 +237,12 @@ def _parse_target(target: Any, samples: Samples) -> Target:
 
 
 def _parse_layer(layer: Any) -> tuple[str, ...]:
+    """Return the names of the layers; none where the layer is to be found."""
     names = () if layer is None else (layer,) if isinstance(layer, str) else layer
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"Expected `layer` to be a dotted name, several, or None, got {type(layer).__name__}.")
+    if layer is not None and (not names or len(set(names)) < len(names)):
+        raise ValueError(f"Expected `layer` to name different layers, got {shown(layer)}.")
     return tuple(names)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from lightning_saliency._checks import check_count
 
@@ -29,11 +31,19 @@ class Schedule:
     _periods: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        check_count("every_n_epochs", self.every_n_epochs)
+        self.every_n_epochs = check_count("every_n_epochs", self.every_n_epochs)
 
     def reset(self) -> None:
         """Prepare for another run."""
         self._periods = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the run is, so that a resumed one looks in the same epochs."""
+        return {"periods": self._periods}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load the state of a checkpoint."""
+        self._periods = state.get("periods", 0)
 
     def is_due(self, epoch: int) -> bool:
         """Whether a look is due after the validation of an epoch; to be called once for each validation."""

@@ -2,7 +2,7 @@
 
 from lightning_saliency.data.batches import find_images, find_labels, is_images
 from lightning_saliency.data.calls import Call, channels_first, join_calls, like_layout, make_call, plain_call
-from lightning_saliency.data.choosing import CHOOSERS, Candidate, Choose, Chooser, First, Positions
+from lightning_saliency.data.choosing import CHOOSERS, Candidate, Choose, Chooser, First, Positions, Selection
 from lightning_saliency.data.datasets import find_class_names, find_dataset, find_normalization
 from lightning_saliency.data.objects import boxes_to_masks, masks_to_boxes, objects_to_masks
 from lightning_saliency.data.samples import (
@@ -30,6 +30,7 @@ __all__ = [
     "Sample",
     "SampleBatch",
     "SampleCollector",
+    "Selection",
     "boxes_to_masks",
     "channels_first",
     "children",

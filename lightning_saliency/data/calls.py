@@ -89,10 +89,31 @@ class Call:
             if path not in self.per_sample:
                 return value
             if isinstance(value, Tensor):
-                return value[rows] if isinstance(rows, slice) else value[torch.tensor(indices, device=value.device)]
+                if isinstance(rows, slice) and value.layout == torch.strided:
+                    return value[rows]
+                return value.index_select(0, torch.tensor(indices, dtype=torch.long, device=value.device))
             return type(value)(value[index] for index in indices)
 
         return self._mapped_rows(select)
+
+    def separate(self, rows: Sequence[int]) -> list[Call]:
+        """Return a call for each of some of the samples: copies on the CPU, which hold nothing of the other samples.
+
+        Values that are the same for all samples are copied once, for all of these calls.
+        """
+
+        def copied(value: Any) -> Any:
+            return mapped(value, lambda _, leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf)
+
+        def copy_shared(path: Path, value: Any) -> Any:
+            return value if path in self.per_sample else copied(value)
+
+        def copy_row(path: Path, value: Any) -> Any:
+            return copied(value) if path in self.per_sample else value
+
+        with torch.inference_mode(False):
+            chosen = self[rows].to("cpu")._mapped_rows(copy_shared)
+            return [chosen[index : index + 1]._mapped_rows(copy_row) for index in range(len(rows))]
 
     @property
     def signature(self) -> tuple[Any, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 Choose: TypeAlias = Literal["first", "per_class", "hardest"]
@@ -19,18 +21,21 @@ class Candidate(NamedTuple):
         position: The sample's index in the stream, from 0.
         label: The true class, or None.
         loss: The cross-entropy of the model's logits for it, or None.
+        index_in_class: The sample's index among those of its class in the stream, from 0.
     """
 
     position: int
     label: int | None
     loss: float | None
+    index_in_class: int = 0
 
 
 @dataclass(frozen=True)
 class Chooser:
-    """Base class of the rules by which samples are chosen; by itself it chooses the first ones.
+    """Base class of the rules by which samples are chosen: those of the highest priority in the stream.
 
-    In all methods, `kept` holds the samples kept so far, by their positions.
+    A sample's priority never changes, so a sample that is not among the first `num` so far never will be, and no more
+    than `num` need to be kept at any time. By itself it chooses the first ones of the stream.
 
     Attributes:
         num: The number of samples to choose.
@@ -42,21 +47,26 @@ class Chooser:
     needs_labels: ClassVar[bool] = False
     needs_losses: ClassVar[bool] = False
 
-    def wants(self, candidate: Candidate, kept: Mapping[int, Candidate]) -> bool:
-        """Whether to keep a sample of the stream in addition to those kept so far."""
-        return len(kept) < self.num
+    @property
+    def capacity(self) -> int:
+        """The largest number of samples that are kept."""
+        return self.num
 
-    def order(self, kept: Mapping[int, Candidate]) -> list[int]:
+    def admits(self, candidate: Candidate) -> bool:
+        """Whether a sample may be chosen at all."""
+        return True
+
+    def priority(self, candidate: Candidate) -> tuple[float, ...]:
+        """Return the numbers by which samples are compared: the largest are chosen, and no two are equal."""
+        return (-candidate.position,)
+
+    def is_final(self, last: Candidate) -> bool:
+        """Whether the choice stands, whatever samples follow; `last` is the chosen one of the lowest priority."""
+        return True
+
+    def order(self, kept: Collection[Candidate]) -> list[int]:
         """Return the positions of the chosen samples, in the order in which they are shown."""
-        return sorted(kept)[: self.num]
-
-    def surplus(self, kept: Mapping[int, Candidate]) -> Iterable[int]:
-        """Return the positions of kept samples that can be dropped."""
-        return ()
-
-    def is_complete(self, kept: Mapping[int, Candidate]) -> bool:
-        """Whether the choice is final, whatever samples follow."""
-        return len(kept) == self.num
+        return [candidate.position for candidate in sorted(kept, key=self.priority, reverse=True)]
 
 
 @dataclass(frozen=True)
@@ -70,40 +80,37 @@ class Positions(Chooser):
 
     positions: tuple[int, ...] = ()
 
-    def wants(self, candidate: Candidate, kept: Mapping[int, Candidate]) -> bool:
-        """Whether the sample's position is one of the given ones."""
-        return candidate.position in self.positions
+    @property
+    def capacity(self) -> int:
+        """The number of different positions."""
+        return len(self._different)
 
-    def order(self, kept: Mapping[int, Candidate]) -> list[int]:
-        """Return the positions in the given order."""
+    def admits(self, candidate: Candidate) -> bool:
+        """Whether the sample's position is one of the given ones."""
+        return candidate.position in self._different
+
+    def order(self, kept: Collection[Candidate]) -> list[int]:
+        """Return the positions in the given order, also those that are not kept yet."""
         return list(self.positions)
 
-    def is_complete(self, kept: Mapping[int, Candidate]) -> bool:
-        """Whether the samples of all positions are kept."""
-        return len(kept) == len(set(self.positions))
+    @cached_property
+    def _different(self) -> frozenset[int]:
+        return frozenset(self.positions)
 
 
 @dataclass(frozen=True)
 class PerClass(Chooser):
-    """Samples spread as evenly over the classes as the stream allows."""
+    """Samples spread as evenly over the classes as the stream allows: one of each class, then the next of each."""
 
     needs_labels: ClassVar[bool] = True
 
-    def wants(self, candidate: Candidate, kept: Mapping[int, Candidate]) -> bool:
-        """Whether the sample may be shown: at most `num` classes are kept, and at most `num` samples of each."""
-        groups = _by_class(kept)
-        # for a class that has no sample yet, the number of classes counts
-        return candidate.label is not None and len(groups.get(candidate.label, groups)) < self.num
+    def priority(self, candidate: Candidate) -> tuple[float, ...]:
+        """Return high numbers for the first sample of each class, then for the second of each, and so on."""
+        return (-candidate.index_in_class, -(candidate.label or 0))
 
-    def order(self, kept: Mapping[int, Candidate]) -> list[int]:
-        """Return one sample of each class, then the next of each, and so on."""
-        groups = [group for _, group in sorted(_by_class(kept).items())]
-        rounds = [group[index] for index in range(self.num) for group in groups if index < len(group)]
-        return rounds[: self.num]
-
-    def is_complete(self, kept: Mapping[int, Candidate]) -> bool:
-        """Whether samples of `num` classes are kept."""
-        return len(_by_class(kept)) == self.num
+    def is_final(self, last: Candidate) -> bool:
+        """Whether all chosen samples are of different classes."""
+        return last.index_in_class == 0
 
 
 @dataclass(frozen=True)
@@ -113,20 +120,13 @@ class Hardest(Chooser):
     needs_labels: ClassVar[bool] = True
     needs_losses: ClassVar[bool] = True
 
-    def wants(self, candidate: Candidate, kept: Mapping[int, Candidate]) -> bool:
-        """Whether the sample's loss is among the largest so far."""
-        return candidate.position in self.order({**kept, candidate.position: candidate})
+    def priority(self, candidate: Candidate) -> tuple[float, ...]:
+        """Return the loss, of equal ones higher for the first; NaN counts as the largest, and an unknown loss as 0."""
+        loss = candidate.loss or 0.0
+        is_nan = math.isnan(loss)
+        return (is_nan, 0.0 if is_nan else loss, -candidate.position)
 
-    def order(self, kept: Mapping[int, Candidate]) -> list[int]:
-        """Return the positions by decreasing loss; NaN counts as the largest, and an unknown loss as 0."""
-        losses = {position: candidate.loss or 0.0 for position, candidate in kept.items()}
-        return sorted(losses, key=lambda position: (not math.isnan(losses[position]), -losses[position]))[: self.num]
-
-    def surplus(self, kept: Mapping[int, Candidate]) -> Iterable[int]:
-        """Return the positions whose losses are no longer among the largest."""
-        return set(kept) - set(self.order(kept))
-
-    def is_complete(self, kept: Mapping[int, Candidate]) -> bool:
+    def is_final(self, last: Candidate) -> bool:
         """Return False: a later sample may have a larger loss."""
         return False
 
@@ -135,9 +135,62 @@ CHOOSERS: dict[str, type[Chooser]] = {"first": First, "per_class": PerClass, "ha
 """The choosers that need only the number of samples, by name. To add one of your own, add an entry."""
 
 
-def _by_class(kept: Mapping[int, Candidate]) -> dict[int, list[int]]:
-    groups: dict[int, list[int]] = defaultdict(list)
-    for position, candidate in kept.items():
-        if candidate.label is not None:
-            groups[candidate.label].append(position)
-    return dict(groups)
+class Selection:
+    """The samples that are chosen from a stream so far, of which there are never more than the chooser's `capacity`.
+
+    Args:
+        chooser: The rule by which samples are chosen.
+
+    Attributes:
+        kept: The chosen samples by their positions.
+        num_seen: The number of samples of the stream so far.
+
+    Example:
+        >>> selection = Selection(PerClass(2))
+        >>> for label in (7, 7, 7, 3):
+        ...     selection.offer(label)
+        ...     print(selection.order())
+        [0]
+        [0, 1]
+        [0, 1]
+        [3, 0]
+    """
+
+    def __init__(self, chooser: Chooser) -> None:
+        self.chooser = chooser
+        self.kept: dict[int, Candidate] = {}
+        self.num_seen = 0
+        self._queue: list[tuple[tuple[float, ...], int]] = []  # a heap, that of the lowest priority first
+        self._class_counts: Counter[int | None] = Counter()
+
+    def offer(self, label: int | None, loss: float | None = None) -> None:
+        """Take the next sample of the stream, which may drop another; one without a needed label is passed over."""
+        position = self.num_seen
+        self.num_seen += 1
+        if (self.chooser.needs_labels and label is None) or self.is_complete:
+            return
+        candidate = Candidate(position, label, loss, self._class_counts[label])
+        self._class_counts[label] += 1
+        if not self.chooser.admits(candidate):
+            return
+        entry = (self.chooser.priority(candidate), position)
+        if len(self._queue) < self.chooser.capacity:
+            heapq.heappush(self._queue, entry)
+        else:
+            _, dropped = heapq.heappushpop(self._queue, entry)
+            if dropped == position:
+                return
+            del self.kept[dropped]
+        self.kept[position] = candidate
+
+    def order(self) -> list[int]:
+        """Return the positions of the chosen samples, in the order in which they are shown."""
+        return self.chooser.order(self.kept.values())
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the choice is final, whatever samples follow."""
+        if len(self._queue) < self.chooser.capacity:
+            return False
+        _, last = self._queue[0]
+        return self.chooser.is_final(self.kept[last])

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from lightning_saliency._checks import check_bool, check_shape
+from lightning_saliency._checks import OptionError, check_bool, check_shape
 from lightning_saliency.data.trees import describe
 
 
@@ -100,9 +100,10 @@ def objects_to_masks(objects: Any, count: int, size: Sequence[int]) -> Tensor:
         if objects.shape in ((count, height, width), (count, 1, height, width)):
             present: Tensor = objects != 0
             return present.view(count, 1, height, width)
-    raise ValueError(
+    raise OptionError(
         f"Expected `objects` to be, for {count} images of {height}×{width}, boxes ({count}, 4), a list of {count} "
-        f"tensors of boxes (k, 4), or masks ({count}, 1, {height}, {width}), got {describe(objects)}."
+        f"tensors of boxes (k, 4), or masks ({count}, 1, {height}, {width}), got {describe(objects)}.",
+        "samples.objects",
     )
 
 

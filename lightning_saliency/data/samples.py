@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_saliency._checks import OptionError, call_option
 from lightning_saliency.data.batches import find_labels, fit_labels, is_images, is_labels
 from lightning_saliency.data.calls import Call, join_calls, plain_call
-from lightning_saliency.data.choosing import Candidate, Chooser
+from lightning_saliency.data.choosing import Chooser, Selection
 from lightning_saliency.data.objects import objects_to_masks
 from lightning_saliency.data.trees import describe
 
@@ -129,8 +130,7 @@ class SampleCollector:
     fixed: FixedSamples | None = field(init=False)
     unfit_labels: str | None = field(default=None, init=False)
     _kept: dict[int, Sample] = field(default_factory=dict, init=False)
-    _candidates: dict[int, Candidate] = field(default_factory=dict, init=False)
-    _position: int = field(default=0, init=False)
+    _selection: Selection = field(init=False)
 
     def __post_init__(self) -> None:
         self.reset()
@@ -142,7 +142,7 @@ class SampleCollector:
 
     def begin(self) -> None:
         """Begin at the start of the stream; the samples of an incomplete earlier pass are dropped."""
-        self._kept, self._candidates, self._position = {}, {}, 0
+        self._kept, self._selection = {}, Selection(self.chooser)
 
     def offer(self, batch: Any, call: Call, logits: Tensor | None) -> None:
         """Keep the samples of a batch that the chooser wants; does nothing once the samples are complete.
@@ -159,30 +159,23 @@ class SampleCollector:
             return
         labels = self._labels(batch, len(call), logits)
         if self.chooser.needs_labels and all(label is None for label in labels):
-            raise ValueError(
+            raise OptionError(
                 f"Expected the batch to hold integer labels (N,), which the choice of the samples "
                 f"({type(self.chooser).__name__}) needs, found none that fit. Pass `Samples(labels=...)`, a function "
-                "that takes them out of the batch."
+                "that takes them out of the batch.",
+                "samples.choose",
             )
-        masks = None
-        if callable(self.objects):
-            masks = objects_to_masks(self.objects(batch), len(call), call.images.shape[2:])
         losses = _losses(logits, labels) if self.chooser.needs_losses else [None] * len(labels)
-        rows = {}  # of the samples to keep, by their positions
-        for row, (label, loss) in enumerate(zip(labels, losses, strict=True)):
-            candidate = Candidate(self._position, label, loss)
-            self._position += 1
-            if self.chooser.needs_labels and label is None:
-                continue
-            if self.chooser.wants(candidate, self._candidates):
-                self._candidates[candidate.position] = candidate
-                rows[candidate.position] = row
-                for surplus in self.chooser.surplus(self._candidates):
-                    del self._candidates[surplus]
-                    self._kept.pop(surplus, None)
-                    rows.pop(surplus, None)
-        self._keep(rows, call, masks, logits)
-        if self.chooser.is_complete(self._candidates):
+        start = self._selection.num_seen
+        for label, loss in zip(labels, losses, strict=True):
+            self._selection.offer(label, loss)
+        chosen = self._selection.kept
+        self._kept = {position: sample for position, sample in self._kept.items() if position in chosen}
+        rows = [position - start for position in chosen if position >= start]
+        if rows:
+            samples = self._samples(rows, batch, call, labels, logits)
+            self._kept |= {start + row: sample for row, sample in zip(rows, samples, strict=True)}
+        if self._selection.is_complete:
             self.end(whole=True)
 
     def end(self, *, whole: bool) -> None:
@@ -197,27 +190,28 @@ class SampleCollector:
         if not whole or self.fixed is not None:
             return
         self.fixed = self.current()
-        missing = sorted(set(self.chooser.order(self._candidates)) - set(self._kept))
+        count = self._selection.num_seen
+        missing = sorted({position for position in self._selection.order() if position >= count})
         if missing:
-            raise ValueError(
-                f"Expected `samples` to be positions in the stream, which held {self._position} images, got {missing}."
+            raise OptionError(
+                f"Expected `samples` to be positions in the stream, which held {count} images, got {missing}.",
+                "samples.positions",
             )
 
     def current(self) -> FixedSamples | None:
         """Return the samples; before they are complete, those collected so far, or None if there are none."""
         if self.fixed is not None or not self._kept:
             return self.fixed
-        order = [
-            (index, position)
-            for index, position in enumerate(self.chooser.order(self._candidates))
-            if position in self._kept
-        ]
+        order = [(index, position) for index, position in enumerate(self._selection.order()) if position in self._kept]
         samples = tuple(self._kept[position] for _, position in order)
         return self._with_objects(FixedSamples(samples, tuple(index for index, _ in order)))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the samples as tensors and plain values for a checkpoint; empty where they hold anything else."""
-        if self.fixed is None or not all(map(_is_plain, self.fixed.samples)):
+        """Return the samples as tensors and plain values for a checkpoint.
+
+        Empty where they hold anything else, and where the user passed them, as a resumed run is passed them again.
+        """
+        if self.fixed is None or self.given is not None or not all(map(_is_plain, self.fixed.samples)):
             return {}
         return {"samples": [_state_of(sample) for sample in self.fixed.samples]}
 
@@ -231,13 +225,17 @@ class SampleCollector:
     def _labels(self, batch: Any, count: int, logits: Tensor | None) -> list[int | None]:
         """Return the label of each sample, None for a class that the logits do not have."""
         num_classes = None if logits is None else logits.shape[1]
-        labels = find_labels(batch, count, num_classes) if self.label_fn is None else self.label_fn(batch)
+        if self.label_fn is None:
+            labels = find_labels(batch, count, num_classes)
+        else:
+            labels = call_option("samples.labels", self.label_fn, batch)
         if labels is None:
             return [None] * count
         if not is_labels(labels, count):
-            raise ValueError(
+            raise OptionError(
                 f"Expected the function for `labels` to return one class for each of the {count} images, got "
-                f"{describe(labels)}."
+                f"{describe(labels)}.",
+                "samples.labels",
             )
         labels = labels.reshape(-1).long()
         if not fit_labels(labels, num_classes):
@@ -248,16 +246,20 @@ class SampleCollector:
             return [label if 0 <= label < limit else None for label in labels.tolist()]
         return labels.tolist()
 
-    def _keep(self, rows: Mapping[int, int], call: Call, masks: Tensor | None, logits: Tensor | None) -> None:
-        """Keep rows of a batch, which are given by position in the stream."""
-        if not rows:
-            return
-        chosen = call[list(rows.values())].to("cpu")
-        outputs = None if logits is None else logits.detach()[list(rows.values())].float().cpu()
-        for index, (position, row) in enumerate(rows.items()):
-            self._kept[position] = Sample(
-                chosen[index : index + 1].copied(),  # a copy, which does not hold the others
-                self._candidates[position].label,
+    def _samples(
+        self, rows: Sequence[int], batch: Any, call: Call, labels: Sequence[int | None], logits: Tensor | None
+    ) -> Iterator[Sample]:
+        """Yield samples of a batch, which hold nothing of the others."""
+        masks = outputs = None
+        if callable(self.objects):
+            objects = call_option("samples.objects", self.objects, batch)
+            masks = objects_to_masks(objects, len(call), call.images.shape[2:])
+        if logits is not None:
+            outputs = logits.detach()[rows].float().cpu()
+        for index, (row, sample_call) in enumerate(zip(rows, call.separate(rows), strict=True)):
+            yield Sample(
+                sample_call,
+                labels[row],
                 None if masks is None else masks[row].clone(),
                 None if outputs is None else outputs[index].clone(),
             )
@@ -266,15 +268,11 @@ class SampleCollector:
         """Return the samples with masks of the objects that the user passed for them."""
         if self.objects is None or callable(self.objects):
             return samples
-        if len(self.objects) <= max(samples.positions):
-            raise ValueError(
-                f"Expected `objects` to hold one entry for each sample, got {len(self.objects)} for the sample "
-                f"{max(samples.positions)}."
-            )
         masked = []
         for sample, position in zip(samples.samples, samples.positions, strict=True):
-            entry = self.objects[position]
-            objects = entry[None] if isinstance(self.objects, Tensor) else [entry]
+            objects: Any = self.objects[position : position + 1]
+            if not len(objects):  # a sample without an entry has no object
+                objects = [torch.empty(0, 4)]
             mask = objects_to_masks(objects, 1, sample.call.images.shape[2:])[0]
             masked.append(replace(sample, mask=mask))
         return replace(samples, samples=tuple(masked))

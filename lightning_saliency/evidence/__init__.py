@@ -16,6 +16,7 @@ from lightning_saliency.evidence.passes import (
     forward_logits,
     forward_logits_in_chunks,
 )
+from lightning_saliency.evidence.process_state import ProcessKept
 from lightning_saliency.evidence.random_states import RandomStates
 from lightning_saliency.evidence.recorder import CallRecorder, RecordedCall
 from lightning_saliency.evidence.rectify import Rectifier
@@ -42,6 +43,7 @@ __all__ = [
     "Need",
     "ParsedTarget",
     "Passes",
+    "ProcessKept",
     "RandomStates",
     "RecordedCall",
     "Rectifier",

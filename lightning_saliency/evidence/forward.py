@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lightning_saliency._checks import check_function, check_type
 from lightning_saliency.data import Call, channels_first, like_layout, plain_call
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
 from lightning_saliency.evidence.outputs import LogitsReader
@@ -59,9 +60,11 @@ class Forward:
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
             raise TypeError(f"Expected `model` to be a torch.nn.Module, got {type(self.model).__name__}.")
-        for option, function in (("output_fn", self.output_fn), ("context", self.context)):
-            if function is not None and not callable(function):
-                raise TypeError(f"Expected `{option}` to be a function, got {type(function).__name__}.")
+        check_function("output_fn", self.output_fn)
+        if not callable(self.context):
+            raise TypeError(f"Expected `context` to be a function, got {type(self.context).__name__}.")
+        check_type("memory_format", self.memory_format, torch.memory_format)
+        check_type("surroundings", self.surroundings, Surroundings)
         if isinstance(self.context, AbstractContextManager):
             raise TypeError(
                 "Expected `context` to be a function that makes a context manager, got the context manager "

@@ -12,9 +12,10 @@ import torch
 from torch import distributed, nn
 from torch.fx import GraphModule
 from torch.jit import ScriptModule
-from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_saliency.evidence.random_states import RandomStates
+from lightning_saliency.evidence.process_state import ProcessState
+from lightning_saliency.evidence.random_states import cuda_devices
 from lightning_saliency.evidence.restoring import restored
 from lightning_saliency.evidence.shadow import Shadow
 from lightning_saliency.evidence.signals import GATE, uninterrupted
@@ -87,8 +88,7 @@ class Undisturbed(Generic[T]):
 
     def _enter(self) -> Shadow:
         enter = self._stack.enter_context
-        self._stack.callback(_Modes().restore)
-        self._stack.callback(RandomStates.of(self.model).restore)
+        self._stack.callback(ProcessState(cuda_devices(self.model)).restore)
         owner = self.surroundings.owner
         shadow = Shadow(self.model if owner is None else owner, self.surroundings.stand_ins)
         self._stack.callback(shadow.release)
@@ -117,34 +117,6 @@ _PASS = RLock()
 
 _PATIENCE = 0.05
 """Seconds between two looks for a signal, while another thread's pass is waited for."""
-
-
-class _Modes:
-    """Torch's modes, to be restored after a pass that may have been interrupted while it switched them."""
-
-    def __init__(self) -> None:
-        self._grad = torch.is_grad_enabled()
-        self._autocast = [(device, torch.is_autocast_enabled(device)) for device in ("cpu", "cuda")]
-        self._nesting = _autocast_nesting()
-        self._function_modes = torch._C._len_torch_function_stack()
-        self._dispatch_modes = torch._C._len_torch_dispatch_stack()
-
-    def restore(self) -> None:
-        while torch._C._len_torch_function_stack() > self._function_modes:
-            torch._C._pop_torch_function_stack()
-        while torch._C._len_torch_dispatch_stack() > self._dispatch_modes:
-            _pop_mode()
-        for device, is_enabled in self._autocast:
-            torch.set_autocast_enabled(device, is_enabled)
-        while _autocast_nesting() > self._nesting:
-            torch.autocast_decrement_nesting()
-            torch.clear_autocast_cache()
-        torch.set_grad_enabled(self._grad)
-
-
-def _autocast_nesting() -> int:
-    torch.autocast_increment_nesting()
-    return torch.autocast_decrement_nesting()
 
 
 class _NoCollectives(TorchDispatchMode):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from lightning_saliency._checks import OptionError, call_option
 from lightning_saliency.data import children, describe
 
 _SOFTMAX = frozenset({"softmax", "log_softmax"})
@@ -35,15 +36,16 @@ def find_logits(output: Any, num_images: int, output_fn: Callable[[Any], Tensor]
         >>> find_logits({"features": torch.zeros(2, 8, 4, 4), "logits": torch.zeros(2, 5)}, 2).shape
         torch.Size([2, 5])
     """
-    output = output_fn(output) if output_fn else output
+    output = call_option("output_fn", output_fn, output) if output_fn else output
     if isinstance(output, Tensor) and num_images == 1 and output.dim() < 2:
         output = output.reshape(1, -1)
     logits = _first_logits([output] if output_fn else _candidates(output), num_images)
     if logits is None:
         source = "`output_fn`" if output_fn else "the model"
-        raise ValueError(
+        raise OptionError(
             f"Expected {source} to return logits of shape ({num_images}, classes), got {describe(output)}. "
-            "Pass an `output_fn` that takes the logits out of what the model returns."
+            "Pass an `output_fn` that takes the logits out of what the model returns.",
+            "output_fn" if output_fn else "methods",
         )
     return logits
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from lightning_saliency._checks import OptionError
 from lightning_saliency.data import Call
 from lightning_saliency.evidence.class_weights import find_class_weights
 from lightning_saliency.evidence.forward import Forward
@@ -124,10 +125,11 @@ def collect(
         names = ", ".join(repr(layer.name) for layer in layers)
         source = f"the output of {'the layer' if len(layers) == 1 else 'each of the layers'} {names}"
         source = source if layers and wants_map else "the input"
-        raise ValueError(
+        raise OptionError(
             f"The explained score does not depend on {source} through operations that have a gradient. A `detach()`, "
             "inference mode or activation checkpointing with `use_reentrant=True` inside the model cuts the graph: "
-            "use `use_reentrant=False`, or choose a later `layer`."
+            "use `use_reentrant=False`, or choose a later `layer`.",
+            "layer" if layers and wants_map else "methods",
         )
     # in the usual layout, whatever the pass's was: what reads them is faster
     input_grads = gradients.pop().contiguous() if wants_input else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,11 +34,6 @@ class RandomStates:
         states = (torch.get_rng_state(), cuda, random.getstate(), np.random.get_state())
         object.__setattr__(self, "_states", states)
 
-    @classmethod
-    def of(cls, model: nn.Module) -> RandomStates:
-        """Return the states, with those of the devices that a model is on."""
-        return cls(tuple(sorted(_cuda_devices(model.parameters()))))
-
     def restore(self) -> None:
         """Set the states to what they were."""
         cpu, cuda, python, numpy = self._states
@@ -50,5 +44,7 @@ class RandomStates:
         np.random.set_state(numpy)
 
 
-def _cuda_devices(tensors: Iterable[torch.Tensor]) -> set[int]:
-    return {tensor.device.index for tensor in tensors if tensor.device.type == "cuda"}
+def cuda_devices(model: nn.Module) -> tuple[int, ...]:
+    """Return the indices of the CUDA devices that a model is on."""
+    devices = {parameter.device for parameter in model.parameters()}
+    return tuple(sorted(device.index for device in devices if device.type == "cuda"))

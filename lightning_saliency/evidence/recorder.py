@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
+from lightning_saliency._checks import error_message
 from lightning_saliency.data import Call, make_call, mapped
 from lightning_saliency.evidence.outputs import find_logits
 from lightning_saliency.evidence.signals import uninterrupted
@@ -122,7 +123,7 @@ class CallRecorder:
             with torch.inference_mode(False), torch.no_grad():
                 logits = output_logits.detach().clone()
         except Exception as error:  # reported where the call is read: a hook that raises would end the user's step
-            return RecordedCall(name, call, logits, str(error))
+            return RecordedCall(name, call, logits, error_message(error))
         return RecordedCall(name, call, logits, None)
 
 

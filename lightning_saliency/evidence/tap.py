@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lightning_saliency._checks import OptionError
 from lightning_saliency.evidence.target_layer import TargetLayer, is_activation
 
 
@@ -50,9 +51,10 @@ class Tap:
     def read(self) -> Tensor:
         """Return the activations, once the forward has ended."""
         if self.map is None or self.calls != 1:
-            raise ValueError(
+            raise OptionError(
                 f"Expected the target layer {self.layer.name!r} to run once in a forward, it ran {self.calls} times. "
-                "Choose a `layer` that runs once: for a shared activation, the layer before it or the block around it."
+                "Choose a `layer` that runs once: for a shared activation, the layer before it or the block around it.",
+                "layer",
             )
         return self.map
 
@@ -60,8 +62,9 @@ class Tap:
         self.calls += 1
         if not isinstance(output, Tensor) or output.dim() != 4:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(
-                f"Expected the target layer {self.layer.name!r} to return a feature map (N, D, h, w), got {shape}."
+            raise OptionError(
+                f"Expected the target layer {self.layer.name!r} to return a feature map (N, D, h, w), got {shape}.",
+                "layer",
             )
         if self.starts_graph and not output.requires_grad:
             output = output.detach().requires_grad_()

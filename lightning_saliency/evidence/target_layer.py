@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.jit import ScriptModule
 from torch.overrides import TorchFunctionMode
 
+from lightning_saliency._checks import OptionError
 from lightning_saliency.data import Call
 from lightning_saliency.evidence.forward import Forward, as_forward
 from lightning_saliency.evidence.isolation import graph_everywhere
@@ -119,10 +120,11 @@ def name_layer(model: nn.Module, layer: str | nn.Module, *, argument: str = "lay
         for name, module in modules.items():
             if module is layer:
                 return TargetLayer(name)
-        raise ValueError(
+        raise OptionError(
             f"Expected `{argument}` to be a module of the model, got a {type(layer).__name__} that "
             f"{type(model).__name__} does not hold. Take it from this very model, for instance by its name in "
-            "`model.named_modules()`."
+            "`model.named_modules()`.",
+            argument,
         )
     if not isinstance(layer, str):
         raise TypeError(f"Expected `{argument}` to be a dotted name, a module or None, got {type(layer).__name__}.")
@@ -131,9 +133,10 @@ def name_layer(model: nn.Module, layer: str | nn.Module, *, argument: str = "lay
     if layer not in modules or not layer:
         names = [name for name in modules if name]
         nearest = difflib.get_close_matches(layer, names, n=5, cutoff=0.4) or names[-5:]
-        raise ValueError(
+        raise OptionError(
             f"Expected `{argument}` to name a module of {type(model).__name__}, got {layer!r}. "
-            f"Nearest: {', '.join(nearest)}."
+            f"Nearest: {', '.join(nearest)}.",
+            argument,
         )
     return TargetLayer(layer, activated)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_saliency._checks import check_choice
+from lightning_saliency._checks import OptionError, call_option, check_choice, shown
 
 TargetChoice: TypeAlias = (
     Literal["label", "predicted"] | int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
@@ -113,7 +113,8 @@ def _class_indices(target: Any) -> Tensor:
         classes = torch.as_tensor(target).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            f"Expected `target` to be None, a class index, one class index per image or a callable, got {target!r}."
+            f"Expected `target` to be None, a class index, one class index per image or a callable, got "
+            f"{shown(target)}."
         ) from error
     if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
         raise TypeError(
@@ -139,9 +140,10 @@ def check_classes(target: ParsedTarget, logits: Tensor) -> None:
     """
     num_classes = max(logits.shape[1], 2)
     if isinstance(target, Tensor) and target.numel() and int(target.max()) >= num_classes:
-        raise ValueError(
+        raise OptionError(
             f"Expected `target` to be below the model's {num_classes} classes (0 to {num_classes - 1}), "
-            f"got {int(target.max())}."
+            f"got {int(target.max())}.",
+            "target",
         )
 
 
@@ -166,12 +168,13 @@ def select_scores(logits: Tensor, target: ParsedTarget) -> tuple[Tensor, Tensor 
         (tensor([2., 1.]), tensor([1, 0]))
     """
     if target is not None and not isinstance(target, Tensor):
-        scores = target(logits)
+        scores = call_option("target", target, logits)
         if not isinstance(scores, Tensor) or scores.shape != logits.shape[:1]:
             got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-            raise ValueError(
+            raise OptionError(
                 f"Expected the callable `target` to turn logits {tuple(logits.shape)} into one score per image, "
-                f"shape ({logits.shape[0]},), got {got}."
+                f"shape ({logits.shape[0]},), got {got}.",
+                "target",
             )
         return scores, None
     predicted = predicted_classes(logits)

@@ -12,7 +12,7 @@ The rules:
 
 - A file is written beside, under a hidden name, and put in place in one step (in a remote store: one upload). So a
   reader sees it whole or not at all, several may write in one folder at once, and what a killed process leaves is
-  ignored.
+  ignored, and removed when the run is resumed.
 - A file is never changed. A look at the same epoch and step is put over the earlier one.
 - Samples and maps may differ in size.
 - A resumed run goes on in its record and deletes nothing. Each look has the number of its attempt; a look is superseded

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, BinaryIO
-from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
+from functools import cache
+from typing import Any, BinaryIO, NamedTuple
+from zipfile import ZIP_DEFLATED, ZIP_STORED
 
 import numpy as np
 from numpy.typing import NDArray
 
 ABOUT = "about"
 """The array that describes the others: JSON in UTF-8, as uint8."""
-MAX_ABOUT = 2**23
-"""The most bytes of `ABOUT`."""
+MAX_ABOUT = 2**21
+"""The most bytes of `ABOUT`, and of the table of contents."""
 
 Shape = tuple[int, ...]
 Layout = Mapping[str, tuple[str, Shape]]
@@ -33,7 +36,18 @@ _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _END = struct.Struct("<4s4H2LH")
 _DOS_EPOCH = (0, 33)  # midnight, 1980-01-01: equal contents are equal bytes
 _UTF_8 = 0x800
-_DAMAGE = (BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, KeyError, TypeError, RuntimeError)
+_TAIL = 2**13
+"""How many bytes to read at the end of a file at once: most tables of contents, and the description before them."""
+_DAMAGE = (
+    zlib.error,
+    struct.error,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    ArithmeticError,
+)
 
 
 class RecordError(ValueError):
@@ -90,7 +104,8 @@ class Archive:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._zip = ZipFile(file)
+        self._file = file
+        self._members = _read_contents(file)
         text = self._unpack(ABOUT, "|u1", None, MAX_ABOUT)
         about = json.loads(text)
         if not isinstance(about, dict):
@@ -99,13 +114,12 @@ class Archive:
 
     def check(self, layout: Layout) -> None:
         """Raise unless the file holds exactly these arrays beside the description, all of the sizes they must have."""
-        names = [info.filename for info in self._zip.infolist()]
-        expected = [f"{key}.npy" for key in (*layout, ABOUT)]
-        if sorted(names) != sorted(expected):
-            message = f"it should hold {', '.join(sorted(expected))}, and holds {', '.join(sorted(names))}"
+        expected = {f"{key}.npy" for key in (*layout, ABOUT)}
+        if self._members.keys() != expected:
+            message = f"it should hold {', '.join(sorted(expected))}, and holds {', '.join(sorted(self._members))}"
             raise ValueError(message[:500])
         for key, (dtype, shape) in layout.items():
-            self._size(key, dtype, shape)
+            self._member(key, dtype, shape)
 
     def read(self, key: str, dtype: str, shape: Shape) -> NDArray[Any]:
         """Return an array, which must be of this type and shape."""
@@ -114,12 +128,7 @@ class Archive:
 
     def _unpack(self, key: str, dtype: str, shape: Shape | None, most: int) -> bytearray:
         """Return an array's bytes; without a `shape`, those of one axis of at most so many bytes."""
-        size = self._size(key, dtype, shape, most)
-        with self._zip.open(f"{key}.npy") as member:
-            # to the byte: the declared size bounds what is unpacked, and at its end the checksum is compared
-            data = bytearray(member.read(size))
-            if len(data) != size or member.read(1):
-                raise ValueError(f"{key} is not as long as the table of contents says")
+        data = _read_member(self._file, key, self._member(key, dtype, shape, most))
         header_length = 10 + int.from_bytes(data[8:10], "little")
         header, data = data[:header_length], data[header_length:]
         count = (len(data),) if shape is None else shape
@@ -130,22 +139,80 @@ class Archive:
             raise ValueError(f"{key} is cut off")
         return data
 
-    def _size(self, key: str, dtype: str, shape: Shape | None, most: int = 0) -> int:
-        """Return an array's size in the archive, with its header, if it is one that it can have."""
-        info = self._zip.getinfo(f"{key}.npy")
-        if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+    def _member(self, key: str, dtype: str, shape: Shape | None, most: int = 0) -> _Member:
+        """Return where an array is, if its size with its header is one that it can have."""
+        member = self._members[f"{key}.npy"]
+        if member.method not in (ZIP_STORED, ZIP_DEFLATED):
             raise ValueError(f"{key} is compressed in a way that NumPy does not write")
         least, most = (0, most) if shape is None else (_num_bytes(dtype, shape),) * 2
-        if not least <= info.file_size <= most + 10 + 2**12:  # NumPy's header
-            raise ValueError(f"{key} should take {most} bytes, and unpacks to {info.file_size}")
-        return info.file_size
+        if not least <= member.size <= most + 10 + 2**12:  # NumPy's header
+            raise ValueError(f"{key} should take {most} bytes, and unpacks to {member.size}")
+        return member
+
+
+class _Member(NamedTuple):
+    """A file in an archive, as the table of contents has it."""
+
+    method: int
+    checksum: int
+    packed_size: int
+    size: int
+    start: int
+
+
+def _read_contents(file: BinaryIO) -> dict[str, _Member]:
+    """Return what an archive holds by name, as the table of contents at its end says.
+
+    `zipfile` takes twice as long, which a record of thousands of files shows, and reads a table of any length.
+    """
+    end = file.seek(0, os.SEEK_END) - _END.size
+    start = max(0, end - _TAIL)
+    file.seek(start)
+    tail = file.read(_TAIL + _END.size)
+    signature, *_, count, length, table_start, comment = _END.unpack(tail[-_END.size :].rjust(_END.size))
+    if signature != b"PK\5\6" or comment or table_start + length != end:
+        raise ValueError("File is not a zip file")
+    if length > MAX_ABOUT:
+        raise ValueError(f"its table of contents has {length} bytes")
+    if table_start < start:
+        file.seek(table_start)
+        tail, start = file.read(length), table_start
+    table, place, members = memoryview(tail)[table_start - start :], 0, {}
+    for _ in range(count):
+        signature, *fields = _CENTRAL.unpack_from(table, place)
+        method, _, _, checksum, packed_size, size, *lengths, _, _, _, member_start = fields[3:]
+        place += _CENTRAL.size
+        members[str(table[place : place + lengths[0]], "utf-8")] = _Member(
+            method, checksum, packed_size, size, member_start
+        )
+        place += sum(lengths)
+        if signature != b"PK\1\2":
+            raise ValueError("its table of contents is damaged")
+    if place != length or len(members) != count:
+        raise ValueError("its table of contents is damaged")
+    return members
+
+
+def _read_member(file: BinaryIO, key: str, member: _Member) -> bytearray:
+    """Return the bytes of a file in an archive, which take no more room than the table of contents says."""
+    file.seek(member.start)
+    signature, *_, name_length, extra_length = _LOCAL.unpack(file.read(_LOCAL.size))
+    if signature != b"PK\3\4":
+        raise ValueError(f"{key} is not where the table of contents says")
+    file.seek(name_length + extra_length, os.SEEK_CUR)
+    data = file.read(min(member.packed_size, member.size + member.size // 64 + 64))  # what does not shrink hardly grows
+    if member.method == ZIP_DEFLATED:
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, max(1, member.size))  # 0 is no limit
+    if len(data) != member.size or zlib.crc32(data) != member.checksum:
+        raise ValueError(f"Bad CRC-32 for {key}")
+    return bytearray(data)
 
 
 def _num_bytes(dtype: str, shape: Shape) -> int:
-    count = np.dtype(dtype).itemsize
-    for length in shape:
-        count *= length
-    return count
+    return _item_size(dtype) * math.prod(shape)
+
+
+_item_size = cache(lambda dtype: np.dtype(dtype).itemsize)
 
 
 def _npy(array: NDArray[Any]) -> memoryview:

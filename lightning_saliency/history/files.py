@@ -196,6 +196,8 @@ def read_look(archive: Archive, name: str, sizes: Sizes) -> RecordedLook:
     attributions = {}
     for method, shapes in summary.shapes.items():
         ranges = archive.read(_ranges(method), *layout[_ranges(method)])
+        if np.isinf(ranges).any():
+            raise ValueError(f"{_ranges(method)} should hold no infinite values")
         maps: list[Any] = [None] * len(shapes)
         for size, places in _places_by_size(shapes).items():
             levels = archive.read(_maps(method, size), *layout[_maps(method, size)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import uuid
 from abc import ABC, abstractmethod
@@ -14,6 +15,12 @@ from typing import Any, BinaryIO, cast
 
 # how many bytes of a remote file to fetch at least: an archive's description with its table of contents
 _BLOCK = 2**18
+
+# without waiting, as a pipe would for its other end
+_READ_AT_ONCE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+_TEMPORARY = ".{name}.{unique}"
+_IS_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,11 @@ class Folder(ABC):
 
     @abstractmethod
     def open(self, name: str) -> BinaryIO:
-        """Open a file for reading."""
+        """Open a file for reading.
+
+        Raises:
+            OSError: It is none, or cannot be opened.
+        """
 
     @abstractmethod
     def make(self) -> bool:
@@ -61,6 +72,10 @@ class Folder(ABC):
     @abstractmethod
     def put(self, name: str, content: bytes) -> None:
         """Put a file in place in one step, over that of this name; the folder is made where it is missing."""
+
+    @abstractmethod
+    def sweep(self) -> None:
+        """Remove what killed processes have left of files that they were putting in place."""
 
     def file_path(self, name: str) -> str:
         """Return a file's path as text."""
@@ -103,10 +118,16 @@ class LocalFolder(Folder):
             return _local_entry(os.stat(self.file_path(name)))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError:  # a link to itself
+            return Entry("other", None)
 
     def open(self, name: str) -> BinaryIO:
         """Open a file for reading."""
-        return Path(self.path, name).open("rb")
+        descriptor = os.open(self.file_path(name), _READ_AT_ONCE)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError("it is no file")
+        return os.fdopen(descriptor, "rb")
 
     def make(self) -> bool:
         """Make the folder; of several processes that do so at once, one gets True."""
@@ -119,15 +140,24 @@ class LocalFolder(Folder):
 
     def put(self, name: str, content: bytes) -> None:
         """Write a hidden file beside, and rename it."""
-        temporary = Path(self.path, f".{name}.{uuid.uuid4().hex}")
         try:
-            try:
-                file = temporary.open("xb")
-            except FileNotFoundError:  # the folder was deleted, or never there
-                os.makedirs(self.path, exist_ok=True)
-                file = temporary.open("xb")
-            with file:
-                file.write(content)
+            self._put(name, content)
+        except FileNotFoundError:  # the folder was deleted or never there, or another process has swept it
+            os.makedirs(self.path, exist_ok=True)
+            self._put(name, content)
+
+    def sweep(self) -> None:
+        """Remove the hidden files; a process that is writing one just now writes it again."""
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.path) as listing:
+            for entry in listing:
+                if _IS_TEMPORARY.fullmatch(entry.name):
+                    with suppress(OSError):
+                        os.unlink(entry.path)
+
+    def _put(self, name: str, content: bytes) -> None:
+        temporary = Path(self.path, _TEMPORARY.format(name=name, unique=uuid.uuid4().hex))
+        try:
+            temporary.write_bytes(content)
             os.replace(temporary, Path(self.path, name))
         except BaseException:
             with suppress(OSError):
@@ -184,6 +214,9 @@ class RemoteFolder(Folder):
     def put(self, name: str, content: bytes) -> None:
         """Upload the file at once."""
         self._filesystem.pipe_file(f"{self._root}/{name}", content)
+
+    def sweep(self) -> None:
+        """Do nothing: of an upload that was not completed there is no file."""
 
 
 def open_folder(path: str | os.PathLike[str]) -> Folder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import overload
@@ -25,6 +25,9 @@ from lightning_saliency.history.folders import Entry, Folder, open_folder
 from lightning_saliency.history.looks import LookSummary, RecordedLook, RecordedSamples
 
 SUFFIX = ".record"
+
+_NO_LOOK = (-2, -1)
+"""Comes before each look in the order of steps."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Looks(Sequence[RecordedLook]):
 
     def __init__(self, folder: Folder, looks: Sequence[tuple[str, LookHeader]], sizes: Sizes) -> None:
         self._folder = folder
-        self._looks = tuple(looks)
+        self._looks = list(looks)
         self._sizes = sizes
 
     @property
@@ -116,6 +119,7 @@ class Record(Looks):
         self._samples_entry: Entry | None = None
         self._samples_header: SamplesHeader | None = None
         self._samples: RecordedSamples | None = None
+        self._last, self._latest_attempt = _NO_LOOK, -1
         self.refresh()
 
     @property
@@ -138,52 +142,65 @@ class Record(Looks):
     @property
     def next_attempt(self) -> int:
         """The number of the attempt that is begun when the run is resumed now."""
-        return 1 + max((file.header.attempt for file in self._files.values() if file.header), default=-1)
+        return 1 + self._latest_attempt
 
     def refresh(self, name: str | None = None) -> None:
         """Take in what was written, overwritten or deleted since.
 
         Args:
-            name: Look at the file of this name only, which is quicker than listing a long record; None for all.
+            name: Look at the file of this name only, which takes no longer in a long record; None for all.
+
+        Raises:
+            OSError: The folder cannot be listed.
         """
-        listed_before = self._entries()
-        entries = self._folder.entries() if name is None else _with(listed_before, name, self._folder.entry(name))
-        if entries == listed_before and not self.problems:
-            return
-        problems: dict[str, str] = {}
-        known, header_before = self._files, self._samples_header
-        samples_entry = entries.pop(SAMPLES, None)
-        if samples_entry != self._samples_entry or self._samples_header is None:
-            self._take_samples(samples_entry, problems)
-        if self._samples_header != header_before:  # on which it depends whether a look can be of this record
-            known = {}
-        files = {}
-        for listed, entry in sorted(entries.items()):
-            before = known.get(listed)
-            file = before if before and before.entry == entry and before.header else self._file(listed, entry)
-            if file is not None:
-                files[listed] = file
-        self._files = files
-        self.problems = problems | {file.name: file.problem for file in files.values() if file.problem}
+        if name is None:
+            self._take_folder()
+        elif name != SAMPLES:
+            self._take_look(name)
+        elif self._samples_header is None or self._samples_entry != self._folder.entry(SAMPLES):
+            self._take_folder()
+
+    def _take_folder(self) -> None:
+        entries = self._folder.entries()
+        samples_entry, header_before = entries.pop(SAMPLES, None), self._samples_header
+        if samples_entry != self._samples_entry or header_before is None:
+            self._take_samples(samples_entry)
+        known = self._files if self._samples_header == header_before else {}  # it tells which looks are of the record
+        files = (self._file(name, entry, known.get(name)) for name, entry in sorted(entries.items()))
+        self._files = {file.name: file for file in files if file is not None}
+        samples_problem = {SAMPLES: self.problems[SAMPLES]} if SAMPLES in self.problems else {}
+        self.problems = samples_problem | {file.name: file.problem for file in self._files.values() if file.problem}
         self._sort()
 
-    def _entries(self) -> dict[str, Entry]:
-        """The folder as it was listed last."""
-        return _with({name: file.entry for name, file in self._files.items()}, SAMPLES, self._samples_entry)
+    def _take_look(self, name: str) -> None:
+        entry, before = self._folder.entry(name), self._files.pop(name, None)
+        file = None if entry is None else self._file(name, entry, before)
+        self.problems.pop(name, None)
+        if file is not None:
+            self._files[name] = file
+        if file is not None and file.problem:
+            self.problems[name] = file.problem
+        if before is None and file is not None and file.header is not None and file.header.when > self._last:
+            self._append(name, file.header)
+        else:
+            self._sort()
 
-    def _take_samples(self, entry: Entry | None, problems: dict[str, str]) -> None:
+    def _take_samples(self, entry: Entry | None) -> None:
         self._samples_entry, self._samples_header, self._samples = entry, None, None
+        self.problems.pop(SAMPLES, None)
         if entry is not None:
             try:
                 with _opened(self._folder, SAMPLES, entry) as archive:
                     self._samples_header = read_samples_header(archive)
             except RecordError as error:
                 if not _is_gone(error):
-                    problems[SAMPLES] = str(error)
+                    self.problems[SAMPLES] = str(error)
         self._sizes = {} if self._samples_header is None else self._samples_header.sizes
 
-    def _file(self, name: str, entry: Entry) -> _File | None:
-        """What a file holds; None where it is gone since it was listed."""
+    def _file(self, name: str, entry: Entry, before: _File | None) -> _File | None:
+        """What a file holds, read anew if it has changed; None where it is gone since it was listed."""
+        if before is not None and before.header is not None and before.entry == entry:
+            return before
         if not is_look_name(name):
             return _File(name, entry, None, f"{name} is no file of a record")
         try:
@@ -196,16 +213,18 @@ class Record(Looks):
         return _File(name, entry, header)
 
     def _sort(self) -> None:
-        """Tell the looks that hold from those that a later attempt superseded: it had one at or before their step."""
+        """Put the looks in the order of their steps."""
+        self._looks, self.superseded = [], Looks(self._folder, (), self._sizes)
+        self._last, self._latest_attempt = _NO_LOOK, -1
         looks = [(file.name, file.header) for file in self._files.values() if file.header]
-        holding: list[tuple[str, LookHeader]] = []
-        superseded: list[tuple[str, LookHeader]] = []
-        latest = -1
         for name, header in sorted(looks, key=lambda look: look[1].when):
-            (superseded if header.attempt < latest else holding).append((name, header))
-            latest = max(latest, header.attempt)
-        self._looks = tuple(holding)
-        self.superseded = Looks(self._folder, superseded, self._sizes)
+            self._append(name, header)
+
+    def _append(self, name: str, header: LookHeader) -> None:
+        """Take the look after all others; a later attempt that had one before it superseded it."""
+        looks = self._looks if header.attempt >= self._latest_attempt else self.superseded._looks
+        looks.append((name, header))
+        self._last, self._latest_attempt = header.when, max(self._latest_attempt, header.attempt)
 
 
 def load_record(path: str | os.PathLike[str]) -> Record:
@@ -219,6 +238,7 @@ def load_record(path: str | os.PathLike[str]) -> Record:
 
     Raises:
         FileNotFoundError: There is no record.
+        OSError: The folder cannot be listed.
         ValueError: The folder holds several.
 
     Example:
@@ -254,19 +274,14 @@ def load_record(path: str | os.PathLike[str]) -> Record:
 def record_paths(folder: Folder) -> list[str]:
     """Return the paths of the records in a run's folder: what has the suffix of one and holds samples."""
     children = (folder.child(name) for name in sorted(folder.entries()) if name.endswith(SUFFIX))
-    return [child.path for child in children if SAMPLES in child.entries()]
-
-
-def _with(entries: Mapping[str, Entry], name: str, entry: Entry | None) -> dict[str, Entry]:
-    """Return the entries with another one under a name, or none."""
-    others = {other: known for other, known in entries.items() if other != name}
-    return others if entry is None else others | {name: entry}
+    samples = ((child.path, child.entry(SAMPLES)) for child in children)
+    return [path for path, entry in samples if entry is not None and entry.kind == "file"]
 
 
 @contextmanager
 def _opened(folder: Folder, name: str, entry: Entry | None = None) -> Iterator[Archive]:
     with record_errors(folder.file_path(name)):
-        if entry is not None and entry.kind != "file":  # opening a pipe would wait for its other end
+        if entry is not None and entry.kind != "file":
             raise ValueError("it is no file")
         with folder.open(name) as file:
             yield Archive(file)

@@ -61,11 +61,12 @@ class RecordWriter:
         if found is None:
             self.record = self._claim()
             if state is not None:
-                self._copy_looks(Record(state["path"]), resumed_step)
+                self._copy_looks(state["path"], resumed_step)
             self._put_samples()
         else:
             self.record, recorded = found
             self._samples = recorded
+            self._folder.sweep()
             self.write_samples(samples)
         self._attempt = self.record.next_attempt
 
@@ -117,21 +118,19 @@ class RecordWriter:
     def _find(self, last_path: str) -> tuple[Record, RecordedSamples] | None:
         """Return this run's record in its folder, if there is one of the same samples; rather the one of last time."""
         for path in sorted(record_paths(self._run_folder), key=lambda path: path != last_path):
-            record = Record(path)
-            samples = self._own_samples(record)
-            if samples is not None:
-                return record, samples
+            found = self._open(path)
+            if found is not None:
+                return found
         return None
 
-    def _own_samples(self, record: Record) -> RecordedSamples | None:
-        """Return a record's samples, if it is this run's and of the same samples."""
-        if record.run != self._run:
-            return None
+    def _open(self, path: str) -> tuple[Record, RecordedSamples] | None:
+        """Return a record and its samples, if it is this run's and of the same samples."""
         try:
-            samples = record.samples
-        except RecordError:  # whether they are the same cannot be known
+            record = Record(path)
+            samples = record.samples if record.run == self._run else None
+        except (RecordError, OSError):  # whether it is this run's, or whether the samples are the same, cannot be known
             return None
-        return samples if samples is not None and samples.agrees_with(self._samples) else None
+        return (record, samples) if samples is not None and samples.agrees_with(self._samples) else None
 
     def _claim(self) -> Record:
         """Return a new record, whose folder no other run has."""
@@ -141,11 +140,12 @@ class RecordWriter:
             folder = self._run_folder.child(f"{self._name}-{number}{SUFFIX}")
         return Record(folder.path)
 
-    def _copy_looks(self, earlier: Record, resumed_step: int | None) -> None:
+    def _copy_looks(self, path: str, resumed_step: int | None) -> None:
         """Take along what the run has shown elsewhere."""
-        samples = self._own_samples(earlier)
-        if samples is None:
+        found = self._open(path)
+        if found is None:
             return
+        earlier, samples = found
         for name, step in zip(earlier.files, earlier.steps, strict=True):
             if resumed_step is None or step <= resumed_step:
                 self._folder.put(name, open_folder(earlier.path).read(name))

@@ -34,6 +34,7 @@ class MetricOverImages(torchmetrics.Metric):
         **kwargs: The same by name, and the arguments of `torchmetrics.Metric`.
 
     Raises:
+        TypeError: An option is of the wrong kind.
         ValueError: An option is out of range.
     """
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from lightning_saliency._checks import check_bool, check_number, check_shape, is_within, refuse
+from lightning_saliency._checks import check_bool, check_each, check_number, check_shape
 from lightning_saliency.metrics._maps import at_least_float32, checked_maps
 from lightning_saliency.metrics.metric import Metric
 
@@ -197,7 +197,8 @@ def box_hits(heatmaps: Tensor, boxes: Tensor, thresholds: Sequence[float] = THRE
         >>> box_hits(heatmap, torch.tensor([[1, 0, 3, 1]]), thresholds=(0.2, 0.8), iou=0.7)
         tensor([[ True, False]])
     """
-    return box_overlap(heatmaps, boxes, thresholds) >= check_number("iou", iou, "(0, 1]")
+    fractions = _parse_thresholds("thresholds", thresholds)
+    return box_overlap(heatmaps, boxes, fractions) >= check_number("iou", iou, "(0, 1]")
 
 
 def max_box_accuracy(
@@ -235,12 +236,9 @@ def _check_masks(masks: Tensor, heatmaps: Tensor) -> None:
     check_bool("masks", masks, hint="For boxes: `boxes_to_masks(boxes, (H, W))`.")
 
 
-def _parse_thresholds(name: str, thresholds: Iterable[float]) -> tuple[float, ...]:
+def _parse_thresholds(name: str, thresholds: Any) -> tuple[float, ...]:
     """Refuse no thresholds, of which none is the best, and those that no pixel or any exceeds."""
-    numbers = tuple(float(threshold) for threshold in thresholds)
-    if not numbers or not all(is_within(number, "[0, 1)") for number in numbers):
-        refuse(name, "one or more numbers in [0, 1)", numbers)
-    return numbers
+    return check_each(name, thresholds, _check_fraction, of="numbers in [0, 1)")
 
 
 def _iou(boxes: Tensor, others: Tensor) -> Tensor:

@@ -48,10 +48,15 @@ class CoarseHeatmaps:
         """Return what `state_dict` was called of."""
         return cls.from_maps(state["positions"].tolist(), {key: maps.float() for key, maps in state["maps"].items()})
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return tensors for a checkpoint, the maps in half precision."""
-        maps = {method: maps.half() for method, maps in self.maps.items()}
-        return {"positions": torch.tensor(self.positions), "maps": maps}
+    def state_dict(self, limit: int | None = None) -> dict[str, Any]:
+        """Return tensors for a checkpoint, the maps in half precision.
+
+        Args:
+            limit: Leave out the samples at this place and those after it.
+        """
+        rows = [row for row, position in enumerate(self.positions) if limit is None or position < limit]
+        maps = {method: maps[rows].half() for method, maps in self.maps.items()}
+        return {"positions": torch.tensor([self.positions[row] for row in rows]), "maps": maps}
 
 
 def measure(

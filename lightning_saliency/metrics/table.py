@@ -8,7 +8,7 @@ A metric of your own is one row more, in the table before the training starts:
     ...     "contrast", contrast, "standard deviation", ("heatmaps",), (0, 0.5), higher_is_better=None, worst=0
     ... )
     >>> print(metrics_table().splitlines()[-1])
-    | `contrast` | standard deviation | 0 to 0.5 |
+    | `contrast` | standard deviation | 0 to 0.5 | 0 |
     >>> del METRICS["contrast"]
 """
 
@@ -31,18 +31,19 @@ METRICS: dict[str, Metric] = {
 
 
 def metrics_table() -> str:
-    """Return the table as Markdown: each metric, what it says, its range and which end is better.
+    """Return the table as Markdown: each metric, what it says, its range, which end is better, and the worst value.
 
     Example:
         >>> print(metrics_table().splitlines()[2])
-        | `entropy` | entropy of the map over that of an even one: the lower, the more focused | 0 to 1, lower |
+        | `entropy` | entropy of the map over that of an even one: the lower, the more focused | 0 to 1, lower | 1 |
     """
-    lines = ["| metric | what it says | range, better |", "|---|---|---|"]
+    lines = ["| metric | what it says | range, better | worst |", "|---|---|---|---|"]
     section = ""
     for name, metric in METRICS.items():
         if metric.section != section:
             section = metric.section
-            lines.append(f"| *{section}* | | |")
+            lines.append(f"| *{section}* | | | |")
         paper = f" ({metric.paper})" if metric.paper else ""
-        lines.append(f"| `{name}` | {metric.description}{paper} | {metric.bounds} |".replace("|  |", "| |"))
+        cells = f"| `{name}` | {metric.description}{paper} | {metric.bounds} | {metric.worst:g} |"
+        lines.append(cells.replace("|  |", "| |"))
     return "\n".join(lines) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import AUROC, Accuracy
 
-from lightning_saliency._checks import check_choice, check_count, check_number
+from lightning_saliency._checks import check_choice, check_count, check_number, optional
 from lightning_saliency._lightning import BaseFinetuning, Callback, LightningModule, Trainer
 from lightning_saliency.attribution import to_heatmaps
 from lightning_saliency.data import find_images
@@ -72,6 +73,7 @@ class CAMClassifier(LightningModule):
         box_threshold: The fraction of a heatmap's maximum that a box is drawn around.
 
     Raises:
+        TypeError: An option is of the wrong kind.
         ValueError: An option's value does not fit, or the backbone has no convolutional map (of this resolution).
 
     Example:
@@ -104,12 +106,18 @@ class CAMClassifier(LightningModule):
         check_choice("task", task, get_args(Task))
         check_choice("metric", metric, get_args(Metric))
         check_choice("schedule", schedule, get_args(Schedule))
-        check_count("num_classes", num_classes, least=2)
-        check_count("unfreeze_at_epoch", unfreeze_at_epoch, least=0)
-        check_number("learning_rate", learning_rate, "[0, inf)")
-        if backbone_learning_rate is not None:
-            check_number("backbone_learning_rate", backbone_learning_rate, "[0, inf)")
-        check_number("box_threshold", box_threshold, "[0, 1)")
+        check_rate = partial(check_number, interval="[0, inf)")
+        # the plain values, which `save_hyperparameters` finds here, and checkpoints can hold
+        num_classes = check_count("num_classes", num_classes, least=2)
+        resolution = optional(check_count)("resolution", resolution)
+        hidden = optional(check_count)("hidden", hidden)
+        in_channels = check_count("in_channels", in_channels)
+        image_size = check_count("image_size", image_size)
+        unfreeze_at_epoch = check_count("unfreeze_at_epoch", unfreeze_at_epoch, least=0)
+        learning_rate = check_rate("learning_rate", learning_rate)
+        backbone_learning_rate = optional(check_rate)("backbone_learning_rate", backbone_learning_rate)
+        weight_decay = check_rate("weight_decay", weight_decay)
+        box_threshold = check_number("box_threshold", box_threshold, "[0, 1)")
         # a module's weights are in the checkpoint; the module itself is passed when that is loaded
         self.save_hyperparameters(ignore=["backbone"] if isinstance(backbone, nn.Module) else [])
         self.model = gap_model(

@@ -7,11 +7,12 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import get_model_weights
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from lightning_saliency._checks import check_choice, check_count
+from lightning_saliency._checks import check_choice, check_count, check_flag, check_number, optional, shown
 from lightning_saliency.evidence import POOLINGS, Forward, find_logits, find_target_layer
-from lightning_saliency.models.sources import check_torchvision_name, torchvision_model
+from lightning_saliency.models.sources import check_torchvision_name, find_torchvision_weights, torchvision_model
 
 Pooling: TypeAlias = Literal["avg", "max", "lse"]
 """Global average pooling, global maximum pooling, or log-sum-exp between the two."""
@@ -64,7 +65,9 @@ class GAPHead(nn.Module):
         pooling: `"avg"`, `"max"` or `"lse"`.
 
     Raises:
-        ValueError: `in_channels` or `num_classes` is not positive, or `pooling` is none of these.
+        TypeError: An option is of the wrong kind.
+        ValueError: `in_channels` or `num_classes` is not positive, `dropout` is no probability, or `pooling` is none of
+            these.
 
     Shape:
         features `(N, D, h, w)` -> logits `(N, K)`.
@@ -86,12 +89,13 @@ class GAPHead(nn.Module):
         pooling: Pooling = "avg",
     ) -> None:
         super().__init__()
-        check_count("in_channels", in_channels)
-        check_count("num_classes", num_classes)
-        check_choice("pooling", pooling, tuple(POOLINGS))
-        self.pooling = pooling
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(in_channels, num_classes, bias=bias)
+        self.pooling = check_choice("pooling", pooling, tuple(POOLINGS))
+        self.dropout = nn.Dropout(check_number("dropout", dropout, "[0, 1]"))
+        self.linear = nn.Linear(
+            check_count("in_channels", in_channels),
+            check_count("num_classes", num_classes),
+            bias=check_flag("bias", bias),
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the logits `(N, K)` of features `(N, D, h, w)`."""
@@ -176,27 +180,31 @@ def gap_model(
         The model: `model(images)` returns logits, `model.class_maps(images)` the maps of all classes.
 
     Raises:
-        TypeError: `backbone` is neither a name nor a module.
-        ValueError: torchvision has no such model; the backbone has no convolutional map (of this resolution), or cannot
-            be traced.
+        TypeError: `backbone` is neither a name nor a module, or another argument is of the wrong kind.
+        ValueError: torchvision has no such model or weights; the backbone has no convolutional map (of this
+            resolution), or cannot be traced.
 
     Example:
         >>> model = gap_model("resnet18", num_classes=5, resolution=14, hidden=None)
         >>> model.cut, model.class_maps(torch.randn(1, 3, 224, 224)).shape
         ('layer3', torch.Size([1, 5, 14, 14]))
     """
-    check_count("in_channels", in_channels)
-    check_count("image_size", image_size)
-    if hidden is not None:
-        check_count("hidden", hidden)
+    num_classes = check_count("num_classes", num_classes)
+    resolution = optional(check_count)("resolution", resolution)
+    hidden = optional(check_count)("hidden", hidden)
+    check_choice("pooling", pooling, tuple(POOLINGS))
+    in_channels = check_count("in_channels", in_channels)
+    image_size = check_count("image_size", image_size)
     if isinstance(backbone, str):
         if resolution is None and backbone in PAPER_RESOLUTIONS:  # it identifies the layer at 224 pixels
             resolution, image_size = PAPER_RESOLUTIONS[backbone], 224
         module = _torchvision_model(backbone, weights, in_channels)
-    elif isinstance(backbone, nn.Module):
-        module = backbone
-    else:
+    elif not isinstance(backbone, nn.Module):
         raise TypeError(f"Expected `backbone` to be a name or a module, got {type(backbone).__name__}.")
+    elif weights is not None:
+        raise ValueError(f"Expected `weights` to be None for a module, which has its own, got {shown(weights)}.")
+    else:
+        module = backbone
     image = torch.zeros(1, in_channels, image_size, image_size)
     size = None if resolution is None else (resolution, resolution)
     layer = find_target_layer(Forward(module, _logits_or_features), image, size=size, can_be_cut=True)
@@ -220,7 +228,11 @@ def gap_model(
 def _torchvision_model(name: str, weights: Any, in_channels: int) -> nn.Module:
     """Return a torchvision model for images of `in_channels` channels."""
     check_torchvision_name(name, "`backbone`")
-    model = torchvision_model(name, weights)
+    named = None if weights is None else find_torchvision_weights(name, weights)
+    if weights is not None and named is None:
+        known = ", ".join(get_model_weights(name).__members__)
+        raise ValueError(f"Expected `weights` to be one of {known} of {name}, or None, got {shown(weights)}.")
+    model = torchvision_model(name, named)
     if in_channels == 3:
         return model
     flags: Any = model

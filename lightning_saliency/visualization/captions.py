@@ -30,7 +30,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class Names:
-    """The names of the classes; a class without a name is called by its number.
+    """The names of the classes; a class without a name, or with an empty one, is called by its number.
 
     Args:
         names: By class index; None where there are none.
@@ -43,7 +43,8 @@ class Names:
     names: Sequence[str] | None = None
 
     def __getitem__(self, index: int) -> str:
-        return str(self.names[index]) if self.names is not None and 0 <= index < len(self.names) else str(index)
+        names = self.names or ()
+        return (str(names[index]) if 0 <= index < len(names) else "") or str(index)
 
     def short(self, index: int, probability: float | None = None) -> str:
         """Return the name, cut where it is longer than 40 characters, with the class's probability behind it."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_saliency._checks import check_number, refuse, shown
 from lightning_saliency.visualization.images import check_rgb, select_channels
 
 _TOLERANCE = 1e-3  # half precision and interpolation may leave [0, 1] by that much
@@ -34,7 +35,7 @@ def colorize(heatmaps: Tensor, colormap: str = "turbo") -> Tensor:
         tensor([[  0, 128, 255]], dtype=torch.uint8)
     """
     check_heatmaps("heatmaps", heatmaps)
-    table = color_table(colormap).to(heatmaps.device)
+    table = color_table(check_colormap("colormap", colormap)).to(heatmaps.device)
     index = (heatmaps.detach()[:, 0].float() * 256).long().clamp_(0, 255)
     colors = table.index_select(0, index.flatten()).view(*index.shape, 3)  # a third of the time of table[index]
     return colors.permute(0, 3, 1, 2)
@@ -131,19 +132,19 @@ def color_table(colormap: str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(colors[:, :3], dtype=np.uint8))
 
 
-def check_colormap(name: str, colormap: str) -> None:
+def check_colormap(name: str, colormap: str) -> str:
     """Refuse what is not the name of a matplotlib color map."""
     known = list(matplotlib.colormaps)
-    if colormap not in known:
-        near = difflib.get_close_matches(str(colormap), known, n=3)
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise ValueError(f"Expected `{name}` to be a name in `matplotlib.colormaps`, got {colormap!r}.{hint}")
+    if not isinstance(colormap, str) or colormap not in known:
+        near = difflib.get_close_matches(shown(colormap).strip("'"), known, n=3)
+        hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        refuse(name, "a name in `matplotlib.colormaps`", shown(colormap), hint=hint)
+    return str(colormap)
 
 
-def check_alpha(name: str, alpha: float) -> None:
+def check_alpha(name: str, alpha: float) -> float:
     """Refuse a weight that is not in [0, 1]."""
-    if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
-        raise ValueError(f"Expected `{name}` to be in [0, 1], got {alpha!r}.")
+    return check_number(name, alpha, "[0, 1]")
 
 
 def check_heatmaps(name: str, heatmaps: Tensor) -> None:

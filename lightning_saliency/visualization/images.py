@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from lightning_saliency._checks import OptionError
+
 Channels: TypeAlias = Literal["first", "mean"]
 """What is shown of an image with neither one nor three channels; see `to_rgb`."""
 
@@ -120,7 +122,7 @@ def _check_channels(channels: str) -> None:
 def _per_channel(name: str, value: float | Sequence[float], count: int) -> Tensor:
     numbers = torch.as_tensor(value, dtype=torch.float32, device="cpu").flatten()
     if len(numbers) not in (1, count):
-        raise ValueError(f"Expected `{name}` to hold 1 number or {count}, one per channel, got {len(numbers)}.")
+        raise OptionError(f"Expected `{name}` to hold 1 number or {count}, one per channel, got {len(numbers)}.", name)
     return numbers.view(-1, 1, 1)
 
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from lightning_saliency._checks import check_choice, check_count
+from lightning_saliency._checks import (
+    check_choice,
+    check_count,
+    check_each,
+    check_number,
+    check_options,
+    optional,
+    refuse,
+    shown,
+)
+from lightning_saliency._names import one_line
 from lightning_saliency.attribution import Normalize
 from lightning_saliency.data import find_class_names, find_normalization
 from lightning_saliency.visualization.captions import Names
@@ -54,23 +64,27 @@ class Style:
     top_k: int | None = None
 
     def __post_init__(self) -> None:
-        numbers = {"mean": _check_numbers("mean", self.mean), "std": _check_numbers("std", self.std)}
+        check_options(
+            self,
+            "style.",
+            {
+                "mean": optional(_check_numbers),
+                "std": optional(partial(_check_numbers, interval="(0, inf)")),
+                "class_names": optional(partial(check_each, check=_check_class_name, of="names")),
+                "colormap": check_colormap,
+                "alpha": check_alpha,
+                "normalize": partial(check_choice, allowed=get_args(Normalize)),
+                "channels": partial(check_choice, allowed=get_args(Channels)),
+                "top_k": optional(check_count),
+            },
+        )
         if (self.mean is None) != (self.std is None):
-            raise ValueError(f"Expected `Style(mean=..., std=...)` both or neither, got {self.mean} and {self.std}.")
-        if self.std is not None and min(torch.as_tensor(self.std).flatten().tolist()) <= 0:
-            raise ValueError(f"Expected `Style(std=...)` to be above 0, got {self.std}.")
-        names = self.class_names
-        if names is not None and not isinstance(names, list | tuple):
-            raise TypeError(f"Expected `Style(class_names=...)` to be a list of names, got {names!r}.")
-        check_choice("Style(normalize=...)", self.normalize, get_args(Normalize))
-        check_choice("Style(channels=...)", self.channels, get_args(Channels))
-        if self.top_k is not None:
-            check_count("Style(top_k=...)", self.top_k)
-        check_colormap("Style(colormap=...)", self.colormap)
-        check_alpha("Style(alpha=...)", self.alpha)
-        # a list that is changed later must not change a style that is in use
-        for option, value in {**numbers, "class_names": names and tuple(map(str, names))}.items():
-            object.__setattr__(self, option, value)
+            raise ValueError(f"Expected `style.mean` and `style.std` both or neither, got {self.mean} and {self.std}.")
+        lengths = {len(numbers) for numbers in (self.mean, self.std) if isinstance(numbers, tuple)} - {1}
+        if len(lengths) > 1:
+            raise ValueError(
+                f"Expected `style.mean` and `style.std` to be of one length, got {self.mean} and {self.std}."
+            )
 
 
 def to_pictures(images: Tensor, style: Style, dataset: Any = None) -> Tensor:
@@ -94,14 +108,24 @@ def to_pictures(images: Tensor, style: Style, dataset: Any = None) -> Tensor:
 
 
 def find_names(style: Style, dataset: Any = None) -> Names:
-    """Return the names of the classes: the style's, else the data set's."""
-    return Names(style.class_names or find_class_names(dataset))
+    """Return the names of the classes: the style's, else the data set's; each as one line."""
+    names = style.class_names or find_class_names(dataset)
+    return Names(None if names is None else tuple(map(one_line, names)))
 
 
-def _check_numbers(option: str, value: Any) -> float | tuple[float, ...] | None:
+def _check_numbers(name: str, value: Any, interval: str = "(-inf, inf)") -> float | tuple[float, ...]:
     """Return one number, or one per channel as a tuple."""
     values = value.tolist() if hasattr(value, "tolist") else value
-    numbers = values if isinstance(values, list | tuple) else [values]
-    if value is not None and not (numbers and all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)):
-        raise TypeError(f"Expected `Style({option}=...)` to be a finite number, or one per channel, got {value!r}.")
-    return tuple(values) if isinstance(values, list) else values
+    check = partial(check_number, interval=interval)
+    return (
+        check_each(name, values, check, of="numbers, one per channel")
+        if isinstance(values, list | tuple)
+        else check(name, values)
+    )
+
+
+def _check_class_name(name: str, value: Any) -> str:
+    """Return a class's name as one line; a number is a name too."""
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        refuse(name, "a name", shown(value), error=TypeError)
+    return one_line(str(value))

@@ -13,6 +13,8 @@ from typing import Literal, TypeAlias
 import matplotlib
 from PIL import ImageDraw, ImageFont
 
+from lightning_saliency._names import one_line
+
 Color: TypeAlias = tuple[int, int, int]
 
 INK: Color = (32, 33, 36)
@@ -32,7 +34,8 @@ def line_height(font: ImageFont.FreeTypeFont) -> int:
 
 
 def cut_line(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Cut a line that is wider than `width` pixels, and end it with "…"."""
+    """Cut a line that is wider than `width` pixels, and end it with "…"; line ends within it are spaces."""
+    text = one_line(text)
     if font.getlength(text) <= width:
         return text
     return text[: _count_fitting(text, font, width, "…")].rstrip(" ·,;:") + "…"
@@ -40,6 +43,7 @@ def cut_line(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 def cut_label(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """Cut a line like "class · 24%" in its first part, so that the last is seen."""
+    text = one_line(text)
     first, dot, last = text.rpartition(" · ")
     rest = width - math.ceil(font.getlength(dot + last))
     return cut_line(first, font, rest) + dot + last if rest > width // 3 else cut_line(text, font, width)
@@ -48,7 +52,7 @@ def cut_label(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 @lru_cache(maxsize=1024)  # the same captions stand on several sheets
 def wrap_lines(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int = 2) -> tuple[str, ...]:
     """Break a text into lines no wider than `width` pixels; what is left after the last line is cut with "…"."""
-    text = " ".join(text.split())
+    text = one_line(text)
     if lines < 2 or font.getlength(text) <= width:
         return (cut_line(text, font, width),) if text else ()
     fitting = max(_count_fitting(text, font, width), 1)

@@ -267,7 +267,7 @@ def test_a_model_that_squeezes_its_single_logit_is_binary_for_one_image_too():
         ({"images": IMAGES.numpy()}, TypeError, r"`images` to be a tensor \(N, C, H, W\), got ndarray"),
         ({"model": lambda images: images}, TypeError, r"`model` to be a torch.nn.Module, got function"),
         ({"chunk_size": 0}, ValueError, r"`chunk_size` to be a positive int, got 0"),
-        ({"chunk_size": 1.5}, ValueError, r"`chunk_size` to be a positive int, got 1.5"),
+        ({"chunk_size": 1.5}, TypeError, r"`chunk_size` to be a positive int, got 1.5"),
         ({"methods": "grad_camm"}, ValueError, r"`methods` out of .*'grad_camm'\. Did you mean 'grad_cam'\?"),
         ({"target": 4}, ValueError, r"`target` to be below the model's 4 classes \(0 to 3\), got 4"),
         ({"target": [0, 1]}, ValueError, r"each of the 5 images, shape \(5,\), got shape \(2,\)"),

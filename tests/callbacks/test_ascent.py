@@ -101,8 +101,8 @@ def test_the_fooled_samples_and_how_many_steps_it_took(tmp_path):
 @pytest.mark.parametrize(
     ("make", "error", "says"),
     [
-        (lambda: ClassModelCallback([]), ValueError, r"`classes` to be class indices from 0, got \[\]"),
-        (lambda: ClassModelCallback([-1]), ValueError, "`classes` to be class indices"),
+        (lambda: ClassModelCallback([]), ValueError, r"`classes` to be one or more class indices, got \[\]"),
+        (lambda: ClassModelCallback([-1]), ValueError, "`classes` to be an int from 0, got -1"),
         (lambda: ClassModelCallback(steps=0), ValueError, "`steps` to be a positive int, got 0"),
         (lambda: ClassModelCallback(step_size=-1), ValueError, "`step_size` to be a number above 0, got -1"),
         (lambda: ClassModelCallback(blur=-0.5), ValueError, r"`blur` to be a number from 0, got -0\.5"),
@@ -112,7 +112,7 @@ def test_the_fooled_samples_and_how_many_steps_it_took(tmp_path):
             r"`execution\.output_fn` to be a function or None, got int",
         ),
         (lambda: ClassModelCallback(every_n_epochs=0), ValueError, "`every_n_epochs` to be a positive int"),
-        (lambda: FoolingCallback(-1), ValueError, "`target` to be a class index from 0 or None, got -1"),
+        (lambda: FoolingCallback(-1), ValueError, "`target` to be an int from 0, got -1"),
         (lambda: FoolingCallback(method="fast"), ValueError, "`method` to be one of sign, gradient, got 'fast'"),
         (lambda: FoolingCallback(step_size=0), ValueError, "`step_size` to be a number above 0, got 0"),
         (
@@ -123,7 +123,7 @@ def test_the_fooled_samples_and_how_many_steps_it_took(tmp_path):
         (
             lambda: FoolingCallback(style=Style(class_names="cat")),
             TypeError,
-            r"`Style\(class_names=\.\.\.\)` to be a list of names",
+            r"`style\.class_names` to be a list of names",
         ),
     ],
 )

@@ -1,14 +1,16 @@
 """What cannot work is an error before the first training step, which says what to do."""
 
+import os
 from functools import partial
 
 import pytest
 import torch
-from tiny import NUM_CLASSES, L, TinyClassifier, events, loader, trainer
+from beside import texts
+from tiny import NUM_CLASSES, L, TinyClassifier, events, loader, sheets, trainer
 from torch import nn
 
 from lightning_saliency import CAMCallback, GradCAMCallback, SaliencyCallback
-from lightning_saliency.callbacks import Samples, Style
+from lightning_saliency.callbacks import Execution, Samples, Style
 
 
 class Flat(TinyClassifier):
@@ -126,12 +128,87 @@ def test_what_cannot_work_is_an_error_before_the_first_training_step(tmp_path, c
     assert runner.global_step == 0
 
 
-def test_sharded_strategies_are_refused():
-    class Sharded:
-        strategy = L.strategies.FSDPStrategy(accelerator=None)
+class Sharded(TinyClassifier):
+    """Could be sharded when its layers are made."""
 
-    with pytest.raises(ValueError, match="FSDPStrategy does not keep"):
-        SaliencyCallback().setup(Sharded(), TinyClassifier(), "fit")
+    def configure_model(self):
+        pass
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """The environment of a strategy of several processes that has one, which is left afterwards."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("default:.*sync_dist=True")
+def test_under_a_sharded_strategy_the_callback_is_left_out_with_a_warning(tmp_path, one_process):
+    strategy = L.strategies.ModelParallelStrategy()
+    monitors = L.callbacks.EarlyStopping("saliency/saliency/entropy")
+    callback = SaliencyCallback()
+    runner = trainer(tmp_path, callback, monitors, strategy=strategy)
+    with pytest.warns(UserWarning, match=r"ModelParallelStrategy does not keep.*goes on without it") as caught:
+        runner.fit(Sharded(), loader(), loader())
+    assert len(texts(caught, "SaliencyCallback")) == 1
+    assert runner.global_step == 6
+    assert sheets(tmp_path) == set()
+    with pytest.raises(ValueError, match="ModelParallelStrategy does not keep"):
+        SaliencyCallback(execution=Execution(on_error="raise")).setup(runner, Sharded(), "fit")
+
+
+@pytest.mark.filterwarnings("default:You are trying to")
+def test_with_bare_bones_the_callback_is_left_out_with_a_warning(tmp_path):
+    bare = {"logger": None, "log_every_n_steps": None, "enable_checkpointing": None, "enable_progress_bar": None}
+    runner = trainer(tmp_path, SaliencyCallback(), barebones=True, enable_model_summary=None, **bare)
+    with pytest.warns(UserWarning, match=r"barebones=True.*goes on without it") as caught:
+        runner.fit(Sharded(), loader(), loader())
+    assert len(texts(caught, "SaliencyCallback")) == 1
+    assert runner.global_step == 6
+
+
+def raises(*args):
+    raise KeyError("nothing of this name")
+
+
+def returns_text(*args):
+    return "nonsense"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"samples": Samples(labels=raises)}, "function for `samples.labels` raises KeyError: 'nothing of this name'"),
+        ({"samples": Samples(labels=returns_text)}, "function for `labels` to return one class for each"),
+        ({"samples": Samples(objects=raises)}, "function for `samples.objects` raises KeyError"),
+        ({"samples": Samples(objects=returns_text)}, "`objects` to be, for 8 images.*got a str"),
+        ({"target": raises}, "function for `target` raises KeyError"),
+        ({"target": returns_text}, "callable `target` to turn logits.*got str"),
+        ({"execution": Execution(output_fn=raises)}, "function for `output_fn` raises KeyError"),
+        ({"execution": Execution(output_fn=returns_text)}, "`output_fn` to return logits of shape.*got a str"),
+        ({"samples": Samples(choose="per_class", labels=lambda batch: None)}, r"integer labels \(N,\)"),
+        ({"samples": Samples(dataloader_idx=3)}, "below the number of loaders, 1, got 3"),
+        ({"model": "spare"}, "Expected `model`, 'spare', to be called in the validation step"),
+        ({"target": 7}, "below the model's 3 classes"),
+        ({"samples": Samples(image="pixels")}, "images named 'pixels'"),
+        ({"style": Style(mean=[0.5, 0.5], std=[1.0, 1.0])}, "one per channel, got 2"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-".join(value),
+)
+def test_an_option_that_is_impossible_ends_the_run_with_default_methods_too(tmp_path, options, message):
+    runner = trainer(tmp_path, SaliencyCallback(**options))
+    with pytest.raises(ValueError, match=message):
+        runner.fit(HasSpare(), loader(), loader())
+    assert runner.global_step == 0
+
+
+class HasSpare(TinyClassifier):
+    """Has a part that it does not call."""
+
+    def __init__(self):
+        super().__init__()
+        self.spare = nn.Linear(2, 2)
 
 
 def test_layers_that_are_made_in_configure_model_are_checked_once_they_are_there(tmp_path):

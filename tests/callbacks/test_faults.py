@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from beside import fit_beside, texts
 from looking import Keeps
 from tiny import CSVLogger, L, Logger, TensorBoardLogger, TinyClassifier, data, events, loader, picture, trainer
 from torch.utils.data import Dataset
@@ -22,33 +23,9 @@ def is_ours(module, images) -> bool:
     return len(images) in (SHOWN, 3) and not module.training and not module.trainer.sanity_checking
 
 
-class Ending(L.Callback):
-    def on_train_end(self, trainer, pl_module):
-        self.fingerprint = fingerprint(trainer, pl_module)
-
-
-def fit_beside(tmp_path, module, callback, **options):
-    """Fit with the callback, and check that it ends like the fit without it; return the first trainer."""
-    endings, runners = [], []
-    for callbacks in ([callback], []):
-        L.seed_everything(1)
-        ending = Ending()
-        folder = tmp_path / ("with" if callbacks else "without")
-        runner = trainer(folder, *callbacks, ending, **({"max_epochs": 3} | options))
-        runner.fit(module(), loader(shuffle=True), loader())
-        endings.append(ending.fingerprint)
-        runners.append(runner)
-    assert changed(*endings) == []
-    return runners[0]
-
-
 def callback(on_error="warn", **options) -> SaliencyCallback:
     execution = Execution(audit=True, on_error=on_error)
     return SaliencyCallback(["cam", "saliency"], samples=SHOWN, execution=execution, history=False, **options)
-
-
-def texts(caught, part: str) -> list[str]:
-    return [str(warning.message) for warning in caught if part in str(warning.message)]
 
 
 class Raises(TinyClassifier):

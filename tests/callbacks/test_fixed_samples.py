@@ -204,9 +204,9 @@ def test_a_resumed_run_shows_the_same_samples(tmp_path):
 
 def test_a_resumed_run_with_another_method_shows_the_same_samples_and_with_another_choice_others():
     keys = {
-        GradCAMCallback().state_key.partition("{")[2],
-        GradCAMCallback(layer="backbone.0", target=lambda logits: logits[:, 0]).state_key.partition("{")[2],
-        SaliencyCallback(["saliency", "grad_cam"]).state_key.partition("{")[2],
+        GradCAMCallback().checkpoint_key,
+        GradCAMCallback(layer="backbone.0", target=lambda logits: logits[:, 0]).checkpoint_key,
+        SaliencyCallback(["saliency", "grad_cam"]).checkpoint_key,
     }
     assert len(keys) == 1
     others = [
@@ -217,12 +217,12 @@ def test_a_resumed_run_with_another_method_shows_the_same_samples_and_with_anoth
         {"samples": Samples(choose="hardest")},
         {"name": "b"},
     ]
-    assert len({SaliencyCallback(**other).state_key for other in [*others, {}]}) == 7
+    assert len({SaliencyCallback(**other).checkpoint_key for other in [*others, {}]}) == 7
 
 
 def test_several_callbacks_in_one_trainer_keep_apart(tmp_path):
     callbacks = [GradCAMCallback(), GradCAMCallback(layer="backbone.0", name="early"), CAMCallback(samples=2)]
-    assert len({callback.state_key for callback in callbacks}) == 3
+    assert len({callback.checkpoint_key for callback in callbacks}) == 3
     trainer(tmp_path, *callbacks).validate(TinyClassifier(), loader(), verbose=False)
     assert {"saliency/grad_cam", "early/grad_cam"} <= set(events(tmp_path).Tags()["images"])
 

@@ -252,7 +252,7 @@ def test_a_time_budget_thins_what_is_measured(tmp_path):
             r"`objects` to be, for 8 images of 16×16, boxes \(8, 4\).*got a tensor of shape \(8,\)",
         ),
         (lambda batch: squares(batch)[:3], r"boxes \(8, 4\).*shape \(3, 4\)"),
-        (BOXES[:2], "`objects` to hold one entry for each sample, got 2 for the sample 3"),
+        ([BOXES, BOXES, BOXES[0], BOXES], r"`objects` to be, for 1 images of 16×16, boxes.*got a list"),
     ],
 )
 def test_objects_that_do_not_fit_are_named_before_the_training(tmp_path, objects, text):
@@ -260,6 +260,17 @@ def test_objects_that_do_not_fit_are_named_before_the_training(tmp_path, objects
     with pytest.raises(ValueError, match=text):
         runner.fit(TinyClassifier(), loader(), loader())
     assert runner.global_step == 0
+
+
+def test_samples_without_an_entry_have_no_object_and_that_is_said_once(tmp_path):
+    keeps = Keeps()
+    ours = callback(samples=with_objects(objects=BOXES[:2]), outputs=[keeps])
+    with pytest.warns(UserWarning, match=r"`samples\.objects` has 2 entries for 4 samples") as caught:
+        fit(tmp_path, ours, max_epochs=2)
+    assert sum("2 entries" in str(warning.message) for warning in caught) == 1
+    masks = [sample.mask.any().item() for sample in keeps.looks[-1].samples.samples]
+    assert masks == [True, True, False, False]
+    assert events(tmp_path).Scalars("saliency/cam/pointing_game")
 
 
 def test_masks_follow_the_samples_that_are_chosen(tmp_path):

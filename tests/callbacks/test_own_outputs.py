@@ -142,12 +142,23 @@ def test_an_end_that_raises_does_not_keep_the_others_from_theirs(tmp_path):
     assert {"saliency/margin/end", "saliency/cam/animation"} <= tags
 
 
-def test_an_output_that_raises_in_sanity_checking_ends_the_run_before_its_first_step(tmp_path):
-    class FailsAtOnce(Output):
-        def __call__(self, look):
-            raise RuntimeError("at once")
+class FailsAtOnce(Output):
+    def __call__(self, look):
+        raise RuntimeError("at once")
 
-    runner = trainer(tmp_path, callback(FailsAtOnce(), execution=Execution()))
+
+def test_an_output_that_raises_in_sanity_checking_too_is_one_warning_and_the_others_go_on(tmp_path):
+    runner = trainer(tmp_path, callback(FailsAtOnce(), Margin(), execution=Execution()))
+    with pytest.warns(UserWarning, match="RuntimeError: at once") as caught:
+        runner.fit(TinyClassifier(), loader(), loader())
+    assert sum("at once" in str(warning.message) for warning in caught) == 1
+    assert runner.state.finished
+    assert len(events(tmp_path).Images("saliency/cam")) == 3
+    assert "saliency/margin" in runner.callback_metrics
+
+
+def test_an_output_that_raises_ends_the_run_before_its_first_step_where_that_is_asked_for(tmp_path):
+    runner = trainer(tmp_path, callback(FailsAtOnce(), execution=Execution(on_error="raise")))
     with pytest.raises(RuntimeError, match="at once"):
         runner.fit(TinyClassifier(), loader(), loader())
     assert runner.global_step == 0

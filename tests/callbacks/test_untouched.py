@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -127,9 +127,6 @@ def assign(parameter):
 
 
 DEEDS = {
-    "torch's random state": lambda trainer, module: torch.randn(1),
-    "Python's random state": lambda trainer, module: random.random(),
-    "NumPy's random state": lambda trainer, module: np.random.rand(),
     "the parameter head.linear.weight": lambda trainer, module: assign(module.head.linear.weight),
     "the buffer backbone.1.running_mean": lambda trainer, module: module.backbone[1].running_mean.add_(1),
     "the gradient of head.linear.bias": lambda trainer, module: setattr(
@@ -140,8 +137,24 @@ DEEDS = {
     "the hooks of backbone.0": lambda trainer, module: module.backbone[0].register_forward_hook(lambda *_: None),
     "the optimizer 0": lambda trainer, module: trainer.optimizers[0].param_groups[0].update(lr=0.5),
     "the scheduler 0": lambda trainer, module: setattr(trainer.lr_scheduler_configs[0].scheduler, "patience", 9),
+}
+
+
+RESTORED = {
+    "torch's random state": lambda trainer, module: torch.randn(1),
+    "Python's random state": lambda trainer, module: random.random(),
+    "NumPy's random state": lambda trainer, module: np.random.rand(),
     "torch's modes": lambda trainer, module: torch.set_grad_enabled(True),
 }
+
+
+@pytest.mark.parametrize("part", RESTORED)
+def test_what_an_output_does_to_the_process_is_undone(tmp_path, part):
+    recipe = RECIPES[0]
+    without = run(recipe, tmp_path / "without")
+    meddles = Meddles(RESTORED[part])
+    with_deed = run(recipe, tmp_path / "with", SaliencyCallback("cam", samples=1, history=False, outputs=[meddles]))
+    assert changed(without, with_deed) == []
 
 
 @pytest.mark.parametrize("part", DEEDS)
@@ -154,11 +167,49 @@ def test_the_audit_names_what_has_changed(tmp_path, part):
         runner.fit(Scheduled(), loader(), loader())
 
 
+CALLS = [0]
+
+
+class CountsInAGlobal(TinyClassifier):
+    """Counts its calls where neither a copy of it nor the audit's state reaches."""
+
+    def forward(self, images):
+        CALLS[0] += 1
+        return super().forward(images) * (1 + 0.1 * CALLS[0])
+
+
+class CountsInItsClass(TinyClassifier):
+    calls: ClassVar[list[int]] = [0]
+
+    def forward(self, images):
+        self.calls[0] += 1
+        return super().forward(images) * (1 + 0.1 * self.calls[0])
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (CountsInAGlobal, "the model's logits for the same samples differ before and after it"),
+        (CountsInItsClass, "the class attribute CountsInItsClass.calls of the module"),
+    ],
+)
+def test_the_audit_finds_what_no_copy_reaches(tmp_path, module, message):
+    callback = SaliencyCallback("saliency", samples=1, metrics=False, history=False, execution=Execution(audit=True))
+    with pytest.raises(RuntimeError, match=f"has changed the training: .*{message}"):
+        trainer(tmp_path, callback).fit(module(), loader(), loader())
+
+
+class Draws(L.Callback):
+    """Draws one random number after each validation."""
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        torch.randn(1)
+
+
 def test_the_harness_notices_one_random_number(tmp_path):
     recipe = RECIPES[0]
     without = run(recipe, tmp_path / "without")
-    meddles = Meddles(DEEDS["torch's random state"])
-    with_draw = run(recipe, tmp_path / "with", SaliencyCallback("cam", samples=1, history=False, outputs=[meddles]))
+    with_draw = run(recipe, tmp_path / "with", Draws())
     assert {"the order of the samples", "torch's random state"} <= set(changed(without, with_draw))
 
 

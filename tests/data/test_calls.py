@@ -205,3 +205,14 @@ def test_a_plain_call_is_one_argument():
     assert call[:] is call
     assert call[0:4] is call
     assert torch.equal(call[-1:].images, X[-1:])
+
+
+def test_rows_are_taken_from_tensors_of_any_layout():
+    adjacency = torch.arange(16.0).view(4, 4)
+    call = make_call([torch.zeros(4, 3, 8, 8), adjacency.to_sparse()], {})
+    assert torch.equal(call[1:3].args[1].to_dense(), adjacency[1:3])
+    assert torch.equal(call[[2, 0, 2]].args[1].to_dense(), adjacency[[2, 0, 2]])
+    assert len(call[[]]) == 0
+    rows = call.separate([3, 1])
+    assert [row.args[1].to_dense().tolist() for row in rows] == [adjacency[3:].tolist(), adjacency[1:2].tolist()]
+    assert torch.equal(join_calls(rows).args[1].to_dense(), adjacency[[3, 1]])

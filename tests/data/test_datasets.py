@@ -1,11 +1,13 @@
 """What a data set says of itself, behind any loaders, wrappers and transforms."""
 
+from collections.abc import Sequence
+from itertools import count
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset, random_split
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 from torchvision.transforms._presets import ImageClassification
@@ -73,3 +75,125 @@ def test_a_guess_at_a_strange_data_set_fails_nothing_and_walks_no_data():
     assert find_normalization(SimpleNamespace(transform=scripted)) == (MEAN, STD)
     scalar = SimpleNamespace(mean=torch.tensor(0.5), std=torch.tensor(0.25))
     assert find_normalization(SimpleNamespace(transform=scalar)) == ([0.5], [0.25])
+
+
+SPOKEN = ("classes", "mean", "std", "transform", "transforms", "dataset", "datasets")
+WRAPPERS = {
+    "itself": lambda dataset: dataset,
+    "Subset": lambda dataset: Subset(dataset, [0]),
+    "ConcatDataset": lambda dataset: ConcatDataset([dataset, dataset]),
+    "random_split": lambda dataset: random_split(dataset, [2, 2])[0],
+    "nested": lambda dataset: Subset(ConcatDataset([Subset(dataset, [0, 1])]), [1]),
+}
+
+
+class Speaking(Dataset):
+    """A data set each of whose attributes runs a function."""
+
+    def __init__(self, says):
+        self.says = says
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        raise AssertionError("read")
+
+
+for attribute in SPOKEN:
+    setattr(Speaking, attribute, property(lambda self: self.says()))
+
+
+class NoTextError(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+def raises(error):
+    def say():
+        raise error
+
+    return say
+
+
+class Lying(Sequence):
+    """A sequence that has no end, or none of the length it says."""
+
+    def __init__(self, length, entry="class"):
+        self.length, self.entry = length, entry
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return self.entry
+
+
+class Endless(list):
+    def __iter__(self):
+        return count()
+
+
+class Raising:
+    """A value every use of which raises."""
+
+    def __getattribute__(self, name):
+        raise NotImplementedError(name)
+
+
+def deep():
+    return deep()
+
+
+ODD = {
+    **{f"raises {type(error).__name__}": raises(error) for error in (NotImplementedError(), OSError(), NoTextError())},
+    **{f"raises {error.__name__}": raises(error) for error in (AssertionError, KeyError, StopIteration, Warning)},
+    "recursion": deep,
+    "a method": lambda: print,
+    "an iterator": count,
+    "a generator": lambda: (name for name in "ab"),
+    "a dict": lambda: {"a": 0},
+    "a tensor": lambda: torch.zeros(3, 4),
+    "a large tensor": lambda: torch.zeros(1, device="meta").expand(2**40),
+    "an array of objects": lambda: np.array([object()]),
+    "a huge range": lambda: range(10**30),
+    "a huge sequence": lambda: Lying(10**15),
+    "a list without an end": lambda: Endless([1]),
+    "a sequence of a negative length": lambda: Lying(-1),
+    "numbers that are none": lambda: [float("nan")],
+    "a huge number": lambda: 10**400,
+    "bytes": lambda: b"ab",
+    "a class": lambda: Speaking,
+    "a value that cannot be used": Raising,
+    "a cycle of lists": lambda: [lambda: None, *[Speaking(ODD["a cycle of lists"]) for _ in range(30)]],
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("odd", ODD)
+def test_whatever_a_data_set_says_of_itself_ends_nothing_and_is_not_known_where_it_is_unusable(odd, wrapper):
+    dataset = WRAPPERS[wrapper](Speaking(ODD[odd]))
+    assert find_normalization(dataset) is None
+    assert find_class_names(dataset) is None
+    find_dataset(SimpleNamespace(flattened=[Speaking(ODD[odd])]), 0)
+
+
+def test_a_sequence_without_an_end_is_read_as_far_as_its_length():
+    assert find_class_names(SimpleNamespace(classes=Lying(3))) == ["class"] * 3
+
+
+def test_what_one_attribute_says_is_known_where_another_raises():
+    class Half(TensorDataset):
+        classes = ("a", "b")
+
+        @property
+        def transform(self):
+            raise RuntimeError("not set up")
+
+        @property
+        def transforms(self):
+            return [v1.Normalize(MEAN, STD), Raising()]
+
+    for wrapper in WRAPPERS.values():
+        assert find_class_names(wrapper(Half(X))) == ["a", "b"]
+        assert find_normalization(wrapper(Half(X))) == (MEAN, STD)

@@ -1,5 +1,7 @@
 """The fixed samples: collected once from a stream, kept on the CPU, put together by size, saved in a checkpoint."""
 
+import gc
+import io
 import math
 from dataclasses import dataclass
 from enum import Enum
@@ -138,6 +140,45 @@ def test_the_samples_are_copies_on_the_cpu(context):
             assert not tensor.is_inference()
 
 
+def num_alive(shape):
+    """How many tensors of a shape there are in the process."""
+    return sum(type(value) is torch.Tensor and value.shape == shape for value in gc.get_objects())
+
+
+@pytest.mark.parametrize("name", ["per_class", "hardest"])
+def test_no_more_samples_are_alive_than_can_be_shown(name):
+    labels = torch.arange(900) // 300  # sorted by class, as folders are
+    collector = SampleCollector(CHOOSERS[name](5))
+    for start in range(0, 900, 30):
+        images, rising = torch.zeros(30, 3, 11, 7), torch.zeros(30, 3)
+        rising[range(30), labels[start : start + 30]] = -torch.arange(start, start + 30.0)
+        collector.offer((images, labels[start : start + 30]), plain_call(images), rising)
+        if start % 290 < 30:  # the count walks through all objects
+            assert num_alive((1, 3, 11, 7)) == len(collector.current()) == 5
+    collector.end(whole=True)
+    found = [sample.label for sample in collector.fixed.samples]
+    assert found == ([0, 1, 2, 0, 1] if name == "per_class" else [2] * 5)
+
+
+def test_what_is_the_same_for_a_whole_batch_is_kept_once():
+    table = torch.rand(1000)
+    collector = first(4)
+    collector.offer((X, Y), make_call([X], {"table": table}), None)
+    kept = [sample.call.kwargs["table"] for sample in collector.fixed.samples]
+    assert len({tensor.data_ptr() for tensor in kept}) == 1
+    assert kept[0].data_ptr() != table.data_ptr()
+    file = io.BytesIO()
+    torch.save(collector.state_dict(), file)
+    assert len(file.getvalue()) < 4 * (3 * 8 * 8 * 4) + 1000 * 4 + 10_000
+
+
+def test_a_checkpoint_does_not_hold_the_images_that_were_passed():
+    images = torch.zeros(1000, 3, 8, 8)[:2]  # a part, which would be saved with the whole
+    collector = first(2, given=given_samples(images))
+    assert len(collector.fixed) == 2
+    assert collector.state_dict() == {}
+
+
 def test_the_samples_of_one_size_are_put_together_and_keep_their_places():
     collector = first(7)
     for size, count in ((8, 2), (6, 1), (8, 3), (5, 1)):
@@ -216,9 +257,18 @@ def test_objects_are_taken_out_of_a_batch_or_given_for_each_sample():
         given.offer((X, Y), plain_call(X), None)
         for collector in (taken, given):
             assert torch.equal(collector.fixed.batches()[0].masks, expected[:3])
-    with pytest.raises(ValueError, match=r"`objects` to hold one entry for each sample, got 2 for the sample 3"):
-        first(4, objects=BOXES[:2]).offer((X, Y), plain_call(X), None)
     assert first(4, given=given_samples(X, Y), objects=BOXES).fixed.batches()[0].masks.shape == (4, 1, 8, 8)
+
+
+@pytest.mark.parametrize("objects", [BOXES[:2], list(BOXES[:2, None]), objects_to_masks(BOXES, 4, (8, 8))[:2]])
+@pytest.mark.parametrize("is_given", [True, False])
+def test_samples_without_an_entry_in_the_objects_have_no_object(objects, is_given):
+    collector = first(4, objects=objects, given=given_samples(X, Y) if is_given else None)
+    collector.offer((X, Y), plain_call(X), None)
+    (batch,) = collector.fixed.batches()
+    assert torch.equal(batch.masks[:2], objects_to_masks(BOXES, 4, (8, 8))[:2])
+    assert not batch.masks[2:].any()
+    assert not first(4, objects=[], given=given_samples(X, Y)).fixed.batches()[0].masks.any()
 
 
 def full_call(num=4):
@@ -246,6 +296,30 @@ def test_the_state_survives_a_checkpoint(tmp_path):
     assert torch.equal(batch.call.images, X[:3])
     assert torch.equal(batch.masks, expected.masks)
     assert batch.positions == (0, 1, 2)
+
+
+PLAIN = {
+    "numbers": [1, -(2**70), 0.5, math.inf, True, None],
+    "texts": ("name", "", b"\x00bytes"),
+    "empty": [{}, [], ()],
+    "nested": {"a": [{"b": (torch.ones(4), {0: 1})}]},
+    "types": [
+        torch.zeros(4, dtype=dtype) for dtype in (torch.bool, torch.bfloat16, torch.complex64, torch.int8, torch.half)
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_plain_values_of_all_kinds_are_loaded_without_running_code(kind):
+    collector = first(2)
+    collector.offer((X, Y), make_call((X,), {"other": PLAIN[kind]}), None)
+    file = io.BytesIO()
+    torch.save(collector.state_dict(), file)
+    file.seek(0)
+    fresh = first(2)
+    fresh.load_state_dict(torch.load(file, weights_only=True))
+    for sample, expected in zip(fresh.fixed.samples, collector.fixed.samples, strict=True):
+        assert str(sample.call.kwargs) == str(expected.call.kwargs)
 
 
 class Custom:

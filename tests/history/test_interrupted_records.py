@@ -79,6 +79,69 @@ def test_two_processes_in_one_record_and_one_that_is_killed_leave_it_readable(tm
     assert steps >= {*range(6), *written}
 
 
+KILLING = """
+import os, random, select, signal, sys, time
+from itertools import count
+from recording import make_look, make_writer, same
+from lightning_saliency.history import load_record
+
+def look(step):
+    return make_look(0, step, seed=step, shapes={"saliency": ((60, 60),) * 3})
+
+def write_on(state, pipe):
+    writer = make_writer(sys.argv[1], state=state)
+    for step in count(1 + max(writer.record.steps, default=-1)):
+        writer.write(look(step))
+        os.write(pipe, step.to_bytes(4, "little"))
+
+def killed(state, seconds):
+    "Return the steps that a process reported as written before it was killed."
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        write_on(state, writing)
+    os.close(writing)
+    if seconds > 0.001:  # else in the middle of opening the record
+        select.select([reading], [], [])
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    with os.fdopen(reading, "rb") as pipe:
+        content = pipe.read()
+    return [int.from_bytes(content[at : at + 4], "little") for at in range(0, len(content), 4)]
+
+state = make_writer(sys.argv[1]).state_dict()
+random, written, left = random.Random(0), set(), 0
+for kill in range(100):
+    reported = killed(state, random.uniform(0, 0.008))
+    record = load_record(sys.argv[1])
+    assert record.problems == {} and len(record.superseded) == 0, record.problems
+    written |= set(reported)
+    assert written <= set(record.steps), (written, record.steps)
+    assert record.steps == list(range(len(record)))
+    for step in [*reported, record.steps[-1]] if len(record) else ():
+        assert same(record[step], look(step)), step
+    hidden = [name for name in os.listdir(record.path) if name.startswith(".")]
+    assert len(hidden) <= 1, hidden
+    left += len(hidden)
+writer = make_writer(sys.argv[1], state=state)
+assert not [name for name in os.listdir(record.path) if name.startswith(".")]
+writer.write(look(len(record)))
+print(len(written), len(writer.record), left)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a killed process is a copy of one that has loaded everything")
+def test_a_record_is_whole_after_each_of_100_kills_and_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    process = start_process(KILLING, tmp_path)
+    said = process.communicate()[0]
+    assert process.returncode == 0
+    num_reported, num_looks, _ = map(int, said.split())
+    assert 0 < num_reported < num_looks
+    assert load_record(tmp_path).steps == list(range(num_looks))
+
+
 def test_two_runs_that_begin_at_once_get_each_a_record(tmp_path):
     barrier, writers = threading.Barrier(8), []
 

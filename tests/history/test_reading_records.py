@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -268,3 +269,27 @@ def test_what_does_not_fit_together_is_refused_where_it_is_made():
         replace(look, attributions={"a\0b": (np.zeros((7, 7)),) * 3}, reasons={"a\0b": (None,) * 3})
     with pytest.raises(ValueError, match="Expected `images`"):
         RecordedSamples((0,), (np.zeros((3, 4, 4), np.float32),), (None,))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such pipes")
+def test_a_file_that_became_a_pipe_since_it_was_listed_is_not_waited_for(tmp_path):
+    writer = make_writer(tmp_path)
+    writer.write(make_look(0, 1))
+    record = load_record(tmp_path)
+    for name in (record.files[0], "samples.npz"):
+        os.remove(f"{record.path}/{name}")
+        os.mkfifo(f"{record.path}/{name}")
+    for read in (lambda: record[0], lambda: record.about(0), lambda: record.samples):
+        with pytest.raises(RecordError, match="it is no file"):
+            read()
+    record.refresh(record.files[0])
+    assert (len(record), list(record.problems)) == (0, ["epoch=000000-step=0000000001.npz"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such links")
+def test_a_folder_that_cannot_be_listed_is_an_os_error(tmp_path):
+    (tmp_path / "own.record").symlink_to(tmp_path / "own.record")
+    with pytest.raises(OSError, match=r"own\.record"):
+        load_record(tmp_path / "own.record")
+    with pytest.raises(FileNotFoundError, match="Expected `path` to be a record's folder"):
+        load_record(tmp_path)

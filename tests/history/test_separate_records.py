@@ -1,6 +1,9 @@
 """What one record is of: one run, and the same samples throughout."""
 
+import os
 import random
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 from recording import make_look, make_samples, make_writer, same
 
 from lightning_saliency.history import RecordWriter, load_record
+from lightning_saliency.history.archive import pack
 
 
 def test_a_look_of_the_same_epoch_and_step_takes_the_place_of_the_earlier(tmp_path):
@@ -54,6 +58,72 @@ def test_what_has_a_record_s_name_and_is_none_stays_as_it_is(tmp_path):
     assert writer.record.path == str(tmp_path / "saliency-3.record")
     assert load_record(tmp_path).path == writer.record.path
     assert (tmp_path / "saliency.record").read_bytes() == b"of an earlier version"
+
+
+def damage(path):
+    Path(path, "samples.npz").write_bytes(b"damaged")
+
+
+def of_a_later_version(path):
+    Path(path, "samples.npz").write_bytes(pack({"format": 2}, {}))
+
+
+def replace_by_a_link_to_itself(path):
+    shutil.rmtree(path)
+    Path(path).symlink_to(path)
+
+
+def replace_by_a_link_to_nothing(path):
+    shutil.rmtree(path)
+    Path(path).symlink_to("/nothing/there")
+
+
+def replace_by_a_pipe(path):
+    shutil.rmtree(path)
+    os.mkfifo(path)
+
+
+def put_a_pipe_in_place_of_the_samples(path):
+    os.remove(f"{path}/samples.npz")
+    os.mkfifo(f"{path}/samples.npz")
+
+
+OTHER_KINDS = [
+    lambda path: None,
+    shutil.rmtree,
+    damage,
+    of_a_later_version,
+    replace_by_a_link_to_itself,
+    replace_by_a_link_to_nothing,
+    replace_by_a_pipe,
+    put_a_pipe_in_place_of_the_samples,
+]
+
+
+def files(folder):
+    """The bytes of the files below a folder, without opening links and pipes."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such pipes")
+@pytest.mark.parametrize("is_resumed", [False, True])
+@pytest.mark.parametrize("change", OTHER_KINDS)
+def test_whatever_has_the_record_s_name_a_run_has_a_place_of_its_own_and_nothing_is_lost(tmp_path, change, is_resumed):
+    other = make_writer(tmp_path)
+    other.write(make_look(3, 3))
+    change(other.record.path)
+    elsewhere = make_writer(tmp_path / "elsewhere")
+    elsewhere.write(make_look(0, 1))
+    before, paths = files(tmp_path), set(tmp_path.rglob("*"))
+    writer = make_writer(tmp_path, state=elsewhere.state_dict() if is_resumed else None)
+    writer.write(make_look(1, 2))
+    assert writer.record.epochs == ([0, 1] if is_resumed else [1])
+    assert load_record(writer.record.path).problems == {}
+    after = files(tmp_path)
+    assert {path: after[path] for path in before} == before
+    assert paths <= set(tmp_path.rglob("*"))
+    again = make_writer(tmp_path, state=writer.state_dict())
+    assert again.record.path == writer.record.path
 
 
 @pytest.mark.parametrize(

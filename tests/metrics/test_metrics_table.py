@@ -54,8 +54,8 @@ def test_a_row_of_ones_own_is_in_the_documentation_and_a_class(monkeypatch):
     mine = row(paper="[Me 2024](https://example.org)", section="with `mine`", class_name="MyPeak", range=(-1, math.inf))
     monkeypatch.setitem(METRICS, "mine", mine)
     *_, heading, last = metrics_table().splitlines()
-    assert heading == "| *with `mine`* | | |"
-    assert last == "| `mine` | says something ([Me 2024](https://example.org)) | higher |"
+    assert heading == "| *with `mine`* | | | |"
+    assert last == "| `mine` | says something ([Me 2024](https://example.org)) | higher | 0 |"
     metric = torchmetrics_class(mine)()
     metric.update(torch.tensor([[[[0.5]]], [[[1.0]]]]))
     assert metric.compute() == 0.75

@@ -72,7 +72,7 @@ def test_overlay_leaves_its_inputs_alone():
         ({"heatmaps": torch.full((2, 1, 4, 4), 3.0)}, r"`heatmaps` to be in \[0, 1\], got values from 3 to 3"),
         ({"heatmaps": -rand(2, 1, 4, 4) - 1}, r"`heatmaps` to be in \[0, 1\]"),
         ({"heatmaps": torch.full((2, 1, 4, 4), math.nan)}, r"`heatmaps` to be in \[0, 1\], got values from nan"),
-        ({"alpha": 1.5}, r"`alpha` to be in \[0, 1\], got 1.5"),
+        ({"alpha": 1.5}, r"`alpha` to be a number in \[0, 1\], got 1.5"),
         ({"alpha": math.nan}, r"`alpha`"),
         ({"colormap": "virdis"}, r"`colormap`.*'virdis'. Did you mean 'viridis'"),
         ({"colormap": "1234567"}, r"`colormap` to be a name in `matplotlib.colormaps`, got '1234567'.$"),

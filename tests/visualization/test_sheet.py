@@ -284,7 +284,7 @@ def test_odd_characters_do_not_stop_a_training(text):
         ({"labels": {"x": []}}, r"`labels` to name columns among \['', 'm'\], got 'x'"),
         ({"labels": {"m": [Caption("a")]}}, r"`labels\['m'\]` to hold 2 entries, one per image, got list of 1"),
         ({"colormap": "turbi"}, r"`colormap`.*Did you mean.*'turbo'"),
-        ({"alpha": -0.1}, r"`alpha` to be in \[0, 1\], got -0.1"),
+        ({"alpha": -0.1}, r"`alpha` to be a number in \[0, 1\], got -0.1"),
     ],
 )
 def test_grid_says_what_is_wrong(arguments, message):
