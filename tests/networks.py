@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from watching import SharedDict
 
 from lightning_saliency.attribution import METHODS
 from lightning_saliency.models import GAPHead
@@ -38,7 +39,7 @@ class Meter(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.counts = {"forward": 0, "graph": 0, "backward": 0}
+        self.counts = SharedDict(forward=0, graph=0, backward=0)
 
     def forward(self, tensor):
         self.counts["forward"] += 1

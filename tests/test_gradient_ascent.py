@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.transforms.functional import gaussian_blur
+from watching import SharedSet
 
 from lightning_saliency.evidence import Forward
 from lightning_saliency.gradient_ascent import class_model_image, fooling_image
@@ -403,7 +404,7 @@ def test_weights_of_every_precision_serve(dtype, made_dtype):
 
 
 def test_the_forward_runs_in_the_context_that_is_asked_for():
-    model, dtypes = network().float(), set()
+    model, dtypes = network().float(), SharedSet()
     model[4].register_forward_hook(lambda module, args, output: dtypes.add(output.dtype))
     forward = Forward(model, context=lambda: torch.autocast("cpu", torch.bfloat16))
     class_model_image(forward, 1, (3, 12, 12), steps=2)

@@ -65,7 +65,8 @@ def find_head(model: nn.Module | Forward, images: Tensor | Call) -> str:
 def own_parameters(module: nn.Module) -> dict[str, Tensor]:
     """Return a module's floating-point parameters and parametrized tensors by name, without its children's."""
     names = [*(name for name, _ in module.named_parameters(recurse=False)), *getattr(module, "parametrizations", ())]
-    tensors = {name: getattr(module, name) for name in names}
+    with torch.enable_grad():  # else a parametrized tensor would not say that it takes a gradient
+        tensors = {name: getattr(module, name) for name in names}
     return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
 
 

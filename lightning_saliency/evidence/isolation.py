@@ -63,23 +63,27 @@ class Undisturbed(Generic[T]):
         self.read = read
         self._stack = ExitStack()
 
-    @uninterrupted
     def __enter__(self) -> T:
-        while not _PASS.acquire(timeout=_PATIENCE):
-            GATE.handle_waiting()
         try:
-            GATE.put_up()
-            self._stack.callback(GATE.take_down)
-            self._stack.callback(_PASS.release)
-            result = self.read(self._enter())
-            GATE.handle_waiting()
-        except BaseException:
-            self._stack.close()
+            return self._begin()
+        except BaseException:  # of the model, or of a signal that has waited until the pass had begun
+            self._end()
             raise
-        return result
+
+    def __exit__(self, *error: object) -> None:
+        self._end()
 
     @uninterrupted
-    def __exit__(self, *error: object) -> None:
+    def _begin(self) -> T:
+        while not _PASS.acquire(timeout=_PATIENCE):
+            GATE.handle_waiting()
+        GATE.put_up()
+        self._stack.callback(GATE.take_down)
+        self._stack.callback(_PASS.release)
+        return self.read(self._enter())
+
+    @uninterrupted
+    def _end(self) -> None:
         self._stack.close()
 
     def _enter(self) -> Shadow:

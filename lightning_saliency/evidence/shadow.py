@@ -8,12 +8,14 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
+from functools import lru_cache
 from threading import Lock, RLock
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 T = TypeVar("T")
@@ -31,6 +33,9 @@ _LEFT_OUT = (Dataset, DataLoader, Sampler)
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 """The types of tensors that are copied lazily; others, such as uninitialized parameters, know how they are copied."""
 
+_COPIED_AT_ONCE = 2**16
+"""The bytes of memory up to which it is copied at once: that costs no more, and shared memory cannot be resized."""
+
 _lock = Lock()
 """The first lazy copy of a tensor converts its memory, which two threads must not do at once."""
 
@@ -44,7 +49,8 @@ class Shadow:
     Tensors (parameters, buffers, any others) are shared with the module until one side writes to them, and only then
     copied, so that a shadow takes no memory for weights. Everything else is the shadow's own: flags, hooks,
     attributes, containers, helper objects, random generators, metrics, modules that are not registered, and what bound
-    methods and closures of hooks and attributes refer to. Data sets and loaders are shared.
+    methods and closures of hooks and attributes refer to. Data sets and loaders are shared. The weights of scripted
+    parts are copied at once, by torch.
 
     What cannot be copied, such as an open file, is shared, and that is said once. Beyond its reach is what a forward
     changes elsewhere: class attributes, globals of Python modules, files.
@@ -82,11 +88,12 @@ class Shadow:
         return copied
 
     def release(self) -> None:
-        """Let go of the shared tensors, so that the next step of the training need not copy what it writes to."""
-        for tensor in self._copier.tensors:
-            if tensor.layout == torch.strided:
+        """Let go of the shared tensors: the module's memory is its own again, so that training copies none of it."""
+        with _lock:
+            for tensor in self._copier.tensors:
                 tensor.data = tensor.data.new_empty(0)
-        self._copier.tensors.clear()
+            self._copier.tensors.clear()
+            self._copier.let_go()
 
 
 class _Copier:
@@ -112,11 +119,20 @@ class _Copier:
             FunctionType: self._function,
             MethodType: lambda value: MethodType(self.copy(value.__func__), self.copy(value.__self__)),
             BuiltinMethodType: self._builtin_method,
+            type(lru_cache(len)): self._cached_function,
             weakref.ref: self._weak_reference,
             torch.Generator: _generator,
         }
         self._storages: dict[int, Any] = {}
+        self._shared: list[Any] = []  # the originals' memory that a lazy copy of this copier was the first of
         self._alive: list[Any] = []  # temporary originals, whose ids must not be given to others, and weak referents
+
+    def let_go(self) -> None:
+        """Make the originals' memory ordinary again, which costs nothing once no copy shares it."""
+        self._storages.clear()
+        for storage in self._shared:
+            storage.data_ptr()  # torch cannot resize what counts as shared
+        self._shared.clear()
 
     def copy(self, value: Any) -> Any:
         """Return the copy of any object.
@@ -195,6 +211,8 @@ class _Copier:
         return result
 
     def _tensor(self, value: Tensor) -> Tensor:
+        if isinstance(value, nn.UninitializedBuffer):  # which torch cannot copy
+            return nn.UninitializedBuffer(value.requires_grad, value.data.device, value.data.dtype, value.persistent)
         if type(value) not in _PLAIN_TENSORS:
             result: Tensor = copy.deepcopy(value, self.memo)
             return result
@@ -204,26 +222,29 @@ class _Copier:
         elif value.is_leaf:
             copied.requires_grad_(value.requires_grad)
         self.memo[id(value)] = copied
-        self.tensors.append(copied)
+        if _has_plain_memory(value):
+            self.tensors.append(copied)
         for name, attribute in vars(value).items():
             setattr(copied, name, self.copy(attribute))
         return copied
 
     def _lazily(self, tensor: Tensor) -> Tensor:
         """Return a tensor that shares the memory until one of the two is written; at once, if that is not possible."""
-        has_plain_memory = tensor.layout == torch.strided and tensor.device.type != "meta" and not tensor.is_quantized
-        if not has_plain_memory or tensor.is_conj() or tensor.is_neg() or tensor.is_nested:
+        if not _has_plain_memory(tensor):
             return tensor.clone()
         storage = tensor.untyped_storage()
         if storage._cdata not in self._storages:  # of tensors that are views of one another, the copies are such too
             self._alive.append(storage)
+            is_shared = torch._C._is_cow_tensor(tensor)  # by an outer pass, or by torch itself
             self._storages[storage._cdata] = _lazy_storage(tensor)
+            if not is_shared and torch._C._is_cow_tensor(tensor):
+                self._shared.append(storage)
         copied = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
         copied.set_(self._storages[storage._cdata], tensor.storage_offset(), tensor.shape, tensor.stride())
         return copied
 
     def _by_its_own_rule(self, value: Any) -> Any:
-        if isinstance(value, nn.Module):
+        if isinstance(value, nn.Module) and not isinstance(value, ScriptModule):
             for tensor in (*value.parameters(), *value.buffers()):
                 self.copy(tensor)  # else its rule would copy the weights at once
         return copy.deepcopy(value, self.memo)
@@ -252,6 +273,10 @@ class _Copier:
     def _builtin_method(self, value: Any) -> Any:
         owner = value.__self__
         return value if isinstance(owner, ModuleType | None) else getattr(self.copy(owner), value.__name__)
+
+    def _cached_function(self, value: Any) -> Any:
+        wrapped = self.copy(value.__wrapped__)
+        return value if wrapped is value.__wrapped__ else lru_cache(**value.cache_parameters())(wrapped)
 
     def _weak_reference(self, value: weakref.ref[Any]) -> weakref.ref[Any]:
         referent = value()
@@ -285,8 +310,15 @@ class _Copier:
         return self.copy(state)
 
 
+def _has_plain_memory(tensor: Tensor) -> bool:
+    is_strided = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
+    return is_strided and tensor.device.type != "meta" and not tensor.is_conj() and not tensor.is_neg()
+
+
 def _lazy_storage(tensor: Tensor) -> Any:
-    """Return a lazy copy of a tensor's memory; a real one, where the memory belongs to somebody else than torch."""
+    """Return a lazy copy of a tensor's memory; a real one, where it is small or belongs to somebody else than torch."""
+    if tensor.untyped_storage().nbytes() <= _COPIED_AT_ONCE:
+        return tensor.untyped_storage().clone()
     try:
         return torch._lazy_clone(tensor).untyped_storage()
     except (RuntimeError, AttributeError):  # memory that is mapped from a file, NumPy's, or shared by processes

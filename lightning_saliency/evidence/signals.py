@@ -35,11 +35,11 @@ class SignalGate:
             return
         if not self._count:
             self.waiting = []
-            for number in sorted(signal.valid_signals()):
-                handler = signal.getsignal(number)
-                if callable(handler) and handler != self._receive:
-                    self._handlers[number] = handler
-                    signal.signal(number, self._receive)
+            try:
+                self._replace_handlers()
+            except BaseException:  # of a signal that still had its own handler
+                self._give_back()
+                raise
         self._count += 1
 
     def take_down(self) -> None:
@@ -48,9 +48,11 @@ class SignalGate:
             return
         self._count -= 1
         if not self._count:
-            for number in sorted(self._handlers, reverse=True):
-                if signal.getsignal(number) == self._receive:  # else the program has set another one meanwhile
-                    signal.signal(number, self._handlers[number])
+            try:
+                self._give_back()
+            except BaseException:  # of a signal that had its own handler again
+                self._give_back()
+                raise
 
     def handle_waiting(self) -> None:
         """Hand the signals that wait to their handlers, in an uninterrupted function that is ready for their errors."""
@@ -58,6 +60,18 @@ class SignalGate:
             waiting, self.waiting = self.waiting, []
             for number in waiting:
                 self._handlers[number](number, sys._getframe(1))
+
+    def _replace_handlers(self) -> None:
+        for number in sorted(signal.valid_signals()):
+            handler = signal.getsignal(number)
+            if callable(handler) and handler != self._receive:
+                self._handlers[number] = handler
+                signal.signal(number, self._receive)
+
+    def _give_back(self) -> None:
+        for number in sorted(self._handlers, reverse=True):
+            if signal.getsignal(number) == self._receive:  # else the program has set another one meanwhile
+                signal.signal(number, self._handlers[number])
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if _is_uninterrupted(frame):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from networks import EVERY_METHOD
 from states import assert_alike, assert_all_alike
 from torch import nn
+from watching import SharedList, SharedSet
 
 from lightning_saliency.attribution import METHODS, Explanation, blank_reasons, explain
 from lightning_saliency.evidence import Forward, find_target_layer
@@ -113,7 +114,7 @@ def test_a_part_of_an_explanation_is_that_of_its_images():
 
 
 def test_the_maps_of_several_classes_take_one_forward_and_no_graph():
-    model, seen = network(), []
+    model, seen = network(), SharedList()
     model[6].register_forward_hook(lambda module, args, output: seen.append((len(args[0]), output.requires_grad)))
     explain(model, IMAGES, methods="cam", layer="5").class_maps()
     assert seen == [(5, False)]
@@ -137,7 +138,7 @@ def test_a_method_alone_gives_what_it_gives_among_all(method):
 @pytest.mark.parametrize("chunk_size", [1, 2, 5, 100])
 @pytest.mark.parametrize("target", [None, 2, [3, 0, 1, 2, 2], lambda logits: logits[:, 1] - logits[:, 0]])
 def test_the_size_of_the_chunks_does_not_show(chunk_size, target):
-    sizes = []
+    sizes = SharedList()
     model = network()
     model[0].register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     whole = explain(network(), IMAGES, methods=EVERY_METHOD, target=target, layer="5")
@@ -214,7 +215,7 @@ def test_weights_of_every_precision_give_float32_maps_alike(dtype, least):
 
 
 def test_the_forward_runs_in_the_context_that_is_asked_for():
-    model, dtypes = network().float(), set()
+    model, dtypes = network().float(), SharedSet()
     model[4].register_forward_hook(lambda module, args, output: dtypes.add(output.dtype))
     expected = explain(network(), IMAGES, methods=list(METHODS), target=1).attributions
     forward = Forward(model, context=lambda: torch.autocast("cpu", torch.bfloat16))
@@ -349,7 +350,7 @@ def test_the_layer_found_once_serves_later_calls():
 
 
 def test_methods_that_read_the_same_rectified_pass_share_it():
-    model, forwards = network(), []
+    model, forwards = network(), SharedList()
     model[6].register_forward_hook(lambda *_: forwards.append(1))
     explain(model, IMAGES, methods=["guided_backprop", "guided_grad_cam", "deconvnet"], layer="5")
     assert len(forwards) == 3  # the plain one, the guided one, the deconvnet's
@@ -383,13 +384,13 @@ class Views(nn.Module):
     ],
 )
 def test_many_pixels_go_through_a_model_channels_last_if_it_can_take_that(count, side, options, as_they_lie):
-    layouts = []
+    layouts = SharedList()
     explain(Views(layouts), torch.randn(count, 3, side, side), layer="conv", progress=False, **options)
     assert layouts == as_they_lie
 
 
 def test_a_model_that_cannot_take_images_channels_last_is_remembered():
-    layouts, images = [], torch.randn(3, 3, 224, 224)
+    layouts, images = SharedList(), torch.randn(3, 3, 224, 224)
     model = Views(layouts)
     found = explain(model, images, methods=["grad_cam", "saliency"], layer="conv")
     again = explain(model, images, methods=["grad_cam", "saliency"], layer="conv")
@@ -400,7 +401,7 @@ def test_a_model_that_cannot_take_images_channels_last_is_remembered():
 
 
 def test_a_layout_that_is_asked_for_is_kept():
-    layouts, images = [], torch.randn(3, 3, 224, 224)
+    layouts, images = SharedList(), torch.randn(3, 3, 224, 224)
     explain(Forward(Views(layouts), memory_format=torch.contiguous_format), images, layer="conv")
     explain(Forward(nn.Sequential(Views(layouts)), memory_format=torch.contiguous_format), images[:1], layer="0.conv")
     assert layouts == [True, True]
@@ -435,7 +436,7 @@ def test_a_models_own_fault_is_raised_as_it_is_and_not_remembered():
                 raise RuntimeError("of its own")
             return self.linear(self.pool(F.relu(self.conv(images))).flatten(1))
 
-    layouts, images = [], torch.randn(3, 3, 224, 224)
+    layouts, images = SharedList(), torch.randn(3, 3, 224, 224)
     model = Fails(layouts)
     with pytest.raises(RuntimeError, match=r"^of its own$") as caught:
         explain(model, images, methods="saliency")
@@ -460,10 +461,8 @@ def test_on_a_cpu_images_go_through_in_even_parts_that_fit_its_caches(methods, t
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 6, 3, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model = nn.Sequential(*model, nn.Linear(6, 3)).double()
-    images, seen = (
-        torch.randn(9, 3, 317, 317, dtype=torch.float64),
-        [],
-    )  # of which four are as many pixels as eight of 224
+    images = torch.randn(9, 3, 317, 317, dtype=torch.float64)  # of which four are as many pixels as eight of 224
+    seen = SharedList()
     asked = {"methods": methods, "layer": "1"}
     hook = model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     parts = explain(model, images, target=target, **asked, **options)

@@ -17,6 +17,7 @@ from closed_forms import (
 from networks import gap_net, plain_net
 from states import assert_alike, assert_same, state_of
 from torch import nn
+from watching import SharedList
 
 from lightning_saliency.attribution import explain
 
@@ -75,7 +76,7 @@ def test_smooth_grad_is_the_mean_gradient_of_the_noisy_copies(options):
 
 
 def test_the_noise_has_the_size_that_is_asked_for_and_another_in_each_copy():
-    seen, model = [], plain_net()
+    seen, model = SharedList(), plain_net()
     model[0].register_forward_hook(lambda module, args, output: seen.append(args[0].detach()))
     options = {"num_samples": 50, "noise": 0.2}
     explain(model, IMAGES, methods={"smooth_grad": options})

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from lightning_saliency.attribution import METHODS, explain
 from lightning_saliency.data import children, make_call, plain_call
-from lightning_saliency.evidence import Forward, as_forward, find_target_layer, undisturbed
+from lightning_saliency.evidence import Forward, as_forward, find_target_layer
 from lightning_saliency.metrics import measure_faithfulness
 from lightning_saliency.models import GAPHead
 
@@ -243,11 +243,11 @@ def test_a_conversion_that_torch_does_not_show_is_an_error_that_says_what_to_exp
 def test_integer_images_take_no_gradient_where_none_is_asked_for():
     model = Taking(lambda images: images.double() / 255)
     call = make_call((BYTES,), {})
-    with undisturbed(model):
-        logits = Forward(model)(call)
+    with Forward(model).undisturbed() as isolated:
+        logits = isolated(call)
         assert not logits.requires_grad
-        torch.testing.assert_close(Forward(model)(call, BYTE), logits)
-        torch.testing.assert_close(Forward(model)(call, BYTE * 0), Taking(lambda x: x).eval()(BYTE * 0))
+        torch.testing.assert_close(isolated(call, BYTE), logits)
+        torch.testing.assert_close(isolated(call, BYTE * 0), Taking(lambda x: x).eval()(BYTE * 0))
     assert find_target_layer(model, call).name == "net.4"
 
 

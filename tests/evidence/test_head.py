@@ -6,9 +6,10 @@ from networks import HEADS, Headed, called_later, metered
 from states import assert_same, state_of
 from torch import nn
 from torchvision.models import get_model
+from watching import SharedList
 
 from lightning_saliency.data import make_call
-from lightning_saliency.evidence import Forward, find_head, replaced_parameters
+from lightning_saliency.evidence import Forward, find_head, replace_parameters
 
 IMAGES = torch.randn(3, 3, 10, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -45,7 +46,7 @@ def test_the_head_of_other_logits_is_found_by_output_fn_and_of_a_call_by_what_it
 
 
 def test_the_head_is_found_in_one_forward_of_one_image():
-    model, sizes = metered(), []
+    model, sizes = metered(), SharedList()
     model[0].register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     assert find_head(model, IMAGES) == "8"
     assert sizes == [1]
@@ -59,18 +60,22 @@ def test_a_model_without_weights_has_no_head():
         find_head(model, IMAGES)
 
 
-def test_parameters_are_put_in_place_by_name_and_back_one_by_one():
+def test_parameters_are_replaced_by_name_in_a_shadow_and_those_of_the_model_stay():
     linear = nn.Linear(8, 4)
     weight, bias = linear.parameters()
+    before = state_of(linear)
     zeros = {name: nn.Parameter(torch.zeros_like(value)) for name, value in linear.named_parameters()}
-    with replaced_parameters(linear, zeros):
-        assert linear.weight is zeros["weight"]
-        assert linear.bias is zeros["bias"]
-        assert (linear(torch.randn(2, 8)) == 0).all()
-    assert linear.weight is weight
-    assert linear.bias is bias
+    with Forward(linear).undisturbed() as isolated:
+        replace_parameters(isolated.model, zeros)
+        assert isolated.model.weight is zeros["weight"]
+        assert isolated.model.bias is zeros["bias"]
+        assert (isolated.model(torch.ones(2, 8)) == 0).all()
+        assert linear.weight is weight
+        assert linear.bias is bias
+        assert (linear(torch.ones(2, 8)) != 0).any()
     broken = {"weight": zeros["weight"], "bias": torch.zeros(4)}  # no parameter: refused when the other is in place
-    with pytest.raises(TypeError, match="cannot assign"), replaced_parameters(linear, broken):
-        pytest.fail("it was let in")
+    with pytest.raises(TypeError, match="cannot assign"), Forward(linear).undisturbed() as isolated:
+        replace_parameters(isolated.model, broken)
     assert linear.weight is weight
     assert linear.bias is bias
+    assert_same(state_of(linear), before)

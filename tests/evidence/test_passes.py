@@ -9,9 +9,10 @@ from networks import EVERY_METHOD, Disturbing, metered
 from states import assert_alike, assert_all_alike, assert_same, state_of
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from watching import SharedList
 
 from lightning_saliency.attribution import METHODS, explain
-from lightning_saliency.evidence import find_target_layer, undisturbed
+from lightning_saliency.evidence import Forward, Surroundings, find_target_layer
 
 CAMS = ["grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam", "xgrad_cam", "eigen_cam"]
 GRADIENTS = ["saliency", "input_x_gradient"]
@@ -71,13 +72,20 @@ def test_no_gradient_of_a_parameter_is_computed():
     for parameter, grad in zip(model.parameters(), kept, strict=True):
         parameter.grad = grad
     frozen = model[1][0].weight.requires_grad_(False)
-    hooked = []
-    for parameter in model.parameters():
-        if parameter is not frozen:
-            parameter.register_hook(hooked.append)  # fires when a gradient of it is computed
-    explain(model, IMAGES, methods=list(METHODS), target=0, layer="1.4")
+    watched, hooked = [], []
+
+    def watch(shadow):
+        for parameter in shadow.module.parameters():
+            if parameter.requires_grad:
+                watched.append(parameter)
+                parameter.register_hook(hooked.append)  # fires when a gradient of it is computed
+
+    forward = Forward(model, surroundings=Surroundings(prepare=(watch,)))
+    explain(forward, IMAGES, methods=list(METHODS), target=0, layer="1.4")
     assert seen
+    assert len(watched) % (len(kept) - 1) == 0 < len(watched)
     assert not hooked
+    assert all(parameter.grad is None for parameter in watched)
     for parameter, grad in zip(model.parameters(), kept, strict=True):
         assert parameter.grad is grad
         assert (grad == 7).all()
@@ -86,7 +94,7 @@ def test_no_gradient_of_a_parameter_is_computed():
 
 def test_the_layer_is_found_in_a_run_of_one_image():
     model = metered()
-    seen = []
+    seen = SharedList()
     model[0].register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
     explain(model, IMAGES, methods=PLAIN, target=0)
     assert seen == [1, 3]
@@ -266,7 +274,7 @@ def test_inference_mode_inside_the_model_is_no_way_for_a_gradient_but_fine_for_c
 @pytest.mark.parametrize("warm", [False, True])
 def test_a_compiled_model_is_explained_without_another_compilation(compiled, warm):
     torch._dynamo.reset()
-    graphs = []
+    graphs = SharedList()
 
     def backend(graph, inputs):
         graphs.append(graph)
@@ -299,13 +307,18 @@ def test_a_compiled_model_is_explained_without_another_compilation(compiled, war
 
 def test_undisturbed_nests_and_ends_the_modes_of_its_caller_only_inside():
     model = metered().train()
+    forward = Forward(model)
+    before = state_of(model)
     with torch.inference_mode():
-        with undisturbed(model), undisturbed(model):
+        with forward.undisturbed() as outer, forward.undisturbed() as beside, outer.undisturbed() as within:
             assert not torch.is_inference_mode_enabled()
             assert not torch.is_grad_enabled()
-            assert not model.training
+            for isolated in (outer, beside, within):
+                assert not any(module.training for module in isolated.model.modules())
+            assert all(module.training for module in model.modules())
         assert torch.is_inference_mode_enabled()
     assert model.training
+    assert_same(state_of(model), before)
 
 
 def test_float16_gradients_neither_underflow_nor_let_one_image_take_the_scale_from_the_others():

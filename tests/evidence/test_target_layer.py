@@ -306,7 +306,9 @@ def test_a_layer_is_given_by_name_or_as_a_module():
     by_module = explain(model, IMAGES, layer=model.blocks[0].bn2)
     assert by_name.layer == by_module.layer == "blocks.0.bn2"
     assert torch.equal(by_name.attributions["grad_cam"], by_module.attributions["grad_cam"])
-    assert name_layer(model, "blocks").module is model.blocks
+    layer = name_layer(model, "blocks")
+    assert layer == name_layer(model, model.blocks)
+    assert model.get_submodule(layer.name) is model.blocks
 
 
 @pytest.mark.parametrize(

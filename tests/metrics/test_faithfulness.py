@@ -12,6 +12,7 @@ from networks import Disturbing, Meter, metered
 from scipy.ndimage import gaussian_filter
 from states import assert_same, state_of
 from torch import nn
+from watching import SharedList
 
 from lightning_saliency.attribution import Explanation, Settings, explain
 from lightning_saliency.data import make_call, plain_call
@@ -186,9 +187,9 @@ def test_it_takes_as_many_forwards_as_it_says_without_a_graph_and_their_size_doe
     model = metered()
     explanation = explain(model, IMAGES, methods=CAMS, target=[3, 0, 1], layer="4")
     expected = measure_faithfulness(model, explanation, steps=steps, batch_size=16)
-    sizes = []
+    sizes = SharedList()
     model[0].register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
-    model[2].counts = dict.fromkeys(model[2].counts, 0)
+    model[2].counts.update(forward=0, graph=0, backward=0)
     found = measure_faithfulness(model, explanation, steps=steps, batch_size=batch_size)
     close(found, expected, rtol=1e-12)
     count = 2 * 3 + 1 + 3 * 3 * (2 * steps - 1)
@@ -292,7 +293,7 @@ def test_weights_of_half_precision_give_nearly_what_those_of_full_give(dtype, al
 
 
 def test_a_model_of_half_precision_sees_each_changed_image_rounded_once():
-    model, seen = metered().bfloat16(), []
+    model, seen = metered().bfloat16(), SharedList()
     model[0].register_forward_pre_hook(lambda module, args: seen.extend(args[0]))
     images = IMAGES.bfloat16()
     measure_faithfulness(model, explanation_of(images, [0, 1, 2]), heatmaps={"map": MAPS}, steps=1)
@@ -394,7 +395,7 @@ GOOD = explanation_of(IMAGES, [1, 1, 1])
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [
-        ({"model": "resnet18"}, TypeError, "`model` to be of type Module, got str"),
+        ({"model": "resnet18"}, TypeError, "`model` to be a torch.nn.Module, got str"),
         ({"explanation": IMAGES}, TypeError, "`explanation` to be of type Explanation, got Tensor"),
         ({"explanation": explanation_of(IMAGES, [1, 4, 1])}, ValueError, "below the model's 4 classes.*got 4"),
         ({"steps": 0}, ValueError, "`steps` to be a positive int, got 0"),

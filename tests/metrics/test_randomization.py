@@ -1,7 +1,7 @@
-"""The head that is random for a while, and what is left of the heatmaps."""
+"""A pass whose head is random while the model keeps its own, and what is left of the heatmaps."""
 
 import copy
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -10,14 +10,24 @@ from networks import HEADS, Disturbing, Headed, called_later, metered
 from states import assert_alike, assert_same, state_of
 from torch import nn
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
+from watching import SharedList
 
 from lightning_saliency.attribution import explain
 from lightning_saliency.data import make_call
-from lightning_saliency.evidence import Forward
+from lightning_saliency.evidence import Forward, find_head
 from lightning_saliency.metrics import measure_head_randomization, randomized_head, rank_correlation
 
 IMAGES = torch.randn(3, 3, 10, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 CONTEXTS = [nullcontext, torch.no_grad, torch.inference_mode]
+
+
+def changed(isolated, model):
+    """The names of the parameters that are others in the shadow that a pass runs than in the model."""
+    return {
+        name
+        for name, parameter in isolated.model.named_parameters()
+        if not torch.equal(parameter, model.get_parameter(name))
+    }
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -25,9 +35,9 @@ CONTEXTS = [nullcontext, torch.no_grad, torch.inference_mode]
 def test_the_layer_that_makes_the_logits_is_random_however_it_is_written(forward, head, frozen):
     model = Headed(forward).requires_grad_(not frozen)
     before = model(IMAGES)
-    with randomized_head(model, IMAGES) as name:
-        assert name == head
-        after = model(IMAGES)
+    with randomized_head(model, IMAGES).undisturbed() as isolated:
+        assert changed(isolated, model) == ({f"{head}.weight", f"{head}.bias"} if head else {"own"})
+        after = isolated.model(IMAGES)
     if isinstance(before, dict):
         assert torch.equal(before["boxes"], after["boxes"])
         before, after = before["logits"], after["logits"]
@@ -35,53 +45,76 @@ def test_the_layer_that_makes_the_logits_is_random_however_it_is_written(forward
 
 
 def test_the_head_of_other_logits_is_random_where_output_fn_says():
-    model = Forward(Headed(called_later), output_fn=lambda output: output["boxes"])
-    with randomized_head(model, IMAGES) as head:
-        assert head == "second"
+    model = Headed(called_later)
+    forward = Forward(model, output_fn=lambda output: output["boxes"])
+    with randomized_head(forward, IMAGES).undisturbed() as isolated:
+        assert changed(isolated, model) == {"second.weight", "second.bias"}
 
 
 def test_a_compiled_model_has_a_random_head_without_a_compilation():
-    compiled = torch.compile(metered(), backend=lambda graph, inputs: pytest.fail("compiled"))
-    with randomized_head(compiled, IMAGES) as head:
-        assert head == "8"
+    model = metered()
+    randomized = randomized_head(torch.compile(model, backend=lambda graph, inputs: pytest.fail("compiled")), IMAGES)
+    with randomized.undisturbed() as isolated:
+        assert changed(isolated, model) == {"8.weight", "8.bias"}
+    assert not torch.isclose(explain(randomized, IMAGES).logits, model(IMAGES)).all(0).any()
 
 
 def test_a_seed_that_is_no_int_is_refused():
-    with pytest.raises(TypeError, match=r"`seed` to be an int, got 0\.5"), randomized_head(metered(), IMAGES, seed=0.5):
-        pytest.fail("it was let in")
+    with pytest.raises(TypeError, match=r"`seed` to be an int, got 0\.5"):
+        randomized_head(metered(), IMAGES, seed=0.5)
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_the_very_same_parameters_are_back_and_were_not_written_to(context, fails, frozen):
+def test_the_parameters_of_the_model_are_the_very_same_and_unwritten_during_and_after(context, fails, frozen):
     model = Disturbing().requires_grad_(not frozen)
     held = list(model.named_parameters())
     versions = [parameter._version for _, parameter in held]
+    passes = []
+
+    def assert_untouched():
+        assert_same({**state_of(model), **of_the_process}, before | of_the_process)
+        for (name, parameter), (other_name, other), version in zip(
+            model.named_parameters(), held, versions, strict=True
+        ):
+            assert name == other_name
+            assert parameter is other
+            assert parameter._version == version
+
+    @contextmanager
+    def watched():
+        assert_untouched()
+        passes.append(1)
+        yield
+        assert_untouched()
+
     with context():
         before = state_of(model)
-        with pytest.raises(RuntimeError, match="inside") if fails else nullcontext(), randomized_head(model, IMAGES):
-            inside = state_of(model)
-            assert not torch.equal(model.linear.weight, held[-2][1])
-            assert [name for name, _ in model.named_parameters()] == [name for name, _ in held]
-            assert all(parameter.requires_grad is not frozen for parameter in model.parameters())
-            changed = {name for name in before["tensors"] if inside["tensors"][name][0] != before["tensors"][name][0]}
-            assert changed == {"linear.weight", "linear.bias"}
-            assert_same({**inside, "tensors": 0}, {**before, "tensors": 0})
+        of_the_process = dict.fromkeys(("torch", "python", "numpy", "grad"), 0)  # which a pass draws from, and restores
+        randomized = randomized_head(Forward(model, context=watched), IMAGES)
+        assert_same(state_of(model), before)
+        with pytest.raises(RuntimeError, match="inside") if fails else nullcontext(), randomized.undisturbed() as run:
+            assert changed(run, model) == {"linear.weight", "linear.bias"}
+            assert [name for name, _ in run.model.named_parameters()] == [name for name, _ in held]
+            assert all(parameter.requires_grad is not frozen for parameter in run.model.parameters())
+            assert_untouched()
             if fails:
                 raise RuntimeError("inside")
         assert_same(state_of(model), before)
-    for (name, parameter), (other_name, other), version in zip(model.named_parameters(), held, versions, strict=True):
-        assert name == other_name
-        assert parameter is other
-        assert parameter._version == version
+        model.fails, count = fails, len(passes)
+        with pytest.raises(RuntimeError, match="in the middle") if fails else nullcontext():
+            explain(randomized, IMAGES, methods=["cam", "grad_cam", "saliency"], target=1, layer="act")
+        assert_same(state_of(model), before)
+    assert len(passes) > count
+    assert_untouched()
 
 
 def test_an_error_of_the_model_leaves_it_as_it_was():
     model = Disturbing(fails=True)
     before = state_of(model)
-    with pytest.raises(RuntimeError, match="in the middle"), randomized_head(model, IMAGES):
-        pytest.fail("it was let in")
+    with pytest.raises(RuntimeError, match="in the middle"):
+        randomized_head(model, IMAGES)
     assert_same(state_of(model), before)
 
 
@@ -90,8 +123,8 @@ def test_values_are_shuffled_by_the_seed_alone():
     learned = {name: parameter.clone() for name, parameter in model[8].named_parameters()}
 
     def shuffled(seed):
-        with randomized_head(model, IMAGES, seed=seed):
-            return {name: parameter.detach().clone() for name, parameter in model[8].named_parameters()}
+        with randomized_head(model, IMAGES, seed=seed).undisturbed() as isolated:
+            return {name: parameter.detach().clone() for name, parameter in isolated.model[8].named_parameters()}
 
     one, other = shuffled(1), shuffled(2)
     torch.manual_seed(5)
@@ -108,9 +141,9 @@ def test_equal_weights_are_drawn_anew(value):
     model = metered(classes=400)
     nn.init.constant_(model[8].weight, value)
     nn.init.constant_(model[8].bias, 1.0)
-    with randomized_head(model, IMAGES):
-        weight = model[8].weight.detach().clone()
-        assert (model[8].bias == 1).all()
+    with randomized_head(model, IMAGES).undisturbed() as isolated:
+        weight = isolated.model[8].weight.detach().clone()
+        assert (isolated.model[8].bias == 1).all()
     assert weight.mean().abs() < 2e-3
     assert 0.019 < weight.std() < 0.021
 
@@ -129,9 +162,9 @@ def test_a_tied_weight_elsewhere_stays_as_it_is():
             return self.head(self.inner(self.conv(images).mean((2, 3))))
 
     model = Tied()
-    with randomized_head(model, IMAGES) as head:
-        assert head == "head"
-        assert model.inner.weight is not model.head.weight
+    with randomized_head(model, IMAGES).undisturbed() as isolated:
+        assert changed(isolated, model) == {"head.weight", "head.bias"}
+        assert isolated.model.inner.weight is not isolated.model.head.weight
     assert model.inner.weight is model.head.weight
 
 
@@ -164,9 +197,10 @@ def test_a_head_whose_weight_is_made_or_kept_elsewhere_is_random_too(wrap, head)
     body = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     model = nn.Sequential(*body, wrap(nn.Linear(8, 4).double())).double().eval()
     before, ids = model(IMAGES), {name: id(value) for name, value in model.state_dict(keep_vars=True).items()}
-    with randomized_head(model, IMAGES) as name:
-        assert name == head
-        random = model(IMAGES)
+    assert find_head(model, IMAGES) == head
+    with randomized_head(model, IMAGES).undisturbed() as isolated:
+        random = isolated.model(IMAGES)
+        assert torch.equal(model(IMAGES), before)
     assert not torch.isclose(random, before).all(0).any()
     assert torch.equal(model(IMAGES), before)
     assert {name: id(value) for name, value in model.state_dict(keep_vars=True).items()} == ids
@@ -182,10 +216,11 @@ def test_a_spectral_norm_keeps_its_estimate_and_its_weight_the_scale(frozen):
     model.eval()
     learned = linear.weight.detach()
     model.train()
-    with randomized_head(model, IMAGES):
-        assert linear.weight.requires_grad is not frozen
-        assert not torch.equal(linear.weight, learned)
-        torch.testing.assert_close(linear.weight.flatten().sort().values, learned.flatten().sort().values)
+    with randomized_head(model, IMAGES).undisturbed() as isolated:
+        random = isolated.model[4].weight
+        assert random.requires_grad is not frozen
+        assert not torch.equal(random, learned)
+        torch.testing.assert_close(random.flatten().sort().values, learned.flatten().sort().values)
     assert linear.parametrizations["weight"] is makers
     assert_same(state_of(model), before)  # in train mode, each look at the weight improves the estimate
 
@@ -196,10 +231,11 @@ def test_every_method_explains_the_random_head(context):
     A = model[:5](IMAGES).detach()
     with context():
         images = IMAGES.clone()
-        with randomized_head(model, images):
-            weight = model[8].weight.detach().clone()
-            found = explain(model, images, methods=["cam", "grad_cam", "saliency"], target=[3, 0, 1], layer="4")
-            logits = F.linear(A.mean((2, 3)), weight, model[8].bias)
+        randomized = randomized_head(model, images)
+        with randomized.undisturbed() as isolated:
+            weight, bias = isolated.model[8].weight.detach().clone(), isolated.model[8].bias.detach().clone()
+        found = explain(randomized, images, methods=["cam", "grad_cam", "saliency"], target=[3, 0, 1], layer="4")
+        logits = F.linear(A.mean((2, 3)), weight, bias)
     cam = torch.einsum("nd,ndhw->nhw", weight[[3, 0, 1]], A)[:, None]
     assert not torch.equal(weight, model[8].weight)
     assert_alike(found.attributions["cam"], cam)
@@ -224,8 +260,8 @@ def test_the_similarity_is_the_rank_correlation_with_the_maps_of_the_random_head
         before = state_of(model)
         found = measure_head_randomization(model, explanation, seed=4)
         assert_same(state_of(model), before)
-        with randomized_head(model, IMAGES, seed=4):
-            random = explain(model, IMAGES.clone(), methods=METHODS, target=[3, 0, 1], layer="4").heatmaps()
+        randomized = randomized_head(model, IMAGES, seed=4)
+        random = explain(randomized, IMAGES.clone(), methods=METHODS, target=[3, 0, 1], layer="4").heatmaps()
     assert list(found) == METHODS
     for method, heatmaps in explanation.heatmaps().items():
         torch.testing.assert_close(found[method], rank_correlation(heatmaps, random[method]), **SWAPS)
@@ -239,8 +275,7 @@ def test_large_heatmaps_are_compared_at_no_more_than_32_pixels_a_side():
     images = torch.randn(2, 3, 96, 48, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     model = metered()
     explanation = explain(model, images, methods="saliency", target=1)
-    with randomized_head(model, images):
-        random = explain(model, images, methods="saliency", target=1)
+    random = explain(randomized_head(model, images), images, methods="saliency", target=1)
     maps = [one.heatmaps()["saliency"].view(2, 1, 32, 3, 16, 3).mean((3, 5)) for one in (explanation, random)]
     found = measure_head_randomization(model, explanation)["saliency"]
     torch.testing.assert_close(found, rank_correlation(*maps), **SWAPS)
@@ -284,8 +319,7 @@ def test_the_maps_of_the_random_head_are_made_as_the_explanation_was(model, opti
     inputs = make_call([IMAGES, {"scale": SCALE}], {}) if is_pair else IMAGES
     run = {"methods": ["eigen_cam", "grad_cam", "saliency"], "target": [3, 0, 1], **options}
     explanation = explain(model, inputs, **run)
-    with randomized_head(model, inputs):
-        random = explain(model, inputs, **run)
+    random = explain(randomized_head(model, inputs), inputs, **run)
     module = model.model if isinstance(model, Forward) else model
     found = measure_head_randomization(module, explanation)
     assert list(found) == list(explanation.attributions)
@@ -302,6 +336,8 @@ def test_a_copy_of_the_model_is_measured_as_the_model_itself():
     found = measure_head_randomization(copy.deepcopy(model), explanation)
     for method, values in expected.items():
         torch.testing.assert_close(found[method], values, **SWAPS)
+    found = measure_head_randomization(Forward(model), explanation)
+    assert_same(found, expected)
 
 
 def test_heatmaps_that_are_there_are_compared_and_no_others():
@@ -330,7 +366,7 @@ def test_a_layer_that_was_read_after_its_activation_is_read_so_again():
 
 
 def test_it_costs_an_explanation_of_named_layers_and_a_forward_of_one_image():
-    model, sizes = metered(), []
+    model, sizes = metered(), SharedList()
     explanation = explain(model, IMAGES, methods=METHODS)
     model[0].register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
     measure_head_randomization(model, explanation)
