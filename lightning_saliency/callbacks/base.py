@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,9 +30,6 @@ from lightning_saliency.loggers import log_pictures, scalar_step
 
 _CHUNK = 32
 """The most samples of an output's own that are explained together."""
-
-_CHECKPOINT_ENTRY = "lightning_saliency"
-"""The entry of a checkpoint that holds the states of these callbacks."""
 
 
 class LookCallback(CollectingCallback):
@@ -124,40 +121,6 @@ class LookCallback(CollectingCallback):
         if not overrides(pl_module, "configure_model"):  # which creates layers after `setup`
             self._check(pl_module)
 
-    # Lightning refuses two callbacks of one state key before `setup` can say what to do, so the state is not handed to
-    # it by `state_dict`.
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the samples, the explained part and the outputs' states, so that a resumed run continues."""
-
-        def save() -> None:
-            checkpoint.setdefault(_CHECKPOINT_ENTRY, {})[self._key_in(trainer)] = {
-                "samples": self._stream.state_dict(),
-                "choices": self._other_choices if self._is_guest else self._choices(),
-                "schedule": self._schedule.state_dict(),
-                "scalars": dict(self._scalars.last),
-                "outputs": {key: output.state_dict() for key, output in self._outputs_by_key().items()},
-            }
-
-        self._guarded(trainer, pl_module, save, is_audited=False)
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Load the state of a checkpoint; without one in it, or with a damaged one, begin anew."""
-
-        def load() -> None:
-            state = checkpoint.get(_CHECKPOINT_ENTRY, {}).get(self._key_in(trainer), {})
-            self._begin_run()
-            self._stream.load_state_dict(state.get("samples", {}))
-            choices = state.get("choices", {})
-            if choices.get("part", {}).get("name") in dict(pl_module.named_modules()):
-                self._load_choices(choices)
-            self._schedule.load_state_dict(state.get("schedule", {}))
-            self._scalars.last = dict(state.get("scalars", {}))
-            for key, output in self._outputs_by_key().items():
-                output.load_state_dict(state.get("outputs", {}).get(key, {}))
-
-        if not self._guarded(trainer, pl_module, load, is_audited=False):
-            self._begin_run()
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the first epoch, and give what monitors the scalars a value to begin with."""
         self._guarded(trainer, pl_module, partial(self._scalars.offer, trainer, pl_module), is_audited=False)
@@ -213,11 +176,20 @@ class LookCallback(CollectingCallback):
         self._budget = Budget(self.execution.max_fraction)
         self._unlogged_seconds = 0.0
 
-    def _key_in(self, trainer: Trainer) -> str:
-        """The key of the state among those of a trainer's callbacks, of which later ones of one key get a number."""
-        same = [callback for callback in _look_callbacks(trainer) if callback.checkpoint_key == self.checkpoint_key]
-        index = same.index(self)
-        return f"{self.checkpoint_key} {index + 1}" if index else self.checkpoint_key
+    def _state(self) -> dict[str, Any]:
+        return {
+            **super()._state(),
+            "schedule": self._schedule.state_dict(),
+            "scalars": dict(self._scalars.last),
+            "outputs": {key: output.state_dict() for key, output in self._outputs_by_key().items()},
+        }
+
+    def _load_state(self, pl_module: LightningModule, state: Mapping[str, Any]) -> None:
+        super()._load_state(pl_module, state)
+        self._schedule.load_state_dict(state.get("schedule", {}))
+        self._scalars.last = dict(state.get("scalars", {}))
+        for key, output in self._outputs_by_key().items():
+            output.load_state_dict(state.get("outputs", {}).get(key, {}))
 
     def _outputs_by_key(self) -> dict[str, Output]:
         """The outputs by the keys of their states; of several with one key the later ones get a number."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +15,9 @@ from lightning_saliency.callbacks.notices import Notices
 from lightning_saliency.callbacks.options import Execution, Samples
 from lightning_saliency.callbacks.stream import SampleStream
 from lightning_saliency.data import SampleCollector
+
+_CHECKPOINT_ENTRY = "lightning_saliency"
+"""The entry of a checkpoint that holds the states of these callbacks."""
 
 
 class CollectingCallback(Callback):
@@ -100,6 +104,50 @@ class CollectingCallback(Callback):
             self._notices.once(f"{type(self).__name__} {obstacle} The run goes on without it.")
         if stage in ("validate", "test"):
             self._stream.reset(stage)
+
+    @property
+    @abstractmethod
+    def checkpoint_key(self) -> str:
+        """The key of the state in a checkpoint, by which another process finds it."""
+
+    # Lightning refuses two callbacks of one state key before `setup` can say what to do, so the state is not handed to
+    # it by `state_dict`.
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save what a resumed run needs, so that it continues."""
+
+        def save() -> None:
+            checkpoint.setdefault(_CHECKPOINT_ENTRY, {})[self._key_in(trainer)] = self._state()
+
+        self._guarded(trainer, pl_module, save, is_audited=False)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Load the state of a checkpoint; without one in it, or with a damaged one, begin anew."""
+
+        def load() -> None:
+            self._begin_run()
+            self._load_state(pl_module, checkpoint.get(_CHECKPOINT_ENTRY, {}).get(self._key_in(trainer), {}))
+
+        if not self._guarded(trainer, pl_module, load, is_audited=False):
+            self._begin_run()
+
+    def _key_in(self, trainer: Any) -> str:
+        """The key of the state among those of a trainer's callbacks, of which later ones of one key get a number."""
+        callbacks = [callback for callback in trainer.callbacks if isinstance(callback, CollectingCallback)]
+        same = [callback for callback in callbacks if callback.checkpoint_key == self.checkpoint_key]
+        index = same.index(self)
+        return f"{self.checkpoint_key} {index + 1}" if index else self.checkpoint_key
+
+    def _state(self) -> dict[str, Any]:
+        """Return the state for a checkpoint: tensors and plain values."""
+        choices = self._other_choices if self._is_guest else self._choices()
+        return {"samples": self._stream.state_dict(), "choices": choices}
+
+    def _load_state(self, pl_module: LightningModule, state: Mapping[str, Any]) -> None:
+        """Load what `_state` has returned, as far as it is there."""
+        self._stream.load_state_dict(state.get("samples", {}))
+        choices = state.get("choices", {})
+        if choices.get("part", {}).get("name") in dict(pl_module.named_modules()):
+            self._load_choices(choices)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to collect samples from the validation stream."""

@@ -252,7 +252,7 @@ def test_a_time_budget_thins_what_is_measured(tmp_path):
             r"`objects` to be, for 8 images of 16×16, boxes \(8, 4\).*got a tensor of shape \(8,\)",
         ),
         (lambda batch: squares(batch)[:3], r"boxes \(8, 4\).*shape \(3, 4\)"),
-        ([BOXES, BOXES, BOXES[0], BOXES], r"`objects` to be, for 1 images of 16×16, boxes.*got a list"),
+        (torch.ones(4, 9, 9), r"`objects` to be, for 1 images of 16×16, boxes.*got a tensor of shape \(1, 9, 9\)"),
     ],
 )
 def test_objects_that_do_not_fit_are_named_before_the_training(tmp_path, objects, text):
