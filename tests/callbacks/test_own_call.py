@@ -365,7 +365,7 @@ def test_a_step_that_runs_as_the_modules_own_call_is_not_taken_for_a_call_of_the
     runner.fit(model(), loader(), loader())
     look = keeps.looks[0]
     check_logits(look)
-    assert isinstance(look.model, model)
+    assert isinstance(look.forward.model, model)
 
 
 def test_the_argument_that_holds_the_images_can_be_named(tmp_path):
@@ -393,7 +393,7 @@ def test_a_part_without_a_forward_around_it_is_found_by_what_the_step_calls(tmp_
 
     look = look_of(tmp_path, Parts(), loader())
     check_logits(look)
-    assert isinstance(look.model, TinyClassifier)
+    assert isinstance(look.forward.model, TinyClassifier)
 
 
 def test_a_step_that_calls_nothing_with_logits_names_what_it_calls(tmp_path):

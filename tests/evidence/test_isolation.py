@@ -179,12 +179,12 @@ def test_a_pass_waits_for_that_of_another_thread_and_one_of_the_same_does_not():
 # signals
 
 
-class Interruption(Exception):
+class AlarmError(Exception):
     pass
 
 
 def interrupt(number, frame):
-    raise Interruption
+    raise AlarmError
 
 
 @pytest.fixture
@@ -195,7 +195,9 @@ def alarm():
     signal.signal(signal.SIGALRM, previous)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # an alarm in a weak reference's callback
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # an alarm in a weak reference's callback
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers of signals")
 def test_a_signal_at_any_instant_of_a_pass_leaves_model_process_and_handlers_as_they_were(alarm):
     model = Disturbing()
@@ -212,7 +214,7 @@ def test_a_signal_at_any_instant_of_a_pass_leaves_model_process_and_handlers_as_
             signal.setitimer(signal.ITIMER_REAL, length * instant / 250)
             run()
             signal.setitimer(signal.ITIMER_REAL, 0)
-        except Interruption:
+        except AlarmError:
             count += 1
         assert signal.getsignal(signal.SIGALRM) is alarm
         assert_same(state_of(model), model_before)
@@ -246,7 +248,7 @@ def test_a_signal_while_the_handlers_are_switched_leaves_them_in_their_places(al
     last = switch(-1)
     assert_same(of_the_process(), before)
     for at in range(0, last - 1, 7):
-        with pytest.raises(Interruption):
+        with pytest.raises(AlarmError):
             switch(at)
         assert signal.getsignal(signal.SIGALRM) is alarm
         assert_same(of_the_process(), before)
