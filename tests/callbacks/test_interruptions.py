@@ -7,6 +7,7 @@ import time
 from _thread import interrupt_main
 from contextlib import suppress
 
+import pytest
 import torch
 from tiny import L, TinyClassifier, loader, trainer
 
@@ -61,6 +62,8 @@ class Interrupts(L.Callback):
             timer.join()  # where the look was over before
 
 
+# between the opening of a file and its `with`, Python closes it, and says so
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_at_two_hundred_instants_of_a_look_leaves_everything_whole(tmp_path):
     L.seed_everything(3)
     options = {"samples": 2, "metrics": Metrics(randomization_every_n_epochs=1)}

@@ -141,7 +141,8 @@ def test_objects_and_hooks_are_as_many_after_many_epochs_as_after_few(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's own count of the memory")
-def test_many_looks_leave_memory_hooks_threads_files_and_figures_as_they_were(tmp_path):
+@pytest.mark.parametrize("count", [1000, pytest.param(5000, marks=pytest.mark.nightly)])
+def test_many_looks_leave_memory_hooks_threads_files_and_figures_as_they_were(tmp_path, count):
     notes = []
 
     def note(module):
@@ -157,9 +158,9 @@ def test_many_looks_leave_memory_hooks_threads_files_and_figures_as_they_were(tm
     class Repeats(L.Callback):
         def on_validation_epoch_end(self, trainer, pl_module):
             if not trainer.sanity_checking:
-                for look in range(1, 1001):
+                for look in range(1, count + 1):
                     ours.on_validation_epoch_end(trainer, pl_module)
-                    if look in (200, 1000):
+                    if look in (count // 5, count):
                         note(pl_module)
 
     ours = SaliencyCallback(["saliency"], samples=1)
