@@ -98,6 +98,20 @@ class Disturbing(nn.Module):
         return self.linear(self.dropout(features).mean((2, 3)))
 
 
+class Keeping(nn.Module):
+    """A module that keeps something, and changes it in each forward."""
+
+    def __init__(self, make, change=lambda module: None):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.kept = make(self)
+        self.change = change
+
+    def forward(self, inputs):
+        self.change(self)
+        return self.linear(inputs)
+
+
 class Headed(nn.Module):
     """A body, and what a test makes of its features."""
 

@@ -66,25 +66,26 @@ class Undisturbed(Generic[T]):
     def __enter__(self) -> T:
         try:
             return self._begin()
-        except BaseException:  # of the model, or of a signal that has waited until the pass had begun
-            self._end()
+        except BaseException:  # also of a signal that has waited until the pass had begun
+            self.__exit__()
             raise
 
+    @uninterrupted
     def __exit__(self, *error: object) -> None:
-        self._end()
+        self._stack.close()
 
     @uninterrupted
     def _begin(self) -> T:
         while not _PASS.acquire(timeout=_PATIENCE):
             GATE.handle_waiting()
-        GATE.put_up()
-        self._stack.callback(GATE.take_down)
-        self._stack.callback(_PASS.release)
-        return self.read(self._enter())
-
-    @uninterrupted
-    def _end(self) -> None:
-        self._stack.close()
+        try:
+            GATE.put_up()
+            self._stack.callback(GATE.take_down)
+            self._stack.callback(_PASS.release)
+            return self.read(self._enter())
+        except BaseException:
+            self._stack.close()
+            raise
 
     def _enter(self) -> Shadow:
         enter = self._stack.enter_context

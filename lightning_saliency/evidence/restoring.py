@@ -72,9 +72,10 @@ def _restored_attributes(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _restore(current: Any, originals: dict[str, Any]) -> None:
-    """Restore the entries of a module's dict, and delete those that were added; a scripted module's has no `update`."""
+    """Restore the entries of a module's dict and their order; a scripted module's has no `update`, and keeps them."""
+    names = [name for name, _ in current.items()]
+    if names != list(originals):
+        for name in names:
+            del current[name]
     for name, value in originals.items():
         current[name] = value
-    if len(current) > len(originals):
-        for name in [name for name, _ in current.items() if name not in originals]:
-            del current[name]

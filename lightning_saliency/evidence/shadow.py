@@ -11,7 +11,7 @@ from enum import Enum
 from functools import lru_cache
 from threading import Lock, RLock
 from types import BuiltinMethodType, CellType, FunctionType, MethodType, ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -211,10 +211,10 @@ class _Copier:
         return result
 
     def _tensor(self, value: Tensor) -> Tensor:
-        if isinstance(value, nn.UninitializedBuffer):  # which torch cannot copy
-            return nn.UninitializedBuffer(value.requires_grad, value.data.device, value.data.dtype, value.persistent)
         if type(value) not in _PLAIN_TENSORS:
-            result: Tensor = copy.deepcopy(value, self.memo)
+            result: Tensor = (
+                _empty(value) if isinstance(value, nn.UninitializedBuffer) else self._by_its_own_rule(value)
+            )
             return result
         copied = self._lazily(value.detach())
         if isinstance(value, nn.Parameter):
@@ -235,9 +235,9 @@ class _Copier:
         storage = tensor.untyped_storage()
         if storage._cdata not in self._storages:  # of tensors that are views of one another, the copies are such too
             self._alive.append(storage)
-            is_shared = torch._C._is_cow_tensor(tensor)  # by an outer pass, or by torch itself
+            was_shared = _is_shared(tensor)  # by an outer pass, or by torch itself
             self._storages[storage._cdata] = _lazy_storage(tensor)
-            if not is_shared and torch._C._is_cow_tensor(tensor):
+            if _is_shared(tensor) and not was_shared:
                 self._shared.append(storage)
         copied = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
         copied.set_(self._storages[storage._cdata], tensor.storage_offset(), tensor.shape, tensor.stride())
@@ -313,6 +313,15 @@ class _Copier:
 def _has_plain_memory(tensor: Tensor) -> bool:
     is_strided = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
     return is_strided and tensor.device.type != "meta" and not tensor.is_conj() and not tensor.is_neg()
+
+
+def _empty(buffer: nn.UninitializedBuffer) -> Any:
+    """Copy an uninitialized buffer, which torch cannot."""
+    return cast(Any, type(buffer))(buffer.requires_grad, buffer.data.device, buffer.data.dtype, buffer.persistent)
+
+
+def _is_shared(tensor: Tensor) -> bool:
+    return bool(cast(Any, torch._C)._is_cow_tensor(tensor))
 
 
 def _lazy_storage(tensor: Tensor) -> Any:

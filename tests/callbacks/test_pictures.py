@@ -10,6 +10,7 @@ from tiny import L, TinyClassifier, data, events, loader, picture, sheets, train
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 from torchvision.transforms import v2
+from watching import SharedList
 
 from lightning_saliency import CAMCallback, GradCAMCallback, GradCAMPlusPlusCallback, SaliencyCallback, explain
 from lightning_saliency.attribution import make_heatmaps
@@ -182,7 +183,7 @@ def test_the_named_callbacks_log_their_one_method(tmp_path, shell, tag):
 
 def test_cam_of_the_most_probable_classes_takes_one_forward_and_no_backward(tmp_path):
     L.seed_everything(0)
-    model, forwards = TinyClassifier(), []
+    model, forwards = TinyClassifier(), SharedList()
     model.head.register_forward_hook(lambda _, args, output: forwards.append((len(args[0]), output.requires_grad)))
     callback = CAMCallback(samples=5, style=Style(class_names=["cat", "dog", "owl"], top_k=2), execution=RAISES)
     runner = trainer(tmp_path, callback)

@@ -1,9 +1,12 @@
 """A pass leaves the process as it was: its random states, modes, signals and threads, and what cannot be copied."""
 
+import itertools
 import random
 import signal
+import sys
 import threading
 import time
+import timeit
 from contextlib import nullcontext
 
 import numpy as np
@@ -14,10 +17,10 @@ from states import assert_all_alike, assert_same, state_of
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from watching import SharedList
+from watching import SharedSet
 
 from lightning_saliency.attribution import explain
-from lightning_saliency.evidence import Forward, RandomStates, Shadow, Surroundings, Undisturbed
+from lightning_saliency.evidence import Forward, RandomStates, Shadow, Surroundings, Undisturbed, uninterrupted
 
 IMAGES = torch.randn(2, 3, 10, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -85,17 +88,16 @@ def test_autocast_of_the_caller_goes_on_after_a_pass():
     assert not torch.is_autocast_enabled("cpu")
 
 
-def test_random_states_are_those_of_torch_python_and_numpy():
+def test_random_states_are_restored_as_often_as_one_likes():
     def draw():
         return torch.rand(1).item(), random.random(), np.random.rand(), torch.randn(1).item()
 
-    states = RandomStates.of(metered())
+    states = RandomStates()
     drawn = draw()
     assert draw() != drawn
-    states.restore()
-    assert draw() == drawn
-    states.restore()  # as often as one likes
-    assert draw() == drawn
+    for _ in range(2):
+        states.restore()
+        assert draw() == drawn
 
 
 def test_the_owner_is_copied_as_a_whole_prepared_and_its_part_is_yielded():
@@ -177,39 +179,79 @@ def test_a_pass_waits_for_that_of_another_thread_and_one_of_the_same_does_not():
 # signals
 
 
+class AlarmError(Exception):
+    pass
+
+
+def interrupt(number, frame):
+    raise AlarmError
+
+
+@pytest.fixture
+def alarm():
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    yield interrupt
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # an alarm in a weak reference's callback
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers of signals")
-def test_an_interruption_at_any_instant_leaves_model_and_process_as_they_were():
+def test_a_signal_at_any_instant_of_a_pass_leaves_model_process_and_handlers_as_they_were(alarm):
     model = Disturbing()
     forward, count = Forward(model), 0
 
-    class Interruption(Exception):
+    def run():
+        with forward.undisturbed() as isolated:
+            isolated.model(IMAGES)
+
+    length = min(timeit.repeat(run, number=1, repeat=5))
+    model_before, before = state_of(model), of_the_process()
+    for instant in range(1, 301):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, length * instant / 250)
+            run()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except AlarmError:
+            count += 1
+        assert signal.getsignal(signal.SIGALRM) is alarm
+        assert_same(state_of(model), model_before)
+        assert_same(of_the_process(), before)
+    assert count > 50
+    explain(model, IMAGES)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no alarms")
+def test_a_signal_while_the_handlers_are_switched_leaves_them_in_their_places(alarm):
+    @uninterrupted
+    def do_nothing():
         pass
 
-    def interrupt(number, frame):
-        raise Interruption
+    def switch(at):
+        """Switch the handlers there and back, with an alarm at one of the calls that this takes."""
+        calls = itertools.count()
 
-    previous = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        start = time.perf_counter()
-        expected = explain(forward, IMAGES, methods=["cam", "saliency"], target=1)
-        length = time.perf_counter() - start
-        before, processes = state_of(model), of_the_process()
-        for instant in range(1, 61):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, length * instant / 50)
-                try:
-                    explain(forward, IMAGES, methods=["cam", "saliency"], target=1)
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-            except Interruption:
-                count += 1
-            assert signal.getsignal(signal.SIGALRM) is interrupt
-            assert_same(state_of(model), before)
-            assert_same(of_the_process(), processes)
-    finally:
-        signal.signal(signal.SIGALRM, previous)
-    assert count > 5
-    assert_all_alike(explain(forward, IMAGES, methods=["cam", "saliency"], target=1).attributions, expected.attributions)
+        def profile(frame, event, argument):
+            if next(calls) == at:
+                signal.raise_signal(signal.SIGALRM)
+
+        sys.setprofile(profile)
+        try:
+            do_nothing()
+        finally:
+            sys.setprofile(None)
+        return next(calls)
+
+    before = of_the_process()
+    last = switch(-1)
+    assert_same(of_the_process(), before)
+    for at in range(0, last - 1, 7):
+        with pytest.raises(AlarmError):
+            switch(at)
+        assert signal.getsignal(signal.SIGALRM) is alarm
+        assert_same(of_the_process(), before)
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals cannot be sent to a thread")
@@ -248,7 +290,7 @@ class Uncopied(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.conv, self.norm, self.linear = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4)
-        self.fails, self.count, self.names, self.seen = fails, 0, [1], SharedList()
+        self.fails, self.count, self.names, self.seen = fails, 0, [1], SharedSet()
         self.sums = torch.zeros(2)
         self.register_buffer("calls", torch.zeros(()))
         self.register_buffer("moved", torch.zeros(2))
@@ -263,7 +305,7 @@ class Uncopied(nn.Module):
         raise RuntimeError("one of a kind")
 
     def forward(self, images):
-        self.seen.append(self.training)
+        self.seen.add(self.training)
         self.count += 1
         self.names.append(2)
         self.sums += 1
@@ -292,8 +334,7 @@ def test_a_module_that_cannot_be_copied_is_restored(train, fails, inside):
     names = list(module.names)
     with pytest.raises(RuntimeError, match="in the middle") if fails else nullcontext():
         explain(model, IMAGES, methods=["grad_cam", "saliency"], target=1, layer="0.conv" if inside else "conv")
-    assert module.seen
-    assert not any(module.seen)
+    assert module.seen == {False}
     assert_same(state_of(model), before)
     assert vars(module).keys() == attributes.keys()
     assert all(value is attributes[name] for name, value in vars(module).items())
