@@ -55,10 +55,16 @@ def test_the_callback_pickles_before_and_after_a_run(tmp_path):
     for _ in range(2):
         again = pickle.loads(pickle.dumps(callback))
         assert again.methods == callback.methods
-        assert again.state_key == callback.state_key
-        trainer(tmp_path, callback).validate(model, loader(), verbose=False)
-    assert digest(again.state_dict()) == digest(callback.state_dict())
-    assert again.state_dict()["validate"]["samples"]
+        assert again.checkpoint_key == callback.checkpoint_key
+        runner = trainer(tmp_path, callback, max_epochs=1)
+        runner.fit(model, loader(), loader())
+    states = []
+    for one in (callback, pickle.loads(pickle.dumps(callback))):
+        runner.callbacks, checkpoint = [one], {}
+        one.on_save_checkpoint(runner, model, checkpoint)
+        states.append(checkpoint["lightning_saliency"][one.checkpoint_key])
+    assert states[0]["samples"]["samples"]
+    assert digest(states[0]) == digest(states[1])
 
 
 @pytest.mark.parametrize(("name", "needs_lightning"), [("GradCAMCallback", True), ("explain", False)])

@@ -236,6 +236,9 @@ class _FoolingSheet(_AscentOutput):
     def tags(self) -> set[str]:
         return {"samples"}
 
+    def worst(self, scalar: str) -> float | None:
+        return 0.0 if scalar == "median_steps" else None
+
     def __call__(self, look: Look) -> Logged:
         batches = look.samples.batches()
         if len(batches) != 1:

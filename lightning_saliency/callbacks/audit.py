@@ -79,8 +79,8 @@ def forward_fingerprint(forward: Forward, samples: FixedSamples) -> str:
         forward: How the model is run; it is left as it was, but for such things.
         samples: Any samples.
     """
-    with forward.undisturbed() as isolated:
-        return digest([isolated(isolated.on_device(batch.call)) for batch in samples.batches()])
+    with forward.undisturbed() as isolated:  # one at a time, for which there is memory
+        return digest([isolated(isolated.on_device(sample.call)) for sample in samples.samples])
 
 
 def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:

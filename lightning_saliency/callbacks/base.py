@@ -281,11 +281,11 @@ class LookCallback(CollectingCallback):
 
     def _answers(self, trainer: Trainer, pl_module: LightningModule) -> list[str]:
         """Return a hash of the model's logits for the samples, where the audit is on."""
-        samples = self._stream.shown(stream_of(trainer))
         answers: list[str] = []
 
         def answer() -> None:
-            if self.execution.audit and samples is not None:
+            samples = self._stream.shown(stream_of(trainer)) if self.execution.audit else None
+            if samples is not None:
                 answers.append(forward_fingerprint(self._part.forward(trainer, pl_module), samples))
 
         self._guarded(trainer, pl_module, answer, is_audited=False)
