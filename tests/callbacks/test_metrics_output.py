@@ -252,7 +252,6 @@ def test_a_time_budget_thins_what_is_measured(tmp_path):
             r"`objects` to be, for 8 images of 16×16, boxes \(8, 4\).*got a tensor of shape \(8,\)",
         ),
         (lambda batch: squares(batch)[:3], r"boxes \(8, 4\).*shape \(3, 4\)"),
-        ([BOXES, BOXES, BOXES[0], BOXES], r"`objects` to be, for 1 images of 16×16, boxes.*got a list"),
     ],
 )
 def test_objects_that_do_not_fit_are_named_before_the_training(tmp_path, objects, text):
@@ -260,6 +259,11 @@ def test_objects_that_do_not_fit_are_named_before_the_training(tmp_path, objects
     with pytest.raises(ValueError, match=text):
         runner.fit(TinyClassifier(), loader(), loader())
     assert runner.global_step == 0
+
+
+def test_a_list_of_which_one_entry_is_no_boxes_is_refused_when_it_is_made():
+    with pytest.raises(TypeError, match=r"`samples\.objects` to be .*a list of tensors of boxes \(k, 4\).*got a list"):
+        with_objects(objects=[BOXES, BOXES, BOXES[0], BOXES])
 
 
 def test_samples_without_an_entry_have_no_object_and_that_is_said_once(tmp_path):
