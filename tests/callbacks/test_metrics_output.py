@@ -262,6 +262,11 @@ def test_objects_that_do_not_fit_are_named_before_the_training(tmp_path, objects
     assert runner.global_step == 0
 
 
+def test_a_list_of_which_one_entry_is_no_boxes_is_refused_when_it_is_made():
+    with pytest.raises(TypeError, match=r"`samples\.objects` to be .*a list of tensors of boxes \(k, 4\).*got a list"):
+        with_objects(objects=[BOXES, BOXES, BOXES[0], BOXES])
+
+
 def test_samples_without_an_entry_have_no_object_and_that_is_said_once(tmp_path):
     keeps = Keeps()
     ours = callback(samples=with_objects(objects=BOXES[:2]), outputs=[keeps])

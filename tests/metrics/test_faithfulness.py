@@ -292,6 +292,16 @@ def test_weights_of_half_precision_give_nearly_what_those_of_full_give(dtype, al
         assert not torch.equal(found["deletion"].double(), expected["deletion"])
 
 
+def test_how_a_model_is_run_is_taken_in_place_of_the_model():
+    model = metered()
+    explanation = explain(model, IMAGES, methods=CAMS, target=[3, 0, 1])
+    forward = Forward(model, output_fn=lambda logits: logits.flip(1))
+    flipped = explain(forward, IMAGES, methods=CAMS, target=[0, 3, 2])
+    expected = measure_faithfulness(model, explanation, steps=3)
+    close(measure_faithfulness(Forward(model), explanation, steps=3), expected)
+    close(measure_faithfulness(forward, flipped, steps=3), expected)
+
+
 def test_a_model_of_half_precision_sees_each_changed_image_rounded_once():
     model, seen = metered().bfloat16(), SharedList()
     model[0].register_forward_pre_hook(lambda module, args: seen.extend(args[0]))
@@ -399,7 +409,7 @@ GOOD = explanation_of(IMAGES, [1, 1, 1])
         ({"explanation": IMAGES}, TypeError, "`explanation` to be of type Explanation, got Tensor"),
         ({"explanation": explanation_of(IMAGES, [1, 4, 1])}, ValueError, "below the model's 4 classes.*got 4"),
         ({"steps": 0}, ValueError, "`steps` to be a positive int, got 0"),
-        ({"batch_size": 2.0}, ValueError, "`batch_size` to be a positive int, got 2.0"),
+        ({"batch_size": 2.0}, TypeError, "`batch_size` to be a positive int, got 2.0"),
         (
             {"heatmaps": {"mine": MAPS[:2]}},
             ValueError,
