@@ -26,10 +26,11 @@ def test_training_with_the_callback_is_the_training_without_it(recipe, tmp_path)
     assert changed(without, with_callback) == []
     assert len(without) > 40
     if recipe.pictures is not None:
-        tags = {f"saliency/{method}" for method in [*recipe.methods, *["overview"] * (len(recipe.methods) > 1)]}
+        overview = ["overview"] if len(recipe.methods) > 1 else []
+        tags = {f"saliency/{tag}" for tag in [*recipe.methods, *overview, *recipe.more_tags]}
         found = events(tmp_path / "with")
-        assert sheets(tmp_path / "with") >= tags
-        assert all(len(found.Images(tag)) == recipe.pictures for tag in tags)
+        assert sheets(tmp_path / "with") == tags
+        assert {tag: len(found.Images(tag)) for tag in tags} == dict.fromkeys(tags, recipe.pictures)
         assert own_scalars(found) == own_scalars(events(tmp_path / "without"))
 
 

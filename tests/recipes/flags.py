@@ -68,11 +68,15 @@ def ema() -> list:
     return [callbacks.WeightAveraging(device="cpu")]
 
 
+def swa() -> list:
+    return [callbacks.StochasticWeightAveraging(1e-2, swa_epoch_start=1)]
+
+
 def beside(name: str, callback: Callable[..., L.Callback], module: type = TinyClassifier, **options: Any) -> Recipe:
     """Return the recipe of a callback of Lightning's, with its options, that stands before ours."""
     train = Recipe.train if module is TinyClassifier else no_loader  # whose module makes its own
     trainer = {"enable_checkpointing": callback is callbacks.ModelCheckpoint}
-    return Recipe(name, module, trainer, train, before=lambda: [callback(**options)])
+    return Recipe(name, module, trainer, train=train, before=lambda: [callback(**options)])
 
 
 def flag(**options: Any) -> Recipe:
@@ -109,13 +113,13 @@ FLAGS = [
     flag(check_val_every_n_epoch=2, pictures=2),
     flag(check_val_every_n_epoch=None, val_check_interval=4, pictures=2),
     flag(val_check_interval=2),
-    flag(val_check_interval=0.34, pictures=5),
+    flag(val_check_interval=0.34, pictures=7),
     flag(num_sanity_val_steps=0, pictures=2),
     flag(num_sanity_val_steps=-1, daily=True),
     flag(fast_dev_run=True, logger=True, pictures=None),
     flag(fast_dev_run=2, logger=True, pictures=None),
-    flag(max_steps=4, max_epochs=-1),
-    flag(min_steps=4, max_epochs=1),
+    flag(max_steps=4, max_epochs=-1, pictures=2),
+    flag(min_steps=4, max_epochs=1, pictures=2),
     flag(max_time="00:01:00:00"),
     flag(detect_anomaly=True),
     flag(deterministic=True, around=undecided),
@@ -130,7 +134,7 @@ FLAGS = [
     flag(logger=False, pictures=None),
     flag(enable_progress_bar=True, enable_checkpointing=True),
     Recipe("a model summary with an example", Tuned, trainer={"enable_model_summary": True}, train=no_loader),
-    Recipe("validation before the training", fit=validate_first),
+    Recipe("validation before the training", fit=validate_first, pictures=4),
 ]
 
 PRECISIONS = [
@@ -142,7 +146,7 @@ PRECISIONS = [
 CALLBACKS = [
     Recipe("WeightAveraging before ours", before=ema, daily=True),
     Recipe("WeightAveraging after ours", after=ema),
-    beside("StochasticWeightAveraging", callbacks.StochasticWeightAveraging, swa_lrs=1e-2, swa_epoch_start=1),
+    Recipe("StochasticWeightAveraging, and its epoch more", before=swa, pictures=4),
     beside("ModelPruning", callbacks.ModelPruning, pruning_fn="l1_unstructured", amount=0.3),
     beside("ModelPruning, at random", callbacks.ModelPruning, pruning_fn="random_unstructured", amount=0.3),
     beside("GradientAccumulationScheduler", callbacks.GradientAccumulationScheduler, scheduling={0: 1, 1: 2}),

@@ -28,7 +28,7 @@ def strict(**options: Any) -> Execution:
 
 def own(name: str, **options: Any) -> Recipe:
     """Return the recipe of a module that is easily disturbed, with options of the callback."""
-    recipe = {key: options.pop(key) for key in ("pictures", "methods", "more", "daily") if key in options}
+    recipe = {key: options.pop(key) for key in ("pictures", "methods", "more", "more_tags", "daily") if key in options}
     return Recipe(name, LogsAndKeeps, options=options, **recipe)
 
 
@@ -49,6 +49,8 @@ def two_more() -> list:
         SaliencyCallback("saliency", name="saliency/hardest", samples=HARDEST, execution=STRICT),
     ]
 
+
+TWO_LAYERS = ["backbone.0", "backbone.6"]
 
 ROWS = [
     own(
@@ -72,13 +74,19 @@ ROWS = [
     own("measured on more samples", metrics=Metrics(samples=9)),
     own("neither numbers nor record", metrics=False, history=False),
     own("samples per class", samples=Samples(num=5, choose="per_class")),
-    own("the hardest samples", samples=HARDEST, pictures=2),
+    own("the hardest samples", samples=HARDEST),
     own("chosen samples", samples=[3, 11]),
     own("given images", samples=data()[:5]),
-    own("the predicted class, and the class maps of three", target="predicted", style=Style(top_k=3)),
+    own(
+        "the predicted class, and the class maps of three",
+        target="predicted",
+        style=Style(top_k=3),
+        more_tags=["class_maps"],
+    ),
     own("a score of the user's", target=lambda logits: logits.logsumexp(1), methods=("grad_cam", "saliency")),
-    own("two layers", layer=["backbone.0", "backbone.6"], methods=("grad_cam", "saliency")),
-    own("class models", more=class_models),
-    own("fooling images", more=fooling),
-    own("three callbacks", more=two_more),
+    own("two layers", layer=TWO_LAYERS, methods=("grad_cam", "saliency"), pictures=None),
+    own("two layers as one", layer=TWO_LAYERS, execution=strict(fuse="max"), methods=("grad_cam", "saliency")),
+    own("class models", more=class_models, more_tags=["class_model/0", "class_model/1", "class_model/2"]),
+    own("fooling images", more=fooling, more_tags=["fooling/samples"]),
+    own("three callbacks", more=two_more, more_tags=["train/cam", "train/class_maps", "hardest/saliency"]),
 ]

@@ -48,6 +48,7 @@ class Recipe:
     methods: Sequence[str] = METHODS
     options: dict = field(default_factory=dict)  # of the callback
     more: Callable[[], list] = list  # further callbacks of this package, beside it
+    more_tags: Sequence[str] = ()  # of their pictures, and of those that options bring
     pictures: int | None = 3  # how many each tag has: before training, and for each of the two epochs
     careless: Callable[[L.LightningModule, torch.Tensor], Any] | None = None  # what alone would change the training
     daily: bool = False  # whether the test command runs it; `pytest -m nightly` runs all

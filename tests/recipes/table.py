@@ -32,14 +32,14 @@ GROUPS = [
     Group("Steps and forwards", "", forwards.ROWS),
     Group(
         "State in Python objects",
-        "Each forward renews what the module keeps, and every later step depends on it: a module that keeps",
+        "Each forward renews what the module keeps, and every later step depends on it.",
         python_state.ROWS,
     ),
     Group("Hooks that keep something", "", hooks.ROWS),
     Group("A forward that changes the module", "", side_effects.ROWS),
     Group(
         "What cannot be copied, and what refers elsewhere",
-        "Each holds something beside the dict in which forward counts: a module with",
+        "Most have it beside a dict in which forward counts, and on which training depends.",
         held.ROWS,
     ),
     Group("Options of this package's callbacks", "The module is one that logs, counts and keeps.", own_options.ROWS),
