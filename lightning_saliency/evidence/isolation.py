@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import RLock
+from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -71,8 +72,13 @@ class Undisturbed(Generic[T]):
             raise
 
     @uninterrupted
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: object = None, error: BaseException | None = None, traceback: TracebackType | None = None
+    ) -> None:
         self._stack.close()
+        interruption = _interruption(error)
+        if interruption is not None and interruption is not error:
+            raise interruption
 
     @uninterrupted
     def _begin(self) -> T:
@@ -118,6 +124,13 @@ _PASS = RLock()
 
 _PATIENCE = 0.05
 """Seconds between two looks for a signal, while another thread's pass is waited for."""
+
+
+def _interruption(error: BaseException | None) -> BaseException | None:
+    """Return the interruption behind an error: Ctrl-C while torch switched a mode ends in an error of torch's."""
+    while isinstance(error, Exception):
+        error = error.__context__
+    return error
 
 
 class _NoCollectives(TorchDispatchMode):

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.jit import ScriptModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from lightning_saliency.evidence.lazy_memory import LazyMemory
+
 T = TypeVar("T")
 
 _ATOMIC = frozenset((
@@ -32,9 +34,6 @@ _LEFT_OUT = (Dataset, DataLoader, Sampler)
 
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 """The types of tensors that are copied lazily; others, such as uninitialized parameters, know how they are copied."""
-
-_COPIED_AT_ONCE = 2**16
-"""The bytes of memory up to which it is copied at once: that costs no more, and shared memory cannot be resized."""
 
 _lock = Lock()
 """The first lazy copy of a tensor converts its memory, which two threads must not do at once."""
@@ -90,10 +89,7 @@ class Shadow:
     def release(self) -> None:
         """Let go of the shared tensors: the module's memory is its own again, so that training copies none of it."""
         with _lock:
-            for tensor in self._copier.tensors:
-                tensor.data = tensor.data.new_empty(0)
-            self._copier.tensors.clear()
-            self._copier.let_go()
+            self._copier.memory.release()
 
 
 class _Copier:
@@ -101,14 +97,14 @@ class _Copier:
 
     Attributes:
         memo: The copies by the ids of the originals, as for `copy.deepcopy`.
-        tensors: The lazy copies.
+        memory: The memory that copies of tensors share with the originals.
         uncopied: Modules that cannot be copied.
         problems: What cannot be copied, in words.
     """
 
     def __init__(self, stand_ins: Iterable[tuple[Any, Any]]) -> None:
         self.memo: dict[int, Any] = {id(original): stand_in for original, stand_in in stand_ins}
-        self.tensors: list[Tensor] = []
+        self.memory = LazyMemory()
         self.uncopied: list[nn.Module] = []
         self.problems: list[str] = []
         self._rules: dict[Any, Callable[[Any], Any]] = {
@@ -123,16 +119,7 @@ class _Copier:
             weakref.ref: self._weak_reference,
             torch.Generator: _generator,
         }
-        self._storages: dict[int, Any] = {}
-        self._shared: list[Any] = []  # the originals' memory that a lazy copy of this copier was the first of
         self._alive: list[Any] = []  # temporary originals, whose ids must not be given to others, and weak referents
-
-    def let_go(self) -> None:
-        """Make the originals' memory ordinary again, which costs nothing once no copy shares it."""
-        self._storages.clear()
-        for storage in self._shared:
-            storage.data_ptr()  # torch cannot resize what counts as shared
-        self._shared.clear()
 
     def copy(self, value: Any) -> Any:
         """Return the copy of any object.
@@ -216,31 +203,15 @@ class _Copier:
                 _empty(value) if isinstance(value, nn.UninitializedBuffer) else self._by_its_own_rule(value)
             )
             return result
-        copied = self._lazily(value.detach())
+        copied = self.memory.copy(value.detach())
         if isinstance(value, nn.Parameter):
             copied = nn.Parameter(copied, requires_grad=value.requires_grad)
         elif value.is_leaf:
             copied.requires_grad_(value.requires_grad)
         self.memo[id(value)] = copied
-        if _has_plain_memory(value):
-            self.tensors.append(copied)
+        self.memory.hold(copied)
         for name, attribute in vars(value).items():
             setattr(copied, name, self.copy(attribute))
-        return copied
-
-    def _lazily(self, tensor: Tensor) -> Tensor:
-        """Return a tensor that shares the memory until one of the two is written; at once, if that is not possible."""
-        if not _has_plain_memory(tensor):
-            return tensor.clone()
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._storages:  # of tensors that are views of one another, the copies are such too
-            self._alive.append(storage)
-            was_shared = _is_shared(tensor)  # by an outer pass, or by torch itself
-            self._storages[storage._cdata] = _lazy_storage(tensor)
-            if _is_shared(tensor) and not was_shared:
-                self._shared.append(storage)
-        copied = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-        copied.set_(self._storages[storage._cdata], tensor.storage_offset(), tensor.shape, tensor.stride())
         return copied
 
     def _by_its_own_rule(self, value: Any) -> Any:
@@ -310,30 +281,6 @@ class _Copier:
         return self.copy(state)
 
 
-def _has_plain_memory(tensor: Tensor) -> bool:
-    is_strided = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
-    return is_strided and tensor.device.type != "meta" and not tensor.is_conj() and not tensor.is_neg()
-
-
-def _empty(buffer: nn.UninitializedBuffer) -> Any:
-    """Copy an uninitialized buffer, which torch cannot."""
-    return cast(Any, type(buffer))(buffer.requires_grad, buffer.data.device, buffer.data.dtype, buffer.persistent)
-
-
-def _is_shared(tensor: Tensor) -> bool:
-    return bool(cast(Any, torch._C)._is_cow_tensor(tensor))
-
-
-def _lazy_storage(tensor: Tensor) -> Any:
-    """Return a lazy copy of a tensor's memory; a real one, where it is small or belongs to somebody else than torch."""
-    if tensor.untyped_storage().nbytes() <= _COPIED_AT_ONCE:
-        return tensor.untyped_storage().clone()
-    try:
-        return torch._lazy_clone(tensor).untyped_storage()
-    except (RuntimeError, AttributeError):  # memory that is mapped from a file, NumPy's, or shared by processes
-        return tensor.untyped_storage().clone()
-
-
 def _set_state(copied: Any, state: Any) -> None:
     if hasattr(copied, "__setstate__"):
         copied.__setstate__(state)
@@ -355,3 +302,8 @@ def _is_filled(cell: CellType) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _empty(buffer: nn.UninitializedBuffer) -> Any:
+    """Copy an uninitialized buffer, which torch cannot."""
+    return cast(Any, type(buffer))(buffer.requires_grad, buffer.data.device, buffer.data.dtype, buffer.persistent)

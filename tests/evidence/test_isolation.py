@@ -353,3 +353,18 @@ def test_it_is_explained_as_a_copy_would_be():
     found = explain(Uncopied().train(), IMAGES, methods=["grad_cam", "saliency"], target=1, layer="conv")
     expected = explain(Copied().train(), IMAGES, methods=["grad_cam", "saliency"], target=1, layer="conv")
     assert_all_alike(found.attributions, expected.attributions)
+
+
+class FailsWhenInterrupted(nn.Module):
+    """Is interrupted, and by that ends in an error, as torch does where it switches its modes."""
+
+    def forward(self, images):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("trying to pop from empty mode stack")
+
+
+def test_an_interruption_that_ends_in_an_error_stays_an_interruption():
+    with pytest.raises(KeyboardInterrupt):
+        explain(FailsWhenInterrupted(), torch.randn(1, 3, 8, 8), methods=["saliency"])
