@@ -6,8 +6,11 @@ import hashlib
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from threading import Thread
 from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any
+from weakref import CallableProxyType, ProxyType
 
 import numpy as np
 import torch
@@ -21,6 +24,13 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 _PASSED_OVER = (type, property, staticmethod, classmethod, FunctionType, Dataset, DataLoader, Sampler)
 """Types of attributes that hold no state of a training, or too much to be read."""
+
+
+_PROXIES = (ProxyType, CallableProxyType)
+"""Types that stand for another object, whose state is read where that object is."""
+
+_RUNNING = (Thread, Executor)
+"""Types of objects whose state is that of the process, and differs from moment to moment."""
 
 
 def fingerprint(trainer: Any, pl_module: Any) -> dict[str, str]:
@@ -106,7 +116,9 @@ def digest(value: Any, known: Iterable[Any] = ()) -> str:
     alive: list[Any] = []  # so that no two parts have the same id
 
     def add(part: Any) -> None:
-        if isinstance(part, Tensor):
+        if type(part) in _PROXIES:
+            hashed.update(b"a proxy")
+        elif isinstance(part, Tensor):
             hashed.update(f"{part.dtype}{tuple(part.shape)}".encode())
             hashed.update(_bytes(part))
         elif isinstance(part, np.ndarray) and part.dtype != object:
@@ -139,6 +151,8 @@ def _parts(value: Any) -> Iterator[Any]:
     """Yield what an object consists of; nothing that differs between two equal objects, such as addresses."""
     if isinstance(value, type):
         yield value.__qualname__
+    elif isinstance(value, _RUNNING):
+        return
     elif isinstance(value, Mapping):
         for pair in value.items():
             yield from pair

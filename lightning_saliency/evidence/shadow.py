@@ -24,10 +24,13 @@ T = TypeVar("T")
 
 _ATOMIC = frozenset((
     type(None), bool, int, float, complex, str, bytes, type, range, slice, type(...), type(NotImplemented),
-    ModuleType, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, weakref.ProxyType,
-    weakref.CallableProxyType, type(Lock()), type(RLock()),
+    ModuleType, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size,
+    type(Lock()), type(RLock()),
 ))  # fmt: skip
 """Types whose objects hold no state that a forward could change, so that they need no copy."""
+
+_CACHED = type(lru_cache(len))
+"""The type of functions whose results are cached."""
 
 _LEFT_OUT = (Dataset, DataLoader, Sampler)
 """Types whose objects a shadow shares: data, which may be large, and which a forward does not change."""
@@ -115,8 +118,10 @@ class _Copier:
             FunctionType: self._function,
             MethodType: lambda value: MethodType(self.copy(value.__func__), self.copy(value.__self__)),
             BuiltinMethodType: self._builtin_method,
-            type(lru_cache(len)): self._cached_function,
+            _CACHED: self._cached_function,
             weakref.ref: self._weak_reference,
+            weakref.ProxyType: self._weak_proxy,
+            weakref.CallableProxyType: self._weak_proxy,
             torch.Generator: _generator,
         }
         self._alive: list[Any] = []  # temporary originals, whose ids must not be given to others, and weak referents
@@ -257,6 +262,15 @@ class _Copier:
         self._alive.append(copied)
         return weakref.ref(copied)
 
+    def _weak_proxy(self, value: Any) -> Any:
+        try:
+            referent = value.__repr__.__self__
+        except ReferenceError:  # which is gone
+            return value
+        copied = self.copy(referent)
+        self._alive.append(copied)
+        return weakref.proxy(copied)
+
     def _object(self, value: Any) -> Any:
         """Copy an object as it says that it is pickled; of a module, attribute by attribute."""
         reduce = copyreg.dispatch_table.get(type(value))
@@ -269,6 +283,10 @@ class _Copier:
         if state is not None:
             self._alive.append(state)
             _set_state(copied, self._state(value, state))
+        if isinstance(value, nn.Module):
+            for name, method in _cached_methods(type(value)).items():
+                cached = lru_cache(**method.cache_parameters())(method.__wrapped__)
+                vars(copied)[name] = MethodType(cached, copied)
         for item in items or ():
             copied.append(self.copy(item))
         for key, item in entries or ():
@@ -279,6 +297,13 @@ class _Copier:
         if isinstance(owner, nn.Module) and isinstance(state, Mapping):
             return {name: self.attribute(type(owner).__name__, name, value) for name, value in state.items()}
         return self.copy(state)
+
+
+@lru_cache(maxsize=1000)
+def _cached_methods(kind: type) -> dict[str, Any]:
+    """Return the methods whose results a class caches, for all its objects together, by their names."""
+    members = {name: member for base in reversed(kind.__mro__) for name, member in vars(base).items()}
+    return {name: member for name, member in members.items() if type(member) is _CACHED}
 
 
 def _set_state(copied: Any, state: Any) -> None:

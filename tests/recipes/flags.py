@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from tiny import L, TinyClassifier, data, loader
 
+from lightning_saliency.callbacks import Execution
+
 from .batches import Augmented, both
 from .forwards import LogsAndKeeps
 from .recipe import Recipe, fit_plainly, no_loader
@@ -81,7 +83,7 @@ def beside(name: str, callback: Callable[..., L.Callback], module: type = TinyCl
 
 def flag(**options: Any) -> Recipe:
     """Return the recipe of flags of the Trainer, named by them; `pictures` is the recipe's."""
-    recipe = {key: options.pop(key) for key in ("pictures", "around", "daily") if key in options}
+    recipe = {key: options.pop(key) for key in ("pictures", "around", "daily", "options") if key in options}
     text = ", ".join(f"{key}={value!r}" for key, value in options.items())
     return Recipe(text, trainer=options, **recipe)
 
@@ -130,7 +132,7 @@ FLAGS = [
     flag(log_every_n_steps=50),
     flag(profiler="simple"),
     flag(profiler="advanced"),
-    flag(barebones=True, logger=None, log_every_n_steps=0, pictures=None),
+    flag(barebones=True, logger=None, log_every_n_steps=0, pictures=None, options={"execution": Execution()}),
     flag(logger=False, pictures=None),
     flag(enable_progress_bar=True, enable_checkpointing=True),
     Recipe("a model summary with an example", Tuned, trainer={"enable_model_summary": True}, train=no_loader),
