@@ -6,6 +6,7 @@ import copy
 import copyreg
 import warnings
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from functools import lru_cache
@@ -112,6 +113,7 @@ class _Copier:
         self.problems: list[str] = []
         self._rules: dict[Any, Callable[[Any], Any]] = {
             dict: self._dict,
+            OrderedDict: self._dict,
             list: self._list,
             tuple: self._tuple,
             set: lambda value: {self.copy(item) for item in value},
@@ -124,6 +126,7 @@ class _Copier:
             weakref.CallableProxyType: self._weak_proxy,
             torch.Generator: _generator,
         }
+        self._methods: dict[type, dict[str, Any]] = {}  # by class, those whose results it caches
         self._alive: list[Any] = []  # temporary originals, whose ids must not be given to others, and weak referents
 
     def copy(self, value: Any) -> Any:
@@ -182,7 +185,7 @@ class _Copier:
         return self._object
 
     def _dict(self, value: dict[Any, Any]) -> dict[Any, Any]:
-        copied: dict[Any, Any] = {}
+        copied = type(value)()
         self.memo[id(value)] = copied
         for key, item in value.items():
             copied[self.copy(key)] = self.copy(item)
@@ -284,7 +287,9 @@ class _Copier:
             self._alive.append(state)
             _set_state(copied, self._state(value, state))
         if isinstance(value, nn.Module):
-            for name, method in _cached_methods(type(value)).items():
+            if type(value) not in self._methods:
+                self._methods[type(value)] = _cached_methods(type(value))
+            for name, method in self._methods[type(value)].items():
                 cached = lru_cache(**method.cache_parameters())(method.__wrapped__)
                 vars(copied)[name] = MethodType(cached, copied)
         for item in items or ():
@@ -299,7 +304,6 @@ class _Copier:
         return self.copy(state)
 
 
-@lru_cache(maxsize=1000)
 def _cached_methods(kind: type) -> dict[str, Any]:
     """Return the methods whose results a class caches, for all its objects together, by their names."""
     members = {name: member for base in reversed(kind.__mro__) for name, member in vars(base).items()}
