@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ class Undisturbed(Generic[T]):
         self.model = model
         self.surroundings = surroundings
         self.read = read
+        self._handled = sys.exc_info()[1]  # an error that is being handled where the pass begins is not the pass's
         self._stack = ExitStack()
 
     def __enter__(self) -> T:
@@ -77,7 +79,7 @@ class Undisturbed(Generic[T]):
     ) -> None:
         self._stack.close()
         interruption = _interruption(error)
-        if interruption is not None and interruption is not error:
+        if interruption not in (None, error, self._handled):
             raise interruption
 
     @uninterrupted

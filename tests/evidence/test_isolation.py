@@ -368,3 +368,16 @@ class FailsWhenInterrupted(nn.Module):
 def test_an_interruption_that_ends_in_an_error_stays_an_interruption():
     with pytest.raises(KeyboardInterrupt):
         explain(FailsWhenInterrupted(), torch.randn(1, 3, 8, 8), methods=["saliency"])
+
+
+class Fails(nn.Module):
+    def forward(self, images):
+        raise RuntimeError("as always")
+
+
+def test_an_error_after_an_interruption_that_was_handled_before_the_pass_stays_an_error():
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        with pytest.raises(RuntimeError, match="as always"):
+            explain(Fails(), torch.randn(1, 3, 8, 8), methods=["saliency"])
