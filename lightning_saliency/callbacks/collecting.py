@@ -150,20 +150,10 @@ class CollectingCallback(Callback):
             self._load_choices(choices)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to collect samples from the validation stream."""
-        self._begin_stream(trainer, pl_module)
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to collect samples from the test stream."""
+        """Begin to collect samples from the validation or test stream."""
         self._begin_stream(trainer, pl_module)
 
     def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Begin to record the calls of the step."""
-        self._begin_step(trainer, pl_module, batch, dataloader_idx)
-
-    def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Begin to record the calls of the step."""
@@ -181,17 +171,9 @@ class CollectingCallback(Callback):
         """Collect samples from the batch of the step."""
         self._end_step(trainer, pl_module)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Collect samples from the batch of the step."""
-        self._end_step(trainer, pl_module)
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_start = on_validation_batch_start
+    on_test_batch_end = on_validation_batch_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove the hooks from the module."""
