@@ -3,10 +3,12 @@
 The only package with hooks, modes, autograd, random states and autocast.
 """
 
+from lightning_saliency.evidence.attention import Attention, AttentionPart, AttentionReader
 from lightning_saliency.evidence.class_weights import POOLINGS, find_class_weights
 from lightning_saliency.evidence.forward import Forward, ForwardContext, as_forward
 from lightning_saliency.evidence.head import find_head, own_parameters, replace_parameters
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
+from lightning_saliency.evidence.layout import TokenGrid
 from lightning_saliency.evidence.outputs import find_logits
 from lightning_saliency.evidence.passes import (
     Evidence,
@@ -36,6 +38,9 @@ from lightning_saliency.evidence.targets import (
 
 __all__ = [
     "POOLINGS",
+    "Attention",
+    "AttentionPart",
+    "AttentionReader",
     "CallRecorder",
     "Evidence",
     "Forward",
@@ -53,6 +58,7 @@ __all__ = [
     "TargetChoice",
     "TargetLayer",
     "Task",
+    "TokenGrid",
     "Undisturbed",
     "as_forward",
     "check_classes",

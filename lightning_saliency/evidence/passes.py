@@ -14,15 +14,19 @@ from tqdm import tqdm
 
 from lightning_saliency._checks import OptionError
 from lightning_saliency.data import Call
+from lightning_saliency.evidence.attention import Attention
 from lightning_saliency.evidence.class_weights import find_class_weights
 from lightning_saliency.evidence.forward import Forward
 from lightning_saliency.evidence.isolation import graph_everywhere
+from lightning_saliency.evidence.layout import TokenGrid
 from lightning_saliency.evidence.rectify import Rectifier, rectify
 from lightning_saliency.evidence.tap import Tap
 from lightning_saliency.evidence.target_layer import TargetLayer
 from lightning_saliency.evidence.targets import ParsedTarget, check_classes, select_scores
 
-Need: TypeAlias = Literal["activations", "activation_grads", "input_grads", "class_weights"]
+Need: TypeAlias = Literal[
+    "activations", "activation_grads", "input_grads", "class_weights", "attention", "attention_heads"
+]
 """The parts of the evidence that a method may read."""
 
 T = TypeVar("T")
@@ -51,6 +55,12 @@ class Evidence:
         class_weights: The explained score's row of the linear layer after global average pooling, `(N, D)`.
         all_class_weights: The rows of all classes, `(K, D)`; for a single logit, those of the classes 0 and 1.
         pooled_activations: The map whose pooling is the linear layer's input: A, or ReLU(A) (see `find_class_weights`).
+        attentions: The attentions over the model's tokens, in the order of the forward.
+        token_relevance: r₀, how much the score reads each token of the last sequence, `(N, T)`; it sums to 1.
+        tokens: Which of these T tokens are the image's patches.
+        attention_inputs: For each attention what it attends to and its gradient, both `(N, D, h_b, w_b)`.
+        lrp_activations: The map at which the relevance of LRP is read, `(N, D, h, w)`.
+        lrp_grads: The modified gradient of LRP there, `(N, D, h, w)`.
     """
 
     images: Tensor
@@ -63,6 +73,12 @@ class Evidence:
     class_weights: Tensor | None = None
     all_class_weights: Tensor | None = None
     pooled_activations: Tensor | None = None
+    attentions: tuple[Attention, ...] = ()
+    token_relevance: Tensor | None = None
+    tokens: TokenGrid | None = None
+    attention_inputs: tuple[tuple[Tensor, Tensor], ...] = ()
+    lrp_activations: Tensor | None = None
+    lrp_grads: Tensor | None = None
 
 
 def collect(
