@@ -208,7 +208,9 @@ class _Reader:
 
     def read(self, call: Call, images: Tensor, target: ParsedTarget) -> Explanation:
         settings = self.settings
-        needs = frozenset[Need]().union(*(METHODS[key].needs for key in settings.methods))
+        needs = frozenset[Need]().union(
+            *(METHODS[key].needs_with(options) for key, options in settings.methods.items())
+        )
         layer_evidence = collect(settings.forward, call, images, target=target, needs=needs, layers=settings.layers)
         first = layer_evidence[0]
         classes = first.classes if first.classes is not None else target

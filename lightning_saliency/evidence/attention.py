@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ AttentionPart: TypeAlias = Literal["relevance", "weights"]
 """What is kept of an attention: the mean over its heads of ReLU(P ⊙ G), or of P."""
 
 _VALUES_AT_ONCE = 2**20
-"""The values of P that are computed together; one head of all images is the least. Few of them stay in a CPU's cache."""
+"""The values of P that are computed together, so few that a CPU's cache holds them; at least a head of all images."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class AttentionReader(TorchDispatchMode):
         score_factor: float = 1.0,
         keeps_heads: bool = False,
     ) -> None:
-        super().__init__()
+        cast(Any, super()).__init__()
         self.num_images = num_images
         self.num_tokens = num_tokens
         self.wants = wants
@@ -115,7 +115,7 @@ class AttentionReader(TorchDispatchMode):
         at_once = max(1, _VALUES_AT_ONCE // (images * queries * keys))
         keeps_heads = self.keeps_heads and not self._attentions
         means: dict[str, Tensor] = {}
-        of_heads: dict[str, list[Tensor]] = {}
+        of_heads: dict[str, list[Tensor]] = {part: [] for part in self.wants if keeps_heads}
         for start in range(0, heads, at_once):
             rows = slice(start, start + at_once)
             parts = {"weights": backward.weights(rows)}
@@ -125,8 +125,14 @@ class AttentionReader(TorchDispatchMode):
                 mean = parts[part].sum(1).div_(heads)
                 means[part] = means[part].add_(mean) if part in means else mean
                 if keeps_heads:
-                    of_heads.setdefault(f"head_{part}", []).append(parts[part])
-        return Attention(**means, **{name: torch.cat(parts, 1) for name, parts in of_heads.items()})
+                    of_heads[part].append(parts[part])
+        each = {part: torch.cat(tensors, 1) for part, tensors in of_heads.items()}
+        return Attention(
+            means.get("relevance"),
+            means.get("weights"),
+            head_relevance=each.get("relevance"),
+            head_weights=each.get("weights"),
+        )
 
 
 @dataclass(frozen=True)
