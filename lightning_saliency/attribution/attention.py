@@ -7,7 +7,8 @@ Symbols: b an attention, from the first to the last; P_b its weights, `(H, L, S)
 Both methods go from the last attention to the first, as a row that is multiplied by matrices: no L×L product is needed.
 In class attention only one token c asks, and row c of the matrix stands alone: for the other tokens nothing happens.
 In attention pooling the query is no token: r starts as the row of that query, or as the mean of the rows of several.
-Where a sequence becomes shorter on the way down, the outermost tokens, which were added later, drop out.
+Where the sequence has other lengths between some attentions, it lacks tokens on the outside: on the way down these drop
+out where they were added, and are there with 0 where they had been left out.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency._checks import check_count, optional
@@ -164,19 +166,20 @@ def _descend(
         queries.pop()
         gained = matrices.pop().mean(1)
         start = torch.zeros_like(gained)
-        _, tokens = _shortened(tokens, gained.shape[1])
+        tokens = _among(evidence.tokens, gained.shape[1])
     else:
         start = required(evidence.token_relevance)
         gained = torch.zeros_like(start)
     for query, matrix in zip(reversed(queries), reversed(matrices), strict=True):
-        kept, tokens = _shortened(tokens, matrix.shape[2])
-        start, gained = start[:, kept], gained[:, kept]
-        asking = slice(None) if query is None else slice(query, query + 1)
         if matrix.shape[1] != (matrix.shape[2] if query is None else 1):
             raise ValueError(
                 "Expected attentions in which all tokens ask, or the one at `query`, and attention pooling only as the "
                 f"last one, got a matrix {tuple(matrix.shape)} with `query` {query}."
             )
+        below = _among(evidence.tokens, matrix.shape[2])
+        ends = (below.prefix - tokens.prefix, below.suffix - tokens.suffix)
+        start, gained, tokens = F.pad(start, ends), F.pad(gained, ends), below
+        asking = slice(None) if query is None else slice(query, query + 1)
         asked = torch.zeros_like(start)
         asked[:, asking] = (start + gained)[:, asking]
         answered = torch.einsum("nl,nls->ns", asked[:, asking], matrix)
@@ -184,8 +187,8 @@ def _descend(
     return start, gained, tokens
 
 
-def _shortened(tokens: TokenGrid, length: int) -> tuple[slice, TokenGrid]:
-    """Return which tokens are in a sequence that lacks the outermost ones, and which of it are the patches.
+def _among(tokens: TokenGrid, length: int) -> TokenGrid:
+    """Return which tokens are the patches in a sequence of this length, which lacks the outermost ones.
 
     Raises:
         ValueError: It is longer, lacks patches, or leaves open whether tokens before or after the patches are lacking.
@@ -197,8 +200,7 @@ def _shortened(tokens: TokenGrid, length: int) -> tuple[slice, TokenGrid]:
             f"Expected attentions over the {patches} patches with at most {tokens.prefix} tokens before and "
             f"{tokens.suffix} after them, got one over {length} tokens, whose patches are not known."
         )
-    start = tokens.prefix - prefixes[0]
-    return slice(start, start + length), TokenGrid(prefixes[0], length - patches - prefixes[0], tokens.grid)
+    return TokenGrid(prefixes[0], length - patches - prefixes[0], tokens.grid)
 
 
 def _head(matrices: Tensor, head: int) -> Tensor:

@@ -99,8 +99,7 @@ class AttentionReader(TorchDispatchMode):
             named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False))
             backward = read({**named, **kwargs}, self.num_images)
             if backward is not None and self._is_over_tokens(backward.shape):
-                with torch.autocast(backward.device_type, enabled=False):
-                    self._attentions.append(self._reduced(backward))
+                self._attentions.append(self._reduced(backward))
         return func(*args, **kwargs)
 
     def _is_over_tokens(self, shape: Sequence[int]) -> bool:
@@ -153,10 +152,6 @@ class _Softmax:
     def shape(self) -> Sequence[int]:
         return self.output.shape
 
-    @property
-    def device_type(self) -> str:
-        return self.output.device.type
-
     def weights(self, heads: slice) -> Tensor:
         """Return P of some heads, in at least float32."""
         return _widen(self.output[:, heads])
@@ -199,10 +194,6 @@ class _Fused:
     @property
     def shape(self) -> Sequence[int]:
         return (*self.query.shape[:-1], self.key.shape[-2])
-
-    @property
-    def device_type(self) -> str:
-        return self.query.device.type
 
     def weights(self, heads: slice) -> Tensor:
         """Return P of some heads, in at least float32; a query that may ask no key has no weights."""

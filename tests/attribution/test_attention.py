@@ -254,6 +254,15 @@ def test_tokens_that_were_added_between_two_attentions_drop_out(prefix, suffix, 
     torch.testing.assert_close(prefix_relevance(evidence), elsewhere / expected.sum(1), rtol=1e-9, atol=1e-12)
 
 
+def test_tokens_that_were_left_out_before_the_last_attention_are_there_below_it():
+    tokens, (early, pool) = TokenGrid(1, 0, (2, 3)), (random(2, 7, 7), random(2, 1, 6, seed=1))
+    row = torch.cat([torch.zeros(2, 1, 1, dtype=torch.float64), pool], 2)
+    expected = (row @ (torch.eye(7, dtype=torch.float64) + early))[:, 0]
+    evidence = evidence_of(map(Attention, (early, pool)), one_hot(0, 7), tokens)
+    assert_map(attention_relevance(evidence), expected, tokens)
+    torch.testing.assert_close(prefix_relevance(evidence), expected[:, 0] / expected.sum(1), **EXACT)
+
+
 @pytest.mark.parametrize("pool", ["class", "mean", "attention"])
 @pytest.mark.parametrize("method", [attention_relevance, attention_rollout])
 def test_the_mean_of_the_heads_maps_is_the_map_of_all(method, pool):
@@ -286,9 +295,7 @@ def test_what_cannot_be_followed_is_refused(method):
     every = attention(7, 7)
     refused([], tokens, "attention over the tokens of its images")
     refused([every], None, "attention over the tokens of its images")
-    refused(
-        [attention(9, 9), every], tokens, r"the 6 patches with at most 1 tokens before and 0 after .* over 9 tokens"
-    )
+    refused([attention(9, 9), every], tokens, r"the 6 patches .* 1 tokens before and 0 after .* over 9 tokens")
     refused([attention(5, 5), every], tokens, "over 5 tokens, whose patches are not known")
     refused([every, attention(10, 10)], TokenGrid(2, 2, (2, 3)), "over 7 tokens, whose patches are not known")
     refused([attention(2, 7), every], tokens, r"pooling only as the last one, got a matrix \(1, 2, 7\)")

@@ -329,3 +329,10 @@ def test_only_attentions_behind_the_tensor_whose_gradient_is_asked_for_are_read(
     with AttentionReader(3, {7}) as reader:
         torch.autograd.grad(score(logits), leaf)
     assert len(reader.attentions()) == 2
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.higher_order, "print"), reason="this torch has no such operation")
+def test_operations_that_hold_functions_run_in_the_reader_as_without_it(capsys):
+    with AttentionReader(1, {7}):  # torch refuses them in modes that do not say they take them
+        torch.ops.higher_order.print("{number} attentions", number=7)
+    assert capsys.readouterr().out.strip() == "7 attentions"
