@@ -331,6 +331,35 @@ def test_only_attentions_behind_the_tensor_whose_gradient_is_asked_for_are_read(
     assert len(reader.attentions()) == 2
 
 
+ON_GPU = {
+    SDPBackend.FLASH_ATTENTION: [{}, {"is_causal": True, "scale": 0.3}],
+    SDPBackend.CUDNN_ATTENTION: [{}, {"is_causal": True, "scale": 0.3}],
+    SDPBackend.EFFICIENT_ATTENTION: [{}, {"is_causal": True, "scale": 0.3}, {"attn_mask": heads(2, 1, 37, 37) > -1}],
+}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("backend", "options"), [(backend, each) for backend in ON_GPU for each in ON_GPU[backend]])
+def test_the_fused_attentions_of_gpus_are_read(backend, options, precision):
+    q, k, v = (heads(2, 4, 37, 24, seed=seed).cuda().to(precision).requires_grad_() for seed in range(3))
+    options = {name: value.cuda() if isinstance(value, torch.Tensor) else value for name, value in options.items()}
+    with sdpa_kernel(backend):
+        output = F.scaled_dot_product_attention(q, k, v, **options)
+        with AttentionReader(2, {37}) as reader:
+            torch.autograd.grad(output.double().tanh().sum(), q)
+    q, k, v = (tensor.detach().double() for tensor in (q, k, v))
+    allowed = options.get("attn_mask", torch.ones(37, 37, dtype=torch.bool, device="cuda"))
+    allowed = allowed.tril() if "is_causal" in options else allowed
+    scores = q @ k.mT * options.get("scale", 24**-0.5)
+    P = scores.masked_fill(~allowed, -torch.inf).softmax(-1).requires_grad_()
+    relevance, weights = reduced(P.detach(), torch.autograd.grad((P @ v).tanh().sum(), P)[0])
+    (attention,) = reader.attentions()
+    assert attention.relevance.dtype == torch.float32
+    assert (attention.weights - weights).abs().max() < 1e-4
+    assert (attention.relevance - relevance).norm() < 0.05 * relevance.norm()
+
+
 @pytest.mark.skipif(not hasattr(torch.ops.higher_order, "print"), reason="this torch has no such operation")
 def test_operations_that_hold_functions_run_in_the_reader_as_without_it(capsys):
     with AttentionReader(1, {7}):  # torch refuses them in modes that do not say they take them
