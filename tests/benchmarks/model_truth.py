@@ -1,0 +1,219 @@
+"""What is true of a layer that was chosen, measured with hooks of this file and nothing of the library's.
+
+A layer is right if its map is the end of the network's trunk, or all that the last attention reads: see `verdict`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from model_kinds import Size, random_images
+from model_watching import Reading, Watched
+from torch import Tensor, nn
+
+_IMAGES = 2
+_PAIRS = 4
+
+_FEW = 4
+"""The number of places up to which a module does not work on a map: it has class tokens, or what was pooled."""
+
+_BEHIND = 0.1
+"""The most of the weights that may come after the end of the trunk, such as those of an attention pooling."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What was measured of a layer.
+
+    Attributes:
+        calls: How often it runs in one forward.
+        images: The length of its batch axis, for two images.
+        channels: Its channels.
+        grid: (h, w) of its map.
+        upper: How well the positions in the upper half can be told from those in the lower half by whether they answer
+            to a change of the image's upper half: the area under the ROC curve, 0.5 for chance.
+        left: The same for the left half.
+        exact: Whether each position answers to its own half alone.
+        gradient: The share of its positions to which the score has a gradient.
+        beside: The gradient of the score to the image that does not pass through the map, of all.
+        behind: The share of weights that come after the map or beside it, of all that are used at many positions.
+        attentions_behind: The modules of the attentions after it that read most of its positions.
+        feeds_attention: Whether all that these read of the image comes from the map.
+    """
+
+    calls: int
+    images: int
+    channels: int
+    grid: Size
+    upper: float
+    left: float
+    exact: bool
+    gradient: float
+    beside: float
+    behind: float
+    attentions_behind: tuple[str, ...]
+    feeds_attention: bool
+
+    @property
+    def order(self) -> str:
+        """In a word, whether the positions answer as they should."""
+        least = min(self.upper, self.left)
+        return "exact" if self.exact else "clear" if least >= 0.9 else "soft" if least >= 0.6 else "lost"
+
+
+def measure(model: nn.Module, reading: Reading, size: Size) -> Truth:
+    """Measure a layer of a model in eval mode, for images of a size."""
+    images = random_images(_IMAGES, size).requires_grad_()
+    whole = Watched(model, reading, images)
+    tensor = whole.outputs[-1]
+    batch = tensor.shape[1 if reading.axes == "LND" else 0]
+    patches = reading.positions(tensor)
+    upper, left, exact = order(model, reading, size)
+
+    score = best(whole.logits)
+    image_gradient, map_gradient = torch.autograd.grad(score, (images, tensor), retain_graph=True, allow_unused=True)
+    gradient = 0.0
+    if map_gradient is not None:
+        gradient = float((reading.positions(map_gradient) != 0).any(2).float().mean())
+
+    cut = Watched(model, reading, images, cut=True)
+    beside = size_of(gradient_of(best(cut.logits), images)) / size_of(image_gradient)
+    before, all_used = leaves(tensor), leaves(whole.logits)
+    after = leaves(cut.logits) - before
+    weights = {
+        parameter: parameter.numel()
+        for name, module in model.named_modules()
+        if whole.places.get(name, 0) > _FEW
+        for parameter in module.parameters(recurse=False)
+        if parameter in all_used
+    }
+    behind = sum(count for parameter, count in weights.items() if parameter in after) / max(sum(weights.values()), 1)
+
+    last = [
+        (inner, of_cut)
+        for inner, of_cut in zip(whole.attentions, cut.attentions, strict=True)
+        if inner.is_behind
+        and inner.reads >= patches.shape[1]  # of two images, half of the positions
+        and size_of(gradient_of(inner.output.square().sum(), images))
+    ]
+    return Truth(
+        calls=len(whole.outputs),
+        images=batch,
+        channels=patches.shape[2],
+        grid=reading.grid(tensor, size),
+        upper=upper,
+        left=left,
+        exact=exact,
+        gradient=gradient,
+        beside=beside,
+        behind=behind,
+        attentions_behind=tuple(dict.fromkeys(inner.module for inner, _ in last)),
+        feeds_attention=not any(size_of(gradient_of(of_cut.output.square().sum(), images)) for _, of_cut in last),
+    )
+
+
+def order(model: nn.Module, reading: Reading, size: Size) -> tuple[float, float, bool]:
+    """Return how well the positions answer to changes of the upper and of the left half, and whether exactly."""
+    x, y = random_images(_PAIRS, size, seed=1), random_images(_PAIRS, size, seed=2)
+    upper, left = x.clone(), x.clone()
+    upper[:, :, : size[0] // 2] = y[:, :, : size[0] // 2]
+    left[..., : size[1] // 2] = y[..., : size[1] // 2]
+    with torch.no_grad():
+        (tensor,) = Watched(model, reading, torch.cat([x, y, upper, left])).outputs[-1:]
+    rows, columns = reading.grid(tensor, size)
+    patches = reading.positions(tensor)
+    if patches.shape[0] != 4 * _PAIRS:
+        return 0.0, 0.0, False
+    of_x, of_y, of_upper, of_left = patches.double().unflatten(1, (rows, columns)).split(_PAIRS)
+
+    def changed(changed: Tensor) -> Tensor:
+        from_x, from_y = (changed - of_x).norm(dim=3), (changed - of_y).norm(dim=3)
+        return (from_x / (from_x + from_y).clamp(min=1e-30)).mean(0)
+
+    halves = [split_halves(changed(of_upper)), split_halves(changed(of_left).T)]
+    exact = all(bool((own > 1 - 1e-6).all() and (other < 1e-6).all()) for own, other in halves)
+    first, second = (float((own[:, None] > other).double().mean()) for own, other in halves)
+    return first, second, exact
+
+
+def grad_cam(model: nn.Module, reading: Reading, images: Tensor) -> Tensor:
+    """Return Grad-CAM of the predicted classes, `(N, 1, h, w)`."""
+    watched = Watched(model, reading, images.clone().requires_grad_())
+    tensor = watched.outputs[-1]
+    activations = reading.positions(tensor)
+    gradients = reading.positions(torch.autograd.grad(best(watched.logits), tensor)[0])
+    maps = (activations * gradients.mean(1, keepdim=True)).sum(2).relu().detach()
+    return maps.unflatten(1, reading.grid(tensor, tuple(images.shape[2:])))[:, None]
+
+
+def split_halves(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the values of the first rows and of the last, without the middle row of an odd number."""
+    half = len(values) // 2
+    return values[:half].flatten(), values[len(values) - half :].flatten()
+
+
+def best(logits: Tensor) -> Tensor:
+    """Return the sum of the predicted classes' scores."""
+    return logits.amax(1).sum()
+
+
+def gradient_of(score: Tensor, images: Tensor) -> Tensor | None:
+    """Return a score's gradient to the images, or None where no path leads to them."""
+    if not score.requires_grad:
+        return None
+    return torch.autograd.grad(score, images, retain_graph=True, allow_unused=True)[0]
+
+
+def size_of(gradient: Tensor | None) -> float:
+    """Return the norm of a gradient, 0 for none."""
+    return 0.0 if gradient is None else float(gradient.norm())
+
+
+def leaves(tensor: Tensor) -> set[Tensor]:
+    """Return the parameters and inputs that a tensor depends on."""
+    waiting, seen, found = [tensor.grad_fn], {tensor.grad_fn}, set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None:
+            if hasattr(node, "variable"):
+                found.add(node.variable)
+            parents = {parent for parent, _ in node.next_functions} - seen
+            seen |= parents
+            waiting += parents
+    return found
+
+
+def shortcoming(truth: Truth, size: Size) -> str | None:
+    """Return what is wrong with a layer, or None.
+
+    It is right if all of the gradient passes through its map and little that works on positions comes after it; or if
+    a single attention comes after it and reads nothing of the image but this map: the input of the last block.
+    """
+    if truth.calls != 1:
+        return f"it runs {truth.calls} times"
+    if truth.images != _IMAGES:
+        return f"{truth.images} maps for {_IMAGES} images"
+    if not has_aspect(truth.grid, size):
+        return f"a map of {truth.grid[0]}×{truth.grid[1]} for images of {size[0]}×{size[1]}"
+    if truth.gradient < 0.5:
+        return f"the score has a gradient to {truth.gradient:.0%} of its positions"
+    is_end = truth.beside == 0 and truth.behind <= _BEHIND
+    feeds_last = len(truth.attentions_behind) == 1 and truth.feeds_attention
+    if is_end or feeds_last:
+        return (
+            None
+            if truth.order != "lost"
+            else (f"its positions do not answer to their halves of the image ({truth.upper:.2f}, {truth.left:.2f})")
+        )
+    return (
+        f"{truth.beside:.0%} of the gradient goes beside it; {truth.behind:.0%} of the weights are behind or beside, "
+        f"and {len(truth.attentions_behind)} attentions"
+    )
+
+
+def has_aspect(grid: Size, size: Size) -> bool:
+    """Whether one stride leads from the image's size to the grid's, each rounded up or down to whole positions."""
+    least = max(length / (positions + 1) for length, positions in zip(size, grid, strict=True))
+    most = min(length / max(positions - 1, 1e-9) for length, positions in zip(size, grid, strict=True))
+    return least < most
