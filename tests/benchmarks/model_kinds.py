@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
 
 Size = tuple[int, int]
 
@@ -44,7 +46,9 @@ def built(published: Published) -> tuple[nn.Module, Size]:
         try:
             model = published.build(size).eval()
             with torch.no_grad():
-                model(random_images(2, size))
+                logits = logits_of(model(random_images(2, size)))
+            if logits.dim() != 2:
+                raise ValueError(f"its output is of shape {tuple(logits.shape)}, no scores (N, K)")
         except (RuntimeError, ValueError, AssertionError, TypeError, IndexError, KeyError) as error:  # not this size
             refusals.append(f"{size[0]}×{size[1]}: {type(error).__name__}: {error}")
             continue
@@ -53,6 +57,13 @@ def built(published: Published) -> tuple[nn.Module, Size]:
             calibrate(model, random_images(8, size))
         return model, size
     raise ValueError(f"{published.name} takes none of its sizes: {'; '.join(refusals)}")
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits in a model's output."""
+    if isinstance(output, Tensor):
+        return output
+    return output["logits"] if hasattr(output, "keys") and "logits" in output else tree_leaves(output)[0]
 
 
 def random_images(count: int, size: Size, seed: int = 0) -> Tensor:

@@ -1,6 +1,6 @@
 """What is true of a layer that was chosen, measured with hooks of this file and nothing of the library's.
 
-A layer is right if its map is the end of the network's trunk, or all that the last attention reads: see `verdict`.
+A layer is right if its map is the end of the network's trunk, or all that the last attention reads: see `shortcoming`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,40 @@ from model_watching import Reading, Watched
 from torch import Tensor, nn
 
 _IMAGES = 2
-_PAIRS = 4
+_PAIRS = 3
+_CHANGE = 0.03
+
+_SHIFTED = 0.02
+"""How much better a map that is shifted by a token may be before it is taken for the right one."""
 
 _FEW = 4
 """The number of places up to which a module does not work on a map: it has class tokens, or what was pooled."""
 
 _BEHIND = 0.1
 """The most of the weights that may come after the end of the trunk, such as those of an attention pooling."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """How the positions of a map answer to a change of one half of the image.
+
+    Attributes:
+        upper: How well the positions in the upper half can be told from those in the lower half by whether they answer
+            to a change of the image's upper half: the area under the ROC curve, 0.5 for chance.
+        left: The same for the left half.
+        exact: Whether each position answers to its own half alone.
+        shifted: How much better, both together, the map is that is shifted by one position.
+    """
+
+    upper: float
+    left: float
+    exact: bool
+    shifted: float
+
+    def __str__(self) -> str:
+        least = min(self.upper, self.left)
+        words = {0.9: "clear", 0.6: "soft", 0.4: "weak"}
+        return "exact" if self.exact else next((words[bound] for bound in words if least >= bound), "lost")
 
 
 @dataclass(frozen=True)
@@ -31,10 +58,7 @@ class Truth:
         images: The length of its batch axis, for two images.
         channels: Its channels.
         grid: (h, w) of its map.
-        upper: How well the positions in the upper half can be told from those in the lower half by whether they answer
-            to a change of the image's upper half: the area under the ROC curve, 0.5 for chance.
-        left: The same for the left half.
-        exact: Whether each position answers to its own half alone.
+        order: Whether its positions are in the image's order.
         gradient: The share of its positions to which the score has a gradient.
         beside: The gradient of the score to the image that does not pass through the map, of all.
         behind: The share of weights that come after the map or beside it, of all that are used at many positions.
@@ -46,20 +70,12 @@ class Truth:
     images: int
     channels: int
     grid: Size
-    upper: float
-    left: float
-    exact: bool
+    order: Order
     gradient: float
     beside: float
     behind: float
     attentions_behind: tuple[str, ...]
     feeds_attention: bool
-
-    @property
-    def order(self) -> str:
-        """In a word, whether the positions answer as they should."""
-        least = min(self.upper, self.left)
-        return "exact" if self.exact else "clear" if least >= 0.9 else "soft" if least >= 0.6 else "lost"
 
 
 def measure(model: nn.Module, reading: Reading, size: Size) -> Truth:
@@ -69,7 +85,6 @@ def measure(model: nn.Module, reading: Reading, size: Size) -> Truth:
     tensor = whole.outputs[-1]
     batch = tensor.shape[1 if reading.axes == "LND" else 0]
     patches = reading.positions(tensor)
-    upper, left, exact = order(model, reading, size)
 
     score = best(whole.logits)
     image_gradient, map_gradient = torch.autograd.grad(score, (images, tensor), retain_graph=True, allow_unused=True)
@@ -102,9 +117,7 @@ def measure(model: nn.Module, reading: Reading, size: Size) -> Truth:
         images=batch,
         channels=patches.shape[2],
         grid=reading.grid(tensor, size),
-        upper=upper,
-        left=left,
-        exact=exact,
+        order=order_of(model, reading, size),
         gradient=gradient,
         beside=beside,
         behind=behind,
@@ -113,28 +126,50 @@ def measure(model: nn.Module, reading: Reading, size: Size) -> Truth:
     )
 
 
-def order(model: nn.Module, reading: Reading, size: Size) -> tuple[float, float, bool]:
-    """Return how well the positions answer to changes of the upper and of the left half, and whether exactly."""
-    x, y = random_images(_PAIRS, size, seed=1), random_images(_PAIRS, size, seed=2)
-    upper, left = x.clone(), x.clone()
-    upper[:, :, : size[0] // 2] = y[:, :, : size[0] // 2]
-    left[..., : size[1] // 2] = y[..., : size[1] // 2]
+def order_of(model: nn.Module, reading: Reading, size: Size) -> Order:
+    """Return how well the positions answer to changes of the upper and of the left half.
+
+    The changes are small: after large ones the answers of a deep random network are alike wherever they come from.
+    """
+    images = random_images(_PAIRS, size, seed=1)
+    change = _CHANGE * torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
+    is_upper = (torch.arange(size[0]) < size[0] / 2)[:, None]
+    is_left = torch.arange(size[1]) < size[1] / 2
+    changed = [images + change * part for part in (is_upper, ~is_upper, is_left, ~is_left)]
     with torch.no_grad():
-        (tensor,) = Watched(model, reading, torch.cat([x, y, upper, left])).outputs[-1:]
-    rows, columns = reading.grid(tensor, size)
+        tensor = Watched(model, reading, torch.cat([images, *changed])).outputs[-1]
     patches = reading.positions(tensor)
-    if patches.shape[0] != 4 * _PAIRS:
-        return 0.0, 0.0, False
-    of_x, of_y, of_upper, of_left = patches.double().unflatten(1, (rows, columns)).split(_PAIRS)
+    if len(patches) != 5 * _PAIRS:
+        return Order(0.0, 0.0, False, 0.0)
+    grid = reading.grid(tensor, size)
+    plain, *others = patches.double().unflatten(1, grid).split(_PAIRS)
+    upper, lower, left, right = ((other - plain).square().sum(3) for other in others)
+    of_upper = (upper / (upper + lower).clamp(min=1e-30)).mean(0)
+    of_left = (left / (left + right).clamp(min=1e-30)).mean(0)
+    exact = all(
+        bool((own > 1 - 1e-6).all() and (other < 1e-6).all())
+        for own, other in (split_halves(of_upper), split_halves(of_left.T))
+    )
+    here, *shifted = (
+        (ranked(*split_halves(rolled(of_upper, by))), ranked(*split_halves(rolled(of_left, by).T))) for by in (0, 1, -1)
+    )
+    return Order(*here, exact, max(map(sum, shifted)) - sum(here))
 
-    def changed(changed: Tensor) -> Tensor:
-        from_x, from_y = (changed - of_x).norm(dim=3), (changed - of_y).norm(dim=3)
-        return (from_x / (from_x + from_y).clamp(min=1e-30)).mean(0)
 
-    halves = [split_halves(changed(of_upper)), split_halves(changed(of_left).T)]
-    exact = all(bool((own > 1 - 1e-6).all() and (other < 1e-6).all()) for own, other in halves)
-    first, second = (float((own[:, None] > other).double().mean()) for own, other in halves)
-    return first, second, exact
+def rolled(values: Tensor, by: int) -> Tensor:
+    """Return the values `(h, w)` with each moved by one in the sequence of tokens."""
+    return values.flatten().roll(by).view_as(values)
+
+
+def ranked(own: Tensor, other: Tensor) -> float:
+    """Return the area under the ROC curve: how often one of the first is larger than one of the others."""
+    return float((own[:, None] > other).double().mean() + (own[:, None] == other).double().mean() / 2)
+
+
+def split_halves(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the values of the first rows and of the last, without the middle row of an odd number."""
+    half = len(values) // 2
+    return values[:half].flatten(), values[len(values) - half :].flatten()
 
 
 def grad_cam(model: nn.Module, reading: Reading, images: Tensor) -> Tensor:
@@ -145,12 +180,6 @@ def grad_cam(model: nn.Module, reading: Reading, images: Tensor) -> Tensor:
     gradients = reading.positions(torch.autograd.grad(best(watched.logits), tensor)[0])
     maps = (activations * gradients.mean(1, keepdim=True)).sum(2).relu().detach()
     return maps.unflatten(1, reading.grid(tensor, tuple(images.shape[2:])))[:, None]
-
-
-def split_halves(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the values of the first rows and of the last, without the middle row of an odd number."""
-    half = len(values) // 2
-    return values[:half].flatten(), values[len(values) - half :].flatten()
 
 
 def best(logits: Tensor) -> Tensor:
@@ -184,7 +213,7 @@ def leaves(tensor: Tensor) -> set[Tensor]:
     return found
 
 
-def shortcoming(truth: Truth, size: Size) -> str | None:
+def shortcoming(truth: Truth, axes: str, size: Size) -> str | None:
     """Return what is wrong with a layer, or None.
 
     It is right if all of the gradient passes through its map and little that works on positions comes after it; or if
@@ -200,16 +229,19 @@ def shortcoming(truth: Truth, size: Size) -> str | None:
         return f"the score has a gradient to {truth.gradient:.0%} of its positions"
     is_end = truth.beside == 0 and truth.behind <= _BEHIND
     feeds_last = len(truth.attentions_behind) == 1 and truth.feeds_attention
-    if is_end or feeds_last:
+    if not (is_end or feeds_last):
         return (
-            None
-            if truth.order != "lost"
-            else (f"its positions do not answer to their halves of the image ({truth.upper:.2f}, {truth.left:.2f})")
+            f"{truth.beside:.0%} of the gradient passes it by, {truth.behind:.0%} of the weights come later or beside, "
+            f"{len(truth.attentions_behind)} attentions come after it"
         )
-    return (
-        f"{truth.beside:.0%} of the gradient goes beside it; {truth.behind:.0%} of the weights are behind or beside, "
-        f"and {len(truth.attentions_behind)} attentions"
-    )
+    order = truth.order
+    has_other_orders = axes in ("NLD", "LND")  # (N, D, h, w) has not
+    if str(order) == "lost" or (has_other_orders and (str(order) == "weak" or order.shifted > _SHIFTED)):
+        return (
+            f"its positions do not answer to their halves of the image: {order.upper:.2f}, {order.left:.2f}, "
+            f"{order.shifted:+.2f} if shifted by one"
+        )
+    return None
 
 
 def has_aspect(grid: Size, size: Size) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from model_kinds import Size
+from model_kinds import Size, logits_of
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -42,7 +42,7 @@ class Reading:
 
     def with_detached(self, output: Any) -> Any:
         """Return the layer's output with a copy of the tensor through which no gradient goes."""
-        cut = self.tensor(output).detach().clone().requires_grad_()
+        cut = self.tensor(output).detach().clone()
 
         def replaced(value: Any, keys: tuple[Any, ...]) -> Any:
             if not keys:
@@ -152,13 +152,6 @@ class Watched(TorchFunctionMode):
             self.attentions[-1].output = result
             self._has_softmax = False
         return result
-
-
-def logits_of(output: Any) -> Tensor:
-    """Return the logits in a model's output."""
-    if isinstance(output, Tensor):
-        return output
-    return output["logits"] if hasattr(output, "keys") and "logits" in output else tree_leaves(output)[0]
 
 
 def places(tensor: Tensor, images: int) -> int:

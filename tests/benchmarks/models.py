@@ -34,6 +34,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import model_training
 import torch
 from hugging_face_models import NOT_RUN, hugging_face_models
 from model_kinds import Published, Size, built, random_images
@@ -66,7 +67,8 @@ def examine(published: Published, train: bool) -> Record:
     except Exception as error:  # the model's own, whatever it is
         return {"verdict": "not built", "reason": str(error)[:500]}
     record: Record = {"size": size, "verdict": "right"}
-    for step in (choose, judge, explain_by_default, compare) if published.has_map else (explain_by_default,):
+    steps = [choose, judge, explain_by_default, compare] if published.has_map else [explain_by_default]
+    for step in [*steps, learn] if train else steps:
         try:
             record |= step(model, size, record)
         except Exception as error:
@@ -91,10 +93,11 @@ def choose(model: nn.Module, size: Size, _: Record) -> Record:
 
 def judge(model: nn.Module, size: Size, record: Record) -> Record:
     """Return what is true of the chosen layer, and whether it is right."""
-    truth = measure(model, Reading(**record["reading"]), size)
-    reason = shortcoming(truth, size)
+    reading = Reading(**record["reading"])
+    truth = measure(model, reading, size)
+    reason = shortcoming(truth, reading.axes, size)
     verdict = {} if reason is None else {"verdict": "wrong", "reason": reason}
-    return {"truth": asdict(truth), "order": truth.order, **verdict}
+    return {"truth": asdict(truth), "order": str(truth.order), **verdict}
 
 
 def explain_by_default(model: nn.Module, size: Size, record: Record) -> Record:
@@ -123,6 +126,15 @@ def compare(model: nn.Module, size: Size, record: Record) -> Record:
     if ours.shape == expected.shape and (ours - expected).abs().max() <= 1e-2 * expected.abs().max():
         return {}
     return {"verdict": "wrong", "reason": "Grad-CAM is not that of the map as it is said to be read"}
+
+
+def learn(model: nn.Module, size: Size, _: Record) -> Record:
+    """Return what came of a training of one step with the callback."""
+    result = model_training.train(model, size)
+    faults = [] if result["same_weights"] else ["the callback changed the weights"]
+    if not result["pictures"]:
+        faults.append("the callback wrote no picture")
+    return {"training": result, **({"verdict": "wrong", "reason": "; ".join(faults)} if faults else {})}
 
 
 def run_apart(published: Published, seconds: float, gigabytes: float, train: bool) -> Record:
@@ -162,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> list[Record]:
     parser.add_argument("--library", nargs="+", help="timm, transformers, torchvision, torch.nn, vit-pytorch")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=240, help="the most for a model")
-    parser.add_argument("--gigabytes", type=float, default=12, help="the most for a model")
+    parser.add_argument("--gigabytes", type=float, default=16, help="the most for a model")
     parser.add_argument("--train", action="store_true", help="also train each for a step, with the callback")
     parser.add_argument("--list", action="store_true", help="print the models, and run none")
     parser.add_argument("--json", type=Path, help="write a line for each model there")

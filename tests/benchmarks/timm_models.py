@@ -164,7 +164,32 @@ FURTHER = (
 )
 """Other members: other heads and tokens, other numbers of prefix tokens, other kinds of attention."""
 
-_OBLONG = ((96, 128), (112, 140), (128, 192), (192, 256))
+HEADLESS = (
+    "convnext_atto",
+    "mobilenetv3_small_050",
+    "resnet18",
+    "swin_tiny_patch4_window7_224",
+    "vgg11_bn",
+    "vit_medium_patch16_reg4_gap_256",
+    "vit_tiny_patch16_224",
+)
+"""Members that are run without a classifier, too: their scores are their features."""
+
+_ENCODERS = {"gemma4_vit_167m_enc": {"global_pool": "avg"}}
+"""Options of those that have no classifier of their own, and are given one."""
+
+_COARSE = (
+    "csatv2",
+    "efficientvim_m1",
+    "efficientvit_m0",
+    "inception_resnet_v2",
+    "inception_v3",
+    "inception_v4",
+    "lcnet_035",
+)
+"""Those whose map would be smaller than 3×3 otherwise, or about as large as an answer's random offset."""
+
+_OBLONG = ((96, 128), (112, 140), (128, 192), (96, 144), (192, 256))
 _SQUARE = ((128, 128), (112, 112), (224, 224), (256, 256))
 
 
@@ -174,7 +199,11 @@ def timm_models() -> Iterator[Published]:
     for name in (*SMALLEST, *FURTHER):
         own = timm.get_pretrained_cfg_value(name, "input_size")[1:]
         sizes = (*(_OBLONG if name in SMALLEST else ()), *_SQUARE, own)
-        yield Published("timm", families[name], name, partial(_build, name), tuple(dict.fromkeys(sizes)))
+        if name in _COARSE:
+            sizes = ((192, 256), own)
+        yield Published("timm", families[name], name, partial(_build, name, CLASSES), tuple(dict.fromkeys(sizes)))
+    for name in HEADLESS:
+        yield Published("timm", families[name], f"{name}, num_classes=0", partial(_build, name, 0), _SQUARE)
 
 
 def smallest() -> dict[str, str]:
@@ -190,11 +219,14 @@ def smallest() -> dict[str, str]:
     return families
 
 
-def _build(name: str, size: Size) -> nn.Module:
+def _build(name: str, classes: int, size: Size) -> nn.Module:
+    if name in _ENCODERS:
+        encoder = timm.create_model(name, **_ENCODERS[name])
+        return nn.Sequential(encoder, nn.Linear(encoder.num_features, classes))
     try:
-        return timm.create_model(name, num_classes=CLASSES, img_size=size)
+        return timm.create_model(name, num_classes=classes, img_size=size)
     except TypeError:  # it takes images of any size
-        return timm.create_model(name, num_classes=CLASSES)
+        return timm.create_model(name, num_classes=classes)
 
 
 if __name__ == "__main__":
