@@ -19,6 +19,8 @@ _CHANGE = 0.03
 _SHIFTED = 0.02
 """How much better a map that is shifted by a token may be before it is taken for the right one."""
 
+_NOTHING = 1e-4
+
 _FEW = 4
 """The number of places up to which a module does not work on a map: it has class tokens, or what was pooled."""
 
@@ -60,6 +62,8 @@ class Truth:
         grid: (h, w) of its map.
         order: Whether its positions are in the image's order.
         gradient: The share of its positions to which the score has a gradient.
+        weight: The mean over the positions of how much gradient times activation is, summed over the channels, of its
+            most. It is nothing where the map is read through a norm alone, which is blind to its scale.
         beside: The gradient of the score to the image that does not pass through the map, of all.
         behind: The share of weights that come after the map or beside it, of all that are used at many positions.
         attentions_behind: The modules of the attentions after it that read most of its positions.
@@ -72,6 +76,7 @@ class Truth:
     grid: Size
     order: Order
     gradient: float
+    weight: float
     beside: float
     behind: float
     attentions_behind: tuple[str, ...]
@@ -88,9 +93,7 @@ def measure(model: nn.Module, reading: Reading, size: Size) -> Truth:
 
     score = best(whole.logits)
     image_gradient, map_gradient = torch.autograd.grad(score, (images, tensor), retain_graph=True, allow_unused=True)
-    gradient = 0.0
-    if map_gradient is not None:
-        gradient = float((reading.positions(map_gradient) != 0).any(2).float().mean())
+    gradients = torch.zeros_like(patches) if map_gradient is None else reading.positions(map_gradient)
 
     cut = Watched(model, reading, images, cut=True)
     beside = size_of(gradient_of(best(cut.logits), images)) / size_of(image_gradient)
@@ -118,12 +121,20 @@ def measure(model: nn.Module, reading: Reading, size: Size) -> Truth:
         channels=patches.shape[2],
         grid=reading.grid(tensor, size),
         order=order_of(model, reading, size),
-        gradient=gradient,
+        gradient=float((gradients != 0).any(2).float().mean()),
+        weight=weight_of(patches.detach().double(), gradients.double()),
         beside=beside,
         behind=behind,
         attentions_behind=tuple(dict.fromkeys(inner.module for inner, _ in last)),
         feeds_attention=not any(size_of(gradient_of(of_cut.output.square().sum(), images)) for _, of_cut in last),
     )
+
+
+def weight_of(activations: Tensor, gradients: Tensor) -> float:
+    """Return the mean of |Σ g A| over its most, |g| |A|, over all positions that have any."""
+    most = activations.norm(dim=2) * gradients.norm(dim=2)
+    weights = (activations * gradients).sum(2).abs() / most
+    return float(weights[most > 0].mean()) if (most > 0).any() else 0.0
 
 
 def order_of(model: nn.Module, reading: Reading, size: Size) -> Order:
@@ -196,7 +207,7 @@ def gradient_of(score: Tensor, images: Tensor) -> Tensor | None:
 
 def size_of(gradient: Tensor | None) -> float:
     """Return the norm of a gradient, 0 for none."""
-    return 0.0 if gradient is None else float(gradient.norm())
+    return 0.0 if gradient is None else float(gradient.double().norm())
 
 
 def leaves(tensor: Tensor) -> set[Tensor]:
@@ -227,6 +238,8 @@ def shortcoming(truth: Truth, axes: str, size: Size) -> str | None:
         return f"a map of {truth.grid[0]}×{truth.grid[1]} for images of {size[0]}×{size[1]}"
     if truth.gradient < 0.5:
         return f"the score has a gradient to {truth.gradient:.0%} of its positions"
+    if truth.weight < _NOTHING:
+        return "gradient times activation is nothing at all of its positions: it is read through a norm alone"
     is_end = truth.beside == 0 and truth.behind <= _BEHIND
     feeds_last = len(truth.attentions_behind) == 1 and truth.feeds_attention
     if not (is_end or feeds_last):

@@ -35,6 +35,9 @@ _TORCHVISION = {
     "vit_b_32": "vision_transformer",
 }
 
+_COARSE = ("efficientnet_b0", "efficientnet_v2_s", "inception_v3", "mnasnet0_5")
+"""Those whose map would be smaller than 3×3 otherwise, or about as large as an answer's random offset."""
+
 
 def torchvision_models() -> Iterator[Published]:
     """Yield the smallest members of each of torchvision's families."""
@@ -42,7 +45,9 @@ def torchvision_models() -> Iterator[Published]:
         if name in ("maxvit_t", "vit_b_32"):
             sizes: tuple[Size, ...] = ((224, 224),)
         else:
-            sizes = ((96, 128), (160, 192), (224, 224), (299, 299))
+            sizes = ((96, 128), (160, 192))
+        if name in _COARSE:
+            sizes = ((192, 256),)
         yield Published("torchvision", family, name, partial(_torchvision, name), sizes)
 
 
