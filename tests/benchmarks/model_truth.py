@@ -19,7 +19,7 @@ _CHANGE = 0.03
 _SHIFTED = 0.02
 """How much better a map that is shifted by a token may be before it is taken for the right one."""
 
-_NOTHING = 1e-4
+_NOTHING = 2e-3
 
 _FEW = 4
 """The number of places up to which a module does not work on a map: it has class tokens, or what was pooled."""
