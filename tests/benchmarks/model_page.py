@@ -30,7 +30,8 @@ _TRUTH = """\
 runs once; it has one map an image, of the image's aspect; the score has a gradient to at least half of its positions;
 the positions in the upper half answer to a change of the image's upper half more than the others do, and so for the
 left half (a rank statistic, the area under the ROC curve, of at least 0.6: *soft*; 0.9: *clear*; *exact* where each
-answers to its own half alone); the attributions of all default methods are finite, not constant, `(N, 1, h, w)`;
+answers to its own half alone; a map whose axes are height and width may be *weak*: one of the two), and no better if
+the tokens are shifted by one; the attributions of all default methods are finite, not constant, `(N, 1, h, w)`;
 Grad-CAM is that of the map as it is said to be read. And the layer is one of two: the end of the trunk, which is where
 no gradient goes to the image if the map is held fixed, with at most a tenth of the weights that work on a map behind
 it; or the input of the last block, which is where a single attention comes after it and reads nothing of the image but

@@ -46,9 +46,10 @@ class Order:
     shifted: float
 
     def __str__(self) -> str:
-        least = min(self.upper, self.left)
-        words = {0.9: "clear", 0.6: "soft", 0.4: "weak"}
-        return "exact" if self.exact else next((words[bound] for bound in words if least >= bound), "lost")
+        least, most = sorted((self.upper, self.left))
+        if self.exact:
+            return "exact"
+        return "clear" if least >= 0.9 else "soft" if least >= 0.6 else "weak" if most >= 0.6 else "lost"
 
 
 @dataclass(frozen=True)

@@ -177,36 +177,45 @@ def main(argv: Sequence[str] | None = None) -> list[Record]:
     parser.add_argument("--gigabytes", type=float, default=16, help="the most for a model")
     parser.add_argument("--train", action="store_true", help="also train each for a step, with the callback")
     parser.add_argument("--list", action="store_true", help="print the models, and run none")
-    parser.add_argument("--json", type=Path, help="write a line for each model there")
+    parser.add_argument("--json", type=Path, help="write a line for each model there, beside those of others")
     parser.add_argument("--page", type=Path, help="write the tables there, in Markdown")
     args = parser.parse_args(argv)
+    everything = all_models()
     models = [
         published
-        for published in all_models()
+        for published in everything
         if (args.library is None or published.library in args.library)
         and any(fnmatch(name, pattern) for name in (published.name, published.family) for pattern in args.only)
     ]
     if args.list:
         print(*(f"{published.library}: {published.family}: {published.name}" for published in models), sep="\n")
         return []
-    if args.json:
-        args.json.write_text("")
-    records = []
+    found = earlier(args.json)
     with ThreadPoolExecutor(args.processes) as threads:
         run = partial(run_apart, seconds=args.seconds, gigabytes=args.gigabytes, train=args.train)
-        for record in threads.map(run, models):
-            records.append(record)
+        for published, record in zip(models, threads.map(run, models), strict=True):
+            found[published.library, published.name] = record
             print(told(record), flush=True)
-            if args.json:
-                with args.json.open("a") as lines:
-                    lines.write(json.dumps(record) + "\n")
+            if args.json:  # each time: it is a long way
+                args.json.write_text("".join(f"{json.dumps(line)}\n" for line in found.values()))
+    names = [(published.library, published.name) for published in everything]
+    records = [found[name] for name in names if name in found]
     print(", ".join(f"{count} {verdict}" for verdict, count in Counter(r["verdict"] for r in records).most_common()))
     if args.page:
-        libraries = ("torch", "torchvision", "timm", "transformers", "vit-pytorch")
-        versions = {library: version(library) for library in libraries}
-        given = shlex.join(["python", "tests/benchmarks/models.py", "--page", str(args.page)])
-        args.page.write_text(page(records, versions, f"PYTHONPATH=tests {given}", NOT_RUN), encoding="utf-8")
+        versions = {
+            library: version(library) for library in ("torch", "torchvision", "timm", "transformers", "vit-pytorch")
+        }
+        command = shlex.join(["python", "tests/benchmarks/models.py", "--page", str(args.page)])
+        args.page.write_text(page(records, versions, f"PYTHONPATH=tests {command}", NOT_RUN), encoding="utf-8")
     return records
+
+
+def earlier(path: Path | None) -> dict[tuple[str, str], Record]:
+    """Return what an earlier run has found, by library and model."""
+    if path is None or not path.exists():
+        return {}
+    records = map(json.loads, path.read_text().splitlines())
+    return {(record["library"], record["model"]): record for record in records}
 
 
 def told(record: Record) -> str:
