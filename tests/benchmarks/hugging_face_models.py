@@ -31,7 +31,10 @@ _CONFIGS: dict[str, tuple[dict[str, Any], Size]] = {
     "dinov2": ({**_TOKENS, "mlp_ratio": 2, "image_size": 64}, (64, 96)),
     "dinov2_with_registers": ({**_TOKENS, "mlp_ratio": 2}, (64, 64)),
     "donut-swin": (_SWIN, (64, 96)),
-    "efficientnet": ({"width_coefficient": 0.5, "depth_coefficient": 0.5, "hidden_dim": 640}, (96, 128)),
+    "efficientnet": (
+        {"width_coefficient": 0.5, "depth_coefficient": 0.5, "hidden_dim": 640, "batch_norm_eps": 1e-6},
+        (96, 128),
+    ),
     "focalnet": (
         {
             "embed_dim": 16,

@@ -67,6 +67,7 @@ class Truth:
             most. It is nothing where the map is read through a norm alone, which is blind to its scale.
         beside: The gradient of the score to the image that does not pass through the map, of all.
         behind: The share of weights that come after the map or beside it, of all that are used at many positions.
+        is_last: Whether no module returns a map after it.
         attentions_behind: The modules of the attentions after it that read most of its positions.
         feeds_attention: Whether all that these read of the image comes from the map.
     """
@@ -80,6 +81,7 @@ class Truth:
     weight: float
     beside: float
     behind: float
+    is_last: bool
     attentions_behind: tuple[str, ...]
     feeds_attention: bool
 
@@ -126,6 +128,7 @@ def measure(model: nn.Module, reading: Reading, size: Size) -> Truth:
         weight=weight_of(patches.detach().double(), gradients.double()),
         beside=beside,
         behind=behind,
+        is_last=max(whole.later, default=0) <= _FEW,
         attentions_behind=tuple(dict.fromkeys(inner.module for inner, _ in last)),
         feeds_attention=not any(size_of(gradient_of(of_cut.output.square().sum(), images)) for _, of_cut in last),
     )
@@ -228,8 +231,9 @@ def leaves(tensor: Tensor) -> set[Tensor]:
 def shortcoming(truth: Truth, axes: str, size: Size) -> str | None:
     """Return what is wrong with a layer, or None.
 
-    It is right if all of the gradient passes through its map and little that works on positions comes after it; or if
-    a single attention comes after it and reads nothing of the image but this map: the input of the last block.
+    It is right if it is the end of the trunk: all of the gradient passes through its map, or it is the last map that any
+    module returns, and little that works on positions comes after or beside it. Or if a single attention comes after it
+    and reads nothing of the image but this map: the input of the last block.
     """
     if truth.calls != 1:
         return f"it runs {truth.calls} times"
@@ -241,7 +245,7 @@ def shortcoming(truth: Truth, axes: str, size: Size) -> str | None:
         return f"the score has a gradient to {truth.gradient:.0%} of its positions"
     if truth.weight < _NOTHING:
         return "gradient times activation is nothing at all of its positions: it is read through a norm alone"
-    is_end = truth.beside == 0 and truth.behind <= _BEHIND
+    is_end = (truth.beside == 0 or truth.is_last) and truth.behind <= _BEHIND
     feeds_last = len(truth.attentions_behind) == 1 and truth.feeds_attention
     if not (is_end or feeds_last):
         return (

@@ -105,6 +105,7 @@ class Watched(TorchFunctionMode):
         outputs: The tensor that the layer returned, for each of its calls.
         attentions: All attentions, in the order in which they ran.
         places: At how many places of an image each module has outputs.
+        later: At how many places each tensor is that a module returned after the layer.
     """
 
     def __init__(self, model: nn.Module, reading: Reading, images: Tensor, *, cut: bool = False) -> None:
@@ -113,6 +114,7 @@ class Watched(TorchFunctionMode):
         self.outputs: list[Tensor] = []
         self.attentions: list[Attention] = []
         self.places: dict[str, int] = {}
+        self.later: list[int] = []
         self._active: list[str] = []
         self._has_softmax = False
         handles = []
@@ -130,9 +132,11 @@ class Watched(TorchFunctionMode):
     def _leave(self, name: str, images: int) -> Callable[[nn.Module, Any, Any], Any]:
         def leave(_: nn.Module, __: Any, output: Any) -> Any:
             self._active.pop()
-            for leaf in tree_leaves(output)[:1]:
+            for leaf in tree_leaves(output):
                 if isinstance(leaf, Tensor) and leaf.dim() > 1:
                     self.places[name] = max(self.places.get(name, 0), places(leaf, images))
+                    if self.outputs and leaf is not self.outputs[-1]:
+                        self.later.append(places(leaf, images))
             if name == self.reading.layer:
                 output = self.reading.with_detached(output) if self.cut else output
                 self.outputs.append(self.reading.tensor(output))

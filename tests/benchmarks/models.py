@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> list[Record]:
     parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="of a model's name or family")
     parser.add_argument("--library", nargs="+", help="timm, transformers, torchvision, torch.nn, vit-pytorch")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=240, help="the most for a model")
+    parser.add_argument("--seconds", type=float, default=600, help="the most for a model")
     parser.add_argument("--gigabytes", type=float, default=16, help="the most for a model")
     parser.add_argument("--train", action="store_true", help="also train each for a step, with the callback")
     parser.add_argument("--list", action="store_true", help="print the models, and run none")
