@@ -231,8 +231,8 @@ def leaves(tensor: Tensor) -> set[Tensor]:
 def shortcoming(truth: Truth, axes: str, size: Size) -> str | None:
     """Return what is wrong with a layer, or None.
 
-    It is right if it is the end of the trunk: all of the gradient passes through its map, or it is the last map that any
-    module returns, and little that works on positions comes after or beside it. Or if a single attention comes after it
+    It is right if it is the end of the trunk: all of the gradient passes through its map, or it is the last map that a
+    module returns; and little that works on positions comes after or beside it. Or if a single attention comes after it
     and reads nothing of the image but this map: the input of the last block.
     """
     if truth.calls != 1:

@@ -187,6 +187,7 @@ _COARSE = (
     "inception_v4",
     "lcnet_035",
     "levit_128s",
+    "pnasnet5large",
 )
 """Those whose map would be smaller than 3×3 otherwise, or about as large as an answer's random offset."""
 
