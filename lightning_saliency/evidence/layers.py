@@ -182,13 +182,14 @@ def _fill_zero_parameters(shadow: nn.Module) -> None:
 def _has_later_map(trace: Trace, convolutional: LayerCall) -> bool:
     """Whether something learned is applied after the last convolutional map to what may be a map as well."""
     used = ancestors([trace.logits.grad_fn])
-    later = trace.calls[trace.calls.index(trace.same_map(convolutional.node)[-1]) + 1 :]
+    nodes = trace.nodes()
+    later = set(nodes[nodes.index(convolutional.node) + 1 :])
     return any(
-        call.node in used
+        call.node in used & later
         and _may_be_map(call.output.shape, trace.image_size)
         and not is_class_scores(trace, call)
         and not _only_pools(convolutional, call)
-        for call in later
+        for call in trace.calls
     )
 
 
@@ -339,6 +340,8 @@ class _Choice:
         found: list[LayerCall] = []
 
         def stop(node: Any) -> bool:
+            if node is attention.node:  # what it returns is not what it reads
+                return False
             readable = [call for call in by_node.get(node, []) if call.site in self.layouts]
             if not readable or self.covered.get(node, 0.0) < _MOST_PATCHES or self._is_inside(readable[0], attention):
                 return False
@@ -365,13 +368,20 @@ class _Choice:
             grids.add(tokens.grid)
             if keys != len(tokens) or length not in (1, keys) or len(grids) > 1:
                 return None
-            asks = length == 1 and call.node in ancestors([attention.query])
+            asks = length == 1 and self._asks(attention)
             queries.append(tokens.prefix - 1 if asks and tokens.prefix else len(tokens) - 1 if asks else None)
             sizes.append(attention.size)
         stream = self._stream() if sizes else None
         if stream is None:
             return None
         return AttentionSites(tuple(queries), tuple(sizes), stream)
+
+    def _asks(self, attention: AttentionCall) -> bool:
+        """Whether the query comes from the image, as a class token's does, and that of attention pooling does not."""
+        if attention.scores is None:
+            return attention.query in self.dependent
+        products = ancestors([attention.scores], stop=is_learned)
+        return any(is_learned(node) and not self._is_projection(node) for node in products)
 
     def _stream(self) -> TargetLayer | None:
         """Return the last sequence of tokens after the last attention, whichever of them the score reads."""
@@ -389,11 +399,9 @@ class _Choice:
         before = ancestors([inputs[0].node]) - {inputs[0].node}
         same = [
             call
-            for call in self.trace.calls
-            if call.node in before
-            and call.site in self.layouts
-            and self.trace.counts[call.name] == 1
-            and self._positions(call) == self._positions(inputs[0])
+            for node in self.trace.nodes()
+            for call in once_called(self.trace, node)
+            if node in before and call.site in self.layouts and self._positions(call) == self._positions(inputs[0])
         ]
         return self._target(same[-1]) if same else None
 
