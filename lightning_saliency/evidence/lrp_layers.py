@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-Arguments = dict[str, Any]
+Arguments: TypeAlias = dict[str, Any]
 """The arguments of a call, by the names of its schema."""
+
+Rule: TypeAlias = Callable[[Arguments], Tensor | None]
+"""Returns g̃ at the input of an operation, from the call of its backward; None for the gradient."""
 
 
 class LayerRules(TorchDispatchMode):
@@ -29,7 +32,7 @@ class LayerRules(TorchDispatchMode):
 
     def __init__(self, gamma: float) -> None:
         cast(Any, super()).__init__()
-        self._rules = {**_RULES, "convolution_backward": partial(_convolution, gamma)}
+        self._rules: dict[str, Rule] = {**_RULES, "convolution_backward": partial(_convolution, gamma)}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -39,6 +42,7 @@ class LayerRules(TorchDispatchMode):
         gradient = None if rule is None else rule(_by_name(func, args, kwargs))
         if gradient is None:
             return func(*args, **kwargs)
+        gradient = gradient.to(args[0].dtype)  # statistics and weights may be wider
         others = len(func._schema.returns) - 1  # the gradients of parameters, which nobody asks for
         return (gradient, *[None] * others) if others else gradient
 
@@ -76,19 +80,19 @@ def _convolution(gamma: float, call: Arguments) -> Tensor | None:
 def _layer_norm(call: Arguments) -> Tensor:
     g = _times(call["grad_out"], call["weight"])
     centered = g - g.mean(tuple(range(-len(call["normalized_shape"]), 0)), keepdim=True)
-    return (centered * call["rstd"]).to(call["input"].dtype)
+    return centered * call["rstd"]
 
 
 def _rms_norm(call: Arguments) -> Tensor:
     g = _times(call["grad_out"], call["weight"])
-    return (g * call["rstd"]).to(call["input"].dtype)
+    return g * call["rstd"]
 
 
 def _group_norm(call: Arguments) -> Tensor:
     g, rstd = _times(call["grad_out"], call["weight"], channel=1), call["rstd"]
     groups = g.reshape(*rstd.shape, -1)
     centered = groups - groups.mean(2, keepdim=True)
-    return (centered * rstd[:, :, None]).reshape(g.shape).to(call["input"].dtype)
+    return (centered * rstd[:, :, None]).reshape(g.shape)
 
 
 def _batch_norm(call: Arguments) -> Tensor | None:
@@ -103,7 +107,7 @@ def _cudnn_batch_norm(call: Arguments) -> Tensor:
 def _own_statistics(call: Arguments, g: Tensor, rstd: Tensor) -> Tensor:
     g = _times(g, call["weight"], channel=1)
     centered = g - g.mean([0, *range(2, g.dim())], keepdim=True)
-    return _times(centered, rstd, channel=1).to(call["input"].dtype)
+    return _times(centered, rstd, channel=1)
 
 
 def _times(tensor: Tensor, factor: Tensor | None, channel: int | None = None) -> Tensor:
@@ -154,7 +158,7 @@ def _below_one(x: Tensor) -> Tensor:
     return x.clamp(-largest, largest)
 
 
-_RULES: dict[str, Callable[[Arguments], Tensor | None]] = {
+_RULES: dict[str, Rule] = {
     "native_layer_norm_backward": _layer_norm,
     "_fused_rms_norm_backward": _rms_norm,
     "native_group_norm_backward": _group_norm,
@@ -170,7 +174,7 @@ _RULES: dict[str, Callable[[Arguments], Tensor | None]] = {
     "elu_backward": _elu,
     "tanh_backward": _tanh,
 }
-"""By the name of an operation's backward, g̃ at its input; None for the gradient.
+"""By the name of an operation's backward; see `lrp_rules`.
 
 Activations that are linear on each side of 0 need no rule: their f(x) / x is their slope.
 """
