@@ -60,7 +60,9 @@ def _convolution(gamma: float, call: Arguments) -> Tensor | None:
     """
     if gamma == 0 or call["output_mask"][1]:  # a kernel that depends on the image, too
         return None
-    g, x, weight = call["grad_output"], call["input"], call["weight"]
+    g: Tensor = call["grad_output"]
+    x: Tensor = call["input"]
+    weight: Tensor = call["weight"]
     geometry = [call[name] for name in ("stride", "padding", "dilation", "transposed", "output_padding", "groups")]
     z = torch.ops.aten.convolution(x, weight, None, *geometry)
     magnitude = torch.ops.aten.convolution(x.abs(), weight.abs(), None, *geometry)
@@ -73,23 +75,25 @@ def _convolution(gamma: float, call: Arguments) -> Tensor | None:
         )
         return gradients[0]
 
-    favored = x.sign() * backward(share * z, weight.abs())
-    return (1 + gamma / 2) * backward(share * z.abs(), weight) + gamma / 2 * favored
+    every, favored = backward(share * z.abs(), weight), backward(share * z, weight.abs())
+    return (1 + gamma / 2) * every + gamma / 2 * x.sign() * favored
 
 
 def _layer_norm(call: Arguments) -> Tensor:
     g = _times(call["grad_out"], call["weight"])
     centered = g - g.mean(tuple(range(-len(call["normalized_shape"]), 0)), keepdim=True)
-    return centered * call["rstd"]
+    rstd: Tensor = call["rstd"]
+    return centered * rstd
 
 
 def _rms_norm(call: Arguments) -> Tensor:
-    g = _times(call["grad_out"], call["weight"])
-    return g * call["rstd"]
+    rstd: Tensor = call["rstd"]
+    return _times(call["grad_out"], call["weight"]) * rstd
 
 
 def _group_norm(call: Arguments) -> Tensor:
-    g, rstd = _times(call["grad_out"], call["weight"], channel=1), call["rstd"]
+    rstd: Tensor = call["rstd"]  # (N, groups)
+    g = _times(call["grad_out"], call["weight"], channel=1)
     groups = g.reshape(*rstd.shape, -1)
     centered = groups - groups.mean(2, keepdim=True)
     return (centered * rstd[:, :, None]).reshape(g.shape)
@@ -148,8 +152,8 @@ def _elu(call: Arguments) -> Tensor:
 
 
 def _without_zeros(x: Tensor) -> Tensor:
-    """Return the tensor with a tiny number for 0, where f(x) / x is f′(0)."""
-    return torch.where(x == 0, torch.finfo(x.dtype).tiny ** 0.5, x)
+    """Return the tensor with a tiny number for 0, where f(x) / x is f′(0), for a kink from below as for ReLU."""
+    return torch.where(x == 0, -(torch.finfo(x.dtype).tiny ** 0.5), x)
 
 
 def _below_one(x: Tensor) -> Tensor:
