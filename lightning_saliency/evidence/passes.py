@@ -22,7 +22,7 @@ from lightning_saliency.evidence.tap import Tap
 from lightning_saliency.evidence.target_layer import TargetLayer
 from lightning_saliency.evidence.targets import ParsedTarget, check_classes, select_scores
 
-Need: TypeAlias = Literal["activations", "activation_grads", "input_grads", "class_weights"]
+Need: TypeAlias = Literal["activations", "activation_grads", "input_grads", "class_weights", "lrp"]
 """The parts of the evidence that a method may read."""
 
 T = TypeVar("T")
@@ -51,6 +51,8 @@ class Evidence:
         class_weights: The explained score's row of the linear layer after global average pooling, `(N, D)`.
         all_class_weights: The rows of all classes, `(K, D)`; for a single logit, those of the classes 0 and 1.
         pooled_activations: The map whose pooling is the linear layer's input: A, or ReLU(A) (see `find_class_weights`).
+        lrp_activations: Where the relevance of LRP is read, the token embedding or the input image, `(N, D, h, w)`.
+        lrp_grads: The score's gradient there by the rules of LRP, `(N, D, h, w)`.
     """
 
     images: Tensor
@@ -63,6 +65,8 @@ class Evidence:
     class_weights: Tensor | None = None
     all_class_weights: Tensor | None = None
     pooled_activations: Tensor | None = None
+    lrp_activations: Tensor | None = None
+    lrp_grads: Tensor | None = None
 
 
 def collect(

@@ -1,0 +1,38 @@
+"""Layer-wise relevance propagation: how much of the score each position of the image contributes, signed."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lightning_saliency.attribution.cam_family import required
+from lightning_saliency.attribution.method import Method
+from lightning_saliency.evidence import Evidence, Need
+
+_RELEVANCE: frozenset[Need] = frozenset({"lrp"})
+
+
+def lrp(evidence: Evidence) -> Tensor:
+    """Layer-wise relevance propagation (Ali et al. 2022, "XAI for Transformers").
+
+    R = Σ_k a_k ⊙ g̃_k with a the token embedding of a transformer or else the input image, and g̃ the score's gradient
+    there by other rules than the chain rule's: attention, the scales of norms and gates are constant, GELU and the like
+    are their ratio GELU(x) / x, and convolutions follow the γ-rule (Montavon et al. 2019). Without biases the relevances
+    of all tokens or pixels sum to the score; what speaks against the class is negative. See `lrp_rules` in
+    `lightning_saliency.evidence.lrp` for all rules.
+
+    Returns:
+        `(N, 1, h, w)`: the relevances of the patches, or of the pixels.
+
+    Example:
+        >>> import torch
+        >>> a = torch.tensor([[[[2.0, 1.0]], [[1.0, 3.0]]]])
+        >>> g = torch.tensor([[[[3.0, -1.0]], [[0.5, 0.0]]]])
+        >>> none = torch.zeros(1)
+        >>> lrp(Evidence(none, none, none, lrp_activations=a, lrp_grads=g))
+        tensor([[[[ 6.5000, -1.0000]]]])
+    """
+    return (required(evidence.lrp_activations) * required(evidence.lrp_grads)).sum(1, keepdim=True)
+
+
+ROWS = {"lrp": Method(lrp, "LRP", _RELEVANCE)}
+"""Rows of the method table."""
