@@ -14,11 +14,11 @@ _RELEVANCE: frozenset[Need] = frozenset({"lrp"})
 def lrp(evidence: Evidence) -> Tensor:
     """Layer-wise relevance propagation (Ali et al. 2022, "XAI for Transformers").
 
-    R = Σ_k a_k ⊙ g̃_k with a the token embedding of a transformer or else the input image, and g̃ the score's gradient
-    there by other rules than the chain rule's: attention, the scales of norms and gates are constant, GELU and the like
-    are their ratio GELU(x) / x, and convolutions follow the γ-rule (Montavon et al. 2019). Without biases the relevances
-    of all tokens or pixels sum to the score; what speaks against the class is negative. See `lrp_rules` in
-    `lightning_saliency.evidence.lrp` for all rules.
+    R = Σ_k a_k ⊙ g̃_k, with a the token embedding of a transformer or else the input image, and g̃ the score's gradient
+    there by other rules than the chain rule's: attention, gates and the scales of norms are constant, GELU and the like
+    are a factor GELU(x) / x, and convolutions follow the γ-rule (Montavon et al. 2019). What speaks against the class
+    is negative. Without biases the relevances of all tokens, or of all pixels, sum to the score. `lrp_rules` in
+    `lightning_saliency.evidence.lrp` has all rules.
 
     Returns:
         `(N, 1, h, w)`: the relevances of the patches, or of the pixels.
