@@ -152,8 +152,8 @@ def _own_factors(node: Any) -> Factors:
 def _product_factors(node: Any, dependent: set[Any], source: Tensor) -> Factors:
     """Return the factors of a product of two tensors that both depend on the source."""
     indices = _PRODUCTS.get(operation(node), ())
-    edges = [node.next_functions[index] for index in indices]
-    if not edges or not all(parent in dependent for parent, _ in edges):
+    edges = [edge for index, edge in enumerate(node.next_functions) if index in indices and edge[0] in dependent]
+    if len(edges) < 2:
         return {}
     if operation(node) == "Mul":
         for index, signal, gate in [(1, *edges), (0, *reversed(edges))]:

@@ -115,9 +115,12 @@ def _group_norm(call: Arguments) -> Tensor:
     return (centered * rstd[:, :, None]).reshape(g.shape)
 
 
-def _batch_norm(call: Arguments) -> Tensor | None:
-    """Return g̃ where the statistics are those of the input, as in instance norm, which is computed with this."""
-    return _own_statistics(call, call["grad_out"], call["save_invstd"]) if call["train"] else None
+def _batch_norm(call: Arguments) -> Tensor:
+    if call["train"]:  # in eval, too, without running statistics; instance norm is computed with this
+        return _own_statistics(call, call["grad_out"], call["save_invstd"])
+    # the gradient; that of torch 2.14 is wrong on a CPU where g is channels-last and the input is not
+    scaled = _times(call["grad_out"], call["weight"], channel=1)
+    return _times(scaled, (call["running_var"] + call["eps"]).rsqrt(), channel=1)
 
 
 def _cudnn_batch_norm(call: Arguments) -> Tensor:
