@@ -3,6 +3,7 @@
 A method is one pure function and one row of `METHODS`.
 """
 
+from lightning_saliency.attribution.attention import attention_relevance, attention_rollout
 from lightning_saliency.attribution.cam_family import (
     cam,
     eigen_cam,
@@ -10,6 +11,7 @@ from lightning_saliency.attribution.cam_family import (
     grad_cam_plus_plus,
     hires_cam,
     layer_cam,
+    summed_hires_cam,
     xgrad_cam,
 )
 from lightning_saliency.attribution.explaining import Layer, explain, explain_call, parse_images
@@ -31,11 +33,19 @@ from lightning_saliency.attribution.heatmaps import (
     to_heatmaps,
 )
 from lightning_saliency.attribution.method import Method
-from lightning_saliency.attribution.methods import METHODS, MethodChoice, parse_methods
+from lightning_saliency.attribution.methods import (
+    DEFAULT_METHODS,
+    METHODS,
+    MethodChoice,
+    default_methods,
+    parse_methods,
+)
 from lightning_saliency.attribution.perturbation import ablation_cam, occlusion, score_cam
+from lightning_saliency.attribution.readings import describe_reading
 from lightning_saliency.attribution.rectified import deconvnet, guided_backprop, guided_grad_cam
 
 __all__ = [
+    "DEFAULT_METHODS",
     "METHODS",
     "ExplainedSamples",
     "Explanation",
@@ -48,9 +58,13 @@ __all__ = [
     "Normalize",
     "Settings",
     "ablation_cam",
+    "attention_relevance",
+    "attention_rollout",
     "blank_reasons",
     "cam",
     "deconvnet",
+    "default_methods",
+    "describe_reading",
     "eigen_cam",
     "explain",
     "explain_call",
@@ -72,6 +86,7 @@ __all__ = [
     "score_cam",
     "smooth_grad",
     "smooth_grad_cam_plus_plus",
+    "summed_hires_cam",
     "to_heatmaps",
     "xgrad_cam",
 ]

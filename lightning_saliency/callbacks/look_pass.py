@@ -11,20 +11,21 @@ import torch
 from lightning_saliency._checks import OptionError, describe_error, error_message
 from lightning_saliency._lightning import LightningModule, Trainer, is_oom_error
 from lightning_saliency.attribution import (
-    METHODS,
     ExplainedSamples,
     HeatmapStage,
     Settings,
+    default_methods,
     explain_call,
 )
 from lightning_saliency.callbacks.model_part import ModelPart, same_logits
 from lightning_saliency.callbacks.options import Execution
 from lightning_saliency.data import FixedSamples, SampleBatch
 from lightning_saliency.evidence import (
+    Layers,
     ParsedTarget,
     Target,
     TargetLayer,
-    find_target_layer,
+    find_layers,
 )
 
 
@@ -32,8 +33,9 @@ from lightning_saliency.evidence import (
 class LookPass:
     """Explains samples with a trainer's module, and remembers what it has found out about it.
 
-    These are the target layer, the chunk size that fits, and of the default methods those that work: before the first
-    success each is tried alone on one sample, if all together fail. Methods that the user names must all work.
+    These are the layers, the chunk size that fits, and of the default methods those that suit the model and work:
+    before the first success each is tried alone on one sample, if all together fail. Methods that the user names must
+    all work.
 
     Attributes:
         methods: The options of each method's function, by the method's key in `METHODS`.
@@ -43,6 +45,7 @@ class LookPass:
         execution: How the pass runs.
         unset: The options that the user has left at their defaults.
         left_out: Why methods are left out, by their keys.
+        shown: The methods of the last look.
     """
 
     methods: Mapping[str, Mapping[str, Any]]
@@ -52,22 +55,25 @@ class LookPass:
     execution: Execution
     unset: frozenset[str] = frozenset()
     left_out: Mapping[str, str] = field(default_factory=dict, init=False)
+    shown: tuple[str, ...] = field(default=(), init=False)
     _has_succeeded: bool = field(default=False, init=False)
-    _target_layer: TargetLayer | None = field(default=None, init=False)
+    _layers: tuple[TargetLayer, ...] = field(default=(), init=False)
+    _found: Layers | None = field(default=None, init=False)
     _fitting_chunk: int | None = field(default=None, init=False)
 
     def forget(self) -> None:
-        """Drop the module and its target layer, which is chosen again in the next look."""
-        self._target_layer = None
+        """Drop what is known of the module's layers, which are chosen again in the next look."""
+        self._layers, self._found = (), None
 
     def choices(self) -> dict[str, Any]:
-        """Return which methods are left out, with the reasons, for a resumed run."""
-        return {"left_out": dict(self.left_out)}
+        """Return which methods are shown, and which are left out, with the reasons, for a resumed run."""
+        return {"left_out": dict(self.left_out), "shown": list(self.shown)}
 
     def load_choices(self, choices: Mapping[str, Any]) -> None:
         """Load what `choices` has returned; empty for a model that has not been explained yet."""
-        left_out = choices.get("left_out", {}) if "methods" in self.unset else {}
-        self.left_out = {key: reason for key, reason in left_out.items() if key in self.methods}
+        choices = choices if "methods" in self.unset else {}
+        self.left_out = {key: reason for key, reason in choices.get("left_out", {}).items() if key in self.methods}
+        self.shown = tuple(key for key in choices.get("shown", ()) if key in self.methods)
         self._has_succeeded = False
 
     def check(self, pl_module: LightningModule) -> None:
@@ -101,6 +107,7 @@ class LookPass:
         """
         settings = self._settings(trainer, pl_module, at_once)
         try:
+            settings = self._suited(settings, samples)
             explained = self._explain_batches(settings, samples)
         except Exception as fault:
             if self._has_succeeded or _is_out_of_memory(fault) or self._is_impossible(fault):
@@ -115,12 +122,12 @@ class LookPass:
             if len(reasons) in (0, len(settings.methods)):
                 raise
         else:
-            self._has_succeeded = True
+            self._has_succeeded, self.shown = True, tuple(settings.methods)
             return explained
         # outside the handler: the error holds the frames, and these hold the tensors
         methods = {key: options for key, options in settings.methods.items() if key not in reasons}
         explained = self._explain_batches(replace(settings, methods=methods), samples)
-        self._has_succeeded, self.left_out = True, {**self.left_out, **reasons}
+        self._has_succeeded, self.left_out, self.shown = True, {**self.left_out, **reasons}, tuple(methods)
         return explained
 
     def disagreement(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> int:
@@ -135,16 +142,25 @@ class LookPass:
                 count += expected is not None and not any(same_logits(answer, expected) for answer in answers)
         return count
 
+    def _suited(self, settings: Settings, samples: FixedSamples) -> Settings:
+        """Return the settings with those of the default methods that suit the model, or with the named ones."""
+        if "methods" not in self.unset:
+            return settings
+        suited = self.shown
+        if not suited:
+            found = settings.found or find_layers(settings.forward, samples.first(1).batches()[0].call)
+            self._found, settings = found, replace(settings, found=found)
+            suited = default_methods(replace(found, target=found.target or next(iter(settings.layers), None)))
+            if suited == ("saliency",):
+                self.left_out = {"grad_cam": found.problem}
+        return replace(settings, methods={key: settings.methods[key] for key in suited if key in settings.methods})
+
     def _explain_batches(self, settings: Settings, samples: FixedSamples) -> tuple[ExplainedSamples, ...]:
         explained = []
         for batch in samples.batches():
-            reads_layer = any(METHODS[key].reads_layer for key in settings.methods)
-            if self._target_layer is None and not settings.layers and reads_layer:
-                self._target_layer = find_target_layer(settings.forward, batch.call)
-            if self._target_layer is not None:
-                settings = replace(settings, layers=(self._target_layer,))
             target = self.target.resolve(len(batch), labels=batch.known_labels, positions=batch.positions)
             explained.append(self._explain(settings, batch, target))
+            settings = replace(settings, layers=self._layers, found=self._found)
         return tuple(explained)
 
     def _reasons(self, settings: Settings, sample: FixedSamples) -> dict[str, str]:
@@ -168,6 +184,7 @@ class LookPass:
             settings = replace(settings, chunk_size=self._fitting_chunk or settings.chunk_size)
             try:
                 explanation = explain_call(settings, batch.call, target)
+                self._layers, self._found = explanation.settings.layers, explanation.settings.found
                 return ExplainedSamples(batch, explanation, HeatmapStage(explanation))
             except Exception as fault:
                 failed_chunk = min(settings.chunk_size or len(batch), len(batch))
@@ -185,7 +202,8 @@ class LookPass:
             forward=forward,
             methods={key: options for key, options in self.methods.items() if key not in self.left_out},
             target=self.target,
-            layers=tuple(self.part.layer(forward.model, name) for name in self.layer),
+            layers=self._layers or tuple(self.part.layer(forward.model, name) for name in self.layer),
+            found=self._found,
             fuse=self.execution.fuse,
             flip=self.execution.flip,
             task=self.execution.task or ("multilabel" if module_task == "multilabel" else "multiclass"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_saliency._checks import refuse, shown
 from lightning_saliency._lightning import LightningModule, Trainer
-from lightning_saliency.attribution import ExplainedSamples, parse_methods
+from lightning_saliency.attribution import DEFAULT_METHODS, ExplainedSamples, parse_methods
 from lightning_saliency.callbacks.base import LookCallback
 from lightning_saliency.callbacks.history_output import HistoryOutput
 from lightning_saliency.callbacks.look_pass import LookPass
@@ -33,10 +33,6 @@ from lightning_saliency.visualization import Style
 
 CallbackTarget: TypeAlias = Literal["label", "predicted"] | int | list[int] | Callable[[Tensor], Tensor]
 """Which class is explained."""
-
-
-_DEFAULT_METHODS = ("grad_cam", "grad_cam_plus_plus", "saliency")
-"""The methods where neither the user nor a class names any."""
 
 
 class SaliencyCallback(LookCallback):
@@ -77,7 +73,7 @@ class SaliencyCallback(LookCallback):
     Args:
         methods: Keys of `lightning_saliency.METHODS`, one or several, or a dict from keys to the options of their
             functions in `lightning_saliency.attribution`, such as `{"smooth_grad": {"num_samples": 50}}`. Default:
-            `grad_cam`, `grad_cam_plus_plus`, `saliency`, without those that do not work on the model.
+            those that suit the model; see `lightning_saliency.attribution.default_methods`.
         samples: The number of samples, the first of the validation stream; positions in it; images `(N, C, H, W)`, or
             a pair of images and labels; or `Samples(...)`.
         target: Which class is explained: `label` (the true class where the batch has labels, else the predicted one),
@@ -127,7 +123,7 @@ class SaliencyCallback(LookCallback):
         if outputs is not None and not isinstance(outputs, list | tuple):
             refuse("outputs", "a list of `Output`s", shown(outputs), error=TypeError)
         chosen_methods = self.default_methods if methods is None else methods
-        parsed_methods = parse_methods(_DEFAULT_METHODS if chosen_methods is None else chosen_methods)
+        parsed_methods = parse_methods(DEFAULT_METHODS if chosen_methods is None else chosen_methods)
         parsed_samples = parse_samples(samples)
         execution = check_group("execution", execution, Execution)
         self.style = self._parse_style(style, parsed_methods)
@@ -163,7 +159,7 @@ class SaliencyCallback(LookCallback):
     ) -> tuple[ExplainedSamples, ...]:
         explained = self._pass.explain(trainer, pl_module, samples, at_once)
         if self._pass.left_out:
-            self._notices.once(_describe_left_out(type(self).__name__, self._pass.left_out, self.methods))
+            self._notices.once(_describe_left_out(type(self).__name__, self._pass.left_out, self._pass.shown))
         return explained
 
     def _check(self, pl_module: LightningModule) -> None:
@@ -213,16 +209,16 @@ def _unset_options(methods: object, layer: object, target: object) -> frozenset[
     return frozenset(option for option, value in is_unset.items() if value)
 
 
-def _describe_left_out(who: str, left_out: Mapping[str, str], methods: Iterable[str]) -> str:
+def _describe_left_out(who: str, left_out: Mapping[str, str], shown_methods: Sequence[str]) -> str:
     """Return in a line which methods are left out and why, and what to do."""
     keys_by_reason: dict[str, list[str]] = {}
     for key, reason in left_out.items():
         keys_by_reason.setdefault(reason, []).append(key)
     reasons = "; ".join(f"{', '.join(keys)}: {reason}" for reason, keys in keys_by_reason.items())
-    working = [key for key in methods if key not in left_out]
     return (
-        f"{who} shows {', '.join(working)} alone, since the other default methods do not work on this model. Name a "
-        f"layer whose maps they can read (`layer=...`), or the methods that you want (`methods={working}`). {reasons}"
+        f"{who} shows {', '.join(shown_methods)} alone, since the other default methods do not work on this model. "
+        "Name a layer whose maps they can read (`layer=...`), or the methods that you want "
+        f"(`methods={list(shown_methods)}`). {reasons}"
     )
 
 

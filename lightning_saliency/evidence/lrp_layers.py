@@ -51,46 +51,30 @@ def _by_name(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Argume
     return dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
 
 
-def linear_rule(gamma: float, g: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Return g̃ at the input `(n, D)` of a linear layer with weight `(D, E)` by the γ-rule."""
-    return _gamma_rule(gamma, g, x, weight, torch.mm, lambda g, weight: g @ weight.mT)
-
-
 def _convolution(gamma: float, call: Arguments) -> Tensor | None:
-    if gamma == 0 or call["output_mask"][1]:  # a kernel that depends on the image, too
-        return None
-    geometry = [call[name] for name in ("stride", "padding", "dilation", "transposed", "output_padding", "groups")]
-
-    def convolve(x: Tensor, weight: Tensor) -> Tensor:
-        z: Tensor = torch.ops.aten.convolution(x, weight, None, *geometry)
-        return z
-
-    def backward(g: Tensor, weight: Tensor) -> Tensor:
-        gradients: list[Tensor] = torch.ops.aten.convolution_backward(
-            g, call["input"], weight, None, *geometry, [True, False, False]
-        )
-        return gradients[0]
-
-    return _gamma_rule(gamma, call["grad_output"], call["input"], call["weight"], convolve, backward)
-
-
-def _gamma_rule(
-    gamma: float,
-    g: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    forward: Callable[[Tensor, Tensor], Tensor],
-    backward: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
-    """Return g̃ at the input of a linear operation by the γ-rule; its bias takes no part.
+    """Return g̃ at the input of a convolution by the γ-rule; its bias takes no part.
 
     With the terms z_ij = w_ij x_i of z_j = Σ_i z_ij, and c_ij = 1 + γ where z_ij has the sign of z_j, else 1, it is
     R_i = Σ_j R_j c_ij z_ij / Σ_k c_kj z_kj. The denominator has the sign of z_j and is no smaller, whatever the signs
     of inputs and weights: it is (1 + γ/2) z_j + γ/2 sign(z_j) Σ_i |z_ij|.
     """
-    z, magnitude = forward(x, weight), forward(x.abs(), weight.abs())
+    if gamma == 0 or call["output_mask"][1]:  # a kernel that depends on the image, too
+        return None
+    g: Tensor = call["grad_output"]
+    x: Tensor = call["input"]
+    weight: Tensor = call["weight"]
+    geometry = [call[name] for name in ("stride", "padding", "dilation", "transposed", "output_padding", "groups")]
+    z = torch.ops.aten.convolution(x, weight, None, *geometry)
+    magnitude = torch.ops.aten.convolution(x.abs(), weight.abs(), None, *geometry)
     denominator = (1 + gamma / 2) * z.abs() + gamma / 2 * magnitude  # without the sign
     share = torch.where(denominator == 0, 0.0, g / denominator)
+
+    def backward(g: Tensor, weight: Tensor) -> Tensor:
+        gradients: list[Tensor] = torch.ops.aten.convolution_backward(
+            g, x, weight, None, *geometry, [True, False, False]
+        )
+        return gradients[0]
+
     every, favored = backward(share * z.abs(), weight), backward(share * z, weight.abs())
     return (1 + gamma / 2) * every + gamma / 2 * x.sign() * favored
 

@@ -1,10 +1,13 @@
 """The map of relevance propagation: activations times modified gradients, summed over channels in loops."""
 
+from itertools import product
+
 import pytest
 import torch
 
 from lightning_saliency.attribution.relevance import ROWS, lrp
 from lightning_saliency.evidence import Evidence
+from lightning_saliency.evidence.layout import TokenGrid
 
 
 def evidence_of(**tensors):
@@ -25,6 +28,15 @@ def test_relevance_is_the_sum_over_channels_of_activation_times_gradient():
             for j in range(5):
                 expected = sum(float(a[n, k, i, j] * g[n, k, i, j]) for k in range(3))
                 assert float(relevance[n, 0, i, j]) == pytest.approx(expected)
+
+
+def test_a_patch_has_the_sum_of_its_pixels():
+    a, g = random(2, 3, 4, 6, seed=0), random(2, 3, 4, 6, seed=1)
+    relevance = lrp(evidence_of(lrp_activations=a, lrp_grads=g, tokens=TokenGrid(1, 0, (2, 3))))
+    assert relevance.shape == (2, 1, 2, 3)
+    for n, i, j in product(range(2), range(2), range(3)):
+        pixels = product(range(3), range(2 * i, 2 * i + 2), range(2 * j, 2 * j + 2))
+        assert float(relevance[n, 0, i, j]) == pytest.approx(sum(float(a[n][at] * g[n][at]) for at in pixels))
 
 
 def test_relevance_keeps_its_sign():

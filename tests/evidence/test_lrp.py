@@ -164,6 +164,17 @@ def test_the_source_may_be_a_result_of_the_model_or_a_leaf():
     assert torch.equal(from_leaf, from_result)
 
 
+def test_the_pixels_of_a_patch_have_what_its_embedding_has_but_for_the_bias():
+    model, images = seeded(Transformer, biases=True), leaf_of(IMAGES)
+    tokens = model.embed(images)
+    scores = model.behind(tokens)[range(2), LABELS]
+    with lrp_rules(scores, images):
+        at_pixels, at_tokens = torch.autograd.grad(scores.sum(), [images, tokens])
+    relevance = (images * at_pixels).detach().sum(1).reshape(2, 2, 4, 3, 4).sum((2, 4)).flatten(1)
+    expected = ((tokens[:, 1:] - model.patches.bias) * at_tokens[:, 1:]).detach().sum(2)
+    torch.testing.assert_close(relevance, expected, rtol=1e-10, atol=1e-12)
+
+
 def redistributed(R, terms):
     """R_i = Σ_j R_j z_ij / Σ_k z_kj for the terms z[j][i] of an operation's outputs: the rule of all rules."""
     return [sum(R[j] * row[i] / sum(row) for j, row in enumerate(terms)) for i in range(len(terms[0]))]

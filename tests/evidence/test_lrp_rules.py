@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_saliency.evidence.lrp import lrp_rules
 
@@ -152,6 +153,8 @@ def test_a_batch_norm_in_eval_is_linear_and_with_the_batchs_statistics_has_a_con
     x, mean, variance = random(3, 2, 4, 5), random(2, seed=5), random(2, seed=6).square() + 0.5
     gradient, g = propagated(lambda x: F.batch_norm(x, mean, variance, WEIGHT[:2], eps=0), x)
     torch.testing.assert_close(gradient, g * (WEIGHT[:2] / variance.sqrt())[:, None, None])
+    gradient, g = propagated(lambda x: F.batch_norm(x, mean, variance, eps=0).flatten(2).mT, x)
+    torch.testing.assert_close(gradient, g.mT.unflatten(2, (4, 5)) / variance.sqrt()[:, None, None])
     gradient, g = propagated(lambda x: F.batch_norm(x, None, None, WEIGHT[:2], training=True, eps=1e-9), x)
     scale = (WEIGHT[:2] / (x.var((0, 2, 3), unbiased=False) + 1e-9).sqrt())[:, None, None]
     torch.testing.assert_close(gradient, (g - g.mean((0, 2, 3), keepdim=True)) * scale)
@@ -225,13 +228,16 @@ def attention(kind, x):
     queries, keys, values = x @ MATRIX, x @ OTHER, x @ THIRD
     if kind == "fused":
         return F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None])[:, 0]
+    if kind == "fused, written out by torch":
+        with sdpa_kernel(SDPBackend.MATH):
+            return F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None])[:, 0]
     if kind == "einsum":
         weights = torch.einsum("nid,njd->nij", queries, keys).div(math.sqrt(8)).softmax(-1)
         return torch.einsum("nij,njd->nid", weights, values)
     return F.softmax(queries @ keys.mT / math.sqrt(8), dim=-1) @ values
 
 
-@pytest.mark.parametrize("kind", ["fused", "einsum", "softmax"])
+@pytest.mark.parametrize("kind", ["fused", "fused, written out by torch", "einsum", "softmax"])
 def test_attention_is_a_constant_matrix(kind):
     x = random(2, 5, 8) / 4
     gradient, g = propagated(lambda x: x + attention(kind, x), x)
