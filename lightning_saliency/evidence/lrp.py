@@ -60,7 +60,8 @@ def lrp_rules(scores: Tensor, source: Tensor, *, gamma: float = GAMMA) -> Iterat
       softmax or sigmoid at the end of the model has the gradient's rule.
     - Of any other product of tensors that both depend on the image each gets half: gated MLPs, linear attention
       (Achtibat et al. 2024, "AttnLRP: Attention-Aware Layer-Wise Relevance Propagation for Transformers").
-    - Layer, group and instance norms, and what is divided in any other way: the scale is constant.
+    - Layer, RMS, group and instance norms, fused or written out, and all that is divided: the scale is constant. A
+      batch norm in eval is linear.
     - An activation f with f(0) = 0: g f(x)/x, and g f′(0) at 0. A power xᵖ likewise: g xᵖ⁻¹.
     - Convolutions, by the γ-rule: see `gamma`.
     - ReLU, max pooling, linear layers, and what is not recognized: as the gradient.
@@ -89,10 +90,12 @@ def lrp_rules(scores: Tensor, source: Tensor, *, gamma: float = GAMMA) -> Iterat
 
 
 def _multiplier(factors: Factors) -> Callable[[tuple[Any, ...], tuple[Any, ...]], tuple[Any, ...]]:
+    """Return a hook of a node that multiplies its gradients by factors."""
+
     def multiply(grad_inputs: tuple[Any, ...], grad_outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        # None instead of zeros: the branch is not computed, and an infinity in it does no harm
         return tuple(
-            # None instead of zeros: the branch is not computed, and an infinity in it does no harm
-            None if grad is None or factors.get(index) == 0 else grad * factors.get(index, 1.0)
+            None if grad is None or factors.get(index) == 0 else grad * factors[index] if index in factors else grad
             for index, grad in enumerate(grad_inputs)
         )
 

@@ -7,96 +7,13 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_transformer import Transformer
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from lightning_saliency.evidence.lrp import lrp_rules
 
 IMAGES = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 LABELS = [2, 0]
-
-
-class WrittenNorm(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.weight = nn.Parameter(torch.rand(width) + 0.5)
-
-    def forward(self, x):
-        centered = x - x.mean(-1, keepdim=True)
-        return self.weight * centered / torch.sqrt(centered.square().mean(-1, keepdim=True) + 1e-6)
-
-
-class Attention(nn.Module):
-    def __init__(self, width, written, biases):
-        super().__init__()
-        self.written = written
-        self.qkv = nn.Linear(width, 3 * width, bias=biases)
-        self.out = nn.Linear(width, width, bias=biases)
-
-    def forward(self, x):
-        N, L, D = x.shape
-        q, k, v = self.qkv(x).reshape(N, L, 3, 2, D // 2).permute(2, 0, 3, 1, 4)
-        if self.written:
-            heads = (q @ k.transpose(-2, -1) * (D // 2) ** -0.5).softmax(-1) @ v
-        else:
-            heads = F.scaled_dot_product_attention(q, k, v)
-        return self.out(heads.transpose(1, 2).reshape(N, L, D))
-
-
-class MLP(nn.Module):
-    def __init__(self, width, gated, biases):
-        super().__init__()
-        self.gated = gated
-        self.up = nn.Linear(width, 4 * width, bias=biases)
-        self.down = nn.Linear(2 * width if gated else 4 * width, width, bias=biases)
-
-    def forward(self, x):
-        x = self.up(x)
-        if self.gated:
-            gate, x = x.chunk(2, -1)
-            return self.down(F.silu(gate) * x)
-        return self.down(F.gelu(x))
-
-
-class Block(nn.Module):
-    def __init__(self, width, written, gated, in_place, biases):
-        super().__init__()
-        norm = WrittenNorm if written else partial(nn.LayerNorm, eps=1e-6, bias=biases)
-        self.in_place = in_place
-        self.norm1, self.attention = norm(width), Attention(width, written, biases)
-        self.norm2, self.mlp = norm(width), MLP(width, gated, biases)
-        self.scale = nn.Parameter(torch.rand(width) + 0.5)
-
-    def forward(self, x):
-        for scale, layer, norm in [(self.scale, self.attention, self.norm1), (1, self.mlp, self.norm2)]:
-            branch = scale * layer(norm(x))
-            x = branch.add_(x) if self.in_place else branch + x
-        return x
-
-
-class Transformer(nn.Module):
-    """Patches of 4×4, two blocks, and a head on the class token or on the mean."""
-
-    def __init__(
-        self, pool="class", written=False, gated=False, in_place=False, checkpointed=False, biases=False, width=8
-    ):
-        super().__init__()
-        self.pool, self.checkpointed = pool, checkpointed
-        self.patches = nn.Conv2d(3, width, 4, stride=4, bias=biases)
-        self.token = nn.Parameter(torch.randn(1, 1, width))
-        self.blocks = nn.ModuleList(Block(width, written, gated, in_place, biases) for _ in range(2))
-        self.norm = (WrittenNorm if written else partial(nn.LayerNorm, eps=1e-6, bias=biases))(width)
-        self.head = nn.Linear(width, 4, bias=biases)
-
-    def embed(self, images):
-        patches = self.patches(images).flatten(2).mT
-        return torch.cat([self.token.expand(len(patches), -1, -1), patches], 1)
-
-    def behind(self, tokens):
-        for block in self.blocks:
-            tokens = checkpoint(block, tokens, use_reentrant=False) if self.checkpointed else block(tokens)
-        tokens = self.norm(tokens)
-        return self.head(tokens[:, 0] if self.pool == "class" else tokens[:, 1:].mean(1))
 
 
 def seeded(make, *args, **options):
@@ -282,6 +199,9 @@ CNNS = {
     "max pooling": lambda: nn.Sequential(conv(3, 6), nn.ReLU(), nn.MaxPool2d(2), conv(6, 8), nn.ReLU6(), *head(8)),
     "batch norm": lambda: nn.Sequential(conv(3, 6), nn.BatchNorm2d(6), nn.ReLU(), conv(6, 8), nn.SiLU(), *head(8)),
     "group norm": lambda: nn.Sequential(conv(3, 6), nn.GroupNorm(2, 6), nn.GELU(), conv(6, 8), nn.ELU(), *head(8)),
+    "instance norm": lambda: nn.Sequential(
+        conv(3, 6), nn.InstanceNorm2d(6, affine=True), nn.GELU(), conv(6, 8), nn.ELU(inplace=True), *head(8)
+    ),
     "gates": lambda: nn.Sequential(conv(3, 6), nn.Hardswish(), Excited(6), Excited(6), *head(6)),
 }
 
@@ -372,3 +292,14 @@ def test_where_the_score_depends_on_the_source_through_a_gate_alone_it_has_no_re
     with lrp_rules(score, x):
         (gradient,) = torch.autograd.grad(score, x, allow_unused=True)
     assert gradient is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("make", ALL.values(), ids=ALL)
+def test_on_a_gpu_the_relevances_are_those_of_the_cpu(make, memory_format):
+    model = make()
+    expected, _ = propagate(as_function(model), leaf_of(IMAGES))
+    images = leaf_of(IMAGES.float().cuda().contiguous(memory_format=memory_format))
+    found, _ = propagate(as_function(model.float().cuda()), images)
+    assert (found.cpu() - expected).norm() < 0.01 * expected.norm()
