@@ -34,6 +34,7 @@ Need: TypeAlias = Literal[
     "attention_weights",
     "attention_heads",
     "attention_inputs",
+    "lrp",
 ]
 """The parts of the evidence that a method may read."""
 
@@ -62,6 +63,8 @@ class Evidence:
         tokens: Which of their tokens are the patches.
         token_relevance: r₀ `(N, T)`: how much the score reads each token of the last stream; it sums to 1.
         attention_inputs: For each attention (A_b, g_b): the map that it reads and its gradient, `(N, D, h_b, w_b)`.
+        lrp_activations: Where the relevance of LRP is read, the input or a map, `(N, D, h, w)`.
+        lrp_grads: The score's gradient there by the rules of LRP, `(N, D, h, w)`.
     """
 
     images: Tensor
@@ -78,6 +81,8 @@ class Evidence:
     tokens: TokenGrid | None = None
     token_relevance: Tensor | None = None
     attention_inputs: tuple[tuple[Tensor, Tensor], ...] = ()
+    lrp_activations: Tensor | None = None
+    lrp_grads: Tensor | None = None
 
 
 @dataclass(frozen=True)
