@@ -30,6 +30,10 @@ _MOST_PATCHES = 0.5
 """The share of a map's patches on which the score must depend."""
 
 
+_CANCELED = 1e-4
+"""The most of its terms' magnitudes to which a sum that is 0 but for rounding may amount."""
+
+
 @dataclass(frozen=True)
 class AttentionSites:
     """The attentions of a model in which all of the image's patches are tokens, in the order of the forward.
@@ -55,7 +59,6 @@ class Layers:
         pooled: The model's last map, which a head with global pooling pools; None where it has none.
         attention_inputs: The inputs of its attentions, in their order.
         attentions: Its attentions over the image's patches; None where it has none, or has others.
-        embedding: The sequence of tokens before the first attention; None where there is none.
         read_prefix: How many of the tokens before the patches the score reads: class tokens, but no registers.
         is_convolutional: Whether the target layer is the last map of a convolutional network.
         problem: Why there is no target layer.
@@ -66,11 +69,16 @@ class Layers:
     pooled: TargetLayer | None = None
     attention_inputs: tuple[TargetLayer, ...] = ()
     attentions: AttentionSites | None = None
-    embedding: TargetLayer | None = None
     read_prefix: int = 0
     is_convolutional: bool = False
     problem: str = ""
     no_attentions: str = "The run shows no attention over the image's patches."
+
+    @property
+    def patches(self) -> TargetLayer | None:
+        """The first layer whose positions are the image's patches; None in a convolutional network."""
+        is_tokens = self.pooled is not None and self.pooled.layout is not None and self.pooled.layout.is_tokens
+        return next(iter(self.attention_inputs), self.pooled if is_tokens else None)
 
 
 def find_target_layer(
@@ -220,19 +228,16 @@ class _Choice:
         last = self._last_map()
         if last is None:
             return Layers(problem=self._problem())
-        pooled = self._target(last)
         inputs = [self._input_of(attention) for attention in self.trace.attentions]
-        seen = list(dict.fromkeys(call.node for call in inputs if call is not None))
-        attention_inputs = [call for node in seen for call in inputs if call is not None and call.node is node]
-        unique = {call.node: call for call in attention_inputs}
-        inputs_of = tuple(self._target(call) for call in unique.values())
-        is_tokens = pooled.layout is not None and pooled.layout.is_tokens
+        unique = list({call.node: call for call in inputs if call is not None}.values())
+        target = last
+        if last.site in self.layouts and self.layouts[last.site].is_tokens and unique and not self._cancels(unique[-1]):
+            target = unique[-1]
         return Layers(
-            target=inputs_of[-1] if is_tokens and inputs_of else pooled,
-            pooled=pooled,
-            attention_inputs=inputs_of,
+            target=self._target(target),
+            pooled=self._target(last),
+            attention_inputs=tuple(map(self._target, unique)),
             attentions=self._sites(inputs),
-            embedding=self._embedding(list(unique.values())),
             read_prefix=self._read_prefix(),
         )
 
@@ -253,6 +258,7 @@ class _Choice:
             and self._channels(call) > 1
             and any(map(is_learned, ancestors([call.node])))  # else it is the image, normalized or pooled
             and not is_class_scores(self.trace, call)
+            and not self._is_weights(call)
             and not any(self._is_inside(call, attention) for attention in self.trace.attentions)
         )
 
@@ -260,7 +266,7 @@ class _Choice:
         return int(self.layouts[call.site].sequence(call.output).shape[-1])
 
     def _target(self, call: LayerCall) -> TargetLayer:
-        return TargetLayer(call.name, call.activated, self.layouts[call.site])
+        return TargetLayer(call.name, call.activated, self.layouts.get(call.site, Layout(element=call.element)))
 
     @cached_property
     def gradients(self) -> dict[Any, tuple[LayerCall, Tensor]]:
@@ -301,6 +307,20 @@ class _Choice:
             is_within = call.name.startswith(f"{attention.scope.name}.")
             return is_within and not self._is_leading(call, attention.scope)
         return call.node in ancestors([attention.node], stop=self._is_projection)
+
+    def _is_weights(self, call: LayerCall) -> bool:
+        """Whether a tensor is an attention's matrix: a softmax that has not been multiplied by anything yet."""
+        softmaxes = {attention.node for attention in self.trace.attentions if attention.scores is not None}
+        return bool(softmaxes & ancestors([call.node], stop=lambda node: is_learned(node) or self._is_product(node)))
+
+    def _is_product(self, node: Any) -> bool:
+        return "Mul" in node.name() and sum(parent in self.dependent for parent, _ in node.next_functions) > 1
+
+    def _cancels(self, call: LayerCall) -> bool:
+        """Whether gradient times activation sums to 0 at most patches, as where it is read through norms alone."""
+        layout, (_, gradient) = self.layouts[call.site], self.gradients[call.node]
+        products = (layout.sequence(gradient) * layout.sequence(call.output)).detach().double()
+        return bool((products.sum(2).abs() < _CANCELED * products.abs().sum(2)).double().mean() > _MOST_PATCHES)
 
     def _is_scope(self, module: ModuleCall) -> bool:
         """Whether a module is an attention's own: not the whole model, nor one that holds other attentions' modules."""
@@ -391,19 +411,6 @@ class _Choice:
             if readable and node in self.covered and not self._is_inside(readable[0], last):
                 return self._target(plainest_name(self.trace, readable))
         return None
-
-    def _embedding(self, inputs: Sequence[LayerCall]) -> TargetLayer | None:
-        """Return the residual stream in front of the first attention."""
-        if not inputs:
-            return None
-        before = ancestors([inputs[0].node]) - {inputs[0].node}
-        same = [
-            call
-            for node in self.trace.nodes()
-            for call in once_called(self.trace, node)
-            if node in before and call.site in self.layouts and self._positions(call) == self._positions(inputs[0])
-        ]
-        return self._target(same[-1]) if same else None
 
     def _problem(self) -> str:
         has_score_maps = any(call.output.dim() == 4 and is_class_scores(self.trace, call) for call in self.trace.calls)
