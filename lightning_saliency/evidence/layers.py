@@ -183,7 +183,10 @@ def _fill_zero_parameters(shadow: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     for module in shadow.modules():
         zeros = {name: value for name, value in own_parameters(module).items() if value.numel() and not value.any()}
-        noise = {name: 0.02 * torch.randn(value.shape, generator=generator).to(value) for name, value in zeros.items()}
+        noise = {
+            name: 0.02 * torch.randn(value.shape, generator=generator, device="cpu").to(value)
+            for name, value in zeros.items()
+        }
         replace_parameters(module, {name: nn.Parameter(value) for name, value in noise.items()})
 
 
