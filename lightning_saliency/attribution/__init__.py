@@ -43,6 +43,7 @@ from lightning_saliency.attribution.methods import (
 from lightning_saliency.attribution.perturbation import ablation_cam, occlusion, score_cam
 from lightning_saliency.attribution.readings import describe_reading
 from lightning_saliency.attribution.rectified import deconvnet, guided_backprop, guided_grad_cam
+from lightning_saliency.attribution.relevance import lrp
 
 __all__ = [
     "DEFAULT_METHODS",
@@ -78,6 +79,7 @@ __all__ = [
     "input_x_gradient",
     "integrated_gradients",
     "layer_cam",
+    "lrp",
     "make_heatmaps",
     "occlusion",
     "parse_images",

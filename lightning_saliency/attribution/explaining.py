@@ -175,7 +175,7 @@ def with_layers(settings: Settings, call: Call) -> Settings:
     """Return the settings with the layers that their methods read found, where one reads them and none is named."""
     methods = [METHODS[key] for key in settings.methods]
     reads_layer = not settings.layers and any(method.reads_layer for method in methods)
-    if settings.found is not None or not (reads_layer or any(method.reads_attentions for method in methods)):
+    if settings.found is not None or not (reads_layer or any(method.needs_run for method in methods)):
         return settings
     return replace(settings, found=find_layers(settings.forward, call))
 

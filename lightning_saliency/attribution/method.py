@@ -56,6 +56,11 @@ class Method:
         return bool(self.needs & {"activations", "activation_grads", "class_weights"})
 
     @property
+    def needs_run(self) -> bool:
+        """Whether the method reads what only a run of the model shows: its attentions, or the grid of its patches."""
+        return self.reads_attentions or "lrp" in self.needs
+
+    @property
     def reads_attentions(self) -> bool:
         """Whether the method reads the model's attentions, or their inputs."""
         return bool(self.needs & {"attention_relevance", "attention_weights", "attention_inputs"})

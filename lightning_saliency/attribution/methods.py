@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from lightning_saliency._checks import shown
-from lightning_saliency.attribution import attention, cam_family, gradient, perturbation, rectified
+from lightning_saliency.attribution import attention, cam_family, gradient, perturbation, rectified, relevance
 from lightning_saliency.attribution.method import Method
 from lightning_saliency.evidence import Layers
 
@@ -18,6 +18,7 @@ METHODS: dict[str, Method] = {
     **cam_family.ROWS,
     **attention.ROWS,
     **gradient.ROWS,
+    **relevance.ROWS,
     **rectified.ROWS,
     **perturbation.ROWS,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Generic, TypeAlias, TypeVar
 
@@ -38,7 +38,9 @@ def differentiate(
     scores: Tensor,
     wanted: Mapping[Key, Wanted],
     dtype: torch.dtype,
-    reader: Callable[[float], AbstractContextManager[AttentionReader | None]],
+    reader: Callable[[float], AbstractContextManager[AttentionReader | None]] = lambda score_factor: nullcontext(),
+    *,
+    keeps_graph: bool = False,
 ) -> Gradients[Key] | None:
     """Return ∂score/∂tensor of each wanted tensor, and the attentions; None where a score does not depend on one.
 
@@ -46,7 +48,8 @@ def differentiate(
         scores: `(N,)`, with their graph.
         wanted: The tensors.
         dtype: The precision in which the model computes the logits.
-        reader: Returns, for the factor of the score, what reads the attentions in the backward.
+        reader: Returns, for the factor of the score, what reads the attentions in the backward; None for nothing.
+        keeps_graph: Whether another backward follows.
     """
     if not wanted:
         return Gradients({})
@@ -57,7 +60,9 @@ def differentiate(
     def backward(scale: float, *, retain_graph: bool = False) -> Gradients[Key] | None:
         with reader(scale) as attention_reader:
             weights = torch.full_like(scores, scale)
-            raw = torch.autograd.grad(scores, tensors, weights, retain_graph=retain_graph, allow_unused=True)
+            raw = torch.autograd.grad(
+                scores, tensors, weights, retain_graph=retain_graph or keeps_graph, allow_unused=True
+            )
         if any(gradient is None for gradient in raw):
             return None
         gradients = [widen(gradient) if scale == 1 else widen(gradient) / scale for gradient in raw]

@@ -30,6 +30,10 @@ _MOST_PATCHES = 0.5
 """The share of a map's patches on which the score must depend."""
 
 
+_CANCELED = 1e-4
+"""The most of its terms' magnitudes to which a sum that is 0 but for rounding may amount."""
+
+
 @dataclass(frozen=True)
 class AttentionSites:
     """The attentions of a model in which all of the image's patches are tokens, in the order of the forward.
@@ -55,7 +59,6 @@ class Layers:
         pooled: The model's last map, which a head with global pooling pools; None where it has none.
         attention_inputs: The inputs of its attentions, in their order.
         attentions: Its attentions over the image's patches; None where it has none, or has others.
-        embedding: The sequence of tokens before the first attention; None where there is none.
         read_prefix: How many of the tokens before the patches the score reads: class tokens, but no registers.
         is_convolutional: Whether the target layer is the last map of a convolutional network.
         problem: Why there is no target layer.
@@ -66,11 +69,16 @@ class Layers:
     pooled: TargetLayer | None = None
     attention_inputs: tuple[TargetLayer, ...] = ()
     attentions: AttentionSites | None = None
-    embedding: TargetLayer | None = None
     read_prefix: int = 0
     is_convolutional: bool = False
     problem: str = ""
     no_attentions: str = "The run shows no attention over the image's patches."
+
+    @property
+    def patches(self) -> TargetLayer | None:
+        """The first layer whose positions are the image's patches; None in a convolutional network."""
+        is_tokens = self.pooled is not None and self.pooled.layout is not None and self.pooled.layout.is_tokens
+        return next(iter(self.attention_inputs), self.pooled if is_tokens else None)
 
 
 def find_target_layer(
@@ -182,13 +190,14 @@ def _fill_zero_parameters(shadow: nn.Module) -> None:
 def _has_later_map(trace: Trace, convolutional: LayerCall) -> bool:
     """Whether something learned is applied after the last convolutional map to what may be a map as well."""
     used = ancestors([trace.logits.grad_fn])
-    later = trace.calls[trace.calls.index(trace.same_map(convolutional.node)[-1]) + 1 :]
+    nodes = trace.nodes()
+    later = set(nodes[nodes.index(convolutional.node) + 1 :])
     return any(
-        call.node in used
+        call.node in used & later
         and _may_be_map(call.output.shape, trace.image_size)
         and not is_class_scores(trace, call)
         and not _only_pools(convolutional, call)
-        for call in later
+        for call in trace.calls
     )
 
 
@@ -219,19 +228,16 @@ class _Choice:
         last = self._last_map()
         if last is None:
             return Layers(problem=self._problem())
-        pooled = self._target(last)
         inputs = [self._input_of(attention) for attention in self.trace.attentions]
-        seen = list(dict.fromkeys(call.node for call in inputs if call is not None))
-        attention_inputs = [call for node in seen for call in inputs if call is not None and call.node is node]
-        unique = {call.node: call for call in attention_inputs}
-        inputs_of = tuple(self._target(call) for call in unique.values())
-        is_tokens = pooled.layout is not None and pooled.layout.is_tokens
+        unique = list({call.node: call for call in inputs if call is not None}.values())
+        target = last
+        if last.site in self.layouts and self.layouts[last.site].is_tokens and unique and not self._cancels(unique[-1]):
+            target = unique[-1]
         return Layers(
-            target=inputs_of[-1] if is_tokens and inputs_of else pooled,
-            pooled=pooled,
-            attention_inputs=inputs_of,
+            target=self._target(target),
+            pooled=self._target(last),
+            attention_inputs=tuple(map(self._target, unique)),
             attentions=self._sites(inputs),
-            embedding=self._embedding(list(unique.values())),
             read_prefix=self._read_prefix(),
         )
 
@@ -250,7 +256,9 @@ class _Choice:
         return (
             self.covered.get(call.node, 0.0) >= _MOST_PATCHES
             and self._channels(call) > 1
+            and any(map(is_learned, ancestors([call.node])))  # else it is the image, normalized or pooled
             and not is_class_scores(self.trace, call)
+            and not self._is_weights(call)
             and not any(self._is_inside(call, attention) for attention in self.trace.attentions)
         )
 
@@ -258,7 +266,7 @@ class _Choice:
         return int(self.layouts[call.site].sequence(call.output).shape[-1])
 
     def _target(self, call: LayerCall) -> TargetLayer:
-        return TargetLayer(call.name, call.activated, self.layouts[call.site])
+        return TargetLayer(call.name, call.activated, self.layouts.get(call.site, Layout(element=call.element)))
 
     @cached_property
     def gradients(self) -> dict[Any, tuple[LayerCall, Tensor]]:
@@ -300,6 +308,20 @@ class _Choice:
             return is_within and not self._is_leading(call, attention.scope)
         return call.node in ancestors([attention.node], stop=self._is_projection)
 
+    def _is_weights(self, call: LayerCall) -> bool:
+        """Whether a tensor is an attention's matrix: a softmax that has not been multiplied by anything yet."""
+        softmaxes = {attention.node for attention in self.trace.attentions if attention.scores is not None}
+        return bool(softmaxes & ancestors([call.node], stop=lambda node: is_learned(node) or self._is_product(node)))
+
+    def _is_product(self, node: Any) -> bool:
+        return "Mul" in node.name() and sum(parent in self.dependent for parent, _ in node.next_functions) > 1
+
+    def _cancels(self, call: LayerCall) -> bool:
+        """Whether gradient times activation sums to 0 at most patches, as where it is read through norms alone."""
+        layout, (_, gradient) = self.layouts[call.site], self.gradients[call.node]
+        products = (layout.sequence(gradient) * layout.sequence(call.output)).detach().double()
+        return bool((products.sum(2).abs() < _CANCELED * products.abs().sum(2)).double().mean() > _MOST_PATCHES)
+
     def _is_scope(self, module: ModuleCall) -> bool:
         """Whether a module is an attention's own: not the whole model, nor one that holds other attentions' modules."""
         inner = [a.scope.name for a in self.trace.attentions if a.scope.name.startswith(f"{module.name}.")]
@@ -338,6 +360,8 @@ class _Choice:
         found: list[LayerCall] = []
 
         def stop(node: Any) -> bool:
+            if node is attention.node:  # what it returns is not what it reads
+                return False
             readable = [call for call in by_node.get(node, []) if call.site in self.layouts]
             if not readable or self.covered.get(node, 0.0) < _MOST_PATCHES or self._is_inside(readable[0], attention):
                 return False
@@ -364,13 +388,20 @@ class _Choice:
             grids.add(tokens.grid)
             if keys != len(tokens) or length not in (1, keys) or len(grids) > 1:
                 return None
-            asks = length == 1 and call.node in ancestors([attention.query])
+            asks = length == 1 and self._asks(attention)
             queries.append(tokens.prefix - 1 if asks and tokens.prefix else len(tokens) - 1 if asks else None)
             sizes.append(attention.size)
         stream = self._stream() if sizes else None
         if stream is None:
             return None
         return AttentionSites(tuple(queries), tuple(sizes), stream)
+
+    def _asks(self, attention: AttentionCall) -> bool:
+        """Whether the query comes from the image, as a class token's does, and that of attention pooling does not."""
+        if attention.scores is None:
+            return attention.query in self.dependent
+        products = ancestors([attention.scores], stop=is_learned)
+        return any(is_learned(node) and not self._is_projection(node) for node in products)
 
     def _stream(self) -> TargetLayer | None:
         """Return the last sequence of tokens after the last attention, whichever of them the score reads."""
@@ -380,21 +411,6 @@ class _Choice:
             if readable and node in self.covered and not self._is_inside(readable[0], last):
                 return self._target(plainest_name(self.trace, readable))
         return None
-
-    def _embedding(self, inputs: Sequence[LayerCall]) -> TargetLayer | None:
-        """Return the residual stream in front of the first attention."""
-        if not inputs:
-            return None
-        before = ancestors([inputs[0].node]) - {inputs[0].node}
-        same = [
-            call
-            for call in self.trace.calls
-            if call.node in before
-            and call.site in self.layouts
-            and self.trace.counts[call.name] == 1
-            and self._positions(call) == self._positions(inputs[0])
-        ]
-        return self._target(same[-1]) if same else None
 
     def _problem(self) -> str:
         has_score_maps = any(call.output.dim() == 4 and is_class_scores(self.trace, call) for call in self.trace.calls)

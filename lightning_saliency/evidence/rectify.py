@@ -6,6 +6,8 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
+from lightning_saliency.evidence.graph import autograd_nodes, is_made_by, operation
+
 Rectifier: TypeAlias = Literal["guided", "deconvnet"]
 """A backward rule for ReLUs: `"guided"`, the positive part of the gradient at the input (Springenberg 2015), or
 `"deconvnet"`, the positive part of the gradient at the output, active or not (Zeiler & Fergus 2014)."""
@@ -26,8 +28,8 @@ def rectify(scores: Tensor, source: Tensor, rectifier: Rectifier) -> None:
     Raises:
         ValueError: There is no ReLU.
     """
-    graph = _graph(scores.grad_fn)
-    if not any(getattr(node, "variable", None) is source for node in graph):
+    graph = autograd_nodes(scores.grad_fn)
+    if not any(is_made_by(node, source) for node in graph):
         return
     nodes = [node for node in graph if _is_relu(node)]
     if not nodes:
@@ -48,22 +50,11 @@ def _deconvolved(grad_inputs: tuple[Any, ...], grad_outputs: tuple[Any, ...]) ->
     return (None if grad_outputs[0] is None else grad_outputs[0].clamp(min=0), *grad_inputs[1:])
 
 
-def _graph(root: Any) -> list[Any]:
-    """Return all autograd nodes from a root to the leaves."""
-    nodes, waiting = {root}, [root]
-    while waiting:
-        for parent, _ in waiting.pop().next_functions:
-            if parent is not None and parent not in nodes:
-                nodes.add(parent)
-                waiting.append(parent)
-    return list(nodes)
-
-
 def _is_relu(node: Any) -> bool:
-    kind = node.name().rstrip("0123456789")
-    if kind == "HardtanhBackward":  # ReLU6
+    kind = operation(node)
+    if kind == "Hardtanh":  # ReLU6
         return float(node._saved_min_val) == 0
-    if kind in ("ClampBackward", "ClampMinBackward"):
+    if kind in ("Clamp", "ClampMin"):
         low = getattr(node, "_saved_min", None)
         return bool((low == 0).all()) if isinstance(low, Tensor) else low == 0
-    return bool(kind == "ReluBackward")
+    return kind == "Relu"

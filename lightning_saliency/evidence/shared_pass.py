@@ -20,6 +20,7 @@ from lightning_saliency.evidence.forward import Forward
 from lightning_saliency.evidence.isolation import graph_everywhere
 from lightning_saliency.evidence.layers import Layers
 from lightning_saliency.evidence.layout import TokenGrid
+from lightning_saliency.evidence.lrp import lrp_rules
 from lightning_saliency.evidence.rectify import Rectifier, rectify
 from lightning_saliency.evidence.tap import Tap
 from lightning_saliency.evidence.target_layer import TargetLayer
@@ -34,6 +35,7 @@ Need: TypeAlias = Literal[
     "attention_weights",
     "attention_heads",
     "attention_inputs",
+    "lrp",
 ]
 """The parts of the evidence that a method may read."""
 
@@ -62,6 +64,8 @@ class Evidence:
         tokens: Which of their tokens are the patches.
         token_relevance: r₀ `(N, T)`: how much the score reads each token of the last stream; it sums to 1.
         attention_inputs: For each attention (A_b, g_b): the map that it reads and its gradient, `(N, D, h_b, w_b)`.
+        lrp_activations: Where the relevance of LRP is read, the input or a map, `(N, D, h, w)`.
+        lrp_grads: The score's gradient there by the rules of LRP, `(N, D, h, w)`.
     """
 
     images: Tensor
@@ -78,6 +82,8 @@ class Evidence:
     tokens: TokenGrid | None = None
     token_relevance: Tensor | None = None
     attention_inputs: tuple[tuple[Tensor, Tensor], ...] = ()
+    lrp_activations: Tensor | None = None
+    lrp_grads: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,15 @@ class _Plan:
         return "input_grads" in self.needs
 
     @property
+    def wants_relevance(self) -> bool:
+        return "lrp" in self.needs
+
+    @property
+    def starts_at_input(self) -> bool:
+        """Whether the graph begins at the input, not at the first layer that is read."""
+        return self.wants_input or self.wants_relevance
+
+    @property
     def reads_attentions(self) -> bool:
         return bool(self.needs & _ATTENTION_PARTS.keys())
 
@@ -176,12 +191,13 @@ class _Plan:
 
     @property
     def wants_gradient(self) -> bool:
-        return self.wants_input or bool(self.differentiated)
+        return self.starts_at_input or bool(self.differentiated)
 
     def taps(self, model: nn.Module, shape: Sequence[int]) -> dict[TargetLayer, Tap]:
         """Return a tap for each layer that is read; the graph begins at the first of them that has a gradient."""
-        starts_graph = not self.wants_input
-        layers = dict.fromkeys((*self.layers, *self.differentiated))
+        starts_graph = not self.starts_at_input
+        patches = (self.found.patches,) if self.wants_relevance and self.found.patches is not None else ()
+        layers = dict.fromkeys((*self.layers, *self.differentiated, *patches))
         return {
             layer: Tap(model, layer, shape, starts_graph=starts_graph and layer in self.differentiated)
             for layer in layers
@@ -221,6 +237,8 @@ class _Plan:
             )
             evidence["token_relevance"] = stream.token_relevance(gradients.of[sites.stream])
             evidence["tokens"] = stream.tokens()
+        elif self.wants_relevance and self.found.patches is not None:
+            evidence["tokens"] = taps[self.found.patches].tokens()
         if "attention_inputs" in self.needs:
             inputs = [(taps[layer], gradients.of[layer]) for layer in self.found.attention_inputs]
             evidence["attention_inputs"] = tuple((widen(tap.map()), tap.map(gradient)) for tap, gradient in inputs)
@@ -269,10 +287,10 @@ def collect(
     # cheapest does not reach the score, and the second attempt builds a graph everywhere.
     for everywhere in (False, True) if plan.wants_gradient else (False,):
         # the model gets a copy, into which it may write; a tensor from inference mode cannot be a leaf
-        leaf = (images.clone() if images.is_inference() else images.detach()).requires_grad_(plan.wants_input)
+        leaf = (images.clone() if images.is_inference() else images.detach()).requires_grad_(plan.starts_at_input)
         taps = plan.taps(forward.model, images.shape)
         with ExitStack() as stack:
-            graph = graph_everywhere(forward.model) if everywhere else torch.set_grad_enabled(plan.wants_input)
+            graph = graph_everywhere(forward.model) if everywhere else torch.set_grad_enabled(plan.starts_at_input)
             stack.enter_context(graph)
             for tap in taps.values():
                 stack.enter_context(tap)
@@ -286,11 +304,18 @@ def collect(
             wanted[None] = (leaf, 0)
         if rectifier is not None and scores.requires_grad:
             rectify(scores, leaf, rectifier)
-        gradients = differentiate(scores, wanted, logits.dtype, partial(plan.reader, len(call)))
+        reader = partial(plan.reader, len(call))
+        gradients = differentiate(scores, wanted, logits.dtype, reader, keeps_graph=plan.wants_relevance)
         if gradients is not None:
             break
     else:
         raise OptionError(_no_gradient(plan.differentiated), "layer" if plan.differentiated else "methods")
+    relevance: dict[str, Any] = {}
+    if plan.wants_relevance:
+        with lrp_rules(scores, leaf):
+            modified = differentiate(scores, {None: (leaf, 0)}, logits.dtype)
+        none = torch.zeros_like(leaf)
+        relevance = {"lrp_activations": widen(images.detach()), "lrp_grads": modified.of[None] if modified else none}
     evidence = Evidence(
         widen(images.detach()),
         widen(logits.detach()),
@@ -298,6 +323,7 @@ def collect(
         classes,
         # in the usual layout, whatever the pass's was: what reads them is faster
         input_grads=gradients.of[None].contiguous() if plan.wants_input else None,
+        **relevance,
         **plan.attention_evidence(taps, gradients),
     )
     map_grads = {layer: taps[layer].map(gradients.of[layer]) for layer in maps if layer in gradients.of}

@@ -92,13 +92,15 @@ class AttentionCall:
     Attributes:
         scope: The innermost module with parameters in which it ran.
         node: The autograd node of its result.
-        query: The autograd node of its queries, or of its scores where it is written out.
+        query: The autograd node of its queries; None where they have no graph, or where it is written out.
+        scores: The autograd node of its scores, where it is written out.
         size: (L, S): its queries and keys; None where its softmax is over no last axis.
     """
 
     scope: ModuleCall
     node: Any
     query: Any
+    scores: Any
     size: tuple[int, int] | None
 
 
@@ -148,8 +150,12 @@ class Trace:
         return [call for call in self.calls if call.node is node]
 
     def nodes(self) -> list[Any]:
-        """Return the autograd nodes of the returned tensors, each once, in their order."""
-        return list(dict.fromkeys(call.node for call in self.calls))
+        """Return the autograd nodes of the returned tensors, each once, in the order in which these were computed.
+
+        A module may return what was computed before it, or long ago.
+        """
+        nodes = dict.fromkeys(call.node for call in self.calls if call.node is not None)
+        return sorted(nodes, key=lambda node: node._sequence_nr())
 
 
 class _Recorder(TorchFunctionMode):
@@ -193,21 +199,21 @@ class _Recorder(TorchFunctionMode):
 
 def _attention(
     function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
-) -> tuple[Any, Any, tuple[int, int] | None] | None:
-    """Return the nodes of an attention's result and queries, and its size, if a torch function is one."""
+) -> tuple[Any, Any, Any, tuple[int, int] | None] | None:
+    """Return the nodes of an attention's result, queries and scores, and its size, if a torch function is one."""
     if function == "scaled_dot_product_attention":
         query, key = _argument(args, kwargs, 0, "query"), _argument(args, kwargs, 1, "key")
-        return result.grad_fn, query.grad_fn, (query.shape[-2], key.shape[-2])
+        return result.grad_fn, query.grad_fn, None, (query.shape[-2], key.shape[-2])
     if function == "multi_head_attention_forward":  # (L, N, D), or (L, D)
         query, key = _argument(args, kwargs, 0, "query"), _argument(args, kwargs, 1, "key")
-        return result[0].grad_fn, query.grad_fn, (query.shape[0], key.shape[0])
+        return result[0].grad_fn, query.grad_fn, None, (query.shape[0], key.shape[0])
     if function != "softmax" or not isinstance(result, Tensor) or result.dim() < 3:
         return None
     scores, axis = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "dim")
     if axis is None or result.shape[axis] < 2:
         return None
     is_last = axis in (-1, result.dim() - 1)
-    return result.grad_fn, scores.grad_fn, (result.shape[-2], result.shape[-1]) if is_last else None
+    return result.grad_fn, None, scores.grad_fn, (result.shape[-2], result.shape[-1]) if is_last else None
 
 
 def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str) -> Any:
