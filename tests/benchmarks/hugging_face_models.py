@@ -32,7 +32,7 @@ _CONFIGS: dict[str, tuple[dict[str, Any], Size]] = {
     "dinov2_with_registers": ({**_TOKENS, "mlp_ratio": 2}, (64, 64)),
     "donut-swin": (_SWIN, (64, 96)),
     "efficientnet": (
-        {"width_coefficient": 0.5, "depth_coefficient": 0.5, "hidden_dim": 640, "batch_norm_eps": 1e-6},
+        {"width_coefficient": 0.5, "depth_coefficient": 0.5, "hidden_dim": 640},
         (96, 128),
     ),
     "focalnet": (
@@ -51,7 +51,7 @@ _CONFIGS: dict[str, tuple[dict[str, Any], Size]] = {
         (128, 128),
     ),
     "ijepa": (_VIT, (64, 64)),
-    "levit": ({}, (128, 128)),
+    "levit": ({}, (224, 224)),
     "metaclip_2": (_CLIP, (64, 64)),
     "mobilenet_v1": ({"depth_multiplier": 0.5}, (96, 128)),
     "mobilenet_v2": ({"depth_multiplier": 0.5}, (96, 128)),

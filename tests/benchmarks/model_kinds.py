@@ -86,14 +86,20 @@ def wake(model: nn.Module) -> None:
 
 
 def calibrate(model: nn.Module, images: Tensor) -> None:
-    """Give every BatchNorm the statistics of these images, as training would."""
+    """Give every BatchNorm the statistics of these images, as training would, and outputs of variance 1.
+
+    Where a fresh network's activations are far smaller than its epsilon, gradients end in rounding otherwise.
+    """
+
+    def adapt(norm: _BatchNorm, inputs: tuple[Tensor]) -> None:
+        axes = [axis for axis in range(inputs[0].dim()) if axis != 1]
+        variance, mean = torch.var_mean(inputs[0], axes)
+        norm.running_mean, norm.running_var = mean, variance.clamp(min=variance.mean() / 10)
+        norm.eps = min(norm.eps, float(variance.mean()) / 100)
+
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-        norm.train()
+    handles = [norm.register_forward_pre_hook(adapt) for norm in norms]
     if norms:
         model(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
+    for handle in handles:
+        handle.remove()

@@ -35,8 +35,8 @@ the tokens are shifted by one; the attributions of all default methods are finit
 Grad-CAM is that of the map as it is said to be read. And the layer is one of two: the end of the trunk, which is where
 no gradient goes to the image if the map is held fixed (or where no module returns a map any more: a network whose early
 stages have heads of their own has no better), with at most a tenth of the weights that work on a map behind or beside
-it; or the input of the last block, which is where a single attention comes after it and reads nothing of the image but
-this map; and gradient times activation is not nothing there, as it is where the map is read through a norm alone.
+it; or the input of the last block: the last attention reads nothing of the image but this map, and no other attention
+reads it. And gradient times activation is not nothing there, as it is where a map is read through a norm alone.
 *Wrong* is any other layer, *refused* a `ValueError` that says why, *error* any other exception, no answer in
 time, or too much memory. A family is right if all of its models are."""
 

@@ -68,8 +68,8 @@ class Truth:
         beside: The gradient of the score to the image that does not pass through the map, of all.
         behind: The share of weights that come after the map or beside it, of all that are used at many positions.
         is_last: Whether no module returns a map after it.
-        attentions_behind: The modules of the attentions after it that read most of its positions.
-        feeds_attention: Whether all that these read of the image comes from the map.
+        attentions: The number of the attentions, their modules, that read its map, or what comes of it.
+        feeds_last: Whether the last of all attentions is among these, and they read nothing else of the image.
     """
 
     calls: int
@@ -82,8 +82,8 @@ class Truth:
     beside: float
     behind: float
     is_last: bool
-    attentions_behind: tuple[str, ...]
-    feeds_attention: bool
+    attentions: int
+    feeds_last: bool
 
 
 def measure(model: nn.Module, reading: Reading, size: Size) -> Truth:
@@ -111,13 +111,14 @@ def measure(model: nn.Module, reading: Reading, size: Size) -> Truth:
     }
     behind = sum(count for parameter, count in weights.items() if parameter in after) / max(sum(weights.values()), 1)
 
-    last = [
-        (inner, of_cut)
-        for inner, of_cut in zip(whole.attentions, cut.attentions, strict=True)
-        if inner.is_behind
-        and inner.reads >= patches.shape[1]  # of two images, half of the positions
-        and size_of(gradient_of(inner.output.square().sum(), images))
+    behind_it = [
+        (attention, of_cut.output, depends(attention.output, tensor))
+        for attention, of_cut in zip(whole.attentions, cut.attentions, strict=True)
+        if attention.is_behind
+        and attention.reads >= patches.shape[1]  # of two images, half of the positions
+        and depends(attention.output, images)
     ]
+    readers = [(attention, of_cut) for attention, of_cut, reads_map in behind_it if reads_map]
     return Truth(
         calls=len(whole.outputs),
         images=batch,
@@ -129,8 +130,8 @@ def measure(model: nn.Module, reading: Reading, size: Size) -> Truth:
         beside=beside,
         behind=behind,
         is_last=max(whole.later, default=0) <= _FEW,
-        attentions_behind=tuple(dict.fromkeys(inner.module for inner, _ in last)),
-        feeds_attention=not any(size_of(gradient_of(of_cut.output.square().sum(), images)) for _, of_cut in last),
+        attentions=len({attention.module for attention, _ in readers}),
+        feeds_last=bool(behind_it) and behind_it[-1][2] and not any(depends(output, images) for _, output in readers),
     )
 
 
@@ -209,6 +210,11 @@ def gradient_of(score: Tensor, images: Tensor) -> Tensor | None:
     return torch.autograd.grad(score, images, retain_graph=True, allow_unused=True)[0]
 
 
+def depends(tensor: Tensor, source: Tensor) -> bool:
+    """Whether a tensor's values depend on another's."""
+    return size_of(gradient_of(tensor.square().sum(), source)) > 0
+
+
 def size_of(gradient: Tensor | None) -> float:
     """Return the norm of a gradient, 0 for none."""
     return 0.0 if gradient is None else float(gradient.double().norm())
@@ -246,11 +252,11 @@ def shortcoming(truth: Truth, axes: str, size: Size) -> str | None:
     if truth.weight < _NOTHING:
         return "gradient times activation is nothing at all of its positions: it is read through a norm alone"
     is_end = (truth.beside == 0 or truth.is_last) and truth.behind <= _BEHIND
-    feeds_last = len(truth.attentions_behind) == 1 and truth.feeds_attention
-    if not (is_end or feeds_last):
+    is_input = truth.attentions == 1 and truth.feeds_last
+    if not (is_end or is_input):
         return (
             f"{truth.beside:.0%} of the gradient passes it by, {truth.behind:.0%} of the weights come later or beside, "
-            f"{len(truth.attentions_behind)} attentions come after it"
+            f"{truth.attentions} attentions read it"
         )
     order = truth.order
     has_other_orders = axes in ("NLD", "LND")  # (N, D, h, w) has not

@@ -51,6 +51,7 @@ from lightning_saliency.evidence import find_target_layer
 Record = dict[str, Any]
 
 _IMAGES = 2
+_EXPLAINED = 4
 _CONTEXT = multiprocessing.get_context("fork")  # what is imported once serves all
 
 
@@ -102,11 +103,11 @@ def judge(model: nn.Module, size: Size, record: Record) -> Record:
 
 def explain_by_default(model: nn.Module, size: Size, record: Record) -> Record:
     """Return the default methods, and what is wrong with their attributions."""
-    explanation = explain(model, random_images(_IMAGES, size))
+    explanation = explain(model, random_images(_EXPLAINED, size))
     faults = []
     for method, maps in explanation.attributions.items():
-        if maps.dim() != 4 or maps.shape[:2] != (_IMAGES, 1) or not has_aspect(maps.shape[2:], size):
-            faults.append(f"{method} is {tuple(maps.shape)} for {_IMAGES} images of {size[0]}×{size[1]}")
+        if maps.dim() != 4 or maps.shape[:2] != (_EXPLAINED, 1) or not has_aspect(maps.shape[2:], size):
+            faults.append(f"{method} is {tuple(maps.shape)} for {_EXPLAINED} images of {size[0]}×{size[1]}")
         elif not maps.isfinite().all():
             faults.append(f"{method} is not finite")
         elif (maps.amax((1, 2, 3)) == maps.amin((1, 2, 3))).all():
