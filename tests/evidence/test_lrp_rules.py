@@ -151,9 +151,9 @@ def test_a_norm_without_mean_is_linear_with_a_constant_scale(norm):
 
 def test_a_batch_norm_in_eval_is_linear_and_with_the_batchs_statistics_has_a_constant_scale():
     x, mean, variance = random(3, 2, 4, 5), random(2, seed=5), random(2, seed=6).square() + 0.5
-    gradient, g = propagated(lambda x: F.batch_norm(x, mean, variance, WEIGHT[:2], eps=0), x)
+    gradient, g = propagated(lambda x: F.batch_norm(x, mean, variance, WEIGHT[:2], eps=1e-12), x)
     torch.testing.assert_close(gradient, g * (WEIGHT[:2] / variance.sqrt())[:, None, None])
-    gradient, g = propagated(lambda x: F.batch_norm(x, mean, variance, eps=0).flatten(2).mT, x)
+    gradient, g = propagated(lambda x: F.batch_norm(x, mean, variance, eps=1e-12).flatten(2).mT, x)
     torch.testing.assert_close(gradient, g.mT.unflatten(2, (4, 5)) / variance.sqrt()[:, None, None])
     gradient, g = propagated(lambda x: F.batch_norm(x, None, None, WEIGHT[:2], training=True, eps=1e-9), x)
     scale = (WEIGHT[:2] / (x.var((0, 2, 3), unbiased=False) + 1e-9).sqrt())[:, None, None]

@@ -27,6 +27,7 @@ from lightning_saliency.metrics import (
     Metric,
     MetricOverImages,
     PointingGame,
+    PrefixRelevance,
     RankCorrelation,
     RawMaximum,
     area_above,
@@ -42,6 +43,7 @@ from lightning_saliency.metrics import (
     is_blank,
     max_box_accuracy,
     pointing_game,
+    prefix_relevance,
     rank_correlation,
     raw_maximum,
     torchmetrics_class,
@@ -53,6 +55,7 @@ SHELLS = [
     (AreaAbove(), ["heatmaps"], area_above, False),
     (AreaAbove(0.8), ["heatmaps"], lambda heatmaps: area_above(heatmaps, 0.8), False),
     (BlankFraction(), ["heatmaps"], is_blank, False),
+    (PrefixRelevance(), ["shares"], prefix_relevance, None),
     (RawMaximum(), ["heatmaps"], raw_maximum, None),
     (CenterShift(), ["heatmaps", "others"], center_shift, False),
     (RankCorrelation(), ["heatmaps", "others"], rank_correlation, None),
@@ -91,6 +94,7 @@ def batch(num, seed):
     return {
         "heatmaps": heatmaps, "others": random(num, 1, 17, 21), "boxes": boxes,
         "masks": boxes_to_masks(boxes, (17, 21)), "before": before, "after": random(num), "curves": random(num, 6),
+        "shares": random(num),
     }  # fmt: skip
 
 

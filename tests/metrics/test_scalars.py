@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -151,12 +152,24 @@ def test_where_nothing_has_a_value_the_worst_is_logged_since_nan_would_end_a_tra
     numbers = scalars(
         group, previous=looked(group), untrained=looked(group), measured=[{"cam": nothing, "saliency": nothing}]
     )
-    assert numbers.keys() == {f"{key}/{name}" for key in ("cam", "saliency") for name in METRICS}
+    of_every_method = METRICS.keys() - {"prefix_relevance"}
+    assert numbers.keys() == {f"{key}/{name}" for key in ("cam", "saliency") for name in of_every_method}
     assert numbers.pop("cam/raw_maximum") == -1
     for name, value in numbers.items():
         assert value == METRICS[name.partition("/")[2]].worst, name
     no_objects = samples(*dead, masks=torch.zeros(2, 1, 64, 64, dtype=torch.bool))
     assert scalars(no_objects).keys() == scalars(samples(*dead)).keys()
+
+
+def test_what_a_method_notes_of_its_maps_is_a_scalar_where_a_metric_reads_it():
+    group = samples(random_maps(0, 3), random_maps(1, 3))
+    notes = {
+        "cam/prefix_relevance": torch.tensor([0.25, torch.nan, 0.75]),
+        "saliency/completeness_error": torch.ones(3),
+    }
+    numbers = scalars(replace(group, explanation=replace(group.explanation, notes=notes)))
+    assert numbers["cam/prefix_relevance"] == 0.5
+    assert not any("completeness" in name or name == "saliency/prefix_relevance" for name in numbers)
 
 
 def test_a_dead_method_agrees_with_none_and_takes_its_part_in_the_agreement_of_the_others():
