@@ -11,12 +11,15 @@ from watching import SharedDict
 from lightning_saliency.attribution import METHODS
 from lightning_saliency.models import GAPHead
 
-EVERY_METHOD = dict.fromkeys(METHODS) | {
+CNN_METHODS = [key for key, row in METHODS.items() if not row.reads_attentions]
+"""The methods that work on a convolutional network."""
+
+EVERY_METHOD = dict.fromkeys(CNN_METHODS) | {
     "smooth_grad": {"num_samples": 3},
     "smooth_grad_cam_plus_plus": {"num_samples": 3},
     "occlusion": {"size": 4},
 }
-"""All methods, those of many passes with fewer, where a test does not ask how many."""
+"""All methods of a convolutional network, those of many passes with fewer, where a test does not ask how many."""
 
 
 class Counted(torch.autograd.Function):

@@ -469,7 +469,7 @@ def test_the_table_says_what_each_run_came_to_and_what_its_alarm_did(shortcut, t
 
 def test_the_costs_of_all_methods_are_measured():
     with example("method_costs") as module:
-        found = module.costs("resnet18", batch=1, size=48, rounds=1)
+        found = module.all_costs("resnet18", "vit_b_32", batch=1, size=64, rounds=1)
     assert found.keys() == {"forward", *METHODS}
     assert found["forward"] == 1
     assert found["smooth_grad"] > found["saliency"] > 0

@@ -275,6 +275,7 @@ FUNCTIONS = {  # whose tensors are data, and whose options are these
 }
 METHOD_OPTIONS = {
     "principal": FLAG, "reduce": choice("absolute", "signed", "positive", "sum"), "num_samples": count(), "noise": RATE,
+    "head": count(0).but(0).or_none(),
     "seed": count(0).but(0), "steps": count(), "baseline": number(0, -2.5, outside=[]), "size": count().or_none(),
     "stride": count().or_none(), "fill": number(0, -2.5, outside=[]),
 }  # fmt: skip

@@ -183,8 +183,9 @@ def _fill_zero_parameters(shadow: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     for module in shadow.modules():
         zeros = {name: value for name, value in own_parameters(module).items() if value.numel() and not value.any()}
-        noise = {name: 0.02 * torch.randn(value.shape, generator=generator).to(value) for name, value in zeros.items()}
-        replace_parameters(module, {name: nn.Parameter(value) for name, value in noise.items()})
+        for name, value in zeros.items():
+            noise = 0.02 * torch.randn(value.shape, generator=generator, device="cpu")
+            replace_parameters(module, {name: nn.Parameter(noise.to(value))})
 
 
 def _has_later_map(trace: Trace, convolutional: LayerCall) -> bool:
@@ -259,7 +260,7 @@ class _Choice:
             and any(map(is_learned, ancestors([call.node])))  # else it is the image, normalized or pooled
             and not is_class_scores(self.trace, call)
             and not self._is_weights(call)
-            and not any(self._is_inside(call, attention) for attention in self.trace.attentions)
+            and call.site not in self.inner
         )
 
     def _channels(self, call: LayerCall) -> int:
@@ -300,6 +301,13 @@ class _Choice:
         call, gradient = self.gradients[node]
         layout = self.layouts[call.site]
         return int((layout.sequence(gradient)[:, : layout.prefix] != 0).any(2).sum())
+
+    @cached_property
+    def inner(self) -> set[Site]:
+        """The maps that are made inside an attention, on the way from its input to its matrix."""
+        attentions = self.trace.attentions
+        readable = [call for call in self.trace.calls if call.site in self.layouts]
+        return {call.site for call in readable if any(self._is_inside(call, attention) for attention in attentions)}
 
     def _is_inside(self, call: LayerCall, attention: AttentionCall) -> bool:
         """Whether a tensor is made on the way into an attention: its queries, keys and values, not its input."""
@@ -363,7 +371,7 @@ class _Choice:
             if node is attention.node:  # what it returns is not what it reads
                 return False
             readable = [call for call in by_node.get(node, []) if call.site in self.layouts]
-            if not readable or self.covered.get(node, 0.0) < _MOST_PATCHES or self._is_inside(readable[0], attention):
+            if not readable or self.covered.get(node, 0.0) < _MOST_PATCHES or readable[0].site in self.inner:
                 return False
             found.append(plainest_name(self.trace, readable))
             return True
@@ -405,10 +413,9 @@ class _Choice:
 
     def _stream(self) -> TargetLayer | None:
         """Return the last sequence of tokens after the last attention, whichever of them the score reads."""
-        last = self.trace.attentions[-1]
         for node in reversed(self.trace.nodes()):
             readable = [call for call in once_called(self.trace, node) if call.site in self.layouts]
-            if readable and node in self.covered and not self._is_inside(readable[0], last):
+            if readable and node in self.covered and readable[0].site not in self.inner:
                 return self._target(plainest_name(self.trace, readable))
         return None
 

@@ -60,7 +60,8 @@ def probe(forward: Forward, call: Call, images: Tensor, shapes: Mapping[Site, Se
 def _another_image(images: Tensor) -> Tensor:
     """Return noise of the images' range."""
     low, high = images.amin(), images.amax()
-    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(images)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(images.shape, generator=generator, dtype=torch.float64, device="cpu").to(images)
     return low + noise * torch.where(high > low, high - low, 1.0)
 
 

@@ -319,9 +319,10 @@ def test_a_row_reports_its_notes_and_needs_what_its_options_need():
         assert signed is None
         torch.testing.assert_close(passes.notes["prefix_relevance"], prefix_relevance(evidence, **options))
     assert not ROWS["attention_rollout"].notes
-    for row in ROWS.values():
+    for need, row in zip(("attention_relevance", "attention_weights"), ROWS.values(), strict=True):
         assert not row.reads_layer
-        assert row.needs_with({}) == row.needs_with({"head": None}) == {"attention"}
-        assert row.needs_with(row.parse_options("it", {"head": 0})) == {"attention", "attention_heads"}
+        assert row.reads_attentions
+        assert row.needs_with({}) == row.needs_with({"head": None}) == {need}
+        assert row.needs_with(row.parse_options("it", {"head": 0})) == {need, "attention_heads"}
         with pytest.raises(ValueError, match=r"\['head'\]` to be an int from 0, got -1"):
             row.parse_options("it", {"head": -1})

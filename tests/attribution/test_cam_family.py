@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 from closed_forms import LOOPS, loops_grad_cam_plus_plus, positions, relu, weighted
+from networks import CNN_METHODS
 from states import assert_alike
 from torch import nn
 
-from lightning_saliency.attribution import METHODS, eigen_cam, explain, grad_cam_plus_plus, to_heatmaps, xgrad_cam
+from lightning_saliency.attribution import eigen_cam, explain, grad_cam_plus_plus, to_heatmaps, xgrad_cam
 from lightning_saliency.evidence import Evidence
 from lightning_saliency.models import GAPHead
 
@@ -158,7 +159,7 @@ def test_cam_is_the_weighted_sum_of_the_pooled_maps_and_grad_cam_its_positive_pa
     torch.manual_seed(5)
     model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), head(6, 3)).double()
     images, labels = torch.randn(4, 2, 6, 8, dtype=torch.float64), [2, 0, 1, 1]
-    found = explain(model, images, methods=list(METHODS), target=labels).attributions
+    found = explain(model, images, methods=CNN_METHODS, target=labels).attributions
     W = next(p for p in reversed(list(model.parameters())) if p.dim() > 1).detach().reshape(3, 6)
     maps = model.eval()[:3](images).detach()
     for image, label in enumerate(labels):

@@ -11,7 +11,7 @@ from closed_forms import (
     score,
     weighted,
 )
-from networks import EVERY_METHOD, gap_net
+from networks import CNN_METHODS, EVERY_METHOD, gap_net
 from states import assert_alike, assert_all_alike, assert_same, state_of
 from torch import nn
 
@@ -88,7 +88,7 @@ def callable_target(logits):
     return logits[torch.arange(len(logits)), torch.tensor(LABELS)]  # of each place in the batch another
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CNN_METHODS)
 def test_no_method_makes_its_tensors_on_the_default_device(method):
     model = gap_net()
     expected = explain(model, IMAGES, methods=method, layer="5").attributions
@@ -156,6 +156,6 @@ def test_an_image_without_a_score_has_no_map_by_any_method():
     images[1, 0, 4, 4] = torch.nan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # integrated gradients say that they are not complete
-        found = explain(model, images, methods=list(METHODS)).attributions
+        found = explain(model, images, methods=CNN_METHODS).attributions
     blanks = {key: blank_reasons(raw) for key, raw in found.items()}
     assert all(reasons == [None, "not finite"] for reasons in blanks.values()), blanks

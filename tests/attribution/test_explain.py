@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import EVERY_METHOD
+from networks import CNN_METHODS, EVERY_METHOD
 from states import assert_alike, assert_all_alike
 from torch import nn
 from watching import SharedList, SharedSet
@@ -14,7 +14,7 @@ from lightning_saliency.attribution import METHODS, Explanation, blank_reasons, 
 from lightning_saliency.evidence import Forward, find_target_layer
 from lightning_saliency.models import GAPHead
 
-PLAIN = [key for key, method in METHODS.items() if method.extra is None]
+PLAIN = [key for key in CNN_METHODS if METHODS[key].extra is None and key != "lrp"]  # which has a second backward
 
 
 def network(classes=4):
@@ -36,7 +36,7 @@ IMAGES = torch.randn(5, 3, 14, 18, generator=torch.Generator().manual_seed(1), d
 
 def test_an_explanation_holds_what_was_explained():
     model, labels = network(), torch.tensor([3, 0, 1, 2, 2])
-    found = explain(model, IMAGES, methods=list(METHODS), target=labels)
+    found = explain(model, IMAGES, methods=CNN_METHODS, target=labels)
     logits = model.eval()(IMAGES).detach()
     assert isinstance(found, Explanation)
     assert torch.equal(found.images, IMAGES)
@@ -46,9 +46,9 @@ def test_an_explanation_holds_what_was_explained():
     assert torch.equal(found.predictions, logits.argmax(1))
     torch.testing.assert_close(found.probabilities, logits.softmax(1))
     assert found.layer == "5"
-    assert list(found.attributions) == list(METHODS)
+    assert list(found.attributions) == CNN_METHODS
     for method, raw in found.attributions.items():
-        at_input = METHODS[method].reduce is not None or method == "occlusion"
+        at_input = METHODS[method].reduce is not None or method in ("occlusion", "lrp")
         assert raw.shape == ((5, 1, 14, 18) if at_input else (5, 1, 4, 6)), method
         assert raw.dtype == torch.float32
     heatmaps = found.heatmaps()
@@ -129,9 +129,9 @@ def test_by_default_grad_cam_of_the_predicted_class_is_shown():
     assert explain(model, IMAGES, target=lambda logits: logits.sum(1)).classes is None
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CNN_METHODS)
 def test_a_method_alone_gives_what_it_gives_among_all(method):
-    together = explain(network(), IMAGES, methods=list(METHODS)).attributions[method]
+    together = explain(network(), IMAGES, methods=CNN_METHODS).attributions[method]
     assert_alike(explain(network(), IMAGES, methods=method).attributions[method], together)
 
 
@@ -156,9 +156,9 @@ def test_the_size_of_the_chunks_does_not_show(chunk_size, target):
 
 def test_a_batch_gives_each_image_what_it_gets_alone():
     model = network().train()
-    batch = explain(model, IMAGES, methods=list(METHODS), target=[3, 0, 1, 2, 2])
+    batch = explain(model, IMAGES, methods=CNN_METHODS, target=[3, 0, 1, 2, 2])
     for image, label in enumerate([3, 0, 1, 2, 2]):
-        alone = explain(model, IMAGES[image : image + 1], methods=list(METHODS), target=label)
+        alone = explain(model, IMAGES[image : image + 1], methods=CNN_METHODS, target=label)
         assert_all_alike(alone.attributions, {key: raw[image : image + 1] for key, raw in batch.attributions.items()})
 
 
@@ -168,8 +168,8 @@ def test_a_broken_image_changes_no_other_map(value, dtype):
     images = IMAGES.clone()
     images[1] = value
     model = network().to(dtype)
-    whole = explain(model, IMAGES, methods=list(METHODS), target=1)
-    broken = explain(model, images, methods=list(METHODS), target=1)
+    whole = explain(model, IMAGES, methods=CNN_METHODS, target=1)
+    broken = explain(model, images, methods=CNN_METHODS, target=1)
     others = [0, 2, 3, 4]
     for method, raw in broken.attributions.items():
         # to the last bit: the same computation, in which no image meets another
@@ -206,8 +206,8 @@ def assert_correlated(found, expected, least):
     ],
 )
 def test_weights_of_every_precision_give_float32_maps_alike(dtype, least):
-    expected = explain(network(), IMAGES, methods=list(METHODS), target=1)
-    found = explain(network().to(dtype), IMAGES, methods=list(METHODS), target=1)
+    expected = explain(network(), IMAGES, methods=CNN_METHODS, target=1)
+    found = explain(network().to(dtype), IMAGES, methods=CNN_METHODS, target=1)
     assert expected.logits.dtype == torch.float64
     assert found.logits.dtype == torch.float32
     assert {raw.dtype for raw in (*found.attributions.values(), *expected.attributions.values())} == {torch.float32}
@@ -217,9 +217,9 @@ def test_weights_of_every_precision_give_float32_maps_alike(dtype, least):
 def test_the_forward_runs_in_the_context_that_is_asked_for():
     model, dtypes = network().float(), SharedSet()
     model[4].register_forward_hook(lambda module, args, output: dtypes.add(output.dtype))
-    expected = explain(network(), IMAGES, methods=list(METHODS), target=1).attributions
+    expected = explain(network(), IMAGES, methods=CNN_METHODS, target=1).attributions
     forward = Forward(model, context=lambda: torch.autocast("cpu", torch.bfloat16))
-    found = explain(forward, IMAGES, methods=list(METHODS), target=1)
+    found = explain(forward, IMAGES, methods=CNN_METHODS, target=1)
     assert dtypes == {torch.bfloat16}
     assert not torch.is_autocast_enabled("cpu")
     assert found.logits.dtype == torch.float32
@@ -235,8 +235,8 @@ def test_the_logits_are_taken_where_output_fn_says():
         def forward(self, images):
             return {"logits": images.mean((2, 3)), "mine": self.net(images)}
 
-    found = explain(Forward(Two(), output_fn=lambda output: output["mine"]), IMAGES, methods=list(METHODS))
-    expected = explain(network(), IMAGES, methods=list(METHODS))
+    found = explain(Forward(Two(), output_fn=lambda output: output["mine"]), IMAGES, methods=CNN_METHODS)
+    expected = explain(network(), IMAGES, methods=CNN_METHODS)
     assert found.layer == f"net.{expected.layer}"
     assert_all_alike(found.attributions, expected.attributions)
 
@@ -251,9 +251,9 @@ def test_a_model_that_squeezes_its_single_logit_is_binary_for_one_image_too():
             return self.net(images).squeeze()
 
     for count in (1, 3):
-        found = explain(Squeezed(), IMAGES[:count], methods=list(METHODS), target=0)
+        found = explain(Squeezed(), IMAGES[:count], methods=CNN_METHODS, target=0)
         assert_all_alike(
-            found.attributions, explain(network(1), IMAGES[:count], methods=list(METHODS), target=0).attributions
+            found.attributions, explain(network(1), IMAGES[:count], methods=CNN_METHODS, target=0).attributions
         )
         assert found.probabilities.shape == (count, 2)
 
@@ -317,7 +317,7 @@ def test_memory_stays_flat_over_many_calls(raises):
 
 def test_no_graph_is_kept_and_the_images_of_the_caller_get_no_gradient():
     model, images = network(), IMAGES.clone().requires_grad_()
-    found = explain(model, images, methods=list(METHODS), target=lambda logits: logits[:, 0])
+    found = explain(model, images, methods=CNN_METHODS, target=lambda logits: logits[:, 0])
     for tensor in (found.images, found.logits, found.scores, *found.attributions.values()):
         assert not tensor.requires_grad
     assert images.grad is None
@@ -335,10 +335,10 @@ def test_the_input_of_a_model_that_writes_on_it_stays_as_it_was():
             return self.net(images.sub_(0.5).div_(2))
 
     images = IMAGES.clone()
-    for methods in (["grad_cam"], ["saliency", "input_x_gradient"], list(METHODS)):
+    for methods in (["grad_cam"], ["saliency", "input_x_gradient"], CNN_METHODS):
         found = explain(Normalising(), images, methods=methods, target=1).attributions
         assert torch.equal(images, IMAGES)
-    inner = explain(network(), (IMAGES - 0.5) / 2, methods=list(METHODS), target=1).attributions
+    inner = explain(network(), (IMAGES - 0.5) / 2, methods=CNN_METHODS, target=1).attributions
     assert_alike(found["grad_cam"], inner["grad_cam"])
     assert_alike(found["saliency"], inner["saliency"] / 2)  # of the pixel as it was given
 

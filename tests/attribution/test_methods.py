@@ -3,7 +3,7 @@
 import pytest
 import torch
 from closed_forms import LOOPS, gradient, map_and_gradient, positions, relu
-from networks import gap_net, plain_net
+from networks import CNN_METHODS, gap_net, plain_net
 from states import assert_alike
 from torch import nn
 
@@ -70,7 +70,7 @@ def test_the_channels_become_one_map_as_the_option_says(method, how):
 
 
 def test_methods_that_read_a_layer_have_no_signed_values():
-    assert list(explain(gap_net(), IMAGES, methods=list(METHODS)).signed) == REDUCED
+    assert list(explain(gap_net(), IMAGES, methods=CNN_METHODS).signed) == REDUCED
 
 
 @pytest.mark.parametrize(

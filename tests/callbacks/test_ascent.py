@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from networks import CNN_METHODS
 from recipes import RECIPES, STRICT, run
 from tiny import L, TinyClassifier, data, events, loader, picture, trainer
 
 from lightning_saliency import SaliencyCallback, class_model_image, fooling_image
-from lightning_saliency.attribution import METHODS
 from lightning_saliency.callbacks import ClassModelCallback, Execution, FoolingCallback, Samples, Style
 from lightning_saliency.callbacks.audit import changed
 from lightning_saliency.visualization import Caption, grid, to_rgb
@@ -17,13 +17,16 @@ def test_training_with_every_method_and_callback_is_the_training_without_them(re
     without = run(recipe, tmp_path / "without")
     flipped = Execution(on_error="raise", flip=True, audit=True)
     ours = [
-        SaliencyCallback(list(METHODS), samples=3, execution=flipped),
+        SaliencyCallback(CNN_METHODS, samples=3, execution=flipped),
         ClassModelCallback(steps=3, jitter=2, blur=0.5, name="saliency/class_model", execution=STRICT),
         FoolingCallback(max_steps=3, name="saliency/fooling", samples=3, execution=STRICT),
     ]
     assert changed(without, run(recipe, tmp_path / "with", *ours)) == []
     tags = set(events(tmp_path / "with").Tags()["images"])
-    assert {f"saliency/{method}" for method in METHODS} | {"saliency/fooling/samples", "saliency/class_model/0"} <= tags
+    assert {f"saliency/{method}" for method in CNN_METHODS} | {
+        "saliency/fooling/samples",
+        "saliency/class_model/0",
+    } <= tags
 
 
 def test_the_class_models_are_one_picture_a_class_made_by_the_model_of_that_epoch(tmp_path):
