@@ -19,8 +19,8 @@ _CHANGE = 0.03
 _SHIFTED = 0.02
 """How much better a map that is shifted by a token may be before it is taken for the right one."""
 
-_SPREAD = 0.1
-"""The spread of answers up to which all positions answer to both halves alike, so that they have no order to measure."""
+_SPREAD = 0.02
+"""The spread up to which all positions answer to both halves alike, so that they have no order to measure."""
 
 _NOTHING = 2e-3
 """Gradient times activation, of its most, that is as good as none: a random map has about 4e-2."""
