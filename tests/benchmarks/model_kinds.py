@@ -77,11 +77,14 @@ def random_images(count: int, size: Size, seed: int = 0) -> Tensor:
 def wake(model: nn.Module) -> None:
     """Let every part of a fresh model count: change what starts constant, such as a layer scale of 1e-6 or a zero head.
 
-    Otherwise many a block would add nothing to the trunk, and to find the trunk's end would prove little.
+    Otherwise many a block would add nothing to the trunk, and to find the trunk's end would prove little. Biases stay:
+    next to a fresh classifier's small weights, another would decide alone which class is predicted.
     """
     generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.numel() > 1 and parameter.is_floating_point() and parameter.min() == parameter.max():
+    for name, parameter in model.named_parameters():
+        if parameter.numel() < 2 or name.endswith("bias"):
+            continue
+        if parameter.is_floating_point() and parameter.min() == parameter.max():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
 
 

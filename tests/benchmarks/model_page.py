@@ -19,8 +19,8 @@ _TITLES = {
 }
 
 _ABOUT = """\
-No settings: each model is built with random weights, `find_target_layer` chooses the layer, and `explain` explains two
-images with its default methods. Of timm the smallest member of each family (a module of `timm.models`) is run, and
+No settings: each model is built with random weights, `find_layers` chooses the layer, and the images are explained by
+the callback's default methods. Of timm the smallest member of each family (a module of `timm.models`) is run, and
 further ones that have other heads or tokens; of Hugging Face each image classifier, built small, with each of its
 implementations of attention; the families of torchvision; transformers of torch.nn and of vit-pytorch. What starts
 constant, such as a layer scale of 1e-6 or a head of zeros, is changed at random first, so that every block counts."""
@@ -30,8 +30,9 @@ _TRUTH = """\
 runs once; it has one map an image, of the image's aspect; the score has a gradient to at least half of its positions;
 the positions in the upper half answer to a change of the image's upper half more than the others do, and so for the
 left half (a rank statistic, the area under the ROC curve, of at least 0.6: *soft*; 0.9: *clear*; *exact* where each
-answers to its own half alone; a map whose axes are height and width may be *weak*: one of the two), and no better if
-the tokens are shifted by one; the attributions of all default methods are finite, not constant, `(N, 1, h, w)`;
+answers to its own half alone; *weak* where one of
+the two is below 0.6; *mixed* where all positions of a random network answer to both halves alike), and no better if
+tokens are shifted by one; the attributions of all default methods are finite, not constant, `(N, 1, h, w)`;
 Grad-CAM is that of the map as it is said to be read. And the layer is one of two: the end of the trunk, which is where
 no gradient goes to the image if the map is held fixed (or where no module returns a map any more: a network whose early
 stages have heads of their own has no better), with at most a tenth of the weights that work on a map behind or beside
@@ -111,7 +112,7 @@ def listing(records: Sequence[Record]) -> str:
 
 def read(record: Record) -> list[str]:
     """Return the layer, its map, its order, what goes beside it and comes behind it, and the methods."""
-    methods = ", ".join(record.get("methods", {})) or "–"
+    methods = ", ".join(record.get("methods", [])) or "–"
     if "truth" not in record:
         return ["–", "–", "–", "–", methods]
     truth, reading = record["truth"], record["reading"]

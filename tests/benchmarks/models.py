@@ -1,6 +1,6 @@
 """Whether the layer that is chosen with no settings is right, on the published models of today.
 
-Each model is built with random weights; `find_target_layer` chooses a layer, `explain` explains two images with its
+Each model is built with random weights; `find_layers` chooses a layer, `explain` explains two images with its
 default methods, and what was chosen is held against numbers that are measured without the library (model_truth.py).
 
     pip install -e ".[models]"
@@ -46,7 +46,8 @@ from timm_models import timm_models
 from torch import nn
 
 from lightning_saliency import explain
-from lightning_saliency.evidence import find_target_layer
+from lightning_saliency.attribution import default_methods
+from lightning_saliency.evidence import find_layers, find_target_layer
 
 Record = dict[str, Any]
 
@@ -67,9 +68,8 @@ def examine(published: Published, train: bool) -> Record:
         model, size = built(published)
     except Exception as error:  # the model's own, whatever it is
         return {"verdict": "not built", "reason": str(error)[:500]}
-    record: Record = {"size": size, "verdict": "right"}
-    steps = [choose, judge, explain_by_default, compare] if published.has_map else [explain_by_default]
-    for step in [*steps, learn] if train else steps:
+    record: Record = {"size": size, "verdict": "right", "has_map": published.has_map}
+    for step in (choose, judge, explain_by_default, compare, learn)[: None if train else -1]:
         try:
             record |= step(model, size, record)
         except Exception as error:
@@ -81,19 +81,23 @@ def examine(published: Published, train: bool) -> Record:
     return record
 
 
-def choose(model: nn.Module, size: Size, _: Record) -> Record:
-    """Return the layer that is chosen with no settings."""
-    layer = find_target_layer(model, random_images(_IMAGES, size))
-    layout = getattr(layer, "layout", None)
-    reading = Reading(layer.name)
-    if layout is not None:
-        reading = Reading(layer.name, layout.axes, layout.prefix, layout.suffix, tuple(layout.element))
+def choose(model: nn.Module, size: Size, record: Record) -> Record:
+    """Return the layer and the methods that are chosen with no settings."""
+    layers = find_layers(model, random_images(_IMAGES, size))
+    found = {"methods": list(default_methods(layers)), "attention_inputs": [str(x) for x in layers.attention_inputs]}
+    if layers.target is None:
+        verdict = "refused" if record["has_map"] else "right"
+        return {**found, "verdict": verdict, "reason": layers.problem}
+    layer, layout = layers.target, layers.target.layout
+    reading = Reading(layer.name, layout.axes, layout.prefix, layout.suffix, tuple(layout.element))
     module = type(model.get_submodule(layer.name)).__name__
-    return {"layer": str(layer), "module": module, "reading": asdict(reading), "activated": layer.activated}
+    return {**found, "layer": str(layer), "module": module, "reading": asdict(reading), "activated": layer.activated}
 
 
 def judge(model: nn.Module, size: Size, record: Record) -> Record:
     """Return what is true of the chosen layer, and whether it is right."""
+    if "reading" not in record:
+        return {}
     reading = Reading(**record["reading"])
     truth = measure(model, reading, size)
     reason = shortcoming(truth, reading.axes, size)
@@ -103,7 +107,7 @@ def judge(model: nn.Module, size: Size, record: Record) -> Record:
 
 def explain_by_default(model: nn.Module, size: Size, record: Record) -> Record:
     """Return the default methods, and what is wrong with their attributions."""
-    explanation = explain(model, random_images(_EXPLAINED, size))
+    explanation = explain(model, random_images(_EXPLAINED, size), methods=record["methods"])
     faults = []
     for method, maps in explanation.attributions.items():
         if maps.dim() != 4 or maps.shape[:2] != (_EXPLAINED, 1) or not has_aspect(maps.shape[2:], size):
@@ -112,13 +116,12 @@ def explain_by_default(model: nn.Module, size: Size, record: Record) -> Record:
             faults.append(f"{method} is not finite")
         elif (maps.amax((1, 2, 3)) == maps.amin((1, 2, 3))).all():
             faults.append(f"{method} is constant")
-    methods = {method: list(maps.shape[2:]) for method, maps in explanation.attributions.items()}
-    return {"methods": methods, **({"verdict": "wrong", "reason": "; ".join(faults)} if faults else {})}
+    return {"verdict": "wrong", "reason": "; ".join(faults)} if faults else {}
 
 
 def compare(model: nn.Module, size: Size, record: Record) -> Record:
     """Return whether Grad-CAM is that of the chosen map, read without the library."""
-    if record["activated"]:
+    if record.get("activated", True):  # or no map
         return {}
     images = random_images(_IMAGES, size)
     layer = find_target_layer(model, images)
