@@ -303,7 +303,7 @@ def _pass(forward: Forward, images: Tensor, score: Callable[[Tensor], Tensor]) -
     """Return logits, scores and ∂score/∂image, the latter two NaN for an image where either is not finite."""
     call = forward.call_of(images)
     # one of hundreds of passes: without the warnings that `explain` gives once
-    evidence = collect(forward, call, call.images, target=score, needs={"input_grads"}, is_repeated=True)[0]
+    evidence = collect(forward, call, call.images, target=score, needs={"input_grads"}, is_repeated=True).evidence
     gradients: Any = evidence.input_grads  # not None: asked for
     finite = evidence.scores.isfinite() & gradients.flatten(1).isfinite().all(1)
     return evidence.logits, evidence.scores.where(finite, torch.nan), gradients.where(_per_image(finite), torch.nan)

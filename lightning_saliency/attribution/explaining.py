@@ -21,14 +21,17 @@ from lightning_saliency.evidence import (
     Need,
     ParsedTarget,
     Passes,
+    SharedPass,
     Target,
     TargetChoice,
     TargetLayer,
     Task,
+    UnknownLayoutError,
     as_forward,
     collect,
-    find_target_layer,
+    find_layers,
     name_layer,
+    with_layout,
 )
 
 Layer: TypeAlias = str | nn.Module | TargetLayer
@@ -114,11 +117,11 @@ def explain(
         parsed,
         target if isinstance(target, Target) else Target(target),
         _parse_layers(forward.model, layer),
-        fuse,
-        flip,
-        task,
-        chunk_size,
-        progress,
+        fuse=fuse,
+        flip=flip,
+        task=task,
+        chunk_size=chunk_size,
+        progress=progress,
     )
     return explain_call(settings, call)
 
@@ -137,16 +140,15 @@ def explain_call(settings: Settings, call: Call, target: ParsedTarget = None) ->
     forward, keys = settings.forward, settings.methods
     call = forward.on_device(call)
     resolved = settings.target.resolve(len(call)) if target is None else target
-    reads_layer = any(METHODS[key].reads_layer for key in keys)
 
     inputs = forward.floating_point_images(call).detach()
-    layers = (settings.layers or (find_target_layer(forward, call),)) if reads_layer else ()
+    settings = with_layers(settings, call)
     chunk_size = _even_chunk_size(inputs, settings.chunk_size or len(call), resolved)
     batch_size = min(_BATCH_SIZE, settings.chunk_size or _BATCH_SIZE)
 
     def explain_chunks(forward: Forward) -> Explanation:
         with forward.undisturbed() as isolated:
-            reader = _Reader(replace(settings, forward=isolated, layers=layers), batch_size)
+            reader = _Reader(replace(settings, forward=isolated), batch_size)
             chunk_explanations = []
             for rows in (slice(start, start + chunk_size) for start in range(0, len(call), chunk_size)):
                 classes = resolved[rows] if isinstance(resolved, Tensor) else resolved
@@ -155,11 +157,27 @@ def explain_call(settings: Settings, call: Call, target: ParsedTarget = None) ->
                     classes = classes if chunk.classes is None else chunk.classes
                     chunk = _mean_of_mirrored(chunk, reader.read(call[rows], inputs[rows].flip(3), classes))
                 chunk_explanations.append(chunk)
-        return _joined(replace(settings, layers=layers), call, inputs, chunk_explanations)
+        return _joined(settings, call, inputs, chunk_explanations)
 
     is_perturbed = any(METHODS[key].extra == "perturbed" for key in keys)
     at_once = max(chunk_size, batch_size) if is_perturbed else chunk_size
-    return forward.in_fastest_layout(inputs, at_once, explain_chunks)
+    try:
+        return forward.in_fastest_layout(inputs, at_once, explain_chunks)
+    except UnknownLayoutError as error:
+        probed = with_layout(forward, error.layer, call)
+        if probed.layout is None:
+            raise
+    layers = tuple(probed if layer == probed else layer for layer in settings.layers)
+    return explain_call(replace(settings, layers=layers), call, target)
+
+
+def with_layers(settings: Settings, call: Call) -> Settings:
+    """Return the settings with the layers that their methods read found, where one reads them and none is named."""
+    methods = [METHODS[key] for key in settings.methods]
+    reads_layer = not settings.layers and any(method.reads_layer for method in methods)
+    if settings.found is not None or not (reads_layer or any(method.reads_attentions for method in methods)):
+        return settings
+    return replace(settings, found=find_layers(settings.forward, call))
 
 
 def parse_images(forward: Forward, images: Any) -> Call:
@@ -209,18 +227,28 @@ class _Reader:
     def read(self, call: Call, images: Tensor, target: ParsedTarget) -> Explanation:
         settings = self.settings
         needs = frozenset[Need]().union(*(METHODS[key].needs for key in settings.methods))
-        layer_evidence = collect(settings.forward, call, images, target=target, needs=needs, layers=settings.layers)
-        first = layer_evidence[0]
+        shared_pass = collect(
+            settings.forward,
+            call,
+            images,
+            target=target,
+            needs=needs,
+            layers=settings.read_layers,
+            found=settings.found,
+        )
+        first = shared_pass.evidence
         classes = first.classes if first.classes is not None else target
         shared: dict[str, Tensor] = {}
         attributions: dict[str, Tensor] = {}
         signed: dict[str, Tensor] = {}
         notes: dict[str, Tensor] = {}
+        class_evidence = first
         for key in settings.methods:
-            maps = self._attribute(key, call, layer_evidence, classes, shared)
+            maps = self._attribute(key, call, shared_pass, classes, shared)
             attributions |= maps.attributions
             signed |= maps.signed
             notes |= maps.notes
+            class_evidence = maps.evidence if maps.evidence.class_weights is not None else class_evidence
         return Explanation(
             settings,
             call,
@@ -231,20 +259,21 @@ class _Reader:
             attributions,
             signed,
             notes,
-            first.all_class_weights,
-            first.pooled_activations,
+            class_evidence.all_class_weights,
+            class_evidence.pooled_activations,
         )
 
     def _attribute(
-        self, key: str, call: Call, layer_evidence: Sequence[Evidence], target: ParsedTarget, shared: dict[str, Tensor]
+        self, key: str, call: Call, shared_pass: SharedPass, target: ParsedTarget, shared: dict[str, Tensor]
     ) -> _Maps:
         """Return the attributions of one method: one map per layer, or their fusion."""
         method, settings = METHODS[key], self.settings
         attributions: dict[str, Tensor] = {}
         every_signed: dict[str, Tensor] = {}
         notes: dict[str, Tensor] = {}
-        layers = settings.layers if method.reads_layer else (None,)
-        for layer, evidence in zip(layers, layer_evidence, strict=False):
+        layers = settings.layers_of(key) or (None,)
+        every_evidence = [shared_pass.at(layer, method.needs) for layer in layers]
+        for layer, evidence in zip(layers, every_evidence, strict=True):
             name = f"{key}@{layer}" if len(layers) > 1 else key
             passes = Passes(settings.forward, call, target, layer, self.batch_size, settings.progress, shared=shared)
             raw, signed = method.attribute(evidence, passes, settings.methods[key])
@@ -256,15 +285,16 @@ class _Reader:
             attributions = {key: fused(list(attributions.values()), settings.fuse)}
             if every_signed:
                 every_signed = {key: fused_signed(list(every_signed.values()), settings.fuse)}
-        return _Maps(attributions, every_signed, notes)
+        return _Maps(attributions, every_signed, notes, every_evidence[0])
 
 
 class _Maps(NamedTuple):
-    """The maps and notes of one method, by name; as the attributes of an `Explanation`."""
+    """The maps and notes of one method, by name, as the attributes of an `Explanation`; and its first evidence."""
 
     attributions: Mapping[str, Tensor]
     signed: Mapping[str, Tensor]
     notes: Mapping[str, Tensor]
+    evidence: Evidence
 
 
 def _nan_without_score(maps: Tensor, scores: Tensor) -> Tensor:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.attribution.heatmaps import Heatmaps, Normalize, make_heatmaps
+from lightning_saliency.attribution.methods import METHODS
 from lightning_saliency.data import Call, SampleBatch
 from lightning_saliency.evidence import (
     Forward,
+    Layers,
     Surroundings,
     Target,
     TargetLayer,
@@ -34,7 +36,8 @@ class Settings:
         forward: How the model is run.
         methods: The options of each method's function, by the method's key in `METHODS`.
         target: Which class is explained.
-        layers: The target layers; empty where one is to be chosen automatically, or where no method reads one.
+        layers: The target layers that are named; empty to choose them automatically.
+        found: Which layers a run of the model has shown; None where no method reads one that is not named.
         fuse: How the maps of several layers become one; None for one map per layer.
         flip: Whether each map is averaged with the map of the mirrored image.
         task: How probabilities are computed from logits.
@@ -46,11 +49,32 @@ class Settings:
     methods: Mapping[str, Mapping[str, Any]]
     target: Target = field(default_factory=Target)
     layers: tuple[TargetLayer, ...] = ()
+    found: Layers | None = None
     fuse: Fuse | None = None
     flip: bool = False
     task: Task = "multiclass"
     chunk_size: int | None = None
     progress: bool = False
+
+    def layers_of(self, key: str) -> tuple[TargetLayer, ...]:
+        """Return the target layers that a method reads; empty for a method that reads none.
+
+        Raises:
+            ValueError: None is named, and the model has none.
+        """
+        method = METHODS[key]
+        if not method.reads_layer or self.layers:
+            return self.layers if method.reads_layer else ()
+        found = self.found or Layers()
+        layer = found.pooled if "class_weights" in method.needs else found.target
+        if layer is None:
+            raise ValueError(found.problem)
+        return (layer,)
+
+    @property
+    def read_layers(self) -> tuple[TargetLayer, ...]:
+        """The target layers that the methods read, each once."""
+        return tuple(dict.fromkeys(layer for key in self.methods for layer in self.layers_of(key)))
 
     def forward_of(self, model: nn.Module | Forward) -> Forward:
         """Return how a model is run, as for the explanation: the same model, or a copy of it."""
@@ -107,7 +131,7 @@ class Explanation:
 
         A name that ends in `:activated` was read after the activation function that follows the layer.
         """
-        return tuple(map(str, self.settings.layers))
+        return tuple(map(str, self.settings.read_layers))
 
     @property
     def layer(self) -> str | None:

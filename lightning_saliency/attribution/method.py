@@ -48,7 +48,12 @@ class Method:
     @property
     def reads_layer(self) -> bool:
         """Whether the method reads a target layer."""
-        return bool(self.needs - {"input_grads"})
+        return bool(self.needs & {"activations", "activation_grads", "class_weights"})
+
+    @property
+    def reads_attentions(self) -> bool:
+        """Whether the method reads the model's attentions, or their inputs."""
+        return bool(self.needs & {"attentions", "attention_inputs"})
 
     @property
     def options(self) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ import torch
 from lightning_saliency._checks import OptionError, describe_error, error_message
 from lightning_saliency._lightning import LightningModule, Trainer, is_oom_error
 from lightning_saliency.attribution import (
-    METHODS,
     ExplainedSamples,
     HeatmapStage,
     Settings,
@@ -21,10 +20,10 @@ from lightning_saliency.callbacks.model_part import ModelPart, same_logits
 from lightning_saliency.callbacks.options import Execution
 from lightning_saliency.data import FixedSamples, SampleBatch
 from lightning_saliency.evidence import (
+    Layers,
     ParsedTarget,
     Target,
     TargetLayer,
-    find_target_layer,
 )
 
 
@@ -53,12 +52,13 @@ class LookPass:
     unset: frozenset[str] = frozenset()
     left_out: Mapping[str, str] = field(default_factory=dict, init=False)
     _has_succeeded: bool = field(default=False, init=False)
-    _target_layer: TargetLayer | None = field(default=None, init=False)
+    _layers: tuple[TargetLayer, ...] = field(default=(), init=False)
+    _found: Layers | None = field(default=None, init=False)
     _fitting_chunk: int | None = field(default=None, init=False)
 
     def forget(self) -> None:
-        """Drop the module and its target layer, which is chosen again in the next look."""
-        self._target_layer = None
+        """Drop what is known of the module's layers, which are chosen again in the next look."""
+        self._layers, self._found = (), None
 
     def choices(self) -> dict[str, Any]:
         """Return which methods are left out, with the reasons, for a resumed run."""
@@ -138,13 +138,9 @@ class LookPass:
     def _explain_batches(self, settings: Settings, samples: FixedSamples) -> tuple[ExplainedSamples, ...]:
         explained = []
         for batch in samples.batches():
-            reads_layer = any(METHODS[key].reads_layer for key in settings.methods)
-            if self._target_layer is None and not settings.layers and reads_layer:
-                self._target_layer = find_target_layer(settings.forward, batch.call)
-            if self._target_layer is not None:
-                settings = replace(settings, layers=(self._target_layer,))
             target = self.target.resolve(len(batch), labels=batch.known_labels, positions=batch.positions)
             explained.append(self._explain(settings, batch, target))
+            settings = replace(settings, layers=self._layers, found=self._found)
         return tuple(explained)
 
     def _reasons(self, settings: Settings, sample: FixedSamples) -> dict[str, str]:
@@ -168,6 +164,7 @@ class LookPass:
             settings = replace(settings, chunk_size=self._fitting_chunk or settings.chunk_size)
             try:
                 explanation = explain_call(settings, batch.call, target)
+                self._layers, self._found = explanation.settings.layers, explanation.settings.found
                 return ExplainedSamples(batch, explanation, HeatmapStage(explanation))
             except Exception as fault:
                 failed_chunk = min(settings.chunk_size or len(batch), len(batch))
@@ -185,7 +182,8 @@ class LookPass:
             forward=forward,
             methods={key: options for key, options in self.methods.items() if key not in self.left_out},
             target=self.target,
-            layers=tuple(self.part.layer(forward.model, name) for name in self.layer),
+            layers=self._layers or tuple(self.part.layer(forward.model, name) for name in self.layer),
+            found=self._found,
             fuse=self.execution.fuse,
             flip=self.execution.flip,
             task=self.execution.task or ("multilabel" if module_task == "multilabel" else "multiclass"),

@@ -3,26 +3,24 @@
 The only package with hooks, modes, autograd, random states and autocast.
 """
 
+from lightning_saliency.evidence.attention import Attention
 from lightning_saliency.evidence.class_weights import POOLINGS, find_class_weights
 from lightning_saliency.evidence.forward import Forward, ForwardContext, as_forward
 from lightning_saliency.evidence.head import find_head, own_parameters, replace_parameters
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
+from lightning_saliency.evidence.layers import AttentionSites, Layers, find_layers, find_target_layer, with_layout
+from lightning_saliency.evidence.layout import Layout, TokenGrid
 from lightning_saliency.evidence.outputs import find_logits
-from lightning_saliency.evidence.passes import (
-    Evidence,
-    Need,
-    Passes,
-    collect,
-    forward_logits,
-    forward_logits_in_chunks,
-)
+from lightning_saliency.evidence.passes import Passes, forward_logits, forward_logits_in_chunks
 from lightning_saliency.evidence.process_state import ProcessKept
 from lightning_saliency.evidence.random_states import RandomStates
 from lightning_saliency.evidence.recorder import CallRecorder, RecordedCall
 from lightning_saliency.evidence.rectify import Rectifier
 from lightning_saliency.evidence.shadow import Shadow
+from lightning_saliency.evidence.shared_pass import Evidence, Need, SharedPass, collect
 from lightning_saliency.evidence.signals import uninterrupted
-from lightning_saliency.evidence.target_layer import TargetLayer, find_target_layer, name_layer
+from lightning_saliency.evidence.tap import UnknownLayoutError
+from lightning_saliency.evidence.target_layer import TargetLayer, name_layer
 from lightning_saliency.evidence.targets import (
     ParsedTarget,
     Target,
@@ -36,10 +34,14 @@ from lightning_saliency.evidence.targets import (
 
 __all__ = [
     "POOLINGS",
+    "Attention",
+    "AttentionSites",
     "CallRecorder",
     "Evidence",
     "Forward",
     "ForwardContext",
+    "Layers",
+    "Layout",
     "Need",
     "ParsedTarget",
     "Passes",
@@ -48,18 +50,22 @@ __all__ = [
     "RecordedCall",
     "Rectifier",
     "Shadow",
+    "SharedPass",
     "Surroundings",
     "Target",
     "TargetChoice",
     "TargetLayer",
     "Task",
+    "TokenGrid",
     "Undisturbed",
+    "UnknownLayoutError",
     "as_forward",
     "check_classes",
     "class_probabilities",
     "collect",
     "find_class_weights",
     "find_head",
+    "find_layers",
     "find_logits",
     "find_target_layer",
     "forward_logits",
@@ -70,4 +76,5 @@ __all__ = [
     "replace_parameters",
     "select_scores",
     "uninterrupted",
+    "with_layout",
 ]

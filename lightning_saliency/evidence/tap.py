@@ -1,8 +1,8 @@
-"""`Tap`: reads or replaces the target layer's activations during a forward."""
+"""`Tap`: reads or replaces a layer's activations during a forward."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,30 +11,59 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lightning_saliency._checks import OptionError
-from lightning_saliency.evidence.target_layer import TargetLayer, is_activation
+from lightning_saliency.evidence.backward import Wanted
+from lightning_saliency.evidence.layout import Layout, TokenGrid, plain_layout
+from lightning_saliency.evidence.target_layer import TargetLayer
+from lightning_saliency.evidence.trace import is_activation
+
+
+class UnknownLayoutError(OptionError):
+    """The shape of a layer's output does not tell how it is read as a map; see `with_layout`.
+
+    Attributes:
+        layer: The layer.
+    """
+
+    def __init__(self, layer: TargetLayer, output: Any) -> None:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        super().__init__(
+            f"Expected the target layer {layer.name!r} to return a feature map, (N, D, h, w), (N, h, w, D), or tokens "
+            f"(N, L, D) that are a grid of the image's aspect, got {shape}.",
+            "layer",
+        )
+        self.layer = layer
 
 
 class Tap:
-    """Reads, or replaces, the target layer's activations during a forward.
+    """Reads, or replaces, a layer's activations during a forward.
 
     The model continues with a copy, so that its later in-place operations do not change the activations that are read.
 
     Args:
         model: The model that holds the layer, which is run inside this context.
-        layer: The target layer.
+        layer: The layer.
+        images_shape: (N, C, H, W) of the images.
         starts_graph: Whether the autograd graph begins at this layer, if it has not begun before.
-        replacement: What the model continues with in place of the activations.
+        replacement: The map `(N, D, h, w)` with which the model continues in place of the layer's.
     """
 
     def __init__(
-        self, model: nn.Module, layer: TargetLayer, *, starts_graph: bool, replacement: Tensor | None = None
+        self,
+        model: nn.Module,
+        layer: TargetLayer,
+        images_shape: Sequence[int],
+        *,
+        starts_graph: bool = False,
+        replacement: Tensor | None = None,
     ) -> None:
         self.module = model.get_submodule(layer.name)
         self.layer = layer
+        self.layout = layer.layout
+        self.count, self.image_size = images_shape[0], images_shape[2:]
         self.starts_graph = starts_graph
         self.replacement = replacement
         self.calls = 0
-        self.map: Tensor | None = None
+        self.tensor: Tensor | None = None
         self.passed_on: Tensor | None = None
 
     def __enter__(self) -> Tap:
@@ -49,34 +78,75 @@ class Tap:
         self.stack.close()
 
     def read(self) -> Tensor:
-        """Return the activations, once the forward has ended."""
-        if self.map is None or self.calls != 1:
+        """Return the tensor that the layer has returned, once the forward has ended."""
+        if self.tensor is None or self.calls != 1:
             raise OptionError(
                 f"Expected the target layer {self.layer.name!r} to run once in a forward, it ran {self.calls} times. "
                 "Choose a `layer` that runs once: for a shared activation, the layer before it or the block around it.",
                 "layer",
             )
-        return self.map
+        return self.tensor
 
-    def _hook(self, module: nn.Module, args: Any, output: Any) -> Tensor | None:
-        self.calls += 1
-        if not isinstance(output, Tensor) or output.dim() != 4:
-            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    def map(self, gradient: Tensor | None = None) -> Tensor:
+        """Return the map `(N, D, h, w)` that the layer has returned, or its gradient.
+
+        Args:
+            gradient: The gradient of what `read` returns.
+
+        Raises:
+            ValueError: It is no map, or not one for each image.
+        """
+        tensor = self.read().detach() if gradient is None else gradient
+        maps = self._known_layout.read(tensor, self.image_size)
+        if len(maps) != self.count:
             raise OptionError(
-                f"Expected the target layer {self.layer.name!r} to return a feature map (N, D, h, w), got {shape}.",
+                f"Expected the target layer {self.layer.name!r} to return a map for each of {self.count} images, got "
+                f"{len(maps)}: it cuts them into parts, or joins them. Choose a `layer` before or behind it.",
                 "layer",
             )
-        if self.starts_graph and not output.requires_grad:
-            output = output.detach().requires_grad_()
-            torch.set_grad_enabled(True)  # until the context around the forward ends
-        return self._keep(output, is_last=not self.layer.activated)
+        return maps
 
-    def _keep(self, output: Tensor, *, is_last: bool) -> Tensor:
-        self.map = output
-        if is_last and self.replacement is not None:
-            self.passed_on = self.replacement.to(output)
+    def wanted(self) -> Wanted:
+        """Return the tensor that the layer has returned, for its gradient."""
+        return self.read(), self._known_layout.batch_axis
+
+    def token_relevance(self, gradient: Tensor) -> Tensor:
+        """Return how much the score reads each token, from the gradient of what `read` returns: `(N, T)`, of sum 1."""
+        magnitude = self._known_layout.sequence(gradient).abs().sum(2)
+        total = magnitude.sum(1, keepdim=True)
+        return magnitude / torch.where(total > 0, total, 1.0)
+
+    def tokens(self) -> TokenGrid:
+        """Return which of the positions are the image's patches."""
+        return self._known_layout.token_grid(self.read().shape, self.image_size)
+
+    @property
+    def _known_layout(self) -> Layout:
+        assert self.layout is not None  # the layer has been called
+        return self.layout
+
+    def _hook(self, module: nn.Module, args: Any, output: Any) -> Any:
+        self.calls += 1
+        if self.layout is None:
+            self.layout = self._plain_layout(output)
+        tensor = self.layout.tensor(output)
+        if self.starts_graph and not tensor.requires_grad:
+            tensor = tensor.detach().requires_grad_()
+            torch.set_grad_enabled(True)  # until the context around the forward ends
+        return self.layout.replaced(output, self._keep(tensor, is_last=not self.layer.activated))
+
+    def _plain_layout(self, output: Any) -> Layout:
+        layout = plain_layout(output.shape, self.image_size) if isinstance(output, Tensor) else None
+        if layout is None:
+            raise UnknownLayoutError(self.layer, output)
+        return layout
+
+    def _keep(self, tensor: Tensor, *, is_last: bool) -> Tensor:
+        self.tensor = tensor
+        if is_last and self.replacement is not None and self.layout is not None:
+            self.passed_on = self.layout.write(tensor, self.replacement.to(tensor), self.image_size)
         else:
-            self.passed_on = output.clone()
+            self.passed_on = tensor.clone()
         return self.passed_on
 
     def _after(self, func: Callable[..., Any], args: tuple[Any, ...], result: Any) -> Any:

@@ -362,7 +362,7 @@ class Views(nn.Module):
     def __init__(self, layouts):
         super().__init__()
         torch.manual_seed(0)
-        self.conv, self.pool, self.linear = nn.Conv2d(3, 8, 3, padding=1), nn.AdaptiveMaxPool2d(4), nn.Linear(128, 5)
+        self.conv, self.pool, self.linear = nn.Conv2d(3, 6, 3, padding=1), nn.AdaptiveMaxPool2d(4), nn.Linear(96, 5)
         self.note = lambda images: layouts.append(images.is_contiguous())
 
     def forward(self, images):
@@ -380,7 +380,7 @@ class Views(nn.Module):
         (4, 280, {"chunk_size": 2}, [False, True, True]),
         (1, 70, {}, [True]),
         (1, 70, {"methods": "ablation_cam"}, [False, True, True]),  # the copies of one image are many
-        (1, 70, {"methods": "ablation_cam", "chunk_size": 1}, [True] * 9),
+        (1, 70, {"methods": "ablation_cam", "chunk_size": 1}, [True] * 7),
     ],
 )
 def test_many_pixels_go_through_a_model_channels_last_if_it_can_take_that(count, side, options, as_they_lie):

@@ -10,7 +10,7 @@ from states import assert_alike, assert_all_alike, assert_same
 
 from lightning_saliency.attribution import METHODS, Explanation, HeatmapStage, Settings, explain, explain_call
 from lightning_saliency.data import plain_call
-from lightning_saliency.evidence import Forward, Target, name_layer
+from lightning_saliency.evidence import Forward, Target, find_layers, name_layer
 from lightning_saliency.metrics import measure_faithfulness, measure_head_randomization
 
 IMAGES = torch.randn(3, 2, 10, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -142,10 +142,10 @@ def test_an_explanation_knows_how_it_was_made():
     assert settings.layers == (name_layer(model, "2"), name_layer(model, "5"))
     assert (settings.fuse, settings.flip, settings.task, settings.chunk_size) == ("max", True, "multilabel", 2)
     assert found.layers == ("2", "5")
-    assert explain(model, IMAGES).settings.layers == (name_layer(model, "5"),)  # the one that was found
+    assert explain(model, IMAGES).settings.read_layers == (name_layer(model, "5"),)  # the one that was found
     assert explain(model, IMAGES, methods="saliency").settings.layers == ()
     assert explain(model, IMAGES).settings == Settings(
-        Forward(model), {"grad_cam": {}}, layers=(name_layer(model, "5"),), progress=True
+        Forward(model), {"grad_cam": {}}, found=find_layers(model, IMAGES), progress=True
     )
 
 

@@ -76,8 +76,8 @@ class TakesTokens(TinyClassifier):
             "`layer` to name a module of TinyClassifier, got 'nowhere'",
         ),
         (partial(GradCAMCallback, model="bakcbone"), TinyClassifier, r"`model`.*'bakcbone'.*Nearest: .*backbone"),
-        (partial(GradCAMCallback, layer="head"), TinyClassifier, r"'head' to return a feature map .*got \(8, 3\)"),
-        (GradCAMCallback, Flat, "no convolutional map"),
+        (partial(GradCAMCallback, layer="head"), TinyClassifier, r"'head' to return a feature map, .*got \(8, 3\)"),
+        (GradCAMCallback, Flat, "no map of more than one position"),
         (CAMCallback, NotPooled, "global average pooling"),
         (partial(GradCAMCallback, target=7), TinyClassifier, "`target` to be below the model's 3 classes"),
         (

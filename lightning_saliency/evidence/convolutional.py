@@ -1,0 +1,94 @@
+"""The last convolutional map of a traced forward, as the papers of the CAM family choose it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from lightning_saliency.evidence.trace import LayerCall, Trace, ancestors, is_learned
+
+
+def last_convolutional_map(
+    trace: Trace, size: tuple[int, int] | None = None, *, can_be_cut: bool = False
+) -> LayerCall | None:
+    """Return the call that returned the last convolutional map that the logits depend on; None if there is none.
+
+    It is read after its own norm and activation and before any pooling: Grad-CAM's "last convolutional layer"
+    (Selvaraju 2017, section 3). Passed over are pooled or merely resized maps, maps of one pixel, maps of class scores,
+    and the patch embedding of a transformer (the only convolution, which cuts the image into patches). Where a
+    container returns the same tensor as a layer in it, the container's name is used: a ResNet's is `layer4`.
+
+    Args:
+        trace: The trace of one image.
+        size: (h, w) of the map; None for any size.
+        can_be_cut: Whether to choose only a map through which every path from the image to the logits goes.
+    """
+    used = ancestors([trace.logits.grad_fn])
+    sizes = {call.node: tuple(call.output.shape[2:]) for call in trace.calls}
+
+    def is_candidate(call: LayerCall) -> bool:
+        map_size = tuple(call.output.shape[2:])
+        if call.output.dim() != 4 or call.output.shape[2:].numel() < 2 or call.node not in used:
+            return False
+        if _is_patch_embedding(call) or (size is not None and map_size != size):
+            return False
+        if can_be_cut and trace.image in ancestors([trace.logits.grad_fn], stop=lambda node: node is call.node):
+            return False
+        return not is_class_scores(trace, call) and _is_convolutional(call.node, map_size, sizes)
+
+    for node in reversed(trace.nodes()):
+        named = once_called(trace, node)
+        if named and is_candidate(named[0]):
+            return plainest_name(trace, named)
+    return None
+
+
+def once_called(trace: Trace, node: Any) -> list[LayerCall]:
+    """Return the calls that have returned this very tensor, without those of modules that are called several times."""
+    return [call for call in trace.same_map(node) if trace.counts[call.name] == 1]
+
+
+def plainest_name(trace: Trace, calls: list[LayerCall]) -> LayerCall:
+    """Return, of calls that have returned the same tensor, the one whose name a reader of the model looks for.
+
+    It is the outermost container of the layer that made it, not a later layer that passes it on unchanged.
+    """
+    innermost = trace.same_map(calls[0].node)[0].name
+    containers = [call for call in calls if innermost == call.name or innermost.startswith(f"{call.name}.")]
+    plain = [call for call in containers if not call.element]
+    return (plain or containers or calls)[-1]
+
+
+def is_class_scores(trace: Trace, call: LayerCall) -> bool:
+    """Whether a map is one of class scores: a convolution to the classes, pooled to the logits.
+
+    It has as many channels as there are classes, nothing learned is between it and the logits, and it comes from the
+    last convolution or linear layer by nothing more than an activation: features that an `Identity` takes for the
+    logits are normalized, or added to others.
+    """
+    if trace.logits.shape[1] not in (call.output.shape[1], call.output.shape[-1]):
+        return False
+    if call.node not in ancestors([trace.logits.grad_fn], stop=is_learned):
+        return False
+    made_by = ancestors([call.node], stop=is_learned)
+    return not any(kind in node.name() for node in made_by for kind in ("Norm", "AddBackward"))
+
+
+def _is_convolutional(node: Any, size: tuple[int, ...], sizes: dict[Any, tuple[int, ...]]) -> bool:
+    """Whether a map is the output of a convolution at the same size, with no pooling or resizing after it."""
+    ends = ("Convolution", "Pool", "Upsample", "GridSampler", "PixelShuffle")
+
+    def stop(node: Any) -> bool:
+        return any(kind in node.name() for kind in ends) or sizes.get(node, size) != size
+
+    return any("Convolution" in node.name() and sizes.get(node, size) == size for node in ancestors([node], stop))
+
+
+def _is_patch_embedding(call: LayerCall) -> bool:
+    """Whether a single convolution cuts the image into patches that do not overlap."""
+    return (
+        isinstance(call.module, nn.Conv2d)
+        and call.module.kernel_size == call.module.stride != (1, 1)
+        and sum("Convolution" in node.name() for node in ancestors([call.node])) == 1
+    )
