@@ -309,7 +309,7 @@ def try_out(kind: Kind, size: Size, seed: int) -> Trial:
     single = validation[: size.num_explained][right[: size.num_explained]]
     double = validation_images(size.num_explained, objects=2)
     figures, before = (
-        {method: measure(model, method, single, double) for method in kind.methods} for model in (network, untrained)
+        measure(model, kind.methods, single, double) for model in (network, untrained)
     )
     return Trial(kind, seed, network, right.float().mean().item(), len(single), figures, before)
 
@@ -319,27 +319,25 @@ def validation_images(count: int, objects: int = 1) -> Images:
     return Images.compose(count, seed=-objects, objects=objects)
 
 
-def measure(network: nn.Module, method: str, single: Images, double: Images) -> Figures:
-    """Explain the classes of the glyphs, and compare the heatmaps with where the glyphs are."""
-    heatmaps = heatmaps_of(network, method, single, 0).maps
-    masks = masks_of(single, 0)
-    asked, other = [], []
-    for glyph in (0, 1):
-        maps = heatmaps_of(network, method, double, glyph).maps
-        asked.append(pointing_game(maps, masks_of(double, glyph)))
-        other.append(pointing_game(maps, masks_of(double, 1 - glyph)))
-    return Figures(
-        fraction(pointing_game(heatmaps, masks)),
-        energy_inside(heatmaps, masks).nan_to_num(0.0).mean().item(),
-        fraction(torch.cat(asked)),
-        fraction(torch.cat(other)),
-    )
+def measure(network: nn.Module, methods: Sequence[str], single: Images, double: Images) -> dict[str, Figures]:
+    """Explain the classes of the glyphs by each method, and compare the heatmaps with where the glyphs are."""
+    alone = heatmaps_of(network, methods, single, 0)
+    of_two = [heatmaps_of(network, methods, double, glyph) for glyph in (0, 1)]
+    return {
+        method: Figures(
+            hits=hits(alone[method], single, 0),
+            energy=energy_inside(alone[method].maps, masks_of(single, 0)).nan_to_num(0.0).mean().item(),
+            asked=mean(hits(of_two[glyph][method], double, glyph) for glyph in (0, 1)),
+            other=mean(hits(of_two[glyph][method], double, 1 - glyph) for glyph in (0, 1)),
+        )
+        for method in methods
+    }
 
 
-def heatmaps_of(network: nn.Module, method: str, images: Images, glyph: int) -> Heatmaps:
-    """Return one method's heatmaps of each image's first or second class glyph."""
-    explanation = explain(network, images.pixels, methods=method, target=images.labels[:, glyph])
-    return make_heatmaps(explanation.attributions[method], (SIDE, SIDE))
+def heatmaps_of(network: nn.Module, methods: Sequence[str], images: Images, glyph: int) -> dict[str, Heatmaps]:
+    """Return the heatmaps of each image's first or second class glyph, by method."""
+    explanation = explain(network, images.pixels, methods=methods, target=images.labels[:, glyph])
+    return {method: make_heatmaps(raw, (SIDE, SIDE)) for method, raw in explanation.attributions.items()}
 
 
 def masks_of(images: Images, glyph: int) -> Tensor:
@@ -347,40 +345,44 @@ def masks_of(images: Images, glyph: int) -> Tensor:
     return boxes_to_masks(images.boxes[:, glyph], (SIDE, SIDE))
 
 
-def fraction(condition: Tensor) -> float:
-    """Return the fraction of the images for which something holds."""
-    return condition.float().mean().item()
+def hits(heatmaps: Heatmaps, images: Images, glyph: int) -> float:
+    """Return the fraction of the images whose heatmap has its maximum on the first or second class glyph."""
+    return pointing_game(heatmaps.maps, masks_of(images, glyph)).float().mean().item()
 
 
-def table(trials: Sequence[Trial], cell: Callable[[Trial, str], str], head: Sequence[str] = ()) -> str:
-    """Return a table in Markdown: a row a method, a column a kind of network, in each cell one value a seed.
-
-    Args:
-        trials: The networks, all seeds of a kind one after another.
-        cell: The value of a network and a method.
-        head: Further rows.
-    """
-    by_kind = {kind: [trial for trial in trials if trial.kind == kind] for kind in KINDS}
-    lines = [f"| | {' | '.join(kind.name for kind in by_kind)} |", f"|---|{'---|' * len(by_kind)}", *head]
+def table(trials: Sequence[Trial], cell: Callable[[Trial, str], str]) -> str:
+    """Return a table in Markdown: a row a method, a column a kind of network, in its cells one value a seed."""
+    lines = [f"| | {' | '.join(kind.name for kind in KINDS)} |", "|---|" + "---|" * len(KINDS)]
     for method in ASKED:
-        cells = [
-            " / ".join(cell(trial, method) for trial in of_kind) if method in kind.methods else "–"
-            for kind, of_kind in by_kind.items()
-        ]
-        lines.append(f"| {METHODS[method].title} | {' | '.join(cells)} |")
+        cells = [[cell(trial, method) for trial in trials if trial.kind == kind] for kind in KINDS]
+        lines.append(f"| {METHODS[method].title} | {' | '.join(map(' / '.join, cells))} |")
     return "\n".join(lines)
 
 
-def pointing_table(trials: Sequence[Trial]) -> str:
-    """Return the table of the pointing game, below the accuracies."""
-    accuracies = [" / ".join(percent(trial.accuracy) for trial in trials if trial.kind == kind) for kind in KINDS]
-    head = f"| *accuracy* | {' | '.join(accuracies)} |"
-    return table(trials, lambda trial, method: percent(trial.figures[method].hits), [head])
+def pointing_cell(trial: Trial, method: str) -> str:
+    """Say how often a method's maximum is on the glyph."""
+    return percent(trial.figures[method].hits) if method in trial.figures else "–"
+
+
+def energy_cell(trial: Trial, method: str) -> str:
+    """Say how much of a method's heatmaps is on the glyph."""
+    return percent(trial.figures[method].energy) if method in trial.figures else "–"
+
+
+def untrained_cell(trial: Trial, method: str) -> str:
+    """Say how often the maximum was there before training."""
+    return percent(trial.untrained[method].hits) if method in trial.untrained else "–"
+
+
+def two_cell(trial: Trial, method: str) -> str:
+    """Say how often the maximum is on the one of two glyphs that is explained, and on the other."""
+    figures = trial.figures.get(method)
+    return f"{percent(figures.asked)} : {percent(figures.other)}" if figures else "–"
 
 
 def percent(share: float) -> str:
-    """Return a fraction in percent."""
-    return f"{100 * share:.1f}"
+    """Return a fraction in whole percent."""
+    return f"{100 * share:.0f}"
 
 
 @dataclass(frozen=True)
@@ -407,18 +409,16 @@ def draw(rows: Sequence[Row]) -> Tensor:
     shown = fit_images(to_rgb(pixels, 0.0, 1.0), CELL_SIDE)
     boxes = boxes * (shown.shape[3] // SIDE) + torch.tensor([-1, -1, 0, 0])
     framed = [draw_bounding_boxes(image, box[None], colors="white") for image, box in zip(shown, boxes, strict=True)]
+    maps = [heatmaps_of(row.trial.network, row.trial.kind.methods, row.image, row.glyph) for row in rows]
     none = Heatmaps(torch.zeros(1, 1, SIDE, SIDE), torch.zeros(1), ("has none",))
-    columns, blanks = {}, {}
-    for method in SHOWN:
-        maps = [
-            heatmaps_of(row.trial.network, method, row.image, row.glyph) if method in row.trial.kind.methods else none
-            for row in rows
-        ]
-        title = METHODS[method].title
-        columns[title] = torch.cat([row_maps.maps for row_maps in maps])
-        blanks[title] = [row_maps.reasons[0] for row_maps in maps]
-    captions = [Caption(row.words) for row in rows]
-    return grid(torch.stack(framed), columns, captions=captions, blanks=blanks, cell_side=CELL_SIDE)
+    columns = {method: [of_row.get(method, none) for of_row in maps] for method in SHOWN}
+    return grid(
+        torch.stack(framed),
+        {METHODS[method].title: torch.cat([one.maps for one in column]) for method, column in columns.items()},
+        captions=[Caption(row.words) for row in rows],
+        blanks={METHODS[method].title: [one.reasons[0] for one in column] for method, column in columns.items()},
+        cell_side=CELL_SIDE,
+    )
 
 
 def draw_kinds(trials: Sequence[Trial]) -> Tensor:
@@ -436,6 +436,91 @@ def draw_two(trials: Sequence[Trial]) -> Tensor:
     return draw([Row(trial.kind.name, trial, image, glyph) for trial in chosen for glyph in (0, 1)])
 
 
+def write_page(folder: Path, trials: Sequence[Trial], size: Size, command: str) -> None:
+    """Write the page, and pictures of the first network of each kind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in (("planted_glyph", draw_kinds(trials)), ("planted_glyph_two", draw_two(trials))):
+        to_pil(picture).save(folder / f"{name}.jpg", quality=80)
+    paragraphs = [
+        text if text.startswith(("#", "-", "|", "!", "```")) else fill(text, 119, break_on_hyphens=False)
+        for text in page(trials, size, command).split("\n\n")
+    ]
+    (folder / "planted_glyph.md").write_text("\n\n".join(paragraphs), encoding="utf-8")
+
+
+def page(trials: Sequence[Trial], size: Size, command: str) -> str:
+    """Return the page in Markdown; of `--small` its figures are right, and its words too large."""
+    vits, class_token, pooled = KINDS[:3], KINDS[:2], KINDS[2:3]
+
+    def between(method: str, kinds: Sequence[Kind], figure: str = "hits", before: bool = False) -> str:
+        """Return the range of a figure over the networks of some kinds."""
+        values = [
+            getattr((trial.untrained if before else trial.figures)[method], figure)
+            for trial in trials
+            if trial.kind in kinds and method in trial.figures
+        ]
+        low, high = percent(min(values)), percent(max(values))
+        return low if low == high else f"{low} to {high}"
+
+    even = GLYPH**2 / SIDE**2
+    accuracies = [[f"{100 * trial.accuracy:.1f}" for trial in trials if trial.kind == kind] for kind in KINDS]
+    trained = "\n".join(
+        f"- **{kind.name}**: {kind.words}; {kind.steps} steps, accuracy {' and '.join(of_kind)} %"
+        for kind, of_kind in zip(KINDS, accuracies, strict=True)
+    )
+    return f"""# Where is the glyph? Every method, asked where the answer is known
+
+A heatmap of a photo looks right or wrong to whoever looks at it. Here it is right or wrong: one glyph in the image
+decides the class, where it stands is known, and a network that is right almost always must have found it. Five kinds
+of network, transformers first, are trained and explained by the same one call, `explain(network, images,
+methods=[...])`, with no layer named. The command that makes this page, a quarter of an hour on two CPU cores:
+
+```bash
+{command}
+```
+
+The same command gives the same figures; another processor, or another number of threads, gives slightly different ones.
+
+## The task
+
+An image of {SIDE}×{SIDE} pixels holds three glyphs of {GLYPH}×{GLYPH} at random places, and noise. One of the three is
+one of {CLASSES}, which is the class; the others are drawn anew for each image, by the same rule, so that nothing but
+its shape tells the class's glyph from them. Glyphs stand at every second pixel: three of four are not on the grid of
+{PATCH}×{PATCH} patches of the ViTs. A box of {percent(even)} % of the image is around the class's glyph. Training images
+are composed anew in each step of {BATCH}; the accuracy is on {size.num_val} further ones, with one value a seed.
+
+{trained}
+
+Explained is the true class of those of {size.num_explained} of these images that the network classifies correctly.
+
+![One image, five networks, what each method shows; the class's glyph is framed](planted_glyph.jpg)
+
+## Is the maximum on the glyph?
+
+The pointing game: the share of the images, in percent, whose heatmap has its maximum in the glyph's box. One value a
+seed; "–" where a network has no such evidence. With {size.num_explained} images one value is good to about 3 points.
+
+{table(trials, pointing_cell)}
+
+{findings}
+
+## Does it know the class?
+
+{table(trials, two_cell)}
+
+## How much of the map is on the glyph?
+
+{table(trials, energy_cell)}
+
+## What an untrained network gets
+
+{table(trials, untrained_cell)}
+
+## What this does not show
+
+"""
+
+
 def main(argv: Sequence[str] | None = None) -> list[Trial]:
     """Train all networks, and print the tables."""
     args = parse_arguments(argv)
@@ -445,7 +530,10 @@ def main(argv: Sequence[str] | None = None) -> list[Trial]:
         for seed in range(args.seeds):
             trials.append(try_out(kind, size, seed))
             print(f"{kind.name}, seed {seed}: accuracy {percent(trials[-1].accuracy)} %", flush=True)
-    print(f"\nPointing game, in percent:\n\n{pointing_table(trials)}")
+    print(f"\nPointing game, in percent:\n\n{table(trials, pointing_cell)}")
+    if args.docs:
+        options = [*(["--small"] if args.small else []), *([f"--seeds {args.seeds}"] if args.seeds != 2 else [])]
+        write_page(Path(args.docs), trials, size, " ".join(["python examples/planted_glyph.py --docs docs", *options]))
     return trials
 
 
