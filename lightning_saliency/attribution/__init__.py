@@ -3,6 +3,7 @@
 A method is one pure function and one row of `METHODS`.
 """
 
+from lightning_saliency.attribution.attention import attention_relevance, attention_rollout
 from lightning_saliency.attribution.cam_family import (
     cam,
     eigen_cam,
@@ -10,6 +11,7 @@ from lightning_saliency.attribution.cam_family import (
     grad_cam_plus_plus,
     hires_cam,
     layer_cam,
+    summed_hires_cam,
     xgrad_cam,
 )
 from lightning_saliency.attribution.explaining import Layer, explain, explain_call, parse_images
@@ -48,6 +50,8 @@ __all__ = [
     "Normalize",
     "Settings",
     "ablation_cam",
+    "attention_relevance",
+    "attention_rollout",
     "blank_reasons",
     "cam",
     "deconvnet",
@@ -72,6 +76,7 @@ __all__ = [
     "score_cam",
     "smooth_grad",
     "smooth_grad_cam_plus_plus",
+    "summed_hires_cam",
     "to_heatmaps",
     "xgrad_cam",
 ]

@@ -7,7 +7,10 @@ Symbols: A = activations of the target layer, g = ∂score/∂A, k a channel, ij
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency._checks import check_flag
@@ -87,6 +90,29 @@ def hires_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
     return weighted_sum(required(evidence.activation_grads), required(evidence.activations), principal).relu()
 
 
+def summed_hires_cam(evidence: Evidence) -> Tensor:
+    """HiResCAM summed over the inputs of all attentions (Draelos & Carin 2020; summed over layers as in LayerCAM).
+
+    L = Σ_b ReLU(Σ_k g_bk ⊙ A_bk), each map resized bilinearly to the finest one: A_b is what the b-th attention reads,
+    after its norm, and g_b = ∂score/∂A_b. No attention matrix is needed: it works for attention within windows, in
+    pyramids and in hybrids.
+
+    Raises:
+        ValueError: The model has no attention.
+
+    Example:
+        >>> A = torch.tensor([[[[1.0, 2.0]]]])
+        >>> g = torch.tensor([[[[3.0, -1.0]]]])
+        >>> none = torch.zeros(1)
+        >>> summed_hires_cam(Evidence(none, none, none, attention_inputs=((A, g), (2 * A, g))))
+        tensor([[[[9., 0.]]]])
+    """
+    maps = [weighted_sum(gradient, activations).relu() for activations, gradient in evidence.attention_inputs]
+    size = max((tuple(one.shape[2:]) for one in maps), key=math.prod)
+    resized = [F.interpolate(one, size, mode="bilinear", align_corners=False) for one in maps]
+    return torch.stack(resized).sum(0)
+
+
 def layer_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
     """LayerCAM (Jiang et al. 2021, "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization").
 
@@ -161,6 +187,7 @@ ROWS = {
     "grad_cam": Method(grad_cam, "Grad-CAM", _GRADIENT, checks=_PRINCIPAL),
     "grad_cam_plus_plus": Method(grad_cam_plus_plus, "Grad-CAM++", _GRADIENT, checks=_PRINCIPAL),
     "hires_cam": Method(hires_cam, "HiResCAM", _GRADIENT, checks=_PRINCIPAL),
+    "summed_hires_cam": Method(summed_hires_cam, "HiResCAM, all attentions", frozenset({"attention_inputs"})),
     "layer_cam": Method(layer_cam, "LayerCAM", _GRADIENT, checks=_PRINCIPAL),
     "xgrad_cam": Method(xgrad_cam, "XGrad-CAM", _GRADIENT, checks=_PRINCIPAL),
     "eigen_cam": Method(eigen_cam, "Eigen-CAM", _LAYER),

@@ -226,7 +226,9 @@ class _Reader:
 
     def read(self, call: Call, images: Tensor, target: ParsedTarget) -> Explanation:
         settings = self.settings
-        needs = frozenset[Need]().union(*(METHODS[key].needs for key in settings.methods))
+        needs = frozenset[Need]().union(
+            *(METHODS[key].needs_with(options) for key, options in settings.methods.items())
+        )
         shared_pass = collect(
             settings.forward,
             call,

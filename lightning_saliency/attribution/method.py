@@ -36,6 +36,9 @@ class Method:
         extra: The kind of passes that it needs beyond the shared one.
         checks: By option a function of its name and value that refuses a wrong value, or returns the right one; an
             option without one may be anything.
+        option_needs: By option the parts of the evidence that the method reads in addition where it is not None.
+        notes: By name a function of the evidence and the options that returns a number for each map, `(N,)`, which is
+            reported with it.
     """
 
     function: Callable[..., Tensor]
@@ -44,6 +47,8 @@ class Method:
     reduce: Reduce | None = None
     extra: ExtraPasses | None = None
     checks: Mapping[str, Check] = field(default_factory=dict)
+    option_needs: Mapping[str, frozenset[Need]] = field(default_factory=dict)
+    notes: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
 
     @property
     def reads_layer(self) -> bool:
@@ -53,7 +58,12 @@ class Method:
     @property
     def reads_attentions(self) -> bool:
         """Whether the method reads the model's attentions, or their inputs."""
-        return bool(self.needs & {"attentions", "attention_inputs"})
+        return bool(self.needs & {"attention_relevance", "attention_weights", "attention_inputs"})
+
+    def needs_with(self, options: Mapping[str, Any]) -> frozenset[Need]:
+        """Return the parts of the evidence that the method reads with these options."""
+        needed = (self.option_needs.get(option, frozenset()) for option, value in options.items() if value is not None)
+        return self.needs.union(*needed)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -90,11 +100,13 @@ class Method:
     ) -> tuple[Tensor, Tensor | None]:
         """Return the raw attributions `(N, 1, h, w)`, and those of each channel `(N, C, H, W)` or None.
 
-        Only methods in input space have one for each channel.
+        Only methods in input space have one for each channel. The method's notes are put into those of the passes.
         """
         function_options = dict(options or {})
         reduce = function_options.pop("reduce", self.reduce)
         raw = self.function(evidence, *([passes] if self.extra else []), **function_options)
+        for name, note in self.notes.items():
+            passes.notes[name] = note(evidence, **function_options)
         if reduce is None:
             return raw.float(), None
         return reduce_channels(raw, reduce).float(), raw.float()

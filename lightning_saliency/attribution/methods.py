@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from lightning_saliency._checks import shown
-from lightning_saliency.attribution import cam_family, gradient, perturbation, rectified
+from lightning_saliency.attribution import attention, cam_family, gradient, perturbation, rectified
 from lightning_saliency.attribution.method import Method
 
 MethodChoice: TypeAlias = str | Iterable[str] | Mapping[str, Mapping[str, Any] | None]
@@ -15,6 +15,7 @@ MethodChoice: TypeAlias = str | Iterable[str] | Mapping[str, Mapping[str, Any] |
 
 METHODS: dict[str, Method] = {
     **cam_family.ROWS,
+    **attention.ROWS,
     **gradient.ROWS,
     **rectified.ROWS,
     **perturbation.ROWS,

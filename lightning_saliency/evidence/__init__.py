@@ -3,7 +3,7 @@
 The only package with hooks, modes, autograd, random states and autocast.
 """
 
-from lightning_saliency.evidence.attention import Attention
+from lightning_saliency.evidence.attention import Attention, AttentionPart, AttentionReader
 from lightning_saliency.evidence.class_weights import POOLINGS, find_class_weights
 from lightning_saliency.evidence.forward import Forward, ForwardContext, as_forward
 from lightning_saliency.evidence.head import find_head, own_parameters, replace_parameters
@@ -35,6 +35,8 @@ from lightning_saliency.evidence.targets import (
 __all__ = [
     "POOLINGS",
     "Attention",
+    "AttentionPart",
+    "AttentionReader",
     "AttentionSites",
     "CallRecorder",
     "Evidence",

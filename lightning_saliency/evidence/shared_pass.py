@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_saliency._checks import OptionError
 from lightning_saliency.data import Call
-from lightning_saliency.evidence.attention import Attention, AttentionReader
+from lightning_saliency.evidence.attention import Attention, AttentionPart, AttentionReader
 from lightning_saliency.evidence.backward import Gradients, Wanted, differentiate, widen
 from lightning_saliency.evidence.class_weights import find_class_weights
 from lightning_saliency.evidence.forward import Forward
@@ -26,9 +26,19 @@ from lightning_saliency.evidence.target_layer import TargetLayer
 from lightning_saliency.evidence.targets import ParsedTarget, check_classes, select_scores
 
 Need: TypeAlias = Literal[
-    "activations", "activation_grads", "input_grads", "class_weights", "attentions", "attention_inputs"
+    "activations",
+    "activation_grads",
+    "input_grads",
+    "class_weights",
+    "attention_relevance",
+    "attention_weights",
+    "attention_heads",
+    "attention_inputs",
 ]
 """The parts of the evidence that a method may read."""
+
+
+_ATTENTION_PARTS: dict[Need, AttentionPart] = {"attention_relevance": "relevance", "attention_weights": "weights"}
 
 
 @dataclass(frozen=True)
@@ -134,27 +144,29 @@ class _Plan:
     found: Layers
 
     def __post_init__(self) -> None:
-        for need, layers, reason in (
-            ("attentions", self.found.attentions, self.found.no_attentions),
-            ("attention_inputs", self.found.attention_inputs, "The run shows no attention that reads a map."),
-        ):
-            if need in self.needs and not layers:
-                raise OptionError(reason, "methods")
+        if self.reads_attentions and self.found.attentions is None:
+            raise OptionError(self.found.no_attentions, "methods")
+        if "attention_inputs" in self.needs and not self.found.attention_inputs:
+            raise OptionError("The run of the model shows no attention that reads a map.", "methods")
 
     @property
     def wants_input(self) -> bool:
         return "input_grads" in self.needs
 
     @property
+    def reads_attentions(self) -> bool:
+        return bool(self.needs & _ATTENTION_PARTS.keys())
+
+    @property
     def attention_inputs(self) -> tuple[TargetLayer, ...]:
         """The inputs of attentions whose gradients are taken: of the first one, so that the backward gets to it."""
         inputs = self.found.attention_inputs
-        return inputs if "attention_inputs" in self.needs else inputs[:1] if "attentions" in self.needs else ()
+        return inputs if "attention_inputs" in self.needs else inputs[:1] if self.reads_attentions else ()
 
     @property
     def stream(self) -> tuple[TargetLayer, ...]:
         sites = self.found.attentions
-        return (sites.stream,) if "attentions" in self.needs and sites is not None else ()
+        return (sites.stream,) if self.reads_attentions and sites is not None else ()
 
     @property
     def differentiated(self) -> tuple[TargetLayer, ...]:
@@ -178,10 +190,14 @@ class _Plan:
     def reader(self, num_images: int, score_factor: float) -> AbstractContextManager[AttentionReader | None]:
         """Return what reads the attentions in a backward, if a method does."""
         sites = self.found.attentions
-        if "attentions" not in self.needs or sites is None:
+        if not self.reads_attentions or sites is None:
             return nullcontext()
         reader: AbstractContextManager[AttentionReader | None] = AttentionReader(
-            num_images, {length for size in sites.sizes for length in size}, score_factor=score_factor
+            num_images,
+            {keys for _, keys in sites.sizes},
+            {part for need, part in _ATTENTION_PARTS.items() if need in self.needs},
+            score_factor=score_factor,
+            keeps_heads="attention_heads" in self.needs,
         )
         return reader
 
@@ -191,7 +207,7 @@ class _Plan:
         """Return the parts of the evidence that are read from attentions, where a method reads them."""
         evidence: dict[str, Any] = {}
         sites = self.found.attentions
-        if "attentions" in self.needs and sites is not None:
+        if self.reads_attentions and sites is not None:
             stream = taps[sites.stream]
             if len(gradients.attentions) != len(sites.sizes):
                 raise OptionError(
