@@ -33,11 +33,19 @@ from lightning_saliency.attribution.heatmaps import (
     to_heatmaps,
 )
 from lightning_saliency.attribution.method import Method
-from lightning_saliency.attribution.methods import METHODS, MethodChoice, parse_methods
+from lightning_saliency.attribution.methods import (
+    DEFAULT_METHODS,
+    METHODS,
+    MethodChoice,
+    default_methods,
+    parse_methods,
+)
 from lightning_saliency.attribution.perturbation import ablation_cam, occlusion, score_cam
+from lightning_saliency.attribution.readings import describe_reading
 from lightning_saliency.attribution.rectified import deconvnet, guided_backprop, guided_grad_cam
 
 __all__ = [
+    "DEFAULT_METHODS",
     "METHODS",
     "ExplainedSamples",
     "Explanation",
@@ -55,6 +63,8 @@ __all__ = [
     "blank_reasons",
     "cam",
     "deconvnet",
+    "default_methods",
+    "describe_reading",
     "eigen_cam",
     "explain",
     "explain_call",

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from lightning_saliency._checks import shown
 from lightning_saliency.attribution import attention, cam_family, gradient, perturbation, rectified
 from lightning_saliency.attribution.method import Method
+from lightning_saliency.evidence import Layers
 
 MethodChoice: TypeAlias = str | Iterable[str] | Mapping[str, Mapping[str, Any] | None]
 """A choice of methods: a key, several keys, or a mapping from keys to the options of their functions."""
@@ -21,6 +22,34 @@ METHODS: dict[str, Method] = {
     **perturbation.ROWS,
 }
 """All methods by their keys. To add a method of your own, add an entry."""
+
+DEFAULT_METHODS = ("attention_relevance", "summed_hires_cam", "grad_cam", "grad_cam_plus_plus", "saliency")
+"""The methods of which `default_methods` chooses."""
+
+
+def default_methods(layers: Layers) -> tuple[str, ...]:
+    """Return the methods that suit a model best, where the user names none.
+
+    A convolutional network: `grad_cam`, `grad_cam_plus_plus`, `saliency`. A transformer: `attention_relevance`,
+    `grad_cam`, `saliency`; with attention within windows or in a pyramid, `summed_hires_cam` in place of the first.
+    Another model with maps: `grad_cam`, `saliency`. A model without any: `saliency`. Grad-CAM++ assumes maps that are
+    not negative, which tokens are.
+
+    Args:
+        layers: What a run of the model has shown.
+
+    Example:
+        >>> default_methods(Layers())
+        ('saliency',)
+    """
+    if layers.target is None:
+        return ("saliency",)
+    if layers.is_convolutional:
+        return ("grad_cam", "grad_cam_plus_plus", "saliency")
+    of_attention = (
+        ["attention_relevance"] if layers.attentions else ["summed_hires_cam"] if layers.attention_inputs else []
+    )
+    return (*of_attention, "grad_cam", "saliency")
 
 
 def parse_methods(methods: MethodChoice) -> dict[str, dict[str, Any]]:

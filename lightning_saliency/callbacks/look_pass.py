@@ -14,6 +14,7 @@ from lightning_saliency.attribution import (
     ExplainedSamples,
     HeatmapStage,
     Settings,
+    default_methods,
     explain_call,
 )
 from lightning_saliency.callbacks.model_part import ModelPart, same_logits
@@ -24,6 +25,7 @@ from lightning_saliency.evidence import (
     ParsedTarget,
     Target,
     TargetLayer,
+    find_layers,
 )
 
 
@@ -31,8 +33,9 @@ from lightning_saliency.evidence import (
 class LookPass:
     """Explains samples with a trainer's module, and remembers what it has found out about it.
 
-    These are the target layer, the chunk size that fits, and of the default methods those that work: before the first
-    success each is tried alone on one sample, if all together fail. Methods that the user names must all work.
+    These are the layers, the chunk size that fits, and of the default methods those that suit the model and work:
+    before the first success each is tried alone on one sample, if all together fail. Methods that the user names must
+    all work.
 
     Attributes:
         methods: The options of each method's function, by the method's key in `METHODS`.
@@ -101,6 +104,7 @@ class LookPass:
         """
         settings = self._settings(trainer, pl_module, at_once)
         try:
+            settings = self._suited(settings, samples)
             explained = self._explain_batches(settings, samples)
         except Exception as fault:
             if self._has_succeeded or _is_out_of_memory(fault) or self._is_impossible(fault):
@@ -134,6 +138,19 @@ class LookPass:
                 answers = (logits, logits.softmax(0))
                 count += expected is not None and not any(same_logits(answer, expected) for answer in answers)
         return count
+
+    def _suited(self, settings: Settings, samples: FixedSamples) -> Settings:
+        """Return the settings with those of the default methods that suit the model, or with the named ones."""
+        if "methods" not in self.unset:
+            return settings
+        if settings.found is None:
+            settings = replace(settings, found=find_layers(settings.forward, samples.first(1).batches()[0].call))
+            self._found = settings.found
+        found = settings.found or Layers()
+        suited = default_methods(replace(found, target=found.target or next(iter(settings.layers), None)))
+        if suited == ("saliency",):
+            self.left_out = {"grad_cam": found.problem}
+        return replace(settings, methods={key: settings.methods[key] for key in suited if key in settings.methods})
 
     def _explain_batches(self, settings: Settings, samples: FixedSamples) -> tuple[ExplainedSamples, ...]:
         explained = []

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_saliency._checks import refuse, shown
 from lightning_saliency._lightning import LightningModule, Trainer
-from lightning_saliency.attribution import ExplainedSamples, parse_methods
+from lightning_saliency.attribution import DEFAULT_METHODS, ExplainedSamples, parse_methods
 from lightning_saliency.callbacks.base import LookCallback
 from lightning_saliency.callbacks.history_output import HistoryOutput
 from lightning_saliency.callbacks.look_pass import LookPass
@@ -33,10 +33,6 @@ from lightning_saliency.visualization import Style
 
 CallbackTarget: TypeAlias = Literal["label", "predicted"] | int | list[int] | Callable[[Tensor], Tensor]
 """Which class is explained."""
-
-
-_DEFAULT_METHODS = ("grad_cam", "grad_cam_plus_plus", "saliency")
-"""The methods where neither the user nor a class names any."""
 
 
 class SaliencyCallback(LookCallback):
@@ -77,7 +73,7 @@ class SaliencyCallback(LookCallback):
     Args:
         methods: Keys of `lightning_saliency.METHODS`, one or several, or a dict from keys to the options of their
             functions in `lightning_saliency.attribution`, such as `{"smooth_grad": {"num_samples": 50}}`. Default:
-            `grad_cam`, `grad_cam_plus_plus`, `saliency`, without those that do not work on the model.
+            those that suit the model; see `lightning_saliency.attribution.default_methods`.
         samples: The number of samples, the first of the validation stream; positions in it; images `(N, C, H, W)`, or
             a pair of images and labels; or `Samples(...)`.
         target: Which class is explained: `label` (the true class where the batch has labels, else the predicted one),
@@ -127,7 +123,7 @@ class SaliencyCallback(LookCallback):
         if outputs is not None and not isinstance(outputs, list | tuple):
             refuse("outputs", "a list of `Output`s", shown(outputs), error=TypeError)
         chosen_methods = self.default_methods if methods is None else methods
-        parsed_methods = parse_methods(_DEFAULT_METHODS if chosen_methods is None else chosen_methods)
+        parsed_methods = parse_methods(DEFAULT_METHODS if chosen_methods is None else chosen_methods)
         parsed_samples = parse_samples(samples)
         execution = check_group("execution", execution, Execution)
         self.style = self._parse_style(style, parsed_methods)

@@ -56,6 +56,7 @@ class Layers:
         attention_inputs: The inputs of its attentions, in their order.
         attentions: Its attentions over the image's patches; None where it has none, or has others.
         embedding: The sequence of tokens before the first attention; None where there is none.
+        read_prefix: How many of the tokens before the patches the score reads: class tokens, but no registers.
         is_convolutional: Whether the target layer is the last map of a convolutional network.
         problem: Why there is no target layer.
         no_attentions: Why there are no `attentions`.
@@ -66,6 +67,7 @@ class Layers:
     attention_inputs: tuple[TargetLayer, ...] = ()
     attentions: AttentionSites | None = None
     embedding: TargetLayer | None = None
+    read_prefix: int = 0
     is_convolutional: bool = False
     problem: str = ""
     no_attentions: str = "The run shows no attention over the image's patches."
@@ -185,9 +187,15 @@ def _has_later_map(trace: Trace, convolutional: LayerCall) -> bool:
         call.node in used
         and _may_be_map(call.output.shape, trace.image_size)
         and not is_class_scores(trace, call)
-        and convolutional.node not in ancestors([call.node], stop=is_learned)
+        and not _only_pools(convolutional, call)
         for call in later
     )
+
+
+def _only_pools(earlier: LayerCall, later: LayerCall) -> bool:
+    """Whether a later map is the earlier one pooled, normed or reshaped: nothing learned is between them."""
+    between = ancestors([later.node], stop=lambda node: node is earlier.node)
+    return earlier.node in between and not any(map(is_learned, between - {earlier.node}))
 
 
 def _may_be_map(shape: Sequence[int], image_size: Sequence[int]) -> bool:
@@ -224,6 +232,7 @@ class _Choice:
             attention_inputs=inputs_of,
             attentions=self._sites(inputs),
             embedding=self._embedding(list(unique.values())),
+            read_prefix=self._read_prefix(),
         )
 
     def _last_map(self) -> LayerCall | None:
@@ -232,7 +241,7 @@ class _Choice:
             readable = [call for call in once_called(self.trace, node) if call.site in self.layouts]
             if readable and self._is_candidate(readable[0]):
                 chosen = plainest_name(self.trace, readable)
-                if self.convolutional is not None and self._only_pools(self.convolutional, chosen):
+                if self.convolutional is not None and _only_pools(self.convolutional, chosen):
                     return self.convolutional
                 return chosen
         return None
@@ -245,9 +254,6 @@ class _Choice:
             and not any(self._is_inside(call, attention) for attention in self.trace.attentions)
         )
 
-    def _only_pools(self, earlier: LayerCall, later: LayerCall) -> bool:
-        return earlier.node in ancestors([later.node], stop=is_learned)
-
     def _channels(self, call: LayerCall) -> int:
         return int(self.layouts[call.site].sequence(call.output).shape[-1])
 
@@ -255,20 +261,37 @@ class _Choice:
         return TargetLayer(call.name, call.activated, self.layouts[call.site])
 
     @cached_property
-    def covered(self) -> dict[Any, float]:
-        """The share of each map's patches on which the score of the predicted class depends, by the map's node."""
+    def gradients(self) -> dict[Any, tuple[LayerCall, Tensor]]:
+        """The gradient of the predicted class's score at each map on which it depends, by the map's node."""
         readable = [call for call in self.trace.calls if call.site in self.layouts and call.node is not None]
         unique = list({call.node: call for call in readable}.values())
         edges = [call.edge for call in unique if call.edge is not None]
         with torch.enable_grad():
             score = self.trace.logits.float().max()
         gradients = torch.autograd.grad(score, edges, allow_unused=True, retain_graph=True) if edges else ()
-        shares = {}
-        for call, gradient in zip(unique, gradients, strict=True):
-            if gradient is not None:
-                maps = self.layouts[call.site].read(gradient, self.trace.image_size)
-                shares[call.node] = float((maps != 0).any(1).float().mean())
-        return shares
+        return {
+            call.node: (call, gradient)
+            for call, gradient in zip(unique, gradients, strict=True)
+            if gradient is not None
+        }
+
+    @cached_property
+    def covered(self) -> dict[Any, float]:
+        """The share of each map's patches on which the score depends, by the map's node."""
+        maps = {
+            node: self.layouts[call.site].read(gradient, self.trace.image_size)
+            for node, (call, gradient) in self.gradients.items()
+        }
+        return {node: float((gradient != 0).any(1).float().mean()) for node, gradient in maps.items()}
+
+    def _read_prefix(self) -> int:
+        """Return how many tokens before the patches the score reads at the end."""
+        node = next((node for node in reversed(self.trace.nodes()) if node in self.gradients), None)
+        if node is None:
+            return 0
+        call, gradient = self.gradients[node]
+        layout = self.layouts[call.site]
+        return int((layout.sequence(gradient)[:, : layout.prefix] != 0).any(2).sum())
 
     def _is_inside(self, call: LayerCall, attention: AttentionCall) -> bool:
         """Whether a tensor is made on the way into an attention: its queries, keys and values, not its input."""

@@ -14,11 +14,12 @@ from lightning_saliency.metrics.classes import (
     MaxBoxAccuracy,
     MetricOverImages,
     PointingGame,
+    PrefixRelevance,
     RankCorrelation,
     RawMaximum,
     torchmetrics_class,
 )
-from lightning_saliency.metrics.concentration import area_above, entropy, is_blank, raw_maximum
+from lightning_saliency.metrics.concentration import area_above, entropy, is_blank, prefix_relevance, raw_maximum
 from lightning_saliency.metrics.faithfulness import (
     area_under_curve,
     average_drop,
@@ -61,6 +62,7 @@ __all__ = [
     "Metric",
     "MetricOverImages",
     "PointingGame",
+    "PrefixRelevance",
     "RankCorrelation",
     "RawMaximum",
     "area_above",
@@ -84,6 +86,7 @@ __all__ = [
     "measure_head_randomization",
     "metrics_table",
     "pointing_game",
+    "prefix_relevance",
     "randomized_head",
     "rank_correlation",
     "raw_maximum",

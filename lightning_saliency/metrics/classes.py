@@ -149,6 +149,7 @@ def _docstring(metric: Metric) -> str:
 HeatmapEntropy = torchmetrics_class(METRICS["entropy"])
 AreaAbove = torchmetrics_class(METRICS["area_above_half"])
 BlankFraction = torchmetrics_class(METRICS["blank_fraction"])
+PrefixRelevance = torchmetrics_class(METRICS["prefix_relevance"])
 RawMaximum = torchmetrics_class(METRICS["raw_maximum"])
 RankCorrelation = torchmetrics_class(RANK_CORRELATION)
 CenterShift = torchmetrics_class(CENTER_SHIFT)

@@ -101,6 +101,25 @@ def raw_maximum(attributions: Tensor) -> Tensor:
     return maxima.where(maxima.isfinite(), torch.nan)
 
 
+def prefix_relevance(shares: Tensor) -> Tensor:
+    """Return the share of each image's attention relevance that is on tokens that are no patches.
+
+    A model that gathers what it knows of the image in its class or register tokens has a high share: its map of the
+    patches then says less.
+
+    Args:
+        shares: `(N,)`, the note `attention_relevance/prefix_relevance` of an explanation.
+
+    Returns:
+        `(N,)` in [0, 1].
+
+    Example:
+        >>> prefix_relevance(torch.tensor([0.25]))
+        tensor([0.2500])
+    """
+    return check_shape("shares", shares, ("N",))
+
+
 ROWS = (
     Metric(
         "entropy", entropy, "entropy of the map over that of an even one: the lower, the more focused",
@@ -114,6 +133,11 @@ ROWS = (
     Metric(
         "blank_fraction", is_blank, "fraction of the maps with nothing to show",
         inputs=("coarse_heatmaps",), range=(0, 1), higher_is_better=False, worst=1,
+    ),
+    Metric(
+        "prefix_relevance", prefix_relevance, "share of a transformer's attention relevance on tokens that are no "
+        "patches: a high share leaves less to the map", inputs=("prefix_relevance",), range=(0, 1),
+        higher_is_better=None, worst=0,
     ),
     Metric(
         "raw_maximum", raw_maximum, "largest raw value: a colorful map can hide a vanishing signal",

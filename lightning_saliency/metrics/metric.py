@@ -14,6 +14,7 @@ from lightning_saliency._checks import check_choice, refuse
 
 INPUTS = {
     "attributions": "raw attributions of the method, `(N, 1, h, w)`",
+    "prefix_relevance": "its note of this name, `(N,)`; of `attention_relevance`",
     "heatmaps": "its heatmaps at image size, `(N, 1, H, W)` in [0, 1]",
     "coarse_heatmaps": "the same, averaged down to at most 32 pixels a side",
     "ranks": "the rank of each pixel of the coarse heatmaps in its map, `(N, P)`",

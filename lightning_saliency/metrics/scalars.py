@@ -140,6 +140,9 @@ def _inputs_of_maps(samples: ExplainedSamples, look: CoarseHeatmaps, method: str
         "coarse_heatmaps": _Input(lambda: maps),
         "ranks": _Input(lambda: ranked),
     }
+    for name, values in samples.explanation.notes.items():
+        if name.startswith(f"{method}/"):
+            inputs.setdefault(name.removeprefix(f"{method}/"), _Input(values.cpu))
     others = [values for key, values in look.ranks.items() if key != method]
     if others:
         inputs["other_methods_ranks"] = _Input(lambda: torch.stack(others, dim=1))

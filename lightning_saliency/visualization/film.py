@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_saliency._checks import check_choice, check_count
-from lightning_saliency.attribution import Normalize, make_heatmaps
+from lightning_saliency.attribution import METHODS, Normalize, make_heatmaps
 from lightning_saliency.visualization.captions import (
     Caption,
     Names,
@@ -228,9 +228,15 @@ class _Film:
         last = self.looks[-1]
         return join_notes(
             f"explained: {last.explained}" if last.explained else "",
-            f"layer: {', '.join(last.layers)}" if last.layers else "",
+            f"layer: {', '.join(last.layers)}" if last.layers and self.reads_layer else "",
             "one scale a sample" if self.normalize == "shared" else "",
         )
+
+    @property
+    def reads_layer(self) -> bool:
+        """Whether the maps were read from the target layers."""
+        method = METHODS.get(self.method.partition("@")[0])
+        return method is not None and method.reads_layer
 
     @cached_property
     def titles(self) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution import ExplainedSamples, Normalize, make_heatmaps
+from lightning_saliency.attribution import ExplainedSamples, Normalize, describe_reading, make_heatmaps
 from lightning_saliency.visualization.captions import (
     Caption,
     Names,
@@ -78,13 +78,14 @@ def draw_sheets(
     names, explanations = find_names(style, dataset), [group.explanation for group in looked]
     images = _in_rows(looked, [to_pictures(explanation.images, style, dataset) for explanation in explanations])
     captions = _in_order(looked, [_captions(group, names) for group in looked])
-    layer = f"layer: {explanations[0].layer}" if explanations[0].layer else ""
     channels = dict.fromkeys(
         shown_channels(explanation.images.shape[1], style.channels) for explanation in explanations
     )
     fitted = cache(partial(fit_images, images))  # most sheets have cells of the same size
 
-    def sheet(columns: Mapping[str, _Column], note: str) -> Tensor:
+    def sheet(columns: Mapping[str, _Column], note: str, keys: Iterable[str]) -> Tensor:
+        readings = dict.fromkeys(describe_reading(explanations[0], key) for key in keys)
+        read = "; ".join(reading for reading in readings if reading)
         fitting = math.isqrt(_CELLS_AREA // (len(images) * (1 + len(columns))))
         side = min(CELL_SIDE, max(_LEAST_CELL_SIDE, fitting))
         return grid(
@@ -94,20 +95,20 @@ def draw_sheets(
             captions=captions,
             blanks={name: column.reasons for name, column in columns.items()},
             labels={name: column.labels for name, column in columns.items() if column.labels},
-            note=join_notes(f"explained: {note}", layer, *channels),
+            note=join_notes(f"explained: {note}", f"read: {read}" if read else "", *channels),
             cell_side=side,
             colormap=style.colormap,
             alpha=style.alpha,
         )
 
     columns = {key: _method_column(looked, key, style.normalize) for key in explanations[0].attributions}
-    sheets = {key: sheet({method_title(key): column}, explained) for key, column in columns.items()}
+    sheets = {key: sheet({method_title(key): column}, explained, [key]) for key, column in columns.items()}
     if len(columns) > 1:
-        sheets["overview"] = sheet({method_title(key): column for key, column in columns.items()}, explained)
+        sheets["overview"] = sheet({method_title(key): column for key, column in columns.items()}, explained, columns)
     if style.top_k is not None and style.top_k > 1:
         by_rank = _class_columns(looked, names, style, style.top_k)
         scale = {"max": ", one scale a row", "minmax": "", "shared": ", one scale"}[style.normalize]
-        sheets["class_maps"] = sheet(by_rank, f"the {len(by_rank)} most probable classes{scale}")
+        sheets["class_maps"] = sheet(by_rank, f"the {len(by_rank)} most probable classes{scale}", ["cam"])
     return sheets
 
 

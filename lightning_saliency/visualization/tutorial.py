@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lightning_saliency.attribution import METHODS, Explanation, blank_reasons, make_heatmaps
+from lightning_saliency.attribution import METHODS, Explanation, blank_reasons, describe_reading, make_heatmaps
 from lightning_saliency.visualization.captions import explanation_captions, join_notes, method_title
 from lightning_saliency.visualization.colors import signed_to_rgb
 from lightning_saliency.visualization.images import shown_channels
@@ -63,7 +63,9 @@ def tutorial_figure(
     for key in keys:
         title = method_title(key)
         columns[title], blanks[title] = _draw_panel(explanation, key, rows, style)
-    reads_layer = any(key in METHODS and METHODS[key].reads_layer for key in keys)  # else the panels name their layers
+    # where several layers were read, the panels name them
+    readings = dict.fromkeys(describe_reading(explanation, key) for key in keys if key in METHODS)
+    read = "; ".join(reading for reading in readings if reading)
     captions = explanation_captions(explanation, find_names(style))
     return grid(
         to_pictures(explanation.images[rows], style),
@@ -71,7 +73,7 @@ def tutorial_figure(
         captions=[captions[row] for row in rows],
         blanks=blanks,
         note=join_notes(
-            f"layer: {explanation.layer}" if reads_layer else "",
+            f"read: {read}" if read else "",
             shown_channels(explanation.images.shape[1], style.channels),
             "signed values: 0 is mid gray, positive is brighter"
             if any(key in explanation.signed for key in keys)
