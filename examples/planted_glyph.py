@@ -1,9 +1,8 @@
 """Ask every method for an object whose place is known: a planted glyph, five kinds of network, transformers first.
 
-Each image holds one of six glyphs, which is its class, two random glyphs like it, and noise. A network that is right
-almost always has found the glyph, and where it stands is known, so that a heatmap can be wrong: the pointing game asks
-whether its maximum is on the glyph. With two class glyphs in one image, a heatmap of one class should mark this one
-and not the other.
+In each image of `glyphs.py` one glyph is the class. A network that is right almost always has found it, and where it
+stands is known, so that a heatmap can be wrong: the pointing game asks whether its maximum is on the glyph. With two
+class glyphs in one image, a heatmap of one class should mark this one and not the other.
 
     python examples/planted_glyph.py                # a quarter of an hour on two CPU cores
     python examples/planted_glyph.py --small        # seconds, to see that everything works
@@ -14,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,9 +21,20 @@ from statistics import mean
 from textwrap import fill
 
 import torch
-import torch.nn.functional as F
+from glyphs import (
+    BATCH,
+    CLASSES,
+    GLYPH,
+    PATCH,
+    SIDE,
+    Images,
+    VisionTransformer,
+    convolutional,
+    is_right,
+    train,
+    windowed,
+)
 from torch import Tensor, nn
-from torchvision.models import SwinTransformer
 from torchvision.utils import draw_bounding_boxes
 
 from lightning_saliency import METHODS, explain
@@ -33,156 +43,17 @@ from lightning_saliency.data import boxes_to_masks
 from lightning_saliency.metrics import energy_inside, pointing_game
 from lightning_saliency.visualization import Caption, fit_images, grid, to_pil, to_rgb
 
-SIDE, GLYPH, PATCH, CLASSES = 28, 8, 4, 6
-STEP = 2  # glyphs stand at every second pixel: three of four are not on the patch grid
-NOISE = 0.2
-BATCH = 64
 CELL_SIDE = 150  # of the pictures: an image's pixels are enlarged four times
 
-
-def draw_glyphs(count: int, generator: torch.Generator) -> Tensor:
-    """Draw random glyphs `(count, 8, 8)` of 0 and 1, whose right half mirrors the left, as of a small creature."""
-    left = torch.randint(2, (count, GLYPH, GLYPH // 2), generator=generator)
-    return torch.cat([left, left.flip(2)], 2)
-
-
-CLASS_GLYPHS = draw_glyphs(CLASSES, torch.Generator().manual_seed(1))
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images with the class glyphs that they hold, one each or two.
-
-    Attributes:
-        pixels: `(N, 1, 28, 28)`.
-        labels: The classes of the glyphs, `(N, k)`, k different ones.
-        boxes: Where they are, `(N, k, 4)`, as (x1, y1, x2, y2).
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    boxes: Tensor
-
-    @classmethod
-    def compose(cls, count: int, seed: int, objects: int = 1) -> Images:
-        """Compose images of three glyphs that do not overlap, of which `objects` are of a class."""
-        generator = torch.Generator().manual_seed(seed)
-        labels = torch.rand(count, CLASSES, generator=generator).argsort(1)[:, :objects]
-        others = draw_glyphs(count * (3 - objects), generator).unflatten(0, (count, 3 - objects))
-        glyphs = torch.cat([CLASS_GLYPHS[labels], others], 1)
-        corners = place_apart(count, 3, generator)
-        rows, columns = (corners[..., None] + torch.arange(GLYPH)).unbind(2)
-        pixels = NOISE * torch.randn(count, SIDE, SIDE, generator=generator)
-        pixels[torch.arange(count)[:, None, None, None], rows[..., None], columns[:, :, None]] += glyphs
-        x1_y1 = corners[:, :objects].flip(2)
-        return cls(pixels[:, None], labels, torch.cat([x1_y1, x1_y1 + GLYPH], 2))
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, rows: Tensor | slice) -> Images:
-        return Images(self.pixels[rows], self.labels[rows], self.boxes[rows])
-
-
-def place_apart(count: int, glyphs: int, generator: torch.Generator) -> Tensor:
-    """Return the upper left corners (y, x), `(count, glyphs, 2)`, of glyphs that do not overlap."""
-    corners = torch.zeros(count, glyphs, 2, dtype=torch.int64)
-    overlapping = torch.ones(count, dtype=torch.bool)
-    first, second = torch.triu_indices(glyphs, glyphs, 1)
-    while overlapping.any():
-        shape = (int(overlapping.sum()), glyphs, 2)
-        corners[overlapping] = STEP * torch.randint((SIDE - GLYPH) // STEP + 1, shape, generator=generator)
-        distances = (corners[:, first] - corners[:, second]).abs().amax(2)
-        overlapping = (distances < GLYPH).any(1)
-    return corners
-
-
-class Attention(nn.Module):
-    """Self-attention of all tokens `(N, L, D)`."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.project = nn.Linear(width, width)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Let each token read all tokens."""
-        q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        read = F.scaled_dot_product_attention(q, k, v)
-        return self.project(read.transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
-        self.norm2, self.mlp = (
-            nn.LayerNorm(width),
-            nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)),
-        )
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Mix the tokens, then each one's channels."""
-        tokens = tokens + self.attention(self.norm1(tokens))
-        return tokens + self.mlp(self.norm2(tokens))
-
-
-class VisionTransformer(nn.Module):
-    """A small ViT of 7×7 patches.
-
-    Args:
-        prefix: The number of tokens before the patches: a class token, which is classified, and registers. With 0 the
-            mean of the patches is classified.
-    """
-
-    def __init__(self, prefix: int, width: int = 48, depth: int = 4, heads: int = 4) -> None:
-        super().__init__()
-        self.embed = nn.Conv2d(1, width, PATCH, PATCH)
-        self.prefix = nn.Parameter(0.02 * torch.randn(1, prefix, width))
-        self.position = nn.Parameter(0.02 * torch.randn(1, (SIDE // PATCH) ** 2, width))
-        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, CLASSES)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """`(N, 1, 28, 28)` -> `(N, 6)`."""
-        patches = self.embed(images).flatten(2).mT + self.position
-        tokens = self.norm(self.blocks(torch.cat([self.prefix.expand(len(images), -1, -1), patches], 1)))
-        return self.head(tokens[:, 0] if self.prefix.shape[1] else tokens.mean(1))
-
-
-def windowed() -> nn.Module:
-    """Return a small Swin transformer: 14×14 tokens in windows of 7×7, then 7×7 tokens in one."""
-    network = SwinTransformer(
-        [2, 2], 32, depths=[2, 2], num_heads=[2, 4], window_size=[7, 7], mlp_ratio=2.0, stochastic_depth_prob=0.0,
-        num_classes=CLASSES,
-    )  # fmt: skip
-    network.features[0][0] = nn.Conv2d(1, 32, 2, 2)
-    return network
-
-
-def convolutional() -> nn.Module:
-    """Return a small CNN with global average pooling, whose last map is 14×14."""
-
-    def block(channels: int, width: int) -> list[nn.Module]:
-        return [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-
-    return nn.Sequential(
-        *block(1, 32), nn.MaxPool2d(2), *block(32, 48), *block(48, 64), *block(64, 64),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES),
-    )  # fmt: skip
-
-
-ASKED = (
+METHODS_ASKED = (
     "lrp", "attention_relevance", "summed_hires_cam", "attention_rollout", "cam", "hires_cam", "grad_cam",
     "grad_cam_plus_plus", "layer_cam", "saliency", "input_x_gradient",
 )  # fmt: skip
 
 
-SHOWN = tuple(method for method in ASKED if method not in ("grad_cam_plus_plus", "layer_cam", "input_x_gradient"))
+METHODS_SHOWN = (
+    "lrp", "attention_relevance", "summed_hires_cam", "attention_rollout", "cam", "hires_cam", "grad_cam", "saliency",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -191,29 +62,44 @@ class Kind:
 
     Attributes:
         name: What it is called.
+        words: What it is.
         build: Makes one.
         steps: How long it is trained.
-        refused: The methods that it has no evidence for: `explain` refuses them.
+        without: The methods that it has no evidence for, and that `explain` refuses for it.
     """
 
     name: str
+    words: str
     build: Callable[[], nn.Module]
     steps: int
-    refused: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
     @property
     def methods(self) -> list[str]:
         """What is asked of it."""
-        return [method for method in ASKED if method not in self.refused]
+        return [method for method in METHODS_ASKED if method not in self.without]
 
 
 KINDS = (
-    Kind("ViT, class token", partial(VisionTransformer, 1), 1000, refused=("cam",)),
-    Kind("ViT, class token + registers", partial(VisionTransformer, 5), 1000, refused=("cam",)),
-    Kind("ViT, mean of tokens", partial(VisionTransformer, 0), 1000),
-    Kind("Swin", windowed, 1000, refused=("attention_relevance", "attention_rollout")),
     Kind(
-        "CNN", convolutional, 250, refused=("attention_relevance", "attention_rollout", "summed_hires_cam"),
+        "ViT, class token", "7×7 patches, width 48, four pre-norm blocks of four heads; the class token is classified",
+        partial(VisionTransformer, 1), steps=2000, without=("cam",),
+    ),
+    Kind(
+        "ViT, registers", "the same with four register tokens more",
+        partial(VisionTransformer, 5), steps=2000, without=("cam",),
+    ),
+    Kind(
+        "ViT, pooled", "the same without any such token; the mean of the patches is classified",
+        partial(VisionTransformer, 0), steps=2000,
+    ),
+    Kind(
+        "Swin", "torchvision's, with two stages, of 14×14 tokens in windows of 7×7 and of 7×7 tokens",
+        windowed, steps=1500, without=("attention_relevance", "attention_rollout"),
+    ),
+    Kind(
+        "CNN", "four convolutions and global average pooling, for comparison; the last map is 14×14",
+        convolutional, steps=250, without=("attention_relevance", "attention_rollout", "summed_hires_cam"),
     ),
 )  # fmt: skip
 
@@ -261,6 +147,7 @@ class Trial:
         kind: Its kind.
         seed: Decides its weights and its training images.
         network: The network.
+        layer: What the CAM family reads.
         accuracy: The fraction of the validation images that it classifies correctly.
         num_single: How many images with one class glyph are explained: those that it classifies correctly.
         figures: By method.
@@ -270,32 +157,11 @@ class Trial:
     kind: Kind
     seed: int
     network: nn.Module
+    layer: str | None
     accuracy: float
     num_single: int
     figures: dict[str, Figures]
     untrained: dict[str, Figures]
-
-
-def train(network: nn.Module, steps: int, seed: int, learning_rate: float = 2e-3) -> None:
-    """Train a network on images that are composed anew for each step."""
-    optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=0.05, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
-    network.train()
-    for step in range(steps):
-        images = Images.compose(BATCH, seed=seed * 10**6 + step)
-        loss = F.cross_entropy(network(images.pixels), images.labels[:, 0])
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    network.eval()
-
-
-def is_right(network: nn.Module, images: Images) -> Tensor:
-    """Return whether the most probable class is that of the first glyph, `(N,)`."""
-    with torch.no_grad():
-        return network(images.pixels).argmax(1) == images.labels[:, 0]
 
 
 def try_out(kind: Kind, size: Size, seed: int) -> Trial:
@@ -308,10 +174,9 @@ def try_out(kind: Kind, size: Size, seed: int) -> Trial:
     right = is_right(network, validation)
     single = validation[: size.num_explained][right[: size.num_explained]]
     double = validation_images(size.num_explained, objects=2)
-    figures, before = (
-        measure(model, kind.methods, single, double) for model in (network, untrained)
-    )
-    return Trial(kind, seed, network, right.float().mean().item(), len(single), figures, before)
+    figures, before = (measure(model, kind.methods, single, double) for model in (network, untrained))
+    layer = explain(network, single.pixels[:1], methods="grad_cam").layer
+    return Trial(kind, seed, network, layer, right.float().mean().item(), len(single), figures, before)
 
 
 def validation_images(count: int, objects: int = 1) -> Images:
@@ -350,34 +215,21 @@ def hits(heatmaps: Heatmaps, images: Images, glyph: int) -> float:
     return pointing_game(heatmaps.maps, masks_of(images, glyph)).float().mean().item()
 
 
-def table(trials: Sequence[Trial], cell: Callable[[Trial, str], str]) -> str:
-    """Return a table in Markdown: a row a method, a column a kind of network, in its cells one value a seed."""
+def table(trials: Sequence[Trial], cell: Callable[[Figures], str], *, untrained: bool = False) -> str:
+    """Return a table in Markdown: a column a kind of network, a row a method, in its cells one value a network."""
     lines = [f"| | {' | '.join(kind.name for kind in KINDS)} |", "|---|" + "---|" * len(KINDS)]
-    for method in ASKED:
-        cells = [[cell(trial, method) for trial in trials if trial.kind == kind] for kind in KINDS]
-        lines.append(f"| {METHODS[method].title} | {' | '.join(map(' / '.join, cells))} |")
+    for method in METHODS_ASKED:
+        cells = []
+        for kind in KINDS:
+            of_kind = [trial.untrained if untrained else trial.figures for trial in trials if trial.kind == kind]
+            cells.append(" / ".join(cell(figures[method]) if method in figures else "–" for figures in of_kind))
+        lines.append(f"| {METHODS[method].title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def pointing_cell(trial: Trial, method: str) -> str:
-    """Say how often a method's maximum is on the glyph."""
-    return percent(trial.figures[method].hits) if method in trial.figures else "–"
-
-
-def energy_cell(trial: Trial, method: str) -> str:
-    """Say how much of a method's heatmaps is on the glyph."""
-    return percent(trial.figures[method].energy) if method in trial.figures else "–"
-
-
-def untrained_cell(trial: Trial, method: str) -> str:
-    """Say how often the maximum was there before training."""
-    return percent(trial.untrained[method].hits) if method in trial.untrained else "–"
-
-
-def two_cell(trial: Trial, method: str) -> str:
-    """Say how often the maximum is on the one of two glyphs that is explained, and on the other."""
-    figures = trial.figures.get(method)
-    return f"{percent(figures.asked)} : {percent(figures.other)}" if figures else "–"
+def pointing_table(trials: Sequence[Trial], *, untrained: bool = False) -> str:
+    """Return the table of the pointing game with one class glyph."""
+    return table(trials, lambda figures: percent(figures.hits), untrained=untrained)
 
 
 def percent(share: float) -> str:
@@ -406,12 +258,13 @@ def draw(rows: Sequence[Row]) -> Tensor:
     """Draw a column a method; a map that is blank, or that a network has not, is not drawn, and a word says why."""
     pixels = torch.cat([row.image.pixels for row in rows])
     boxes = torch.cat([row.image.boxes[:, row.glyph] for row in rows])
-    shown = fit_images(to_rgb(pixels, 0.0, 1.0), CELL_SIDE)
-    boxes = boxes * (shown.shape[3] // SIDE) + torch.tensor([-1, -1, 0, 0])
-    framed = [draw_bounding_boxes(image, box[None], colors="white") for image, box in zip(shown, boxes, strict=True)]
+    framed = []
+    for image, box in zip(fit_images(to_rgb(pixels, 0.0, 1.0), CELL_SIDE), boxes, strict=True):
+        corners = image.shape[2] // SIDE * box + torch.tensor([-1, -1, 0, 0])  # the frame is around the glyph
+        framed.append(draw_bounding_boxes(image, corners[None], colors="white"))
     maps = [heatmaps_of(row.trial.network, row.trial.kind.methods, row.image, row.glyph) for row in rows]
     none = Heatmaps(torch.zeros(1, 1, SIDE, SIDE), torch.zeros(1), ("has none",))
-    columns = {method: [of_row.get(method, none) for of_row in maps] for method in SHOWN}
+    columns = {method: [of_row.get(method, none) for of_row in maps] for method in METHODS_SHOWN}
     return grid(
         torch.stack(framed),
         {METHODS[method].title: torch.cat([one.maps for one in column]) for method, column in columns.items()},
@@ -450,30 +303,35 @@ def write_page(folder: Path, trials: Sequence[Trial], size: Size, command: str) 
 
 def page(trials: Sequence[Trial], size: Size, command: str) -> str:
     """Return the page in Markdown; of `--small` its figures are right, and its words too large."""
-    vits, class_token, pooled = KINDS[:3], KINDS[:2], KINDS[2:3]
+    vits, class_tokens, pooled, swin, cnn = KINDS[:3], KINDS[:2], KINDS[2:3], KINDS[3:4], KINDS[4:]
 
-    def between(method: str, kinds: Sequence[Kind], figure: str = "hits", before: bool = False) -> str:
+    def between(method: str, kinds: Sequence[Kind] = KINDS, figure: str = "hits") -> str:
         """Return the range of a figure over the networks of some kinds."""
         values = [
-            getattr((trial.untrained if before else trial.figures)[method], figure)
+            getattr(trial.figures[method], figure)
             for trial in trials
             if trial.kind in kinds and method in trial.figures
         ]
         low, high = percent(min(values)), percent(max(values))
         return low if low == high else f"{low} to {high}"
 
-    even = GLYPH**2 / SIDE**2
-    accuracies = [[f"{100 * trial.accuracy:.1f}" for trial in trials if trial.kind == kind] for kind in KINDS]
-    trained = "\n".join(
-        f"- **{kind.name}**: {kind.words}; {kind.steps} steps, accuracy {' and '.join(of_kind)} %"
-        for kind, of_kind in zip(KINDS, accuracies, strict=True)
-    )
-    return f"""# Where is the glyph? Every method, asked where the answer is known
+    def of_untrained() -> str:
+        values = [figures.hits for trial in trials for figures in trial.untrained.values()]
+        return f"{percent(min(values))} to {percent(max(values))}, on average {percent(mean(values))}"
 
-A heatmap of a photo looks right or wrong to whoever looks at it. Here it is right or wrong: one glyph in the image
-decides the class, where it stands is known, and a network that is right almost always must have found it. Five kinds
-of network, transformers first, are trained and explained by the same one call, `explain(network, images,
-methods=[...])`, with no layer named. The command that makes this page, a quarter of an hour on two CPU cores:
+    of_kinds = [[trial for trial in trials if trial.kind == kind] for kind in KINDS]
+    networks = "\n".join(
+        f"- **{of_kind[0].kind.name}**: {of_kind[0].kind.words}; {of_kind[0].kind.steps} steps, accuracy "
+        f"{' and '.join(f'{100 * trial.accuracy:.1f}' for trial in of_kind)} %. "
+        f"The CAM family reads `{of_kind[0].layer}`."
+        for of_kind in of_kinds
+    )
+    return f"""# Where is the glyph? All methods, asked where the answer is known
+
+Of a photo nobody knows where a network ought to look. Here one glyph in the image decides the class, its place is
+known, and a network that is right almost always has found it: a heatmap that marks something else is wrong. Five kinds
+of network, most of them transformers, are explained by one call without settings, `explain(network, images,
+methods=[...], target=labels)`. The command that makes this page, a quarter of an hour on two CPU cores:
 
 ```bash
 {command}
@@ -483,41 +341,74 @@ The same command gives the same figures; another processor, or another number of
 
 ## The task
 
-An image of {SIDE}×{SIDE} pixels holds three glyphs of {GLYPH}×{GLYPH} at random places, and noise. One of the three is
-one of {CLASSES}, which is the class; the others are drawn anew for each image, by the same rule, so that nothing but
-its shape tells the class's glyph from them. Glyphs stand at every second pixel: three of four are not on the grid of
-{PATCH}×{PATCH} patches of the ViTs. A box of {percent(even)} % of the image is around the class's glyph. Training images
-are composed anew in each step of {BATCH}; the accuracy is on {size.num_val} further ones, with one value a seed.
+An image of {SIDE}×{SIDE} pixels holds noise and three glyphs of {GLYPH}×{GLYPH}. One is of the {CLASSES} that are the
+classes. The two others are drawn at random for this image, by the same rule as those six, so that nothing but its
+shape tells which one counts. Glyphs stand at every second pixel, so that three of four are not on the grid of a ViT's
+patches of {PATCH}×{PATCH} pixels. Each step of training has {BATCH} images, composed anew. Of each kind of network
+{len({trial.seed for trial in trials})} are trained, with other weights and other images:
 
-{trained}
+{networks}
 
-Explained is the true class of those of {size.num_explained} of these images that the network classifies correctly.
+The accuracy is that on {size.num_val} further images. Of the first {size.num_explained} of them those are explained
+that the network classifies correctly, each for its class.
 
-![One image, five networks, what each method shows; the class's glyph is framed](planted_glyph.jpg)
+![One image, five networks, and what each method shows; the glyph of the class is framed](planted_glyph.jpg)
 
 ## Is the maximum on the glyph?
 
-The pointing game: the share of the images, in percent, whose heatmap has its maximum in the glyph's box. One value a
-seed; "–" where a network has no such evidence. With {size.num_explained} images one value is good to about 3 points.
+The pointing game, in percent of the images, one value a network. The glyph's box is {percent(GLYPH**2 / SIDE**2)} % of
+the image. "–": the network has not what the method reads.
 
-{table(trials, pointing_cell)}
+{pointing_table(trials)}
 
-{findings}
+- **Backward through all layers, the glyph is found**: LRP has {between("lrp")} %, the summed HiResCAM
+  {between("summed_hires_cam")} % and attention relevance {between("attention_relevance", pooled)} % on pooled tokens,
+  {between("attention_relevance", class_tokens)} % on class tokens.
+- **One layer near the end is too late**: Grad-CAM, at the layer where it is usually placed, has
+  {between("grad_cam", class_tokens)} % on class tokens and {between("grad_cam", (*pooled, *swin))} % on pooled ones,
+  and CAM itself {between("cam", (*pooled, *swin))} %. By then the tokens have mixed: what a token says is no longer
+  what its patch shows. In the CNN, whose last map sees only the surroundings of each place, both have
+  {between("grad_cam", cnn)} %.
+- **Gradients of pixels** are in between: saliency has {between("saliency", vits)} % on ViTs.
+- **Chance**: the untrained networks have {of_untrained()} %; see the last table.
 
 ## Does it know the class?
 
-{table(trials, two_cell)}
+Now two of the three glyphs are of a class, and each is explained in turn, for {size.num_explained} images: in percent,
+maxima on the glyph whose class is explained : maxima on the other.
+
+{table(trials, lambda figures: f"{percent(figures.asked)} : {percent(figures.other)}")}
+
+![An image with two class glyphs, each explained in turn, and framed](planted_glyph_two.jpg)
+
+Attention rollout does not: it has {between("attention_rollout", figure="asked")} % on the one that is asked for, and as
+many on the other, since its map is the same for all classes. That it did well with a single glyph only says that the
+network attends to it. Saliency hardly knows it: {between("saliency", vits, "asked")} against
+{between("saliency", vits, "other")} %. LRP has {between("lrp", figure="asked")} against
+{between("lrp", figure="other")} %, attention relevance {between("attention_relevance", figure="asked")} against
+{between("attention_relevance", figure="other")} %.
 
 ## How much of the map is on the glyph?
 
-{table(trials, energy_cell)}
+The share of the heatmap's sum that lies in the glyph's box, as a mean over the images of the first table, in percent;
+a heatmap that is the same everywhere has {percent(GLYPH**2 / SIDE**2)}.
+
+{table(trials, lambda figures: percent(figures.energy))}
 
 ## What an untrained network gets
 
-{table(trials, untrained_cell)}
+The first table, by the same networks before their training, for the same images and classes.
+
+{pointing_table(trials, untrained=True)}
 
 ## What this does not show
 
+- These are small networks, trained from scratch for a minute or two on one task. That a method finds a glyph here is
+  necessary for trusting it, not sufficient.
+- One network of a kind differs from another by more than some methods differ; {size.num_explained} images alone make a
+  value uncertain by about 3 points.
+- The pointing game asks for one pixel. A map that has its maximum on the glyph may have the rest of itself elsewhere,
+  which the third table tells.
 """
 
 
@@ -530,7 +421,7 @@ def main(argv: Sequence[str] | None = None) -> list[Trial]:
         for seed in range(args.seeds):
             trials.append(try_out(kind, size, seed))
             print(f"{kind.name}, seed {seed}: accuracy {percent(trials[-1].accuracy)} %", flush=True)
-    print(f"\nPointing game, in percent:\n\n{table(trials, pointing_cell)}")
+    print(f"\nPointing game, in percent:\n\n{pointing_table(trials)}")
     if args.docs:
         options = [*(["--small"] if args.small else []), *([f"--seeds {args.seeds}"] if args.seeds != 2 else [])]
         write_page(Path(args.docs), trials, size, " ".join(["python examples/planted_glyph.py --docs docs", *options]))
