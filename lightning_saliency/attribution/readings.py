@@ -8,15 +8,15 @@ from lightning_saliency.evidence import Layers, Layout, TargetLayer
 
 
 def describe_reading(explanation: Explanation, key: str) -> str:
-    """Return in words what a map was read from: the layer, the grid of its positions, and which tokens are no patches.
+    """Return in words what a map was read from: the layer or the attentions, and which of the tokens are patches.
 
     Args:
         explanation: The explanation.
         key: The map's key in its attributions: a method, or a method and a layer.
 
     Returns:
-        Such as `layer4 · 7×7` or `blocks.11.norm1 · 14×14 tokens after 1+4`: there the patches come after one token
-        that the score reads, a class token, and four that it does not, registers. Empty for a map of the image's
+        Such as `layer: layer4` or `layer: blocks.11.norm1 · 14×14 tokens after 1+4`: there the patches come after one
+        token that the score reads, a class token, and four that it does not, registers. Empty for a map of the image's
         pixels.
 
     Example:
@@ -25,30 +25,30 @@ def describe_reading(explanation: Explanation, key: str) -> str:
         >>> from lightning_saliency import explain
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
         >>> describe_reading(explain(model, torch.randn(2, 3, 32, 32)), "grad_cam")
-        '1 · 30×30'
+        'layer: 1'
     """
     method, _, layer = key.partition("@")
     if method not in METHODS:
         return ""
     settings, found = explanation.settings, explanation.settings.found or Layers()
-    height, width = explanation.attributions[key].shape[2:]
+    grid = "×".join(map(str, explanation.attributions[key].shape[2:]))
     if METHODS[method].reads_attentions:
         sites, inputs = found.attentions, found.attention_inputs
         if "attention_inputs" in METHODS[method].needs or sites is None:
-            return f"{len(inputs)} attention inputs · {height}×{width}"
-        return f"{len(sites.sizes)} attentions · {height}×{width}{_tokens(sites.stream, found)}"
+            return f"inputs of {len(inputs)} attentions · {grid}"
+        return f"{len(sites.sizes)} attentions{_tokens(sites.stream, found, grid)}"
     layers = [one for one in settings.layers_of(method) if not layer or str(one) == layer]
     if not layers:
         return ""
-    return f"{', '.join(map(str, layers))} · {height}×{width}{_tokens(layers[0], found)}"
+    return f"layer: {', '.join(map(str, layers))}{_tokens(layers[0], found, grid)}"
 
 
-def _tokens(layer: TargetLayer, found: Layers) -> str:
-    """Return which tokens stand beside the patches; empty for a map that is no sequence."""
+def _tokens(layer: TargetLayer, found: Layers, grid: str) -> str:
+    """Return how many patches there are, and which tokens stand beside them; empty for a map that is no sequence."""
     layout = layer.layout or Layout()
     if not layout.is_tokens:
         return ""
     unread = layout.prefix - found.read_prefix
     before = f"{found.read_prefix}+{unread}" if found.read_prefix and unread > 0 else str(layout.prefix)
     after = f" after {before}" if layout.prefix else ""
-    return f" tokens{after}" + (f" before {layout.suffix}" if layout.suffix else "")
+    return f" · {grid} tokens{after}" + (f" before {layout.suffix}" if layout.suffix else "")

@@ -45,6 +45,7 @@ class LookPass:
         execution: How the pass runs.
         unset: The options that the user has left at their defaults.
         left_out: Why methods are left out, by their keys.
+        shown: The methods of the last look.
     """
 
     methods: Mapping[str, Mapping[str, Any]]
@@ -54,6 +55,7 @@ class LookPass:
     execution: Execution
     unset: frozenset[str] = frozenset()
     left_out: Mapping[str, str] = field(default_factory=dict, init=False)
+    shown: tuple[str, ...] = field(default=(), init=False)
     _has_succeeded: bool = field(default=False, init=False)
     _layers: tuple[TargetLayer, ...] = field(default=(), init=False)
     _found: Layers | None = field(default=None, init=False)
@@ -64,13 +66,14 @@ class LookPass:
         self._layers, self._found = (), None
 
     def choices(self) -> dict[str, Any]:
-        """Return which methods are left out, with the reasons, for a resumed run."""
-        return {"left_out": dict(self.left_out)}
+        """Return which methods are shown, and which are left out, with the reasons, for a resumed run."""
+        return {"left_out": dict(self.left_out), "shown": list(self.shown)}
 
     def load_choices(self, choices: Mapping[str, Any]) -> None:
         """Load what `choices` has returned; empty for a model that has not been explained yet."""
-        left_out = choices.get("left_out", {}) if "methods" in self.unset else {}
-        self.left_out = {key: reason for key, reason in left_out.items() if key in self.methods}
+        choices = choices if "methods" in self.unset else {}
+        self.left_out = {key: reason for key, reason in choices.get("left_out", {}).items() if key in self.methods}
+        self.shown = tuple(key for key in choices.get("shown", ()) if key in self.methods)
         self._has_succeeded = False
 
     def check(self, pl_module: LightningModule) -> None:
@@ -119,12 +122,12 @@ class LookPass:
             if len(reasons) in (0, len(settings.methods)):
                 raise
         else:
-            self._has_succeeded = True
+            self._has_succeeded, self.shown = True, tuple(settings.methods)
             return explained
         # outside the handler: the error holds the frames, and these hold the tensors
         methods = {key: options for key, options in settings.methods.items() if key not in reasons}
         explained = self._explain_batches(replace(settings, methods=methods), samples)
-        self._has_succeeded, self.left_out = True, {**self.left_out, **reasons}
+        self._has_succeeded, self.left_out, self.shown = True, {**self.left_out, **reasons}, tuple(methods)
         return explained
 
     def disagreement(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> int:
@@ -143,13 +146,13 @@ class LookPass:
         """Return the settings with those of the default methods that suit the model, or with the named ones."""
         if "methods" not in self.unset:
             return settings
-        if settings.found is None:
-            settings = replace(settings, found=find_layers(settings.forward, samples.first(1).batches()[0].call))
-            self._found = settings.found
-        found = settings.found or Layers()
-        suited = default_methods(replace(found, target=found.target or next(iter(settings.layers), None)))
-        if suited == ("saliency",):
-            self.left_out = {"grad_cam": found.problem}
+        suited = self.shown
+        if not suited:
+            found = settings.found or find_layers(settings.forward, samples.first(1).batches()[0].call)
+            self._found, settings = found, replace(settings, found=found)
+            suited = default_methods(replace(found, target=found.target or next(iter(settings.layers), None)))
+            if suited == ("saliency",):
+                self.left_out = {"grad_cam": found.problem}
         return replace(settings, methods={key: settings.methods[key] for key in suited if key in settings.methods})
 
     def _explain_batches(self, settings: Settings, samples: FixedSamples) -> tuple[ExplainedSamples, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -159,7 +159,7 @@ class SaliencyCallback(LookCallback):
     ) -> tuple[ExplainedSamples, ...]:
         explained = self._pass.explain(trainer, pl_module, samples, at_once)
         if self._pass.left_out:
-            self._notices.once(_describe_left_out(type(self).__name__, self._pass.left_out, self.methods))
+            self._notices.once(_describe_left_out(type(self).__name__, self._pass.left_out, self._pass.shown))
         return explained
 
     def _check(self, pl_module: LightningModule) -> None:
@@ -209,16 +209,16 @@ def _unset_options(methods: object, layer: object, target: object) -> frozenset[
     return frozenset(option for option, value in is_unset.items() if value)
 
 
-def _describe_left_out(who: str, left_out: Mapping[str, str], methods: Iterable[str]) -> str:
+def _describe_left_out(who: str, left_out: Mapping[str, str], shown_methods: Sequence[str]) -> str:
     """Return in a line which methods are left out and why, and what to do."""
     keys_by_reason: dict[str, list[str]] = {}
     for key, reason in left_out.items():
         keys_by_reason.setdefault(reason, []).append(key)
     reasons = "; ".join(f"{', '.join(keys)}: {reason}" for reason, keys in keys_by_reason.items())
-    working = [key for key in methods if key not in left_out]
     return (
-        f"{who} shows {', '.join(working)} alone, since the other default methods do not work on this model. Name a "
-        f"layer whose maps they can read (`layer=...`), or the methods that you want (`methods={working}`). {reasons}"
+        f"{who} shows {', '.join(shown_methods)} alone, since the other default methods do not work on this model. "
+        "Name a layer whose maps they can read (`layer=...`), or the methods that you want "
+        f"(`methods={list(shown_methods)}`). {reasons}"
     )
 
 

@@ -250,6 +250,7 @@ class _Choice:
         return (
             self.covered.get(call.node, 0.0) >= _MOST_PATCHES
             and self._channels(call) > 1
+            and any(map(is_learned, ancestors([call.node])))  # else it is the image, normalized or pooled
             and not is_class_scores(self.trace, call)
             and not any(self._is_inside(call, attention) for attention in self.trace.attentions)
         )

@@ -95,7 +95,7 @@ def draw_sheets(
             captions=captions,
             blanks={name: column.reasons for name, column in columns.items()},
             labels={name: column.labels for name, column in columns.items() if column.labels},
-            note=join_notes(f"explained: {note}", f"read: {read}" if read else "", *channels),
+            note=join_notes(f"explained: {note}", read, *channels),
             cell_side=side,
             colormap=style.colormap,
             alpha=style.alpha,

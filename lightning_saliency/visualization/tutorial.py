@@ -73,7 +73,7 @@ def tutorial_figure(
         captions=[captions[row] for row in rows],
         blanks=blanks,
         note=join_notes(
-            f"read: {read}" if read else "",
+            read,
             shown_channels(explanation.images.shape[1], style.channels),
             "signed values: 0 is mid gray, positive is brighter"
             if any(key in explanation.signed for key in keys)

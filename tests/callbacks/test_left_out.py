@@ -51,6 +51,14 @@ class Transformer(Classifies):
         return Patches()
 
 
+class Pooled(Classifies):
+    """Pools its images before the only convolution, so that it has no map of its own but the pooled images."""
+
+    def make(self):
+        pool = nn.AvgPool2d(4)
+        return nn.Sequential(pool, nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, NUM_CLASSES))
+
+
 class Segments(Classifies):
     """Returns a class for each pixel."""
 
@@ -92,12 +100,12 @@ class Contrasts(Segments):
 del Contrasts.forward
 
 
-@pytest.mark.parametrize("module", [MLP, Transformer])
-def test_of_the_default_methods_those_that_work_are_shown(tmp_path, module):
+def test_of_the_default_methods_those_that_work_are_shown(tmp_path):
     with pytest.warns(UserWarning, match="shows saliency alone") as caught:
-        runner = fit_beside(tmp_path, module, SaliencyCallback(execution=Execution(audit=True)))
+        runner = fit_beside(tmp_path, MLP, SaliencyCallback(execution=Execution(audit=True)))
     (text,) = texts(caught, "shows saliency alone")
-    assert "grad_cam, grad_cam_plus_plus: " in text
+    assert "grad_cam: " in text
+    assert "no map of more than one position" in text
     assert "`layer=...`" in text
     assert "`methods=['saliency']`" in text
     assert texts(caught, "could not show") == []
@@ -132,10 +140,10 @@ def test_where_no_method_works_positions_in_the_stream_are_no_second_fault(tmp_p
     [
         (
             {"methods": "grad_cam"},
-            "`methods` to be such as work on this model, got grad_cam. ValueError.*convolutional",
+            "`methods` to be such as work on this model, got grad_cam. ValueError.*no map of more than one",
         ),
         ({"methods": ["saliency", "grad_cam"]}, "such as work on this model, got saliency, grad_cam"),
-        ({"layer": "net.1"}, r"'net\.1' to return a feature map \(N, D, h, w\), got \(8, 16\)"),
+        ({"layer": "net.1"}, r"'net\.1' to return a feature map, \(N, D, h, w\), .*got \(8, 16\)"),
         ({"layer": "net.7"}, r"`layer` to name a module of MLP, got 'net\.7'"),
         ({"target": 7}, "`target` to be below the model's 3 classes"),
     ],
@@ -147,9 +155,23 @@ def test_what_the_user_names_must_work(tmp_path, options, message):
     assert runner.global_step == 0
 
 
+@pytest.mark.parametrize("options", [{}, {"layer": "net.embed"}])
+def test_a_transformer_is_shown_by_its_attentions(tmp_path, recwarn, options):
+    runner = fit_beside(tmp_path, Transformer, SaliencyCallback(execution=Execution(audit=True), **options))
+    assert texts(recwarn, "SaliencyCallback") == []
+    keys = ("attention_relevance", "grad_cam", "saliency")
+    assert sheets(tmp_path / "with") == {f"saliency/{key}" for key in (*keys, "overview")}
+    assert 0 <= runner.callback_metrics["saliency/attention_relevance/prefix_relevance"] <= 1
+    record = load_record(tmp_path / "with")
+    assert record.epochs == [None, 0, 1, 2]
+    assert [maps[0].shape for maps in record[-1].attributions.values()] == [(4, 4), (4, 4), (16, 16)]
+
+
 def test_a_layer_that_all_methods_can_read_brings_them_back(tmp_path):
-    trainer(tmp_path, SaliencyCallback(layer="net.embed"), max_epochs=1).fit(Transformer(), loader(), loader())
-    assert sheets(tmp_path) == ALL
+    with pytest.warns(UserWarning, match="shows saliency alone"):
+        trainer(tmp_path / "none", SaliencyCallback(), max_epochs=1).fit(Pooled(), loader(), loader())
+    trainer(tmp_path / "one", SaliencyCallback(layer="net.0"), max_epochs=1).fit(Pooled(), loader(), loader())
+    assert sheets(tmp_path / "one") >= {"saliency/grad_cam", "saliency/saliency"}
 
 
 FORWARDS = []
