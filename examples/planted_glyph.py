@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torchvision.utils import draw_bounding_boxes
 
 from lightning_saliency import METHODS, explain
-from lightning_saliency.attribution import Heatmaps, make_heatmaps
+from lightning_saliency.attribution import Heatmaps, describe_reading, make_heatmaps
 from lightning_saliency.data import boxes_to_masks
 from lightning_saliency.metrics import energy_inside, pointing_game
 from lightning_saliency.visualization import Caption, fit_images, grid, to_pil, to_rgb
@@ -147,7 +147,7 @@ class Trial:
         kind: Its kind.
         seed: Decides its weights and its training images.
         network: The network.
-        layer: What the CAM family reads.
+        reading: What Grad-CAM reads.
         accuracy: The fraction of the validation images that it classifies correctly.
         num_single: How many images with one class glyph are explained: those that it classifies correctly.
         figures: By method.
@@ -157,7 +157,7 @@ class Trial:
     kind: Kind
     seed: int
     network: nn.Module
-    layer: str | None
+    reading: str
     accuracy: float
     num_single: int
     figures: dict[str, Figures]
@@ -175,8 +175,8 @@ def try_out(kind: Kind, size: Size, seed: int) -> Trial:
     single = validation[: size.num_explained][right[: size.num_explained]]
     double = validation_images(size.num_explained, objects=2)
     figures, before = (measure(model, kind.methods, single, double) for model in (network, untrained))
-    layer = explain(network, single.pixels[:1], methods="grad_cam").layer
-    return Trial(kind, seed, network, layer, right.float().mean().item(), len(single), figures, before)
+    reading = describe_reading(explain(network, single.pixels[:1], methods="grad_cam"), "grad_cam")
+    return Trial(kind, seed, network, reading, right.float().mean().item(), len(single), figures, before)
 
 
 def validation_images(count: int, objects: int = 1) -> Images:
@@ -323,7 +323,7 @@ def page(trials: Sequence[Trial], size: Size, command: str) -> str:
     networks = "\n".join(
         f"- **{of_kind[0].kind.name}**: {of_kind[0].kind.words}; {of_kind[0].kind.steps} steps, accuracy "
         f"{' and '.join(f'{100 * trial.accuracy:.1f}' for trial in of_kind)} %. "
-        f"The CAM family reads `{of_kind[0].layer}`."
+        f"Grad-CAM reads `{of_kind[0].reading}`."
         for of_kind in of_kinds
     )
     return f"""# Where is the glyph? All methods, asked where the answer is known
