@@ -334,7 +334,7 @@ def test_only_attentions_behind_the_tensor_whose_gradient_is_asked_for_are_read(
 ON_GPU = {
     SDPBackend.FLASH_ATTENTION: [{}, {"is_causal": True, "scale": 0.3}],
     SDPBackend.CUDNN_ATTENTION: [{}, {"is_causal": True, "scale": 0.3}],
-    SDPBackend.EFFICIENT_ATTENTION: [{}, {"is_causal": True, "scale": 0.3}, {"attn_mask": heads(2, 1, 37, 37) > -1}],
+    SDPBackend.EFFICIENT_ATTENTION: [{}, {"is_causal": True, "scale": 0.3}, {"attn_mask": heads(2, 1, 64, 64) > -1}],
 }
 
 
@@ -342,16 +342,16 @@ ON_GPU = {
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("backend", "options"), [(backend, each) for backend in ON_GPU for each in ON_GPU[backend]])
 def test_the_fused_attentions_of_gpus_are_read(backend, options, precision):
-    q, k, v = (heads(2, 4, 37, 24, seed=seed).cuda().to(precision).requires_grad_() for seed in range(3))
+    q, k, v = (heads(2, 4, 64, 64, seed=seed).cuda().to(precision).requires_grad_() for seed in range(3))
     options = {name: value.cuda() if isinstance(value, torch.Tensor) else value for name, value in options.items()}
     with sdpa_kernel(backend):
         output = F.scaled_dot_product_attention(q, k, v, **options)
-        with AttentionReader(2, {37}) as reader:
+        with AttentionReader(2, {64}) as reader:
             torch.autograd.grad(output.double().tanh().sum(), q)
     q, k, v = (tensor.detach().double() for tensor in (q, k, v))
-    allowed = options.get("attn_mask", torch.ones(37, 37, dtype=torch.bool, device="cuda"))
+    allowed = options.get("attn_mask", torch.ones(64, 64, dtype=torch.bool, device="cuda"))
     allowed = allowed.tril() if "is_causal" in options else allowed
-    scores = q @ k.mT * options.get("scale", 24**-0.5)
+    scores = q @ k.mT * options.get("scale", 64**-0.5)
     P = scores.masked_fill(~allowed, -torch.inf).softmax(-1).requires_grad_()
     relevance, weights = reduced(P.detach(), torch.autograd.grad((P @ v).tanh().sum(), P)[0])
     (attention,) = reader.attentions()

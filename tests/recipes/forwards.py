@@ -103,7 +103,7 @@ class LogsAndKeeps(TinyClassifier):
         logits = self.head(self.features)
         self.seen += len(images)
         self.shapes.append(images.shape)
-        self.running += logits.detach().float().mean(0)
+        self.running += logits.detach().float().mean(0).cpu()
         if not self.training:
             self.log("logit_in_forward", logits.mean())
             self.mean_logit.update(logits.detach())

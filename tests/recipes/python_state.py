@@ -161,7 +161,7 @@ class HidesModules(TinyClassifier):
         self.find = find
 
     def forward(self, images):
-        teacher = self.find(self.hidden)
+        teacher = self.find(self.hidden).to(images.device)
         mean = teacher[1].running_mean.mean()
         with torch.no_grad():
             taught = teacher(images)
