@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tiny import events, sheets, trainer
 
-from lightning_saliency import METHODS, SaliencyCallback, class_model_image, fooling_image
+from lightning_saliency import METHODS, SaliencyCallback, class_model_image, explain, fooling_image
 from lightning_saliency.callbacks import Execution
 from lightning_saliency.callbacks.audit import digest
 
@@ -473,3 +473,124 @@ def test_the_costs_of_all_methods_are_measured():
     assert found.keys() == {"forward", *METHODS}
     assert found["forward"] == 1
     assert found["smooth_grad"] > found["saliency"] > 0
+
+
+# --- planted_glyph.py
+
+
+@pytest.fixture(scope="module")
+def glyphs():
+    with example("glyphs") as module:
+        yield module
+
+
+@pytest.fixture(scope="module")
+def planted(glyphs):
+    with example("planted_glyph") as module:  # imports the images and networks that are loaded already
+        yield module
+
+
+@pytest.fixture(scope="module")
+def planted_trials(planted, tmp_path_factory):
+    """What `--small` measures, and the folder of its page."""
+    docs = tmp_path_factory.mktemp("docs") / "new"
+    return planted.main(["--small", "--seeds", "1", "--docs", str(docs)]), docs
+
+
+@pytest.mark.parametrize("objects", [1, 2])
+def test_three_glyphs_stand_apart_and_those_of_a_class_are_where_the_boxes_say(glyphs, objects, monkeypatch):
+    monkeypatch.setattr(glyphs, "NOISE", 0.0)
+    images = glyphs.Images.compose(300, seed=0, objects=objects)
+    assert images.pixels.shape == (300, 1, 28, 28)
+    assert set(images.labels.flatten().tolist()) == set(range(6))
+    for pixels, labels, boxes in zip(images.pixels[:, 0], images.labels, images.boxes, strict=True):
+        assert len(set(labels.tolist())) == objects
+        left = pixels.clone()
+        for label, (x1, y1, x2, y2) in zip(labels, boxes.tolist(), strict=True):
+            assert torch.equal(pixels[y1:y2, x1:x2], glyphs.CLASS_GLYPHS[label].float())
+            left[y1:y2, x1:x2] = 0
+        assert set(pixels.unique().tolist()) == {0.0, 1.0}  # nothing overlaps
+        assert left.any()
+    corners = images.boxes[..., :2]
+    assert corners.unique().tolist() == list(range(0, 21, 2))
+    assert (corners % 4 == 0).all(-1).float().mean().item() == pytest.approx(
+        36 / 121, abs=0.1
+    )  # on the grid of patches
+
+
+def test_the_class_glyphs_differ_from_one_another_and_other_seeds_give_other_images(glyphs):
+    flat = glyphs.CLASS_GLYPHS.flatten(1).float()
+    assert torch.cdist(flat, flat, p=0)[~torch.eye(6, dtype=torch.bool)].min() >= 16  # pixels of 64
+    first, again, other = (glyphs.Images.compose(20, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first.pixels, again.pixels)
+    assert not torch.equal(first.pixels, other.pixels)
+
+
+def test_the_same_seed_trains_the_same_network(planted, glyphs):
+    def trained(seed):
+        torch.manual_seed(0)
+        network = planted.KINDS[0].build()
+        glyphs.train(network, 2, seed)
+        return network
+
+    first, again, other = (trained(seed).head.weight for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_what_a_network_is_said_to_be_without_is_refused(planted, glyphs):
+    images = glyphs.Images.compose(2, seed=0)
+    for kind in planted.KINDS:
+        for method in kind.without:
+            with pytest.raises(ValueError, match=r"attention|pooling"):
+                explain(kind.build().eval(), images.pixels, methods=method, target=images.labels[:, 0])
+
+
+def test_the_figures_of_a_method_are_counted_by_hand(planted, glyphs):
+    torch.manual_seed(0)
+    network = planted.KINDS[4].build().eval()
+    single, double = planted.validation_images(9), planted.validation_images(6, objects=2)
+    figures = planted.measure(network, ["saliency"], single, double)["saliency"]
+
+    def maps_of(images, glyph):
+        target = images.labels[:, glyph]
+        return explain(network, images.pixels, methods="saliency", target=target).heatmaps()["saliency"][:, 0]
+
+    def inside(box, place):
+        x1, y1, x2, y2 = box.tolist()
+        return y1 <= place // 28 < y2 and x1 <= place % 28 < x2
+
+    hits = [inside(box, int(one.argmax())) for one, box in zip(maps_of(single, 0), single.boxes[:, 0], strict=True)]
+    assert figures.hits == pytest.approx(sum(hits) / 9)
+    shares = [
+        one[y1:y2, x1:x2].sum().item() / one.sum().item()
+        for one, (x1, y1, x2, y2) in zip(maps_of(single, 0), single.boxes[:, 0].tolist(), strict=True)
+    ]
+    assert figures.energy == pytest.approx(sum(shares) / 9)
+    asked = other = 0
+    for glyph in (0, 1):
+        for one, boxes in zip(maps_of(double, glyph), double.boxes, strict=True):
+            asked += inside(boxes[glyph], int(one.argmax()))
+            other += inside(boxes[1 - glyph], int(one.argmax()))
+    assert figures.asked == pytest.approx(asked / 12)
+    assert figures.other == pytest.approx(other / 12)
+
+
+def test_the_page_of_the_glyph_has_the_figures_of_its_networks_and_two_pictures(planted, planted_trials):
+    trials, docs = planted_trials
+    assert [trial.kind for trial in trials] == list(planted.KINDS)
+    page = (docs / "planted_glyph.md").read_text(encoding="utf-8")
+    assert "\npython examples/planted_glyph.py --docs docs --small --seeds 1\n" in page
+    assert str(docs) not in page
+    assert planted.pointing_table(trials) in page
+    assert page.count("| LRP |") == 4
+    for row in re.findall(r"^\| CAM \|.*", page, re.MULTILINE):
+        assert [cell.strip() == "–" for cell in row.split("|")[2:-1]] == [True, True, False, False, False]
+    assert "`blocks.3.norm1`" in page
+    assert all(len(line) <= 120 or line[0] == "|" for line in page.splitlines() if line)
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", page)
+    for name in pictures:
+        with Image.open(docs / name) as picture:
+            assert 500 < picture.width <= 1500
+            assert picture.height > 500
+    assert sorted(path.name for path in docs.iterdir()) == sorted(["planted_glyph.md", *pictures])
