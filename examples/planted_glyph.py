@@ -414,7 +414,7 @@ The first table, by the same networks before their training, for the same images
 
 ## What this does not show
 
-- These are small networks, trained from scratch for a minute or two each on one task. That a method finds a glyph here is
+- These are small networks, trained from scratch for a minute or two each. That a method finds a glyph here is
   necessary for trusting it, not sufficient.
 - Two networks of a kind may differ more than two methods do; {size.num_explained} images alone make a value uncertain
   by about 3 points.
