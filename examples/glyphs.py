@@ -6,6 +6,7 @@ every method where the networks see the glyph.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -152,10 +153,9 @@ def convolutional() -> nn.Module:
     def block(channels: int, width: int) -> list[nn.Module]:
         return [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
 
-    return nn.Sequential(
-        *block(1, 32), nn.MaxPool2d(2), *block(32, 48), *block(48, 64), *block(64, 64),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES),
-    )  # fmt: skip
+    features = nn.Sequential(*block(1, 32), nn.MaxPool2d(2), *block(32, 48), *block(48, 64), *block(64, 64))
+    pool, head = nn.AdaptiveAvgPool2d(1), nn.Linear(64, CLASSES)
+    return nn.Sequential(OrderedDict(features=features, pool=pool, flatten=nn.Flatten(), head=head))
 
 
 def train(network: nn.Module, steps: int, seed: int, learning_rate: float = 2e-3) -> None:

@@ -223,7 +223,7 @@ def table(trials: Sequence[Trial], cell: Callable[[Figures], str], *, untrained:
         cells = []
         for kind in KINDS:
             of_kind = [trial.untrained if untrained else trial.figures for trial in trials if trial.kind == kind]
-            cells.append(" / ".join(cell(figures[method]) if method in figures else "–" for figures in of_kind))
+            cells.append(" / ".join(cell(figures[method]) for figures in of_kind if method in figures) or "–")
         lines.append(f"| {METHODS[method].title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -261,8 +261,8 @@ def draw(rows: Sequence[Row]) -> Tensor:
     boxes = torch.cat([row.image.boxes[:, row.glyph] for row in rows])
     framed = []
     for image, box in zip(fit_images(to_rgb(pixels, 0.0, 1.0), CELL_SIDE), boxes, strict=True):
-        corners = image.shape[2] // SIDE * box + torch.tensor([-1, -1, 0, 0])  # the frame is around the glyph
-        framed.append(draw_bounding_boxes(image, corners[None], colors="white"))
+        corners = image.shape[2] // SIDE * box + torch.tensor([-2, -2, 1, 1])  # the frame is around the glyph
+        framed.append(draw_bounding_boxes(image, corners[None], colors="magenta"))
     maps = [heatmaps_of(row.trial.network, row.trial.kind.methods, row.image, row.glyph) for row in rows]
     none = Heatmaps(torch.zeros(1, 1, SIDE, SIDE), torch.zeros(1), ("has none",))
     columns = {method: [of_row.get(method, none) for of_row in maps] for method in METHODS_SHOWN}
@@ -296,10 +296,18 @@ def write_page(folder: Path, trials: Sequence[Trial], size: Size, command: str) 
     for name, picture in (("planted_glyph", draw_kinds(trials)), ("planted_glyph_two", draw_two(trials))):
         to_pil(picture).save(folder / f"{name}.jpg", quality=80)
     paragraphs = [
-        text if text.startswith(("#", "-", "|", "!", "```")) else fill(text, 119, break_on_hyphens=False)
+        text if text.startswith(("#", "|", "!", "```")) else wrapped(text)
         for text in page(trials, size, command).split("\n\n")
     ]
     (folder / "planted_glyph.md").write_text("\n\n".join(paragraphs), encoding="utf-8")
+
+
+def wrapped(text: str) -> str:
+    """Return a paragraph, or the items of a list, in lines of the page's width."""
+    if not text.startswith("- "):
+        return fill(text, 119, break_on_hyphens=False)
+    items = (" ".join(item.split()) for item in text[2:].split("\n- "))
+    return "\n".join(fill(f"- {item}", 119, subsequent_indent="  ", break_on_hyphens=False) for item in items)
 
 
 def page(trials: Sequence[Trial], size: Size, command: str) -> str:
@@ -362,16 +370,17 @@ the image. "–": the network has not what the method reads.
 
 {pointing_table(trials)}
 
-- **Backward through all layers, the glyph is found**: LRP has {between("lrp")} %, the summed HiResCAM
-  {between("summed_hires_cam")} % and attention relevance {between("attention_relevance", pooled)} % on pooled tokens,
-  {between("attention_relevance", class_tokens)} % on class tokens.
-- **One layer near the end is too late**: Grad-CAM, at the layer where it is usually placed, has
+- **What is read in all layers finds the glyph**: LRP has {between("lrp")} %, in every kind of network. HiResCAM summed
+  over the inputs of all attentions has {between("summed_hires_cam", (*pooled, *swin))} % where tokens are pooled and
+  {between("summed_hires_cam", class_tokens)} % with a class token, attention relevance
+  {between("attention_relevance", pooled)} % and {between("attention_relevance", class_tokens)} %.
+- **One layer near the end is too late**: Grad-CAM, where the libraries place it, has
   {between("grad_cam", class_tokens)} % on class tokens and {between("grad_cam", (*pooled, *swin))} % on pooled ones,
   and CAM itself {between("cam", (*pooled, *swin))} %. By then the tokens have mixed: what a token says is no longer
   what its patch shows. In the CNN, whose last map sees only the surroundings of each place, both have
   {between("grad_cam", cnn)} %.
 - **Gradients of pixels** are in between: saliency has {between("saliency", vits)} % on ViTs.
-- **Chance**: the untrained networks have {of_untrained()} %; see the last table.
+- **Chance**: before their training the same networks have {of_untrained()} %; see the last table.
 
 ## Does it know the class?
 
@@ -383,9 +392,10 @@ maxima on the glyph whose class is explained : maxima on the other.
 ![An image with two class glyphs, each explained in turn, and framed](planted_glyph_two.jpg)
 
 Attention rollout does not: it has {between("attention_rollout", figure="asked")} % on the one that is asked for, and as
-many on the other, since its map is the same for all classes. That it did well with a single glyph only says that the
-network attends to it. Saliency hardly knows it: {between("saliency", vits, "asked")} against
-{between("saliency", vits, "other")} %. LRP has {between("lrp", figure="asked")} against
+many on the other, since its map is the same for all classes. That it did as well as attention relevance on a single
+glyph says that the network attends to glyphs of a class more than to others, not which class it sees. On
+ViTs saliency hardly knows it, with {between("saliency", vits, "asked")} against {between("saliency", vits, "other")} %.
+LRP has {between("lrp", figure="asked")} against
 {between("lrp", figure="other")} %, attention relevance {between("attention_relevance", figure="asked")} against
 {between("attention_relevance", figure="other")} %.
 
@@ -404,10 +414,10 @@ The first table, by the same networks before their training, for the same images
 
 ## What this does not show
 
-- These are small networks, trained from scratch for a minute or two on one task. That a method finds a glyph here is
+- These are small networks, trained from scratch for a minute or two each. That a method finds a glyph here is
   necessary for trusting it, not sufficient.
-- One network of a kind differs from another by more than some methods differ; {size.num_explained} images alone make a
-  value uncertain by about 3 points.
+- Two networks of a kind may differ more than two methods do; {size.num_explained} images alone make a value uncertain
+  by about 3 points.
 - The pointing game asks for one pixel. A map that has its maximum on the glyph may have the rest of itself elsewhere,
   which the third table tells.
 """

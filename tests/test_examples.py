@@ -586,7 +586,7 @@ def test_the_page_of_the_glyph_has_the_figures_of_its_networks_and_two_pictures(
     assert page.count("| LRP |") == 4
     for row in re.findall(r"^\| CAM \|.*", page, re.MULTILINE):
         assert [cell.strip() == "–" for cell in row.split("|")[2:-1]] == [True, True, False, False, False]
-    assert "`blocks.3.norm1`" in page
+    assert "`blocks.3.norm1 · 7×7 tokens after 1+4`" in page
     assert all(len(line) <= 120 or line[0] == "|" for line in page.splitlines() if line)
     pictures = re.findall(r"!\[.+?\]\((.+?)\)", page)
     for name in pictures:

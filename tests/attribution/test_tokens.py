@@ -13,7 +13,7 @@ from lightning_saliency import explain
 IMAGES = torch.randn(2, 2, 8, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 LABELS = torch.tensor([2, 0])
 TOKEN_METHODS = (
-    "attention_relevance", "attention_rollout", "summed_hires_cam", "hires_cam", "grad_cam", "layer_cam",
+    "lrp", "attention_relevance", "attention_rollout", "summed_hires_cam", "hires_cam", "grad_cam", "layer_cam",
     "xgrad_cam", "saliency", "input_x_gradient",
 )  # fmt: skip
 
