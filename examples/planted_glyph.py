@@ -175,7 +175,8 @@ def try_out(kind: Kind, size: Size, seed: int) -> Trial:
     single = validation[: size.num_explained][right[: size.num_explained]]
     double = validation_images(size.num_explained, objects=2)
     figures, before = (measure(model, kind.methods, single, double) for model in (network, untrained))
-    reading = describe_reading(explain(network, single.pixels[:1], methods="grad_cam"), "grad_cam").removeprefix("layer: ")
+    one = explain(network, single.pixels[:1], methods="grad_cam")
+    reading = describe_reading(one, "grad_cam").removeprefix("layer: ")
     return Trial(kind, seed, network, reading, right.float().mean().item(), len(single), figures, before)
 
 

@@ -13,10 +13,16 @@ from lightning_saliency._checks import OptionError
 from lightning_saliency.data import mapped
 from lightning_saliency.data.trees import Path, at_path
 
-Axes: TypeAlias = Literal["NCHW", "NHWC", "NLD", "LND"]
-"""The order of a map's axes: `(N, D, h, w)`, `(N, h, w, D)`, or tokens `(N, L, D)` and `(L, N, D)`."""
+Axes: TypeAlias = Literal["NCHW", "NHWC", "NLD", "LND", "NDL"]
+"""The order of a map's axes: `(N, D, h, w)`, `(N, h, w, D)`, or tokens `(N, L, D)`, `(L, N, D)` and `(N, D, L)`."""
 
-_ORDERS: dict[Axes, tuple[int, ...]] = {"NCHW": (0, 2, 3, 1), "NHWC": (0, 1, 2, 3), "NLD": (0, 1, 2), "LND": (1, 0, 2)}
+_ORDERS: dict[Axes, tuple[int, ...]] = {
+    "NCHW": (0, 2, 3, 1),
+    "NHWC": (0, 1, 2, 3),
+    "NLD": (0, 1, 2),
+    "LND": (1, 0, 2),
+    "NDL": (0, 2, 1),
+}
 """The axes of each kind of map in the order batch, positions, channels."""
 
 _ASPECT_TOLERANCE = 0.16
@@ -76,7 +82,7 @@ class Layout:
     @property
     def is_tokens(self) -> bool:
         """Whether the map is a sequence of tokens."""
-        return self.axes in ("NLD", "LND")
+        return len(self.axes) == 3
 
     def fits(self, shape: Sequence[int]) -> bool:
         """Whether a tensor of this shape has as many axes as the layout."""

@@ -18,6 +18,9 @@ from lightning_saliency.evidence.trace import Site, hooked
 
 _TOKEN_AXES: tuple[Axes, ...] = ("NLD", "LND")
 
+_UNUSUAL = 0.5
+"""By how much channels first must answer better to the image's halves, to be what a sequence is taken for."""
+
 _UNCHANGED = 1e-3
 """The change of a token, relative to the median change of all, below which it is said not to depend on the image."""
 
@@ -105,7 +108,8 @@ class _Reader:
                 continue
             layout = self._layout(tensor, axes, path)
             if layout is not None:
-                readings.append((_order(layout.read(tensor, self.image_size)), layout))
+                order = _order(layout.read(tensor, self.image_size))
+                readings.append((order - (_UNUSUAL if axes == "NDL" else 0.0), layout))
         return max(readings, key=lambda reading: reading[0])[1] if readings else None
 
     def _layout(self, tensor: Tensor, axes: Axes, path: Path) -> Layout | None:
@@ -114,7 +118,8 @@ class _Reader:
             grid = layout.token_grid(tensor.shape, self.image_size).grid
             return layout if min(grid) > 0 and max(grid) > 1 and has_aspect(grid, self.image_size) else None
         sequence = layout.sequence(tensor)
-        self._find_extra_tokens(sequence)
+        if axes in _TOKEN_AXES:
+            self._find_extra_tokens(sequence)
         prefix, suffix = self.extra_tokens.get(sequence.shape[1], (0, 0))
         patches = grid_of(sequence.shape[1] - prefix - suffix, self.image_size)
         return None if patches is None or max(patches) < 2 else Layout(axes, prefix, suffix, path)

@@ -118,7 +118,7 @@ class Trace:
         image: The autograd node of the image.
         image_size: (H, W) of the image.
         calls: The tensors that modules have returned, in the order in which the calls ended.
-        attentions: The attentions, in their order.
+        attentions: The attentions that the logits depend on, in their order.
         counts: How often each module was called.
     """
 
@@ -136,14 +136,10 @@ class Trace:
         with recorder.listening(forward.model), graph_everywhere(forward.model), recorder:
             image = images.detach().clone().requires_grad_().clone()
             logits = forward(call, image)
-        return cls(
-            logits,
-            image.grad_fn,
-            (image.shape[2], image.shape[3]),
-            recorder.calls,
-            recorder.attentions,
-            recorder.counts,
-        )
+        used = ancestors([logits.grad_fn])
+        attentions = [attention for attention in recorder.attentions if attention.node in used]
+        size = (image.shape[2], image.shape[3])
+        return cls(logits, image.grad_fn, size, recorder.calls, attentions, recorder.counts)
 
     def same_map(self, node: Any) -> list[LayerCall]:
         """Return the calls that have returned this very tensor, the innermost first."""

@@ -30,7 +30,7 @@ _SPREAD = 0.05
 _NOTHING = 2e-3
 """Gradient times activation, of its most, that is as good as none: a random map has about 4e-2."""
 
-_FEW = 4
+_FEW = 8
 """The number of places up to which a module does not work on a map: it has class tokens, or what was pooled."""
 
 _BEHIND = 0.1

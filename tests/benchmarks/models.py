@@ -217,7 +217,8 @@ def main(argv: Sequence[str] | None = None) -> list[Record]:
         versions = {
             library: version(library) for library in ("torch", "torchvision", "timm", "transformers", "vit-pytorch")
         }
-        command = shlex.join(["python", "tests/benchmarks/models.py", "--page", str(args.page)])
+        flags = ["--train"] if args.train else []
+        command = shlex.join(["python", "tests/benchmarks/models.py", *flags, "--page", str(args.page)])
         args.page.write_text(page(records, versions, f"PYTHONPATH=tests {command}", NOT_RUN), encoding="utf-8")
     return records
 

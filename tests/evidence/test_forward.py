@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from networks import CNN_METHODS
 from states import assert_alike, assert_all_alike, assert_same, state_of
 from torch import nn
 from torchvision.transforms.v2 import functional as transforms
 
-from lightning_saliency.attribution import METHODS, explain
+from lightning_saliency.attribution import explain
 from lightning_saliency.data import children, make_call, plain_call
 from lightning_saliency.evidence import Forward, as_forward, find_target_layer
 from lightning_saliency.metrics import measure_faithfulness
@@ -291,7 +292,7 @@ def test_images_are_brought_to_the_precision_of_the_model_and_a_call_is_not():
     assert none.call_of(IMAGES).images is IMAGES
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CNN_METHODS)
 def test_every_method_sees_the_other_inputs_of_its_image(method):
     model = Taking(lambda images, *, scale: images * scale)
     found = explain(model, make_call((IMAGES,), {"scale": SCALE}), methods=method, target=LABELS, layer="net.4")

@@ -18,6 +18,7 @@ LAYOUTS = [
     (Layout("NLD"), TOKENS),
     (Layout("NLD", prefix=1), torch.cat([EXTRA, TOKENS], 1)),
     (Layout("NLD", prefix=2, suffix=3), torch.cat([EXTRA, EXTRA, TOKENS, EXTRA, EXTRA, EXTRA], 1)),
+    (Layout("NDL"), MAPS.flatten(2)),
     (Layout("LND", prefix=1), torch.cat([EXTRA, TOKENS], 1).transpose(0, 1)),
 ]
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from closed_forms import gradient
-from networks import gap_net
+from networks import CNN_METHODS, gap_net
 from states import assert_alike, assert_all_alike
 from torch import nn
 
-from lightning_saliency.attribution import METHODS, blank_reasons, explain
+from lightning_saliency.attribution import blank_reasons, explain
 
 LABELS = [2, 0, 1]
 IMAGES = torch.randn(3, 2, 10, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -54,10 +54,10 @@ SAYS = r"returns probabilities.*: what goes into its softmax is explained instea
 
 @pytest.mark.parametrize("end", SOFTENED.values(), ids=SOFTENED)
 def test_a_softmax_at_the_end_is_seen_through(end):
-    expected = explain(gap_net(), IMAGES, methods=list(METHODS), layer="5")
+    expected = explain(gap_net(), IMAGES, methods=CNN_METHODS, layer="5")
     model = Ended(gap_net(), end)
     with pytest.warns(UserWarning, match=SAYS) as warned:
-        found = explain(model, IMAGES, methods=list(METHODS))
+        found = explain(model, IMAGES, methods=CNN_METHODS)
     assert len(warned) == 1  # of all passes only the first
     assert found.layer == "net.5"
     torch.testing.assert_close(found.logits, expected.logits)
@@ -81,9 +81,9 @@ def test_a_saturated_softmax_is_seen_through(end, saturated):
         net[7].linear.bias *= 20.7 / (highest - second) if saturated == "nearly" else 1e5
         top = net(images).softmax(1).amax(1)
     assert ((top < 1) & (top > 1 - 1e-8)).all() if saturated == "nearly" else (top == 1).all()
-    expected = explain(net, images, methods=list(METHODS), layer="5")
+    expected = explain(net, images, methods=CNN_METHODS, layer="5")
     with pytest.warns(UserWarning, match=SAYS):
-        found = explain(Ended(net, SOFTENED[end]), images, methods=list(METHODS), layer="net.5")
+        found = explain(Ended(net, SOFTENED[end]), images, methods=CNN_METHODS, layer="net.5")
     assert not any(blank_reasons(found.attributions["saliency"]))
     assert_all_alike(found.attributions, expected.attributions)
     torch.testing.assert_close(found.logits, expected.logits)
@@ -103,7 +103,7 @@ def test_of_probabilities_of_which_no_softmax_is_seen_the_logarithm_is_explained
         output = end(logits)
         return (output["probs"] if isinstance(output, dict) else output).log()
 
-    methods = [key for key in METHODS if key != "cam"]  # W·mean(A) + b are no logarithms of probabilities
+    methods = [key for key in CNN_METHODS if key != "cam"]  # W·mean(A) + b are no logarithms of probabilities
     expected = explain(Ended(gap_net(), logarithm), IMAGES, methods=methods)
     with pytest.warns(UserWarning, match=r"returns probabilities.*: their logarithm is explained instead"):
         found = explain(Ended(gap_net(), end), IMAGES, methods=methods)
