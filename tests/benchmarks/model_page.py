@@ -53,6 +53,7 @@ def page(records: Sequence[Record], versions: Mapping[str, str], command: str, l
         wrapped(_TRUTH),
         "## In short",
         summary(ran),
+        *trainings(ran),
         "## What is not right",
         faults(ran),
     ]
@@ -81,6 +82,23 @@ def summary(records: Sequence[Record]) -> str:
         share = f"{right} of {len(families)}, {100 * right / max(len(families), 1):.0f} %"
         lines.append([title, share, *(str(counts[verdict]) for verdict in ("right", "wrong", "refused", "error"))])
     return table(["", "families right", "models right", "wrong", "refused", "error"], lines)
+
+
+def trainings(records: Sequence[Record]) -> list[str]:
+    """Return a paragraph on the trainings, if there were any."""
+    trained = [record["training"] for record in records if "training" in record]
+    if not trained:
+        return []
+    same = sum(training["same_weights"] for training in trained)
+    with_pictures = sum(bool(training["pictures"]) for training in trained)
+    silent = sum(not training["said"] for training in trained)
+    return [
+        wrapped(
+            f"{len(trained)} of them were also trained for a step, with `SaliencyCallback()` and without: {same} ended "
+            f"with the same weights, bit for bit, {with_pictures} with pictures in the event file, {silent} without a "
+            "word of the callback's."
+        )
+    ]
 
 
 def faults(records: Sequence[Record]) -> str:

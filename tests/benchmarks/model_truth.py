@@ -5,27 +5,32 @@ A layer is right if its map is the end of the network's trunk, or all that the l
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from model_kinds import Size, random_images
 from model_watching import Reading, Watched
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 _IMAGES = 2
 _PAIRS = 3
 _CHANGE = 0.03
+_DOUBTFUL = ("weak", "mixed", "lost")
 
 _SHIFTED = 0.02
 """How much better a map that is shifted by a token may be before it is taken for the right one."""
 
-_SPREAD = 0.02
+_SPREAD = 0.05
 """The spread up to which all positions answer to both halves alike, so that they have no order to measure."""
 
 _NOTHING = 2e-3
 """Gradient times activation, of its most, that is as good as none: a random map has about 4e-2."""
 
-_FEW = 4
+_FEW = 8
 """The number of places up to which a module does not work on a map: it has class tokens, or what was pooled."""
 
 _BEHIND = 0.1
@@ -150,8 +155,8 @@ def weight_of(activations: Tensor, gradients: Tensor) -> float:
     return float(weights[most > 0].mean()) if (most > 0).any() else 0.0
 
 
-def order_of(model: nn.Module, reading: Reading, size: Size, pairs: int = _PAIRS) -> Order:
-    """Return how well the positions answer to changes of the upper and of the left half.
+def orders_of(model: nn.Module, readings: Sequence[Reading], size: Size, pairs: int = _PAIRS) -> list[Order | None]:
+    """Return how well the positions of maps answer to changes of the upper and of the left half; None for no map.
 
     The changes are small: after large ones the answers of a deep random network are alike wherever they come from.
     """
@@ -160,13 +165,28 @@ def order_of(model: nn.Module, reading: Reading, size: Size, pairs: int = _PAIRS
     is_upper = (torch.arange(size[0]) < size[0] / 2)[:, None]
     is_left = torch.arange(size[1]) < size[1] / 2
     changed = [images + change * part for part in (is_upper, ~is_upper, is_left, ~is_left)]
+    found: dict[Reading, Order | None] = {}
+
+    def listen(reading: Reading) -> RemovableHandle:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            found[reading] = order_in(reading, reading.tensor(output), size)
+
+        return model.get_submodule(reading.layer).register_forward_hook(hook)
+
+    handles = [listen(reading) for reading in readings]
     with torch.no_grad():
-        tensor = Watched(model, reading, torch.cat([images, *changed])).outputs[-1]
-    patches = reading.positions(tensor)
-    if len(patches) != 5 * pairs:
-        return Order(0.0, 0.0, False, 0.0, 1.0)
-    grid = reading.grid(tensor, size)
-    plain, *others = patches.double().unflatten(1, grid).split(pairs)
+        model(torch.cat([images, *changed]))
+    for handle in handles:
+        handle.remove()
+    return [found[reading] for reading in readings]
+
+
+def order_in(reading: Reading, tensor: Tensor, size: Size) -> Order | None:
+    """Return the order of a map of images, of these with the upper half changed, the lower, the left and the right."""
+    patches, grid = reading.positions(tensor), reading.grid(tensor, size)
+    if len(patches) % 5 or math.prod(grid) != patches.shape[1]:
+        return None
+    plain, *others = patches.double().unflatten(1, grid).chunk(5)
     upper, lower, left, right = ((other - plain).square().sum(3) for other in others)
     of_upper = (upper / (upper + lower).clamp(min=1e-30)).mean(0)
     of_left = (left / (left + right).clamp(min=1e-30)).mean(0)
@@ -177,9 +197,34 @@ def order_of(model: nn.Module, reading: Reading, size: Size, pairs: int = _PAIRS
     here, *shifted = (
         (ranked(*split_halves(rolled(of_upper, by))), ranked(*split_halves(rolled(of_left, by).T))) for by in (0, 1, -1)
     )
-    order = Order(*here, exact, max(map(sum, shifted)) - sum(here), float(max(of_upper.std(), of_left.std())))
-    is_doubtful = str(order) in ("weak", "mixed", "lost") and pairs == _PAIRS
-    return order_of(model, reading, size, pairs=4 * _PAIRS) if is_doubtful else order
+    return Order(*here, exact, max(map(sum, shifted)) - sum(here), float(max(of_upper.std(), of_left.std())))
+
+
+def order_of(model: nn.Module, reading: Reading, size: Size) -> Order:
+    """Return the order of one map."""
+    (order,) = sure_orders_of(model, [reading], size)
+    return order or Order(0.0, 0.0, False, 0.0, 1.0)
+
+
+def sure_orders_of(model: nn.Module, readings: Sequence[Reading], size: Size) -> list[Order | None]:
+    """Return the orders of maps, from more images where few leave a doubt."""
+    orders = orders_of(model, readings, size)
+    doubtful = [reading for reading, order in zip(readings, orders, strict=True) if str(order) in _DOUBTFUL]
+    surer = dict(zip(doubtful, orders_of(model, doubtful, size, pairs=4 * _PAIRS), strict=True)) if doubtful else {}
+    return [surer.get(reading, order) for reading, order in zip(readings, orders, strict=True)]
+
+
+def misread(model: nn.Module, readings: Sequence[Reading], truth: Truth, size: Size) -> str | None:
+    """Return which of the attentions' inputs is no map as it is said to be read, or None.
+
+    Their positions must be in the image's order, if those of the chosen layer, which comes late, still are.
+    """
+    for reading, order in zip(readings, sure_orders_of(model, readings, size), strict=True):
+        if order is None:
+            return f"`{reading.layer}` has not one map an image"
+        if str(order) == "lost" or (str(order) == "mixed" and str(truth.order) in ("exact", "clear")):
+            return f"`{reading.layer}` is not in the image's order: {order.upper:.2f}, {order.left:.2f}"
+    return None
 
 
 def rolled(values: Tensor, by: int) -> Tensor:

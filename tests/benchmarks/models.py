@@ -39,7 +39,7 @@ import torch
 from hugging_face_models import NOT_RUN, hugging_face_models
 from model_kinds import Published, Size, built, random_images
 from model_page import page
-from model_truth import grad_cam, has_aspect, measure, shortcoming
+from model_truth import grad_cam, has_aspect, measure, misread, shortcoming
 from model_watching import Reading
 from other_models import torch_models, torchvision_models, vit_pytorch_models
 from timm_models import timm_models
@@ -47,7 +47,7 @@ from torch import nn
 
 from lightning_saliency import explain
 from lightning_saliency.attribution import default_methods
-from lightning_saliency.evidence import find_layers, find_target_layer
+from lightning_saliency.evidence import TargetLayer, find_layers, find_target_layer
 
 Record = dict[str, Any]
 
@@ -84,14 +84,21 @@ def examine(published: Published, train: bool) -> Record:
 def choose(model: nn.Module, size: Size, record: Record) -> Record:
     """Return the layer and the methods that are chosen with no settings."""
     layers = find_layers(model, random_images(_IMAGES, size))
-    found = {"methods": list(default_methods(layers)), "attention_inputs": [str(x) for x in layers.attention_inputs]}
+    inputs = [asdict(reading_of(layer)) for layer in layers.attention_inputs]
+    found = {"methods": list(default_methods(layers)), "attention_inputs": inputs}
     if layers.target is None:
         verdict = "refused" if record["has_map"] else "right"
         return {**found, "verdict": verdict, "reason": layers.problem}
-    layer, layout = layers.target, layers.target.layout
-    reading = Reading(layer.name, layout.axes, layout.prefix, layout.suffix, tuple(layout.element))
+    layer = layers.target
     module = type(model.get_submodule(layer.name)).__name__
-    return {**found, "layer": str(layer), "module": module, "reading": asdict(reading), "activated": layer.activated}
+    reading = asdict(reading_of(layer))
+    return {**found, "layer": str(layer), "module": module, "reading": reading, "activated": layer.activated}
+
+
+def reading_of(layer: TargetLayer) -> Reading:
+    """Return how a layer is said to be read, in this script's own words."""
+    layout = layer.layout
+    return Reading(layer.name, layout.axes, layout.prefix, layout.suffix, tuple(layout.element))
 
 
 def judge(model: nn.Module, size: Size, record: Record) -> Record:
@@ -100,7 +107,8 @@ def judge(model: nn.Module, size: Size, record: Record) -> Record:
         return {}
     reading = Reading(**record["reading"])
     truth = measure(model, reading, size)
-    reason = shortcoming(truth, reading.axes, size)
+    inputs = [Reading(**given) for given in record["attention_inputs"]]
+    reason = shortcoming(truth, reading.axes, size) or misread(model, inputs, truth, size)
     verdict = {} if reason is None else {"verdict": "wrong", "reason": reason}
     return {"truth": asdict(truth), "order": str(truth.order), **verdict}
 
@@ -209,7 +217,8 @@ def main(argv: Sequence[str] | None = None) -> list[Record]:
         versions = {
             library: version(library) for library in ("torch", "torchvision", "timm", "transformers", "vit-pytorch")
         }
-        command = shlex.join(["python", "tests/benchmarks/models.py", "--page", str(args.page)])
+        flags = ["--train"] if args.train else []
+        command = shlex.join(["python", "tests/benchmarks/models.py", *flags, "--page", str(args.page)])
         args.page.write_text(page(records, versions, f"PYTHONPATH=tests {command}", NOT_RUN), encoding="utf-8")
     return records
 

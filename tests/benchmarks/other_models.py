@@ -178,7 +178,7 @@ _VIT_PYTORCH: dict[str, tuple[str, str, dict[str, Any]]] = {
         "levit",
         "LeViT",
         {
-            "image_size": 64,
+            "image_size": 128,
             "num_classes": CLASSES,
             "stages": 2,
             "dim": (32, 48),
@@ -263,14 +263,16 @@ _VIT_PYTORCH: dict[str, tuple[str, str, dict[str, Any]]] = {
 """The module, the class and the options of each."""
 
 
+_LENGTHS = {"RegionViT": 384, "SepViT": 112}
+"""The length of their images, where 128 does not fit, or gives less than 3×3 regions."""
+
+
 def vit_pytorch_models() -> Iterator[Published]:
     """Yield transformers of vit-pytorch."""
     for name, (module, kind, options) in _VIT_PYTORCH.items():
-        length = options.get("image_size", options.get("img_size"))
-        sizes = (
-            ((128, 128), (112, 112)) if length is None else (length if isinstance(length, tuple) else (length,) * 2,)
-        )
-        yield Published("vit-pytorch", name, name, partial(_vit_pytorch, module, kind, options), sizes)
+        given = options.get("image_size", options.get("img_size", _LENGTHS.get(name, 128)))
+        size = given if isinstance(given, tuple) else (given, given)
+        yield Published("vit-pytorch", name, name, partial(_vit_pytorch, module, kind, options), (size,))
 
 
 def _vit_pytorch(module: str, kind: str, options: dict[str, Any], size: Size) -> nn.Module:
