@@ -63,6 +63,7 @@ class Layout:
         element: The keys that lead to the tensor, where the layer returns a tuple, a dict or an output object.
 
     Example:
+        >>> import torch
         >>> tokens = torch.arange(10.0).reshape(1, 5, 2)  # a class token and 2×2 patches, of two channels
         >>> Layout("NLD", prefix=1).read(tokens, (32, 32))[0, 0]
         tensor([[2., 4.],

@@ -1,8 +1,4 @@
-<<<<<<<< HEAD:tests/benchmarks/transformer_cost.py
-"""What the methods for transformers cost: `python tests/benchmarks/transformer_cost.py` prints their time and memory.
-========
 """What the methods for transformers cost: `python tests/benchmarks/transformer_costs.py` prints their time and memory.
->>>>>>>> main:tests/benchmarks/transformer_costs.py
 
 FB is a forward and a backward to the images, in eval mode, without gradients of the parameters; each figure is the
 median of interleaved rounds over that of FB, the layers found before, as the callback has them after its first look.
