@@ -374,9 +374,9 @@ the image. "–": the network has not what the method reads.
   over the inputs of all attentions has {between("summed_hires_cam", (*pooled, *swin))} % where tokens are pooled and
   {between("summed_hires_cam", class_tokens)} % with a class token, attention relevance
   {between("attention_relevance", pooled)} % and {between("attention_relevance", class_tokens)} %.
-- **One layer near the end is too late**: Grad-CAM, where the libraries place it, has
-  {between("grad_cam", class_tokens)} % on class tokens and {between("grad_cam", (*pooled, *swin))} % on pooled ones,
-  and CAM itself {between("cam", (*pooled, *swin))} %. By then the tokens have mixed: what a token says is no longer
+- **One layer near the end is too late**: Grad-CAM has {between("grad_cam", class_tokens)} % on class tokens, before
+  the last attention, where libraries place it, and {between("grad_cam", (*pooled, *swin))} % on pooled ones; CAM
+  has {between("cam", (*pooled, *swin))} %. By then the tokens have mixed: what a token says is no longer
   what its patch shows. In the CNN, whose last map sees only the surroundings of each place, both have
   {between("grad_cam", cnn)} %.
 - **Gradients of pixels** are in between: saliency has {between("saliency", vits)} % on ViTs.
