@@ -4,7 +4,7 @@ In each image of `glyphs.py` one glyph is the class. A network that is right alm
 stands is known, so that a heatmap can be wrong: the pointing game asks whether its maximum is on the glyph. With two
 class glyphs in one image, a heatmap of one class should mark this one and not the other.
 
-    python examples/planted_glyph.py                # a quarter of an hour on two CPU cores
+    python examples/planted_glyph.py                # twenty minutes on one CPU core
     python examples/planted_glyph.py --small        # seconds, to see that everything works
     python examples/planted_glyph.py --docs docs    # also write docs/planted_glyph.md and its pictures
 """
@@ -340,13 +340,13 @@ def page(trials: Sequence[Trial], size: Size, command: str) -> str:
 Of a photo nobody knows where a network ought to look. Here one glyph in the image decides the class, its place is
 known, and a network that is right almost always has found it: a heatmap that marks something else is wrong. Five kinds
 of network, most of them transformers, are explained by one call without settings, `explain(network, images,
-methods=[...], target=labels)`. The command that makes this page, a quarter of an hour on two CPU cores:
+methods=[...], target=labels)`. The command that makes this page, twenty minutes on one CPU core:
 
 ```bash
 {command}
 ```
 
-The same command gives the same figures; another processor, or another number of threads, gives slightly different ones.
+The same command gives the same figures; another processor gives slightly different ones.
 
 ## The task
 
@@ -449,4 +449,5 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # for images this small more threads mostly wait for one another
     main()
