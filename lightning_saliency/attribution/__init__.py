@@ -41,7 +41,7 @@ from lightning_saliency.attribution.methods import (
     parse_methods,
 )
 from lightning_saliency.attribution.perturbation import ablation_cam, occlusion, score_cam
-from lightning_saliency.attribution.readings import describe_reading
+from lightning_saliency.attribution.readings import describe_reading, describe_readings
 from lightning_saliency.attribution.rectified import deconvnet, guided_backprop, guided_grad_cam
 from lightning_saliency.attribution.relevance import lrp
 
@@ -66,6 +66,7 @@ __all__ = [
     "deconvnet",
     "default_methods",
     "describe_reading",
+    "describe_readings",
     "eigen_cam",
     "explain",
     "explain_call",

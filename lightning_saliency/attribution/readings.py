@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from lightning_saliency.attribution.explanation import Explanation
 from lightning_saliency.attribution.methods import METHODS
 from lightning_saliency.evidence import Layers, Layout, TargetLayer
@@ -28,8 +30,6 @@ def describe_reading(explanation: Explanation, key: str) -> str:
         'layer: 1'
     """
     method, _, layer = key.partition("@")
-    if method not in METHODS:
-        return ""
     settings, found = explanation.settings, explanation.settings.found or Layers()
     grid = "×".join(map(str, explanation.attributions[key].shape[2:]))
     if METHODS[method].reads_attentions:
@@ -41,6 +41,13 @@ def describe_reading(explanation: Explanation, key: str) -> str:
     if not layers:
         return ""
     return f"layer: {', '.join(map(str, layers))}{_tokens(layers[0], found, grid)}"
+
+
+def describe_readings(explanation: Explanation, keys: Iterable[str]) -> str:
+    """Return in words what several maps were read from, each reading once; see `describe_reading`."""
+    readings = dict.fromkeys(describe_reading(explanation, key) for key in keys)
+    # a line of a picture is broken at a plain " · "
+    return "; ".join(reading.replace(" · ", "\N{NO-BREAK SPACE}· ") for reading in readings if reading)
 
 
 def _tokens(layer: TargetLayer, found: Layers, grid: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
 
-from lightning_saliency.evidence.trace import LayerCall, Trace, ancestors, is_learned
+from lightning_saliency.evidence.graph import ancestors, is_learned
+from lightning_saliency.evidence.trace import LayerCall, Trace
 
 
 def last_convolutional_map(
@@ -60,14 +62,19 @@ def plainest_name(trace: Trace, calls: list[LayerCall]) -> LayerCall:
     return (plain or containers or calls)[-1]
 
 
-def is_class_scores(trace: Trace, call: LayerCall) -> bool:
+def is_class_scores(trace: Trace, call: LayerCall, channels: Collection[int] | None = None) -> bool:
     """Whether a map is one of class scores: a convolution to the classes, pooled to the logits.
 
     It has as many channels as there are classes, nothing learned is between it and the logits, and it comes from the
     last convolution or linear layer by nothing more than an activation: features that an `Identity` takes for the
     logits are normalized, or added to others.
+
+    Args:
+        trace: The trace of one image.
+        call: The call that returned the map.
+        channels: The number of its channels; by default either that its shape allows.
     """
-    if trace.logits.shape[1] not in (call.output.shape[1], call.output.shape[-1]):
+    if trace.logits.shape[1] not in (channels or (call.output.shape[1], call.output.shape[-1])):
         return False
     if call.node not in ancestors([trace.logits.grad_fn], stop=is_learned):
         return False

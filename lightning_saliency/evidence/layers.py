@@ -20,11 +20,12 @@ from lightning_saliency.evidence.convolutional import (
     plainest_name,
 )
 from lightning_saliency.evidence.forward import Forward, as_forward
+from lightning_saliency.evidence.graph import ancestors, dependents, is_learned
 from lightning_saliency.evidence.head import own_parameters, replace_parameters
 from lightning_saliency.evidence.layout import Layout, TokenGrid, has_aspect
 from lightning_saliency.evidence.probe import probe
 from lightning_saliency.evidence.target_layer import TargetLayer
-from lightning_saliency.evidence.trace import AttentionCall, LayerCall, ModuleCall, Site, Trace, ancestors, is_learned
+from lightning_saliency.evidence.trace import AttentionCall, LayerCall, ModuleCall, Site, Trace
 
 _MOST_PATCHES = 0.5
 """The share of a map's patches on which the score must depend."""
@@ -42,12 +43,15 @@ class AttentionSites:
         queries: For each one the position of the token that asks, where only one does (class attention); None where
             all tokens ask, or where the query is no token (attention pooling).
         sizes: (L, S) of each.
-        stream: The last sequence of tokens that a module returns, from which the score is read.
+        stream: The sequence of tokens from which the score is read.
+        ends_in_query: Whether the last one asks by one query alone and no module returns a sequence behind it, so that
+            `stream` is what it reads.
     """
 
     queries: tuple[int | None, ...]
     sizes: tuple[tuple[int, int], ...]
     stream: TargetLayer
+    ends_in_query: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,8 @@ def find_target_layer(
 def find_layers(model: nn.Module | Forward, images: Tensor | Call) -> Layers:
     """Find which layers of a model the methods read, by runs of the first image.
 
-    A convolutional network costs one forward; another model a backward and four forwards more (see `probe`).
+    A convolutional network without attention costs one forward; another model a backward and four forwards more (see
+    `probe`).
 
     Args:
         model: Any model of images that returns logits, or how it is run.
@@ -154,9 +159,15 @@ def find_layers(model: nn.Module | Forward, images: Tensor | Call) -> Layers:
         convolutional = last_convolutional_map(trace)
         if convolutional is not None and not _has_later_map(trace, convolutional):
             target = TargetLayer(convolutional.name, convolutional.activated, Layout(element=convolutional.element))
-            return Layers(target, target, is_convolutional=True)
-        shapes = {call.site: call.output.shape for call in trace.calls}
-        return _Choice(trace, probe(isolated, call, image, shapes), convolutional).layers()
+            attentions = _choice(isolated, call, image, trace, convolutional).layers() if trace.attentions else Layers()
+            return replace(attentions, target=target, pooled=target, is_convolutional=True, problem="")
+        return _choice(isolated, call, image, trace, convolutional).layers()
+
+
+def _choice(isolated: Forward, call: Call, image: Tensor, trace: Trace, convolutional: LayerCall | None) -> _Choice:
+    """Return the choice among the maps of all layers, whose layouts are found by a further run."""
+    shapes = {output.site: output.output.shape for output in trace.calls}
+    return _Choice(trace, probe(isolated, call, image, shapes), convolutional)
 
 
 def with_layout(model: nn.Module | Forward, layer: TargetLayer, images: Tensor | Call) -> TargetLayer:
@@ -190,11 +201,10 @@ def _fill_zero_parameters(shadow: nn.Module) -> None:
 
 def _has_later_map(trace: Trace, convolutional: LayerCall) -> bool:
     """Whether something learned is applied after the last convolutional map to what may be a map as well."""
-    used = ancestors([trace.logits.grad_fn])
     nodes = trace.nodes()
-    later = set(nodes[nodes.index(convolutional.node) + 1 :])
+    later = ancestors([trace.logits.grad_fn]) & set(nodes[nodes.index(convolutional.node) + 1 :])
     return any(
-        call.node in used & later
+        call.node in later
         and _may_be_map(call.output.shape, trace.image_size)
         and not is_class_scores(trace, call)
         and not _only_pools(convolutional, call)
@@ -245,7 +255,7 @@ class _Choice:
     def _last_map(self) -> LayerCall | None:
         """Return the last map on most of whose patches the score depends."""
         for node in reversed(self.trace.nodes()):
-            readable = [call for call in once_called(self.trace, node) if call.site in self.layouts]
+            readable = self.readable[node]
             if readable and self._is_candidate(readable[0]):
                 chosen = plainest_name(self.trace, readable)
                 if self.convolutional is not None and _only_pools(self.convolutional, chosen):
@@ -258,7 +268,7 @@ class _Choice:
             self.covered.get(call.node, 0.0) >= _MOST_PATCHES
             and self._channels(call) > 1
             and any(map(is_learned, ancestors([call.node])))  # else it is the image, normalized or pooled
-            and not is_class_scores(self.trace, call)
+            and not is_class_scores(self.trace, call, [self._channels(call)])
             and not self._is_weights(call)
             and call.site not in self.inner
         )
@@ -268,6 +278,14 @@ class _Choice:
 
     def _target(self, call: LayerCall) -> TargetLayer:
         return TargetLayer(call.name, call.activated, self.layouts.get(call.site, Layout(element=call.element)))
+
+    @cached_property
+    def readable(self) -> dict[Any, list[LayerCall]]:
+        """The calls that returned a map, each of a module that is called once, by the map's node in their order."""
+        return {
+            node: [call for call in once_called(self.trace, node) if call.site in self.layouts]
+            for node in self.trace.nodes()
+        }
 
     @cached_property
     def gradients(self) -> dict[Any, tuple[LayerCall, Tensor]]:
@@ -349,28 +367,16 @@ class _Choice:
     @cached_property
     def dependent(self) -> AbstractSet[Any]:
         """The nodes that depend on the image."""
-        nodes = ancestors([self.trace.logits.grad_fn])
-        children: dict[Any, list[Any]] = {}
-        for node in nodes:
-            for parent, _ in node.next_functions:
-                children.setdefault(parent, []).append(node)
-        waiting, dependent = [self.trace.image], {self.trace.image}
-        while waiting:
-            for child in children.get(waiting.pop(), []):
-                if child not in dependent:
-                    dependent.add(child)
-                    waiting.append(child)
-        return dependent
+        return dependents([self.trace.image], ancestors([self.trace.logits.grad_fn]))
 
     def _input_of(self, attention: AttentionCall) -> LayerCall | None:
         """Return the map that an attention reads: the nearest one before it that is not made inside it."""
-        by_node = {node: once_called(self.trace, node) for node in self.trace.nodes()}
         found: list[LayerCall] = []
 
         def stop(node: Any) -> bool:
             if node is attention.node:  # what it returns is not what it reads
                 return False
-            readable = [call for call in by_node.get(node, []) if call.site in self.layouts]
+            readable = self.readable.get(node, [])
             if not readable or self.covered.get(node, 0.0) < _MOST_PATCHES or readable[0].site in self.inner:
                 return False
             found.append(plainest_name(self.trace, readable))
@@ -400,9 +406,11 @@ class _Choice:
             queries.append(tokens.prefix - 1 if asks and tokens.prefix else len(tokens) - 1 if asks else None)
             sizes.append(attention.size)
         stream = self._stream() if sizes else None
-        if stream is None:
-            return None
-        return AttentionSites(tuple(queries), tuple(sizes), stream)
+        ends_in_query = bool(sizes) and sizes[-1][0] == 1 < sizes[-1][1]
+        if stream is not None:
+            return AttentionSites(tuple(queries), tuple(sizes), self._target(stream))
+        read = inputs[-1] if ends_in_query else None
+        return None if read is None else AttentionSites(tuple(queries), tuple(sizes), self._target(read), True)
 
     def _asks(self, attention: AttentionCall) -> bool:
         """Whether the query comes from the image, as a class token's does, and that of attention pooling does not."""
@@ -411,12 +419,13 @@ class _Choice:
         products = ancestors([attention.scores], stop=is_learned)
         return any(is_learned(node) and not self._is_projection(node) for node in products)
 
-    def _stream(self) -> TargetLayer | None:
-        """Return the last sequence of tokens after the last attention, whichever of them the score reads."""
+    def _stream(self) -> LayerCall | None:
+        """Return the last sequence of tokens that comes from the last attention, whichever of them the score reads."""
         for node in reversed(self.trace.nodes()):
-            readable = [call for call in once_called(self.trace, node) if call.site in self.layouts]
-            if readable and node in self.covered and readable[0].site not in self.inner:
-                return self._target(plainest_name(self.trace, readable))
+            readable = self.readable[node]
+            if readable and node in self.gradients and readable[0].site not in self.inner:
+                comes_after = self.trace.attentions[-1].node in ancestors([node])
+                return plainest_name(self.trace, readable) if comes_after else None
         return None
 
     def _problem(self) -> str:

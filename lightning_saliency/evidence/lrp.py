@@ -7,12 +7,13 @@ operation being Σ x ⊙ g̃ behind it, but for what biases add: without biases,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from lightning_saliency.evidence.graph import autograd_nodes, is_made_by, operation
+from lightning_saliency.evidence.graph import ancestors, dependents, is_made_by, operation
 from lightning_saliency.evidence.lrp_layers import LayerRules
 
 GAMMA = 0.25
@@ -104,37 +105,22 @@ def _multiplier(factors: Factors) -> Callable[[tuple[Any, ...], tuple[Any, ...]]
 
 def _input_factors(scores: Tensor, source: Tensor) -> dict[Any, Factors]:
     """Return by node the factors of its gradients, for the nodes that have other factors than 1."""
-    nodes = autograd_nodes(scores.grad_fn)
-    dependent = _dependent_nodes(nodes, source, {})
+    nodes = ancestors([scores.grad_fn])
+    sources = [node for node in nodes if is_made_by(node, source)]
+    dependent = dependents(sources, nodes)
     end = set(_end_of_model(scores.grad_fn, dependent))
     factors = {node: own for node in nodes if (own := _own_factors(node)) and not (own == _CONSTANT and node in end)}
-    dependent = _dependent_nodes(nodes, source, factors)
+    dependent = dependents(sources, nodes, lambda node, index: factors.get(node, {}).get(index) != 0)
     products = {node: own for node in nodes if (own := _product_factors(node, dependent, source))}
     return factors | products
 
 
-def _dependent_nodes(nodes: list[Any], source: Tensor, factors: Mapping[Any, Factors]) -> set[Any]:
-    """Return the nodes whose results depend on the source, but through what is held constant."""
-    users: dict[Any, list[Any]] = {node: [] for node in nodes}
-    for node in nodes:
-        for index, (parent, _) in enumerate(node.next_functions):
-            if parent is not None and factors.get(node, {}).get(index) != 0:
-                users[parent].append(node)
-    waiting = [node for node in nodes if is_made_by(node, source)]
-    dependent = set(waiting)
-    while waiting:
-        new = dict.fromkeys(user for user in users[waiting.pop()] if user not in dependent)
-        dependent.update(new)
-        waiting.extend(new)
-    return dependent
-
-
-def _inputs(node: Any, dependent: set[Any]) -> list[Edge]:
+def _inputs(node: Any, dependent: AbstractSet[Any]) -> list[Edge]:
     """Return the inputs of a node that depend on the source."""
     return [edge for edge in node.next_functions if edge[0] in dependent]
 
 
-def _end_of_model(root: Any, dependent: set[Any]) -> Iterator[Any]:
+def _end_of_model(root: Any, dependent: AbstractSet[Any]) -> Iterator[Any]:
     """Yield the nodes from the scores down to where two branches join."""
     while len(inputs := _inputs(root, dependent)) == 1:
         yield root
@@ -152,7 +138,7 @@ def _own_factors(node: Any) -> Factors:
     return _FACTORS.get(kind, {})
 
 
-def _product_factors(node: Any, dependent: set[Any], source: Tensor) -> Factors:
+def _product_factors(node: Any, dependent: AbstractSet[Any], source: Tensor) -> Factors:
     """Return the factors of a product of two tensors that both depend on the source."""
     indices = _PRODUCTS.get(operation(node), ())
     edges = [edge for index, edge in enumerate(node.next_functions) if index in indices and edge[0] in dependent]
@@ -165,14 +151,14 @@ def _product_factors(node: Any, dependent: set[Any], source: Tensor) -> Factors:
     return dict.fromkeys(indices, 0.5)
 
 
-def _unscaled(edge: Edge, dependent: set[Any]) -> Edge:
+def _unscaled(edge: Edge, dependent: AbstractSet[Any]) -> Edge:
     """Return the tensor that was multiplied by what does not depend on the source to give this one."""
     while operation(edge[0]) in _SCALINGS and len(inputs := _inputs(edge[0], dependent)) == 1:
         edge = inputs[0]
     return edge
 
 
-def _is_computed_from(result: Edge, origin: Edge, dependent: set[Any], source: Tensor) -> bool:
+def _is_computed_from(result: Edge, origin: Edge, dependent: AbstractSet[Any], source: Tensor) -> bool:
     """Whether all that a tensor has from the source comes through another one."""
     seen, waiting = {origin, result}, [result] if result != origin else []
     while waiting:

@@ -19,7 +19,7 @@ from lightning_saliency.evidence.trace import Site, hooked
 _TOKEN_AXES: tuple[Axes, ...] = ("NLD", "LND")
 
 _UNUSUAL = 0.5
-"""By how much channels first must answer better to the image's halves, to be what a sequence is taken for."""
+"""How well a sequence with its channels first must answer to the image's halves, to be taken for one."""
 
 _UNCHANGED = 1e-3
 """The change of a token, relative to the median change of all, below which it is said not to depend on the image."""
@@ -108,9 +108,9 @@ class _Reader:
                 continue
             layout = self._layout(tensor, axes, path)
             if layout is not None:
-                order = _order(layout.read(tensor, self.image_size))
-                readings.append((order - (_UNUSUAL if axes == "NDL" else 0.0), layout))
-        return max(readings, key=lambda reading: reading[0])[1] if readings else None
+                readings.append((_order(layout.read(tensor, self.image_size)), layout))
+        likely = [reading for reading in readings if reading[1].axes != "NDL" or reading[0] > _UNUSUAL]
+        return max(likely, key=lambda reading: reading[0])[1] if likely else None
 
     def _layout(self, tensor: Tensor, axes: Axes, path: Path) -> Layout | None:
         layout = Layout(axes, element=path)

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
-from lightning_saliency.evidence.graph import autograd_nodes, is_made_by, operation
+from lightning_saliency.evidence.graph import ancestors, is_made_by, operation
 
 Rectifier: TypeAlias = Literal["guided", "deconvnet"]
 """A backward rule for ReLUs: `"guided"`, the positive part of the gradient at the input (Springenberg 2015), or
@@ -28,7 +28,7 @@ def rectify(scores: Tensor, source: Tensor, rectifier: Rectifier) -> None:
     Raises:
         ValueError: There is no ReLU.
     """
-    graph = autograd_nodes(scores.grad_fn)
+    graph = ancestors([scores.grad_fn])
     if not any(is_made_by(node, source) for node in graph):
         return
     nodes = [node for node in graph if _is_relu(node)]

@@ -235,7 +235,8 @@ class _Plan:
                 replace(attention, query=query)
                 for attention, query in zip(gradients.attentions, sites.queries, strict=True)
             )
-            evidence["token_relevance"] = stream.token_relevance(gradients.of[sites.stream])
+            query = sites.queries[-1] if sites.ends_in_query else None
+            evidence["token_relevance"] = stream.token_relevance(gradients.of[sites.stream], query)
             evidence["tokens"] = stream.tokens()
         elif self.wants_relevance and self.found.patches is not None:
             evidence["tokens"] = taps[self.found.patches].tokens()

@@ -110,9 +110,17 @@ class Tap:
         """Return the tensor that the layer has returned, for its gradient."""
         return self.read(), self._known_layout.batch_axis
 
-    def token_relevance(self, gradient: Tensor) -> Tensor:
-        """Return how much the score reads each token, from the gradient of what `read` returns: `(N, T)`, of sum 1."""
+    def token_relevance(self, gradient: Tensor, query: int | None) -> Tensor:
+        """Return how much the score reads each token, `(N, T)`, of sum 1.
+
+        Args:
+            gradient: The gradient of what `read` returns.
+            query: The position of the one token that the score is read from, where this is known.
+        """
         magnitude = self._known_layout.sequence(gradient).abs().sum(2)
+        if query is not None:
+            magnitude = torch.zeros_like(magnitude)
+            magnitude[:, query] = 1
         total = magnitude.sum(1, keepdim=True)
         return magnitude / torch.where(total > 0, total, 1.0)
 

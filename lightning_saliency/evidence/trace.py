@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from lightning_saliency.data import Call
 from lightning_saliency.data.trees import Path, leaves
 from lightning_saliency.evidence.forward import Forward
+from lightning_saliency.evidence.graph import ancestors
 from lightning_saliency.evidence.isolation import graph_everywhere
 
 _ACTIVATIONS = frozenset(
@@ -247,23 +247,3 @@ def hooked(
 
 def _tensors(tree: Any) -> dict[Path, Tensor]:
     return {path: value for path, value in leaves(tree) if isinstance(value, Tensor)}
-
-
-def ancestors(nodes: Iterable[Any], stop: Callable[[Any], bool] = lambda _: False) -> AbstractSet[Any]:
-    """Return the given autograd nodes and all that they depend on, not searching beyond nodes where `stop` holds."""
-    waiting = [node for node in nodes if node is not None]
-    found = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        if stop(node):
-            continue
-        for parent, _ in node.next_functions:
-            if parent is not None and parent not in found:
-                found.add(parent)
-                waiting.append(parent)
-    return found
-
-
-def is_learned(node: Any) -> bool:
-    """Whether an autograd node is a convolution or a linear layer."""
-    return any(kind in node.name() for kind in ("Convolution", "Addmm", "MmBackward", "BmmBackward", "Linear"))

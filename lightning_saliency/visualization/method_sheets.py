@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution import ExplainedSamples, Normalize, describe_reading, make_heatmaps
+from lightning_saliency.attribution import ExplainedSamples, Normalize, describe_readings, make_heatmaps
 from lightning_saliency.visualization.captions import (
     Caption,
     Names,
@@ -84,8 +84,7 @@ def draw_sheets(
     fitted = cache(partial(fit_images, images))  # most sheets have cells of the same size
 
     def sheet(columns: Mapping[str, _Column], note: str, keys: Iterable[str]) -> Tensor:
-        readings = dict.fromkeys(describe_reading(explanations[0], key) for key in keys)
-        read = "; ".join(reading for reading in readings if reading)
+        read = describe_readings(explanations[0], keys)
         fitting = math.isqrt(_CELLS_AREA // (len(images) * (1 + len(columns))))
         side = min(CELL_SIDE, max(_LEAST_CELL_SIDE, fitting))
         return grid(

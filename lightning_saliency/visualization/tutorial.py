@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lightning_saliency.attribution import METHODS, Explanation, blank_reasons, describe_reading, make_heatmaps
+from lightning_saliency.attribution import METHODS, Explanation, blank_reasons, describe_readings, make_heatmaps
 from lightning_saliency.visualization.captions import explanation_captions, join_notes, method_title
 from lightning_saliency.visualization.colors import signed_to_rgb
 from lightning_saliency.visualization.images import shown_channels
@@ -64,8 +64,7 @@ def tutorial_figure(
         title = method_title(key)
         columns[title], blanks[title] = _draw_panel(explanation, key, rows, style)
     # where several layers were read, the panels name them
-    readings = dict.fromkeys(describe_reading(explanation, key) for key in keys if key in METHODS)
-    read = "; ".join(reading for reading in readings if reading)
+    read = describe_readings(explanation, [key for key in keys if key in METHODS])
     captions = explanation_captions(explanation, find_names(style))
     return grid(
         to_pictures(explanation.images[rows], style),

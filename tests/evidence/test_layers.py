@@ -272,3 +272,61 @@ def test_an_image_that_is_normalized_or_pooled_is_no_map_of_the_models():
     assert "no map of more than one position" in layers.problem
     with pytest.raises(ValueError, match="no map of more than one position"):
         explain(model, IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("pool", "prefix", "start"),
+    [
+        ("class", 1, [1.0, 0, 0, 0, 0, 0, 0]),
+        ("mean", 0, [1 / 6] * 6),
+        ("class attention", 0, [1.0, 0, 0, 0, 0, 0, 0]),
+    ],
+)
+def test_relevance_begins_where_the_score_reads_the_tokens(pool, prefix, start):
+    """Held against R ← R + Ā R of the paper, in whole matrices, from the attentions of a forward with its graph."""
+    kept = []
+    model = TinyViT(lambda *given: written_out(*given, kept), pool, prefix=prefix)
+    model.stream = nn.Identity()  # by which the last sequence has a name
+    model.tokens = lambda images, tokens=model.tokens: model.stream(tokens(images))
+    maps = explain(TinyViT(written_out, pool, prefix=prefix), IMAGES, methods="attention_relevance", target=1)
+    named = explain(model, IMAGES, methods="attention_relevance", target=1)
+    kept.clear()
+    gradients = torch.autograd.grad(TinyViT.forward(model, IMAGES)[:, 1].sum(), kept)
+    updates = [(P * G).relu().mean(1).detach() for P, G in zip(kept, gradients, strict=True)]
+    length = updates[-1].shape[2]
+    R = torch.eye(length, dtype=torch.float64).repeat(2, 1, 1)
+    for update in updates:
+        square = torch.zeros(2, length, length, dtype=torch.float64)
+        square[:, : update.shape[1], length - update.shape[2] :] = update
+        if update.shape[2] < length:  # before the class token was put in front
+            square = F.pad(update, (1, 0, 1, 0))
+        R = R + square @ R
+    r0 = torch.tensor(start, dtype=torch.float64)
+    expected = (r0 @ R - r0)[:, length - 6 :].reshape(2, 1, 2, 3)
+    for explanation in (maps, named) if pool == "class attention" else (named,):
+        torch.testing.assert_close(explanation.attributions["attention_relevance"], expected.float())
+
+
+class Unfolded(nn.Module):
+    """Cuts the image into patches by unfolding, channels before patches, for a mixer."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.unfold = nn.Conv2d(2, 6, 3, padding=1), nn.Unfold(2, stride=2)
+        self.mix, self.head = nn.Linear(24, 24), nn.Linear(24, 3)
+        self.double()
+
+    def forward(self, images):
+        patches = self.unfold(self.stem(images))
+        return self.head((patches + self.mix(patches)).mean(2))
+
+
+def test_channels_before_patches_are_read_where_the_patches_answer():
+    model = Unfolded()
+    unfolded = explain(model, IMAGES, layer="unfold").attributions["grad_cam"]
+    activations = model.unfold(model.stem(IMAGES)).detach().requires_grad_()
+    score = model.head((activations + model.mix(activations)).mean(2)).amax(1).sum()
+    gradient = torch.autograd.grad(score, activations)[0]
+    expected = torch.einsum("nd,ndl->nl", gradient.mean(2), activations.detach()).relu().reshape(2, 1, 4, 6)
+    torch.testing.assert_close(unfolded, expected.float())
