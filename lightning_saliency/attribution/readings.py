@@ -46,8 +46,7 @@ def describe_reading(explanation: Explanation, key: str) -> str:
 def describe_readings(explanation: Explanation, keys: Iterable[str]) -> str:
     """Return in words what several maps were read from, each reading once; see `describe_reading`."""
     readings = dict.fromkeys(describe_reading(explanation, key) for key in keys)
-    # a line of a picture is broken at a plain " · "
-    return "; ".join(reading.replace(" · ", "\N{NO-BREAK SPACE}· ") for reading in readings if reading)
+    return "; ".join(reading for reading in readings if reading)
 
 
 def _tokens(layer: TargetLayer, found: Layers, grid: str) -> str:

@@ -58,7 +58,10 @@ def wrap_lines(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int =
     fitting = max(_count_fitting(text, font, width), 1)
     dot, space = text.rfind(" · ", 0, fitting + 3), text.rfind(" ", 0, fitting + 1)
     joint = max(text.rfind(mark, 0, fitting) for mark in "_-/.,") + 1
-    if dot > 2 * fitting // 3 or (dot > 0 and font.getlength(text[dot + 3 :]) <= (lines - 1) * width):
+    semicolon = text.rfind("; ", 0, fitting + 1)
+    if semicolon > fitting // 3:
+        end, begin = semicolon + 1, semicolon + 2
+    elif dot > 2 * fitting // 3 or (dot > 0 and font.getlength(text[dot + 3 :]) <= (lines - 1) * width):
         end, begin = dot, dot + 3
     elif space > fitting // 3:
         end, begin = space, space + 1
