@@ -37,7 +37,8 @@ def last_convolutional_map(
             return False
         if can_be_cut and trace.image in ancestors([trace.logits.grad_fn], stop=lambda node: node is call.node):
             return False
-        return not is_class_scores(trace, call) and _is_convolutional(call.node, map_size, sizes)
+        is_scores = is_class_scores(trace, call, [call.output.shape[1]])
+        return not is_scores and _is_convolutional(call.node, map_size, sizes)
 
     for node in reversed(trace.nodes()):
         named = once_called(trace, node)

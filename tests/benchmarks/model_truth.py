@@ -130,6 +130,7 @@ def measure(model: nn.Module, reading: Reading, size: Size) -> Truth:
         if attention.is_behind
         and attention.reads >= patches.shape[1]  # of two images, half of the positions
         and depends(attention.output, images)
+        and serves(attention.output, whole.logits)
     ]
     readers = [(attention, of_cut) for attention, of_cut, reads_map in behind_it if reads_map]
     return Truth(
@@ -268,6 +269,12 @@ def gradient_of(score: Tensor, images: Tensor) -> Tensor | None:
 def depends(tensor: Tensor, source: Tensor) -> bool:
     """Whether a tensor's values depend on another's."""
     return size_of(gradient_of(tensor.square().sum(), source)) > 0
+
+
+def serves(tensor: Tensor, logits: Tensor) -> bool:
+    """Whether the logits depend on a tensor: a model may run a head whose result it does not use."""
+    gradient = torch.autograd.grad(best(logits), tensor, retain_graph=True, allow_unused=True)[0]
+    return gradient is not None
 
 
 def size_of(gradient: Tensor | None) -> float:
