@@ -354,9 +354,13 @@ class _Choice:
         return bool(module.name) and not inner
 
     def _is_leading(self, call: LayerCall, scope: ModuleCall) -> bool:
-        """Whether nothing learned but a norm is between the input of an attention's module and this tensor."""
+        """Whether nothing learned but a norm is between the input of an attention's module and this tensor.
+
+        A padded tensor has other positions than its input.
+        """
         between = ancestors([call.node], stop=lambda node: node in scope.inputs or self._is_projection(node))
-        return bool(between & scope.inputs) and not any(map(self._is_projection, between - scope.inputs))
+        changed = any(self._is_projection(node) or "Pad" in node.name() for node in between - scope.inputs)
+        return bool(between & scope.inputs) and not changed
 
     def _is_projection(self, node: Any) -> bool:
         """Whether a node applies a weight: a convolution or linear layer, but not the product of two maps."""

@@ -330,3 +330,23 @@ def test_channels_before_patches_are_read_where_the_patches_answer():
     gradient = torch.autograd.grad(score, activations)[0]
     expected = torch.einsum("nd,ndl->nl", gradient.mean(2), activations.detach()).relu().reshape(2, 1, 4, 6)
     torch.testing.assert_close(unfolded, expected.float())
+
+
+class PaddedAttention(nn.Module):
+    """Attention over a map `(N, D, h, w)`, whose queries, keys and values come from a padded map."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.pad = nn.ZeroPad2d((0, 1, 0, 1))
+        self.project = nn.Conv2d(width, 3 * width, 2)
+
+    def forward(self, x):
+        query, key, value = self.project(self.pad(x)).flatten(2).mT.chunk(3, -1)
+        return x + F.scaled_dot_product_attention(query, key, value).mT.unflatten(2, x.shape[2:])
+
+
+def test_a_padded_map_is_no_input_of_an_attention():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), PaddedAttention(8), nn.Flatten(2), nn.AdaptiveAvgPool1d(1))
+    model = nn.Sequential(*model, nn.Flatten(), nn.Linear(8, 5)).eval()
+    assert [layer.name for layer in find_layers(model, torch.randn(1, 3, 16, 16)).attention_inputs] == ["0"]
