@@ -16,6 +16,7 @@ from lightning_saliency.attribution.heatmaps import fused, fused_signed
 from lightning_saliency.attribution.methods import METHODS, MethodChoice, parse_methods
 from lightning_saliency.data import Call, make_call
 from lightning_saliency.evidence import (
+    TASKS,
     Evidence,
     Forward,
     Need,
@@ -25,7 +26,7 @@ from lightning_saliency.evidence import (
     Target,
     TargetChoice,
     TargetLayer,
-    Task,
+    TaskName,
     UnknownLayoutError,
     as_forward,
     collect,
@@ -53,7 +54,7 @@ def explain(
     layer: Layer | Sequence[Layer] | None = None,
     fuse: Fuse | None = None,
     flip: bool = False,
-    task: Task = "multiclass",
+    task: TaskName | None = None,
     chunk_size: int | None = None,
     progress: bool = True,
 ) -> Explanation:
@@ -81,8 +82,9 @@ def explain(
         fuse: How the maps of several layers become one: the `"mean"` or `"max"` of their heatmaps; None for one map per
             layer.
         flip: Explain the mirrored images too, and take the mean: every pass is run twice, for smoother maps.
-        task: How probabilities are computed from logits: `"multiclass"` (softmax), or `"multilabel"` (each class's
-            sigmoid).
+        task: What the model's output means: `"multiclass"` (softmax), `"multilabel"` (each class's sigmoid),
+            `"regression"` (values, of which `target` is one, by default the first), `"segmentation"` (scores of pixels,
+            `(N, K, H, W)`: a class's mean over its pixels). Default: found, as far as the output's form tells.
         chunk_size: The most images that go through the model together, which bounds the memory; but for rounding, the
             result does not depend on it. On a CPU it is about eight of 224×224 in any case, which is faster.
         progress: Whether to show a progress bar for methods that take many passes and more than a few seconds.
@@ -104,13 +106,14 @@ def explain(
         {'grad_cam': (2, 1, 32, 32), 'saliency': (2, 1, 32, 32)}
     """
     parsed = parse_methods(methods)
-    forward = as_forward(model)
-    check_choice("task", task, get_args(Task))
+    check_choice("task", task, (*get_args(TaskName), None))
     check_choice("fuse", fuse, (*get_args(Fuse), None))
     if isinstance(target, str) and target == "label":
         raise ValueError("Expected `target` to be the labels themselves, got 'label': pass `target=labels`.")
     flip, progress = check_flag("flip", flip), check_flag("progress", progress)
     chunk_size = optional(check_count)("chunk_size", chunk_size)
+    forward = as_forward(model)
+    forward = forward if task is None else replace(forward, task=TASKS[task])
     call = parse_images(forward, images)
     settings = Settings(
         forward,
@@ -119,7 +122,6 @@ def explain(
         _parse_layers(forward.model, layer),
         fuse=fuse,
         flip=flip,
-        task=task,
         chunk_size=chunk_size,
         progress=progress,
     )
@@ -263,6 +265,8 @@ class _Reader:
             notes,
             class_evidence.all_class_weights,
             class_evidence.pooled_activations,
+            shared_pass.reading.task,
+            shared_pass.reading.masks,
         )
 
     def _attribute(
@@ -277,7 +281,8 @@ class _Reader:
         every_evidence = [shared_pass.at(layer, method.needs) for layer in layers]
         for layer, evidence in zip(layers, every_evidence, strict=True):
             name = f"{key}@{layer}" if len(layers) > 1 else key
-            passes = Passes(settings.forward, call, target, layer, self.batch_size, settings.progress, shared=shared)
+            forward = shared_pass.forward
+            passes = Passes(forward, call, target, layer, self.batch_size, settings.progress, shared=shared)
             raw, signed = method.attribute(evidence, passes, settings.methods[key])
             attributions[name] = _nan_without_score(raw, evidence.scores)
             if signed is not None:
@@ -365,4 +370,5 @@ def _joined(settings: Settings, call: Call, inputs: Tensor, chunks: Sequence[Exp
         notes=cat_each("notes"),
         all_class_weights=None if weights is None else weights.clone(),  # training will change the model's own
         pooled_activations=cat(chunk.pooled_activations for chunk in chunks),
+        masks=cat(chunk.masks for chunk in chunks),
     )

@@ -12,16 +12,15 @@ from torch import Tensor, nn
 
 from lightning_saliency.attribution.heatmaps import Heatmaps, Normalize, make_heatmaps
 from lightning_saliency.attribution.methods import METHODS
-from lightning_saliency.data import Call, SampleBatch
+from lightning_saliency.data import Answer, Call, SampleBatch
 from lightning_saliency.evidence import (
     Forward,
     Layers,
     Surroundings,
     Target,
     TargetLayer,
+    TASKS,
     Task,
-    class_probabilities,
-    predicted_classes,
 )
 
 Fuse: TypeAlias = Literal["mean", "max"]
@@ -40,7 +39,6 @@ class Settings:
         found: Which layers a run of the model has shown; None where no method reads one that is not named.
         fuse: How the maps of several layers become one; None for one map per layer.
         flip: Whether each map is averaged with the map of the mirrored image.
-        task: How probabilities are computed from logits.
         chunk_size: The most images that go through the model together; None for as many as are fast.
         progress: Whether to show a progress bar for methods that take many passes.
     """
@@ -52,7 +50,6 @@ class Settings:
     found: Layers | None = None
     fuse: Fuse | None = None
     flip: bool = False
-    task: Task = "multiclass"
     chunk_size: int | None = None
     progress: bool = False
 
@@ -103,6 +100,8 @@ class Explanation:
         all_class_weights: The weights of every class, read by `class_maps`; only where `cam` is among the methods. See
             `Evidence`.
         pooled_activations: The activations that they weigh; see `Evidence`.
+        task: What the model's output means.
+        masks: The predicted class of each pixel, `(N, H, W)` int64, of a segmentation; else None.
     """
 
     settings: Settings
@@ -116,6 +115,8 @@ class Explanation:
     notes: Mapping[str, Tensor] = field(default_factory=dict)
     all_class_weights: Tensor | None = None
     pooled_activations: Tensor | None = None
+    task: Task = TASKS["multiclass"]
+    masks: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -140,13 +141,36 @@ class Explanation:
 
     @property
     def predictions(self) -> Tensor:
-        """The predicted class per image, `(N,)` int64."""
-        return predicted_classes(self.logits)
+        """The predicted class per image, `(N,)` int64; see `Task.predictions`."""
+        return self.task.predictions(self.logits, self.masks)
 
     @property
-    def probabilities(self) -> Tensor:
-        """The probability of each class, `(N, K)`; `(N, 2)` for a single logit."""
-        return class_probabilities(self.logits, self.settings.task)
+    def probabilities(self) -> Tensor | None:
+        """The probability of each class, `(N, K)`, `(N, 2)` for a single logit; None where the output is values."""
+        return self.task.probabilities(self.logits, self.masks)
+
+    @property
+    def answers(self) -> list[Answer | None]:
+        """What the model says of each image: a class, a set of classes, or values; None of an embedding."""
+        return self.task.answers(self.logits, self.masks)
+
+    @property
+    def answer_probabilities(self) -> list[tuple[float, ...]]:
+        """The probability of each class in `answers`, per image; empty where the output is values."""
+        probabilities = self.probabilities
+        if probabilities is None:
+            return [() for _ in range(len(self))]
+        sets = [answer if isinstance(answer, tuple) else (answer,) for answer in self.answers]
+        return [
+            tuple(row[int(index)] for index in classes if index is not None)
+            for row, classes in zip(probabilities.tolist(), sets, strict=True)
+        ]
+
+    @property
+    def confidences(self) -> list[float | None]:
+        """The largest probability per image; None where the output is values."""
+        probabilities = self.probabilities
+        return [None for _ in range(len(self))] if probabilities is None else list(probabilities.amax(1).tolist())
 
     def heatmaps(self, size: Sequence[int] | None = None, normalize: Normalize = "max") -> dict[str, Tensor]:
         """Return the attributions as heatmaps in [0, 1], `(N, 1, H, W)` float32.
@@ -205,6 +229,7 @@ class Explanation:
             signed=select_rows(self.signed),
             notes=select_rows(self.notes),
             pooled_activations=None if self.pooled_activations is None else self.pooled_activations[rows],
+            masks=None if self.masks is None else self.masks[rows],
         )
 
 

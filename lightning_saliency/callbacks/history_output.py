@@ -111,11 +111,11 @@ class HistoryOutput(Output):
 
     def _samples(self, look: Look) -> RecordedSamples:
         images: dict[int, Any] = {}
-        labels: dict[int, int | None] = {}
+        labels: dict[int, Answer | None] = {}
         for group in look.explained:
             pictures = to_pictures(group.explanation.images, self.style, look.dataset).numpy()
             images |= dict(zip(group.samples.positions, pictures, strict=True))
-            labels |= dict(zip(group.samples.positions, group.samples.labels, strict=True))
+            labels |= dict(zip(group.samples.positions, group.samples.truths, strict=True))
         names = find_names(self.style, look.dataset).names
         positions = tuple(sorted(images))
         return RecordedSamples(
@@ -167,8 +167,8 @@ def _recorded(look: Look) -> RecordedLook:
         epoch=look.epoch,
         step=look.step,
         positions=tuple(sorted(positions)),
-        predictions=of_each(lambda group: group.explanation.predictions.tolist()),
-        probabilities=of_each(lambda group: group.explanation.probabilities.amax(1).tolist()),
+        predictions=of_each(lambda group: group.explanation.answers),
+        probabilities=of_each(lambda group: group.explanation.confidences),
         classes=of_each(
             lambda group: (
                 [None] * len(group) if group.explanation.classes is None else group.explanation.classes.tolist()
@@ -183,4 +183,5 @@ def _recorded(look: Look) -> RecordedLook:
         scalars=dict(look.scalars),
         layers=explanations[0].layers,
         explained=look.target,
+        task=explanations[0].task.name,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -10,14 +11,20 @@ from torch import Tensor, nn
 
 from lightning_saliency._checks import OptionError, check_text, optional
 from lightning_saliency._lightning import LightningModule, Trainer, overrides
+from lightning_saliency.callbacks.meaning import Meaning, choose_meaning
 from lightning_saliency.callbacks.surroundings import quiet_surroundings
 from lightning_saliency.data import Call, find_images, plain_call
 from lightning_saliency.evidence import (
     CallRecorder,
     Forward,
+    LossTerm,
+    OutputChoice,
+    Reading,
     RecordedCall,
     TargetLayer,
+    Task,
     name_layer,
+    read_output,
 )
 
 _SAME_LOGITS = 1e-2
@@ -34,22 +41,30 @@ class ModelPart:
     Args:
         name: Dotted name of the submodule, or None to find it.
         image: The name of the argument that holds the images; see `lightning_saliency.data.make_call`.
-        output_fn: Returns the logits of the part's output.
+        output_fn: Which part of the output is explained, where the user says so.
+        task: What it means, where the user says so.
     """
 
     def __init__(
-        self, name: str | None = None, image: str | None = None, output_fn: Callable[[Any], Tensor] | None = None
+        self,
+        name: str | None = None,
+        image: str | None = None,
+        output_fn: OutputChoice = None,
+        task: Task | None = None,
     ) -> None:
         self.name = optional(check_text)("model", name)
         self.image = image
         self.output_fn = output_fn
+        self.task = task
+        self.loss_terms: tuple[LossTerm, ...] | None = None
+        self.meaning: Meaning | None = None
         self._chosen: str | None = name
         self._recorder: CallRecorder | None = None
 
     def forget(self) -> None:
         """Drop the module, and the choice of its part."""
         self.stop()
-        self._chosen = self.name
+        self._chosen, self.meaning = self.name, None
 
     def check(self, pl_module: LightningModule) -> None:
         """Raise an error for a name that the module does not have.
@@ -61,12 +76,13 @@ class ModelPart:
             name_layer(pl_module, self.name, argument="model")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which part was chosen."""
-        return {"name": self._chosen}
+        """Return which part was chosen, and what its output means."""
+        return {"name": self._chosen, "meaning": None if self.meaning is None else self.meaning.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the choice of a checkpoint, unless the user names a part."""
         self._chosen = self.name or state.get("name")
+        self.meaning = Meaning.from_state(state["meaning"], self.output_fn) if state.get("meaning") else None
 
     def find(self, pl_module: LightningModule) -> nn.Module | None:
         """Return the part that is explained, or None as long as only a validation step can show which it is."""
@@ -106,7 +122,8 @@ class ModelPart:
         """
         return Forward(
             self.model(pl_module) if model is None else model,
-            self.output_fn,
+            self.output_fn if self.meaning is None else self.meaning.output,
+            self.task if self.meaning is None else self.meaning.task,
             trainer.precision_plugin.forward_context,
             surroundings=quiet_surroundings(trainer, pl_module),
         )
@@ -127,7 +144,7 @@ class ModelPart:
     def start(self, pl_module: LightningModule) -> None:
         """Register hooks on the modules that the step may call, to record their calls."""
         self.stop()
-        self._recorder = CallRecorder(self._candidates(pl_module), image=self.image, output_fn=self.output_fn)
+        self._recorder = CallRecorder(self._candidates(pl_module), self.image, self.output_fn, self.task)
         self._recorder.start()
 
     def stop(self) -> None:
@@ -146,8 +163,8 @@ class ModelPart:
         if self._recorder is not None:
             self._recorder.end_step()
 
-    def end_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> tuple[Call, Tensor | None]:
-        """Return what the explained part was called with, and the logits that it returned.
+    def end_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> tuple[Call, Reading | None]:
+        """Return what the explained part was called with, and what it said.
 
         Args:
             trainer: The trainer, in whose precision the model is run.
@@ -155,11 +172,11 @@ class ModelPart:
             batch: The batch of the step.
 
         Raises:
-            ValueError: The part was not called, or no part of the module turns images into logits.
+            ValueError: The part was not called, or no part of the module says of images what can be explained.
         """
         recorded = {} if self._recorder is None else self._recorder.end_step()
         if self._chosen is not None and self._chosen in recorded:
-            return self._call_and_logits(recorded[self._chosen])
+            return self._read(recorded[self._chosen], batch)
         if self.name is not None:
             raise OptionError(
                 f"Expected `model`, {self.name!r}, to be called in the validation step, where it is not. "
@@ -168,21 +185,21 @@ class ModelPart:
             )
         if "" in recorded:
             self._chosen = ""
-            return self._call_and_logits(recorded[""])
+            return self._read(recorded[""], batch)
+        readings = self._readings(recorded, batch)
         if overrides(pl_module, "forward"):
-            call_and_logits = self._forward_call(trainer, pl_module, batch, list(recorded.values()))
-            if call_and_logits is not None:
+            call_and_reading = self._forward_call(trainer, pl_module, batch, list(recorded.values()))
+            if call_and_reading is not None:
                 self._chosen = ""
-                return call_and_logits
-        fitting = [call for call in recorded.values() if call.call is not None and call.logits is not None]
-        if len(fitting) != 1:
+                return call_and_reading
+        if len(readings) != 1:
             raise OptionError(
                 f"Expected the validation step of {type(pl_module).__name__} to call what turns images into logits, "
                 f"which it does not. {_describe_calls(recorded)}",
                 "output_fn" if self.output_fn is not None else "methods" if self.image is None else "samples.image",
             )
-        self._chosen = fitting[0].name
-        return self._call_and_logits(fitting[0])
+        ((self._chosen, self.meaning),) = readings.items()
+        return self._read(recorded[self._chosen], batch)
 
     @staticmethod
     def _trainable_children(pl_module: LightningModule) -> list[str]:
@@ -202,22 +219,52 @@ class ModelPart:
                 candidates[name] = module
         return candidates
 
-    def _call_and_logits(self, recorded: RecordedCall) -> tuple[Call, Tensor | None]:
+    def _readings(self, recorded: Mapping[str, RecordedCall], batch: Any) -> dict[str, Meaning]:
+        """Return what the outputs of the submodules mean that turn images into something that can be explained."""
+        readings = {}
+        for name, call in recorded.items():
+            with suppress(OptionError):
+                readings[name] = self._meaning(call, batch)
+        return readings
+
+    def _call(self, recorded: RecordedCall) -> Call:
+        """Return a recorded call.
+
+        Raises:
+            OptionError: It holds no images, or its output nothing that can be explained.
+        """
         if recorded.call is None:
             raise OptionError(
                 f"{recorded.problem} Name the argument that holds the images: `Samples(image=...)`.",
                 "methods" if self.image is None else "samples.image",
             )
-        if recorded.logits is None:
-            raise OptionError(f"{recorded.problem}", "methods" if self.output_fn is None else "output_fn")
-        return recorded.call, recorded.logits
+        if recorded.problem is not None:
+            raise OptionError(recorded.problem, "methods" if self.output_fn is None else "output_fn")
+        return recorded.call
+
+    def _meaning(self, recorded: RecordedCall, batch: Any) -> Meaning:
+        """Return what the output of a call means.
+
+        Raises:
+            OptionError: The call holds no images, or nothing of its output can be explained.
+        """
+        images = self._call(recorded).images
+        return choose_meaning(
+            recorded.output, batch, images, terms=self.loss_terms, choice=self.output_fn, task=self.task
+        )
+
+    def _read(self, recorded: RecordedCall, batch: Any) -> tuple[Call, Reading]:
+        """Return a call, and what its output says, by the meaning that the first one had."""
+        call = self._call(recorded)
+        meaning = self._meaning(recorded, batch) if self.meaning is None else self.meaning
+        self.meaning = meaning
+        return call, read_output(recorded.output, len(call), meaning.output, meaning.task, call.images)
 
     def _forward_call(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, recorded: list[RecordedCall]
-    ) -> tuple[Call, Tensor | None] | None:
-        """Return the call `forward(images)` and its logits, if they are those of the step; else None."""
+    ) -> tuple[Call, Reading | None] | None:
+        """Return the call `forward(images)` and what it says, if that is what the step computes; else None."""
         first_call = next((record.call for record in recorded if record.call is not None), None)
-        last_logits = next((record.logits for record in reversed(recorded) if record.logits is not None), None)
         call = plain_call(find_images(batch) if first_call is None else first_call.images)
         try:
             with self.forward(trainer, pl_module, pl_module).undisturbed() as isolated:
@@ -226,9 +273,12 @@ class ModelPart:
             return None
         if not recorded:
             return call, None  # no submodule is called, so there are no logits to compare with
-        if last_logits is None:
-            return None
-        return (call, last_logits) if same_logits(logits, last_logits) else None
+        for last in reversed(recorded):
+            with suppress(OptionError):
+                meaning = self._meaning(last, batch)
+                reading = read_output(last.output, len(call), meaning.output, meaning.task, call.images)
+                return (call, reading) if same_logits(logits, reading.logits) else None
+        return None
 
 
 def same_logits(logits: Tensor, others: Tensor) -> bool:

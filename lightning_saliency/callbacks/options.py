@@ -28,7 +28,7 @@ from lightning_saliency.attribution import Fuse
 from lightning_saliency.data import CHOOSERS, Choose, Chooser, FixedSamples, Objects, Positions, SampleCollector
 from lightning_saliency.data import describe as _describe
 from lightning_saliency.data import given_samples as _given_samples
-from lightning_saliency.evidence import Task
+from lightning_saliency.evidence import OutputChoice, TaskName
 
 OnError: TypeAlias = Literal["warn", "raise"]
 
@@ -173,9 +173,10 @@ class Execution:
     Args:
         fuse: How the maps of several layers become one: the `mean` or `max` of their heatmaps.
         flip: Explain the mirrored samples too, and show the mean: every pass is run twice, for smoother maps.
-        task: `multiclass` or `multilabel`, for the probabilities in the captions. Default: the LightningModule's own
-            `task`, where it has one of these names, else `multiclass`.
-        output_fn: A function that returns the logits of the model's output, where they are not found automatically.
+        task: What the model's output means: `multiclass`, `multilabel`, `regression` or `segmentation`. Default: found
+            from what the loss does with it, and from the forms of output and labels.
+        output_fn: A function that returns the logits of the model's output, or their key in it (`logits`, `heads.color`),
+            where they are not found automatically.
         chunk_size: The most images that go through the model together, which bounds the memory.
         log_untrained: Also show the untrained network, from sanity checking.
         on_error: What happens on an error: `warn` (once for each cause) or `raise`. An option of the user's that is
@@ -195,8 +196,8 @@ class Execution:
 
     fuse: Fuse | None = None
     flip: bool = False
-    task: Task | None = None
-    output_fn: Callable[[Any], Any] | None = None
+    task: TaskName | None = None
+    output_fn: OutputChoice = None
     chunk_size: int | None = None
     log_untrained: bool = True
     on_error: OnError = "warn"
@@ -210,8 +211,8 @@ class Execution:
             {
                 "fuse": partial(check_choice, allowed=(*get_args(Fuse), None)),
                 "flip": check_flag,
-                "task": partial(check_choice, allowed=(*get_args(Task), None)),
-                "output_fn": check_function,
+                "task": partial(check_choice, allowed=(*get_args(TaskName), None)),
+                "output_fn": _check_output,
                 "chunk_size": optional(check_count),
                 "log_untrained": check_flag,
                 "on_error": partial(check_choice, allowed=get_args(OnError)),
@@ -278,6 +279,11 @@ def check_group(option: str, value: Any, group: type[Any]) -> Any:
     if not isinstance(value, group):
         refuse(option, f"`{group.__name__}(...)`", shown(value), error=TypeError)
     return value
+
+
+def _check_output(name: str, choice: Any) -> Any:
+    """Refuse what is neither a function, nor a key, nor None."""
+    return check_text(name, choice) if isinstance(choice, str) else check_function(name, choice)
 
 
 def _check_images(name: str, images: Any) -> Tensor | tuple[Any, ...]:

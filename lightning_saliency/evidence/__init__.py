@@ -10,7 +10,7 @@ from lightning_saliency.evidence.head import find_head, own_parameters, replace_
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
 from lightning_saliency.evidence.layers import AttentionSites, Layers, find_layers, find_target_layer, with_layout
 from lightning_saliency.evidence.layout import Layout, TokenGrid
-from lightning_saliency.evidence.outputs import find_logits
+from lightning_saliency.evidence.outputs import OutputChoice, output_tensors, read_output
 from lightning_saliency.evidence.passes import Passes, forward_logits, forward_logits_in_chunks
 from lightning_saliency.evidence.process_state import ProcessKept
 from lightning_saliency.evidence.random_states import RandomStates
@@ -25,15 +25,15 @@ from lightning_saliency.evidence.targets import (
     ParsedTarget,
     Target,
     TargetChoice,
-    Task,
     check_classes,
-    class_probabilities,
     predicted_classes,
     select_scores,
 )
+from lightning_saliency.evidence.tasks import TASKS, Reading, Task, TaskName
 
 __all__ = [
     "POOLINGS",
+    "TASKS",
     "Attention",
     "AttentionPart",
     "AttentionReader",
@@ -45,10 +45,12 @@ __all__ = [
     "Layers",
     "Layout",
     "Need",
+    "OutputChoice",
     "ParsedTarget",
     "Passes",
     "ProcessKept",
     "RandomStates",
+    "Reading",
     "RecordedCall",
     "Rectifier",
     "Shadow",
@@ -58,23 +60,24 @@ __all__ = [
     "TargetChoice",
     "TargetLayer",
     "Task",
+    "TaskName",
     "TokenGrid",
     "Undisturbed",
     "UnknownLayoutError",
     "as_forward",
     "check_classes",
-    "class_probabilities",
     "collect",
     "find_class_weights",
     "find_head",
     "find_layers",
-    "find_logits",
     "find_target_layer",
     "forward_logits",
     "forward_logits_in_chunks",
     "name_layer",
+    "output_tensors",
     "own_parameters",
     "predicted_classes",
+    "read_output",
     "replace_parameters",
     "select_scores",
     "uninterrupted",

@@ -15,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 from lightning_saliency._checks import check_function, check_type
 from lightning_saliency.data import Call, channels_first, like_layout, plain_call
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
-from lightning_saliency.evidence.outputs import LogitsReader
+from lightning_saliency.evidence.outputs import OutputChoice, OutputReader
+from lightning_saliency.evidence.tasks import Reading, Task
 
 ForwardContext: TypeAlias = Callable[[], AbstractContextManager[Any]]
 """A function that returns the context in which the model's forward runs, for instance autocast."""
@@ -37,7 +38,8 @@ class Forward:
 
     Attributes:
         model: Any module that returns logits, or something that holds them.
-        output_fn: Returns the logits of the model's output, where they are not found automatically.
+        output_fn: A function that returns the logits of the model's output, or their key in it; by default found.
+        task: What the output means; by default found, as far as its form tells. One of `TASKS`.
         context: Returns the context for the forward, for instance `lambda: torch.autocast("cuda", torch.bfloat16)`.
         memory_format: The layout in memory of the model's images; by default their own, or on a CPU the fastest.
         surroundings: What the model is a part of; see `undisturbed`.
@@ -52,7 +54,8 @@ class Forward:
     """
 
     model: nn.Module
-    output_fn: Callable[[Any], Tensor] | None = None
+    output_fn: OutputChoice = None
+    task: Task | None = None
     context: ForwardContext = nullcontext
     memory_format: torch.memory_format = torch.preserve_format
     surroundings: Surroundings = field(default_factory=Surroundings)
@@ -60,7 +63,10 @@ class Forward:
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
             raise TypeError(f"Expected `model` to be a torch.nn.Module, got {type(self.model).__name__}.")
-        check_function("output_fn", self.output_fn)
+        if not isinstance(self.output_fn, str | tuple):
+            check_function("output_fn", self.output_fn)
+        if self.task is not None:
+            check_type("task", self.task, Task)
         if not callable(self.context):
             raise TypeError(f"Expected `context` to be a function, got {type(self.context).__name__}.")
         check_type("memory_format", self.memory_format, torch.memory_format)
@@ -74,7 +80,12 @@ class Forward:
         object.__setattr__(self, "model", getattr(self.model, "_orig_mod", self.model))
 
     def __call__(self, call: Call, images: Tensor | None = None, *, warns: bool = False) -> Tensor:
-        """Return the logits `(N, K)`, in the precision in which the model computes them.
+        """Return the logits `(N, K)`, in the precision in which the model computes them; see `read`."""
+        logits: Tensor = self.read(call, images, warns=warns).logits
+        return logits
+
+    def read(self, call: Call, images: Tensor | None = None, *, warns: bool = False) -> Reading:
+        """Run the model, and return what its output says.
 
         Args:
             call: What the model is called with; the model gets a copy.
@@ -82,7 +93,7 @@ class Forward:
             warns: Whether to warn if the model returns probabilities.
 
         Raises:
-            ValueError: The model returns no logits.
+            ValueError: The model returns nothing that can be explained.
         """
         with ExitStack() as stack:
             stack.enter_context(self.context())
@@ -92,11 +103,10 @@ class Forward:
             else:
                 copied = call.copied()
                 stack.enter_context(_FirstFloatingPoint(copied, laid_out))
-            reader = LogitsReader(len(call), self.output_fn, warns=warns)
+            reader = OutputReader(len(call), self.output_fn, self.task, like=call.images, warns=warns)
             stack.enter_context(reader)
             output = self.model(*copied.args, **copied.kwargs)
-        logits: Tensor = reader.read(output)
-        return logits
+        return reader.read(output)
 
     def undisturbed(self) -> Undisturbed[Forward]:
         """Return a context for a pass, which yields how a shadow of the model is run; see `Undisturbed`.

@@ -1,87 +1,138 @@
-"""Finding the logits in a model's output, also where the model ends in a softmax."""
+"""Reading a model's output: which of its tensors is explained, and what it means, also behind a softmax or sigmoid."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lightning_saliency._checks import OptionError, call_option
-from lightning_saliency.data import children, describe
+from lightning_saliency.data import children, describe, dotted
+from lightning_saliency.data.trees import Path, leaves
+from lightning_saliency.evidence.tasks import TASKS, Reading, Task
 
-_SOFTMAX = frozenset({"softmax", "log_softmax"})
+OutputChoice: TypeAlias = Callable[[Any], Any] | str | Path | None
+"""Which part of a model's output is explained: a function of it, its key (keys joined by dots), its path, or found."""
+
+_USUAL = ("logits", "out")
+"""The keys under which models return their logits."""
+
+_KEPT = 16
+"""How many softmaxes and sigmoids are remembered: the last ones of a forward, of which one may be its end."""
+
+_BY_FORM = (TASKS["multiclass"], TASKS["segmentation"])
+"""What an output's form alone may say of it, the likely ones first."""
+
+_ENDS = {"softmax": "multiclass", "log_softmax": "multiclass", "sigmoid": "multilabel", "sigmoid_": "multilabel"}
+"""The functions that make probabilities, and what they say of the task."""
 
 
-def find_logits(output: Any, num_images: int, output_fn: Callable[[Any], Tensor] | None = None) -> Tensor:
-    """Find the logits in the output of a model.
+def find_output(
+    output: Any, num_samples: int, choice: OutputChoice = None, task: Task | None = None, like: Tensor | None = None
+) -> tuple[Tensor, Task]:
+    """Return the tensor of a model's output that is explained, and what it means.
 
     Args:
         output: A tensor, or a tuple, list, mapping or object that holds one: under `logits`, then under `out`, else the
-            first tensor of the right shape.
-        num_images: N, the number of images that went in.
-        output_fn: Returns the logits of `output`, in place of this search.
-
-    Returns:
-        The logits `(N, K)`, as the model computed them. The shapes `(N,)` and `(N, K, 1, 1)` become `(N, K)`; so do
-        `(K,)` and `()`, which a model that ends in `squeeze()` returns for a single image.
+            first that has scores for each sample, else the first that has maps of scores.
+        num_samples: N, the number of samples that went in.
+        choice: A function that returns the tensor of `output`, or its key, in place of this search.
+        task: What it means, where that is known.
+        like: The images that went in: an output of their own shape may be images as well as scores of pixels.
 
     Raises:
-        ValueError: The output holds no such tensor.
+        ValueError: The output holds no such tensor, or it is not clear what it means.
 
     Example:
-        >>> find_logits({"features": torch.zeros(2, 8, 4, 4), "logits": torch.zeros(2, 5)}, 2).shape
-        torch.Size([2, 5])
+        >>> tensor, task = find_output({"features": torch.zeros(2, 8, 4, 4), "logits": torch.zeros(2, 5)}, 2)
+        >>> tensor.shape, task.name
+        (torch.Size([2, 5]), 'multiclass')
     """
-    output = call_option("output_fn", output_fn, output) if output_fn else output
-    if isinstance(output, Tensor) and num_images == 1 and output.dim() < 2:
-        output = output.reshape(1, -1)
-    logits = _first_logits([output] if output_fn else _candidates(output), num_images)
-    if logits is None:
-        source = "`output_fn`" if output_fn else "the model"
-        raise OptionError(
-            f"Expected {source} to return logits of shape ({num_images}, classes), got {describe(output)}. "
-            "Pass an `output_fn` that takes the logits out of what the model returns.",
-            "output_fn" if output_fn else "methods",
-        )
-    return logits
+    found = call_option("output_fn", choice, output) if callable(choice) else output
+    if isinstance(found, Tensor) and num_samples == 1 and found.dim() < 2:
+        found = found.reshape(1, -1)  # of a model that ends in `squeeze()`
+    tensors = output_tensors(found, num_samples, None if callable(choice) else choice)
+    for meaning in (task,) if task is not None else _BY_FORM:
+        for tensor in tensors.values():
+            if meaning.read(tensor.detach()) is None or (task is None and not _is_likely(meaning, tensor, like)):
+                continue
+            if task is None and like is not None and tensor.shape == like.shape:
+                raise OptionError(
+                    f"Expected to know what the model's output {tuple(tensor.shape)} means, which has the shape of "
+                    "the images themselves. Name the task, `task='segmentation'` for scores of pixels or "
+                    "`task='regression'` for values; or the tensor that is explained (`output_fn`).",
+                    "methods",
+                )
+            return tensor, meaning
+    source = "the model" if choice is None else "`output_fn`" if callable(choice) else f"the model, under {choice!r},"
+    raise OptionError(
+        f"Expected {source} to return logits of shape ({num_samples}, classes), got {describe(found)}. "
+        "Pass an `output_fn` that takes the logits out of what the model returns, or their key in it.",
+        "methods" if choice is None else "output_fn",
+    )
 
 
-class LogitsReader(TorchFunctionMode):
-    """Reads the logits of a model's output; where the model returns probabilities, the input of their softmax.
+def read_output(
+    output: Any, num_samples: int, choice: OutputChoice = None, task: Task | None = None, like: Tensor | None = None
+) -> Reading:
+    """Return what a model's output says, as it is: probabilities are not undone. The arguments are `find_output`'s."""
+    tensor, meaning = find_output(output, num_samples, choice, task, like)
+    return _read(meaning, tensor)
 
-    A saturated probability has no gradient that could be shown. If the softmax cannot be intercepted (it is written
-    out, or inside a scripted module), the logits are the logarithm of the probabilities.
+
+class OutputReader(TorchFunctionMode):
+    """Reads a model's output; where the model returns probabilities, what went into their softmax or sigmoid.
+
+    A saturated probability has no gradient that could be shown. If a softmax cannot be intercepted (it is written out,
+    or inside a scripted module), the logits are the logarithm of the probabilities.
 
     Args:
-        num_images: N.
-        output_fn: Returns the logits of the model's output.
+        num_samples: N.
+        choice: Which part of the output is explained; see `find_output`.
+        task: What it means; by default found.
+        like: The images that go in.
         warns: Whether to warn about probabilities: the first pass does, repeated ones need not.
     """
 
-    def __init__(self, num_images: int, output_fn: Callable[[Any], Tensor] | None, *, warns: bool) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        choice: OutputChoice = None,
+        task: Task | None = None,
+        *,
+        like: Tensor | None = None,
+        warns: bool = False,
+    ) -> None:
         super().__init__()
-        self.num_images = num_images
-        self.output_fn = output_fn
+        self.num_samples = num_samples
+        self.choice = choice
+        self.task = task
+        self.like = like
         self.warns = warns
-        self._softmaxes: list[tuple[Tensor, Tensor]] = []
+        self._ends: deque[tuple[str, Tensor, Tensor]] = deque(maxlen=_KEPT)
 
-    def read(self, output: Any) -> Tensor:
-        """Return the logits `(N, K)` of the output of a model that ran inside this context."""
-        logits = find_logits(output, self.num_images, self.output_fn)
-        if logits.shape[1] == 1:
-            return logits
-        for before, after in reversed(self._softmaxes):
-            if after.shape == logits.shape and torch.allclose(after, logits, rtol=0, atol=0, equal_nan=True):
-                self._warn("what goes into its softmax is explained instead")
-                return before
-        if _are_probabilities(logits.detach()):
+    def read(self, output: Any) -> Reading:
+        """Return what the output of a model says that ran inside this context."""
+        tensor, task = find_output(output, self.num_samples, self.choice, self.task, self.like)
+        if task.name == "regression":  # whose values are what they are, also between 0 and 1
+            return _read(task, tensor)
+        for function, before, after in reversed(self._ends):
+            if after.numel() == tensor.numel() and _are_same(after.reshape(tensor.shape), tensor):
+                self._warn(f"what goes into its {function.strip('_').removeprefix('log_')} is explained instead")
+                is_of_each = _ENDS[function] == "multilabel" and task.name == "multiclass" and tensor.shape[1:].numel() > 1
+                meaning = TASKS["multilabel"] if is_of_each and self.task is None else task
+                return _read(meaning, before.reshape(tensor.shape))
+        reading = _read(task, tensor)
+        if task.name == "multiclass" and reading.logits.shape[1] > 1 and _are_probabilities(reading.logits.detach()):
             self._warn("their logarithm is explained instead; better return the logits (`output_fn`)")
-            return logits.clamp(min=torch.finfo(logits.dtype).tiny).log()
-        return logits
+            rows = reading.logits
+            return Reading(task, rows.clamp(min=torch.finfo(rows.dtype).tiny).log())
+        return reading
 
     def _warn(self, what: str) -> None:
         if self.warns:
@@ -92,13 +143,32 @@ class LogitsReader(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        function = getattr(func, "__name__", "")
+        is_end = function in _ENDS
+        before = (args[0] if args else (kwargs or {})["input"]) if is_end else None
+        if function.endswith("_") and is_end:
+            before = before.clone()  # which the function is about to overwrite
         result = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") in _SOFTMAX and isinstance(result, Tensor):
-            logits = args[0] if args else (kwargs or {})["input"]
-            if result.shape[:1] == (self.num_images,) and result.dim() > 1 and result.shape[2:].numel() == 1:
-                rows = (self.num_images, -1)
-                self._softmaxes.append((logits.reshape(rows), result.reshape(rows)))
+        if is_end and isinstance(result, Tensor) and result.dim() and len(result) in (self.num_samples, result.numel()):
+            self._ends.append((function, before, result))
         return result
+
+
+def _is_likely(task: Task, tensor: Tensor, like: Tensor | None) -> bool:
+    """Whether an output of a task's form has its usual size too: as many pixels as the images, where it is maps."""
+    if task.name != "segmentation":
+        return True
+    return like is not None and tensor.shape[2 - (tensor.dim() < like.dim()) :] == like.shape[2:]
+
+
+def _read(task: Task, tensor: Tensor) -> Reading:
+    reading = task.read(tensor)
+    assert reading is not None  # the tensor was chosen by its form
+    return reading
+
+
+def _are_same(tensor: Tensor, other: Tensor) -> bool:
+    return tensor is other or torch.allclose(tensor, other, rtol=0, atol=0, equal_nan=True)
 
 
 def _are_probabilities(rows: Tensor) -> bool:
@@ -108,25 +178,38 @@ def _are_probabilities(rows: Tensor) -> bool:
     return len(wide) > 0 and bool((wide >= 0).all() and ((wide.sum(1) - 1).abs() < tolerance).all())
 
 
-def _first_logits(candidates: Iterable[Any], num_images: int) -> Tensor | None:
-    for value in candidates:
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape[:1] != (num_images,):
-            continue
-        if value.numel() and value.shape[2:].numel() == 1:
-            return value.reshape(num_images, -1)
-    return None
+def output_tensors(output: Any, num_samples: int, key: str | Path | None = None) -> dict[Path, Tensor]:
+    """Return the floating-point tensors of a model's output that have a row for each sample, the likely ones first.
+
+    Args:
+        output: What the model returned.
+        num_samples: N.
+        key: Of these, the one of this path, or those under this key: keys joined by dots.
+    """
+    found = {
+        path: value
+        for path, value in _by_likelihood(output)
+        if isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.numel()
+        and value.shape[:1] == (num_samples,)
+    }
+    if isinstance(key, tuple):
+        return {path: value for path, value in found.items() if path == key}
+    return {path: value for path, value in found.items() if key is None or f".{key}." in f".{dotted(path)}."}
 
 
-def _candidates(output: Any) -> Iterable[Any]:
-    """Yield the parts of an output that may be the logits, the most likely first."""
-    if isinstance(output, Tensor):
-        yield output
-        return
+def _by_likelihood(output: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Yield the leaves of an output with their paths, those under usual keys first, each once."""
     # the fields of a named tuple are attributes too, so its `logits` are read by `getattr`
     entries = children(output)
-    for name in ("logits", "out"):
+    usual = {}
+    for name in _USUAL:
         value = entries[name] if isinstance(output, Mapping) and name in entries else getattr(output, name, None)
         if value is not None:
-            yield from _candidates(value)
-    for value in entries.values():
-        yield from _candidates(value)
+            usual[name] = value
+    if isinstance(output, Tensor) or not (entries or usual):
+        yield from leaves(output, path=path)
+        return
+    for name, value in (usual | {name: value for name, value in entries.items() if name not in usual}).items():
+        yield from _by_likelihood(value, (*path, name))

@@ -20,6 +20,7 @@ from lightning_saliency.evidence.shared_pass import Evidence, Need, collect
 from lightning_saliency.evidence.tap import Tap
 from lightning_saliency.evidence.target_layer import TargetLayer
 from lightning_saliency.evidence.targets import ParsedTarget, select_scores
+from lightning_saliency.evidence.tasks import TASKS
 
 T = TypeVar("T")
 
@@ -92,11 +93,12 @@ class Passes:
             if activations is not None and self.layer is not None:
                 stack.enter_context(Tap(self.forward.model, self.layer, images.shape, replacement=activations))
             logits = forward_logits(self.forward, self.call[[row] * len(images)], images)
+        task = self.forward.task or TASKS["multiclass"]
         if isinstance(self.target, Tensor):
-            return select_scores(logits, self.target[row].expand(len(images)))[0]
+            return select_scores(logits, self.target[row].expand(len(images)), task)[0]
         # a callable's score may depend on the row in the batch: each copy is passed to it in the image's own row
         batches = [copy.expand(len(self.call), -1) for copy in logits]
-        return torch.stack([select_scores(batch, self.target)[0][row] for batch in batches])
+        return torch.stack([select_scores(batch, self.target, task)[0][row] for batch in batches])
 
 
 def forward_logits(forward: Forward, call: Call, images: Tensor) -> Tensor:

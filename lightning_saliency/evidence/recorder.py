@@ -1,4 +1,4 @@
-"""`CallRecorder`: records the arguments and logits of a model's calls during somebody else's step."""
+"""`CallRecorder`: records the arguments and outputs of a model's calls during somebody else's step."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch.jit import ScriptModule
 
 from lightning_saliency._checks import error_message
 from lightning_saliency.data import Call, make_call, mapped
-from lightning_saliency.evidence.outputs import find_logits
+from lightning_saliency.evidence.outputs import OutputChoice, output_tensors, read_output
 from lightning_saliency.evidence.signals import uninterrupted
+from lightning_saliency.evidence.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,13 @@ class RecordedCall:
     Attributes:
         name: The name of the module.
         call: What the module was called with; None where that holds no images.
-        logits: The logits that it returned, `(N, K)`; None where the output holds none.
-        problem: Why there is no call or there are no logits; None where there are both.
+        output: What it returned, with copies of its tensors.
+        problem: Why there is no call, or no output that can be explained; else None.
     """
 
     name: str
     call: Call | None
-    logits: Tensor | None
+    output: Any
     problem: str | None
 
 
@@ -43,7 +44,8 @@ class CallRecorder:
     Args:
         modules: The modules by name.
         image: The name of the argument that holds the images, where there are several; see `make_call`.
-        output_fn: Returns the logits of a module's output.
+        output_fn: Which part of a module's output is explained.
+        task: What it means; None where that is not known.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class CallRecorder:
         modules: Mapping[str, nn.Module],
         *,
         image: str | None = None,
-        output_fn: Callable[[Any], Tensor] | None = None,
+        output_fn: OutputChoice = None,
+        task: Task | None = None,
     ) -> None:
         # a scripted module has no hooks
         self.modules = {name: module for name, module in modules.items() if not isinstance(module, ScriptModule)}
         self.image = image
         self.output_fn = output_fn
+        self.task = task
         self._hooks = ExitStack()
         self._forwards: dict[str, Callable[..., Any]] = {}
         self._is_listening = False
@@ -116,15 +120,16 @@ class CallRecorder:
         return hook
 
     def _record(self, name: str, args: Any, kwargs: Any, output: Any) -> RecordedCall:
-        call = logits = None
+        call = copied = None
         try:
             call = make_call(args, kwargs, self.image)
-            output_logits = find_logits(output, len(call), self.output_fn)
             with torch.inference_mode(False), torch.no_grad():
-                logits = output_logits.detach().clone()
+                copied = mapped(output, lambda _, value: _cloned(value))
+            if callable(self.output_fn) or not output_tensors(output, len(call)):
+                read_output(output, len(call), self.output_fn, self.task)
         except Exception as error:  # reported where the call is read: a hook that raises would end the user's step
-            return RecordedCall(name, call, logits, error_message(error))
-        return RecordedCall(name, call, logits, None)
+            return RecordedCall(name, call, copied, error_message(error))
+        return RecordedCall(name, call, copied, None)
 
 
 def _never_compiled(hook: Callable[..., None]) -> Callable[..., None]:

@@ -24,6 +24,7 @@ from lightning_saliency.evidence.lrp import lrp_rules
 from lightning_saliency.evidence.rectify import Rectifier, rectify
 from lightning_saliency.evidence.tap import Tap
 from lightning_saliency.evidence.target_layer import TargetLayer
+from lightning_saliency.evidence.tasks import Reading
 from lightning_saliency.evidence.targets import ParsedTarget, check_classes, select_scores
 
 Need: TypeAlias = Literal[
@@ -92,9 +93,9 @@ class SharedPass:
 
     Attributes:
         evidence: The evidence without a target layer.
-        forward: How the model was run.
+        forward: How the model was run, with the task that was found.
         target: Which class is explained.
-        logits: `(N, K)` in the precision in which the model computed them.
+        reading: What the model's output says, in the precision in which the model computed it.
         maps: The map of each target layer, `(N, D, h, w)`.
         map_grads: Their gradients, at least float32, where the methods read them.
     """
@@ -102,7 +103,7 @@ class SharedPass:
     evidence: Evidence
     forward: Forward
     target: ParsedTarget
-    logits: Tensor
+    reading: Reading
     maps: Mapping[TargetLayer, Tensor]
     map_grads: Mapping[TargetLayer, Tensor]
 
@@ -122,12 +123,14 @@ class SharedPass:
         evidence = replace(self.evidence, activations=widen(maps), activation_grads=self.map_grads.get(layer))
         if "class_weights" not in needs:
             return evidence
-        weight, pooled = find_class_weights(self.forward.model, maps, self.logits)
-        all_weights = torch.cat([-weight, weight]) if len(weight) == 1 else weight
+        logits = self.reading.logits
+        weight, pooled = find_class_weights(self.forward.model, maps, logits)
+        is_binary = self.reading.task.num_classes(logits) > logits.shape[1]
+        all_weights = torch.cat([-weight, weight]) if is_binary else weight
         classes = self.evidence.classes
         return replace(
             evidence,
-            class_weights=_score_gradient(self.logits, self.target) @ weight
+            class_weights=_score_gradient(logits, self.target) @ weight
             if classes is None
             else all_weights[classes],
             all_class_weights=all_weights,
@@ -295,11 +298,12 @@ def collect(
             stack.enter_context(graph)
             for tap in taps.values():
                 stack.enter_context(tap)
-            logits = forward(call, leaf, warns=not is_repeated)
+            reading = forward.read(call, leaf, warns=not is_repeated)
         maps = {layer: taps[layer].map() for layer in layers}
-        check_classes(target, logits)
+        logits = reading.logits
+        check_classes(target, logits, reading.task)
         with torch.set_grad_enabled(plan.wants_gradient):
-            scores, classes = select_scores(widen(logits), target)
+            scores, classes = select_scores(widen(logits), target, reading.task, reading.predictions)
         wanted: dict[TargetLayer | None, Wanted] = {layer: taps[layer].wanted() for layer in plan.differentiated}
         if plan.wants_input:
             wanted[None] = (leaf, 0)
@@ -328,7 +332,7 @@ def collect(
         **plan.attention_evidence(taps, gradients),
     )
     map_grads = {layer: taps[layer].map(gradients.of[layer]) for layer in maps if layer in gradients.of}
-    return SharedPass(evidence, forward, target, logits, maps, map_grads)
+    return SharedPass(evidence, replace(forward, task=reading.task), target, reading, maps, map_grads)
 
 
 def _no_gradient(layers: Sequence[TargetLayer]) -> str:

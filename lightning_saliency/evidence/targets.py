@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 
 from lightning_saliency._checks import OptionError, call_option, check_choice, shown
+from lightning_saliency.evidence.tasks import TASKS, Task
 
 TargetChoice: TypeAlias = (
     Literal["label", "predicted"] | int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
 )
 """A choice of the explained class: the predicted one (None), a class, one per image, or a function of the logits."""
-
-Task: TypeAlias = Literal["multiclass", "multilabel"]
-"""Whether an image has one class or any number of them, and so how probabilities are computed from logits."""
 
 ParsedTarget: TypeAlias = Tensor | Callable[[Tensor], Tensor] | None
 """A checked target: classes `(N,)` int64 where −1 is the predicted one, a function logits `(N, K)` -> scores `(N,)`, or
@@ -128,17 +126,21 @@ def _class_indices(target: Any) -> Tensor:
     return classes.long()
 
 
-def check_classes(target: ParsedTarget, logits: Tensor) -> None:
+_MULTICLASS = TASKS["multiclass"]
+
+
+def check_classes(target: ParsedTarget, logits: Tensor, task: Task = _MULTICLASS) -> None:
     """Raise an error for a target class that the logits do not have.
 
     Args:
         target: What `Target.resolve` returned.
-        logits: `(N, K)`; K = 1 is a binary model with the classes 0 and 1.
+        logits: `(N, K)`.
+        task: What they mean; K = 1 is a binary model with the classes 0 and 1, but a single value.
 
     Raises:
         ValueError: A class is out of range.
     """
-    num_classes = max(logits.shape[1], 2)
+    num_classes = task.num_classes(logits)
     if isinstance(target, Tensor) and target.numel() and int(target.max()) >= num_classes:
         raise OptionError(
             f"Expected `target` to be below the model's {num_classes} classes (0 to {num_classes - 1}), "
@@ -147,7 +149,9 @@ def check_classes(target: ParsedTarget, logits: Tensor) -> None:
         )
 
 
-def select_scores(logits: Tensor, target: ParsedTarget) -> tuple[Tensor, Tensor | None]:
+def select_scores(
+    logits: Tensor, target: ParsedTarget, task: Task = _MULTICLASS, predictions: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Return the score of each image that is explained, and the explained classes.
 
     A single logit per image is a binary model: class 1 is explained by the logit, class 0 by its negative.
@@ -155,6 +159,8 @@ def select_scores(logits: Tensor, target: ParsedTarget) -> tuple[Tensor, Tensor 
     Args:
         logits: `(N, K)`.
         target: What `Target.resolve` returned, for these N images.
+        task: What the logits mean.
+        predictions: The predicted classes `(N,)`; by default those of the logits.
 
     Returns:
         The scores `(N,)`, and the explained classes `(N,)`, or None for a callable.
@@ -177,27 +183,12 @@ def select_scores(logits: Tensor, target: ParsedTarget) -> tuple[Tensor, Tensor 
                 "target",
             )
         return scores, None
-    predicted = predicted_classes(logits)
+    predicted = task.predictions(logits) if predictions is None else predictions
     classes = predicted if target is None else target.to(logits.device)
     classes = torch.where(classes < 0, predicted, classes)
-    if logits.shape[1] == 1:
-        return logits[:, 0] * (2 * classes - 1), classes
-    return logits.gather(1, classes[:, None])[:, 0], classes
+    return task.scores(logits, classes), classes
 
 
 def predicted_classes(logits: Tensor) -> Tensor:
     """Return the predicted class per image: the largest logit, or for a single logit class 1 where it is positive."""
-    if logits.shape[1] == 1:
-        return (logits[:, 0].detach() > 0).long()
-    return logits.detach().argmax(1)
-
-
-def class_probabilities(logits: Tensor, task: Task = "multiclass") -> Tensor:
-    """Return the probabilities `(N, max(K, 2))` of the classes: softmax, or each class's sigmoid for `"multilabel"`.
-
-    For a single logit they are the sigmoid's complement and the sigmoid.
-    """
-    if logits.shape[1] == 1:
-        positive = logits.sigmoid()
-        return torch.cat([1 - positive, positive], dim=1)
-    return logits.sigmoid() if task == "multilabel" else logits.softmax(1)
+    return _MULTICLASS.predictions(logits)

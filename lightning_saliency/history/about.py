@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 _Value = TypeVar("_Value")
+
+Answer: TypeAlias = int | tuple[int, ...] | tuple[float, ...]
+"""What a model says of a sample, or what is true of it: a class, a set of classes, or values."""
 
 FORMAT = 1
 """Raised when a file is laid out anew, so that an older reader says so instead of showing something wrong."""
@@ -38,6 +41,21 @@ def sizes(about: Mapping[str, Any], key: str) -> tuple[tuple[int, int], ...]:
     if any(len(pair) != 2 or type(side) is not int or side < 1 for pair in pairs for side in pair):
         raise ValueError(f"{key!r} should be pairs of height and width")
     return tuple((height, width) for height, width in pairs)
+
+
+def answers(about: Mapping[str, Any], key: str) -> tuple[Answer | None, ...]:
+    """Return what is predicted, or true, of each sample: a class, classes, values, or None."""
+    return tuple(
+        tuple(item if type(item) is int else from_json(item) for item in answer) if type(answer) is list else answer
+        for answer in values(about, key, int, list, type(None))
+    )
+
+
+def answer_to_json(answer: Answer | None) -> Any:
+    """Return an answer as JSON can hold it: values as numbers with a point, classes as integers."""
+    if answer is None or isinstance(answer, int):
+        return answer
+    return [item if isinstance(item, int) else to_json(item) for item in answer]
 
 
 def to_json(value: float) -> float | str:

@@ -86,7 +86,7 @@ def pack_samples(samples: RecordedSamples, run: str) -> bytes:
         "format": about.FORMAT,
         "run": run,
         "positions": [int(position) for position in samples.positions],
-        "labels": [None if label is None else int(label) for label in samples.labels],
+        "labels": [about.answer_to_json(label) for label in samples.labels],
         "class_names": None if samples.class_names is None else [str(name) for name in samples.class_names],
         "sizes": sizes,
     }
@@ -118,7 +118,7 @@ def read_samples(archive: Archive) -> RecordedSamples:
     return RecordedSamples(
         positions=tuple(header.sizes),
         images=tuple(images),
-        labels=about.values(archive.about, "labels", int, type(None)),
+        labels=about.answers(archive.about, "labels"),
         class_names=about.values(archive.about, "class_names", str) if named else None,
     )
 
@@ -148,14 +148,15 @@ def pack_look(look: RecordedLook, run: str, attempt: int, sizes: Sizes) -> bytes
         "epoch": None if look.epoch is None else int(look.epoch),
         "step": int(look.step),
         "positions": [int(position) for position in look.positions],
-        "predictions": [int(prediction) for prediction in look.predictions],
-        "probabilities": [about.to_json(probability) for probability in look.probabilities],
+        "predictions": [about.answer_to_json(prediction) for prediction in look.predictions],
+        "probabilities": [None if value is None else about.to_json(value) for value in look.probabilities],
         "classes": [None if explained is None else int(explained) for explained in look.classes],
         "methods": {key: {"shapes": shapes[key], "reasons": _texts(look.reasons[key])} for key in look.attributions},
         "num_classes": look.num_classes,
         "scalars": {str(name): about.to_json(value) for name, value in look.scalars.items()},
         "layers": _texts(look.layers),
         "explained": str(look.explained),
+        "task": str(look.task),
         "time": about.to_json(look.time),
     }
     return pack(description, arrays)
@@ -215,13 +216,17 @@ def _facts(description: Mapping[str, Any]) -> dict[str, Any]:
         "epoch": about.value(description, "epoch", int, type(None)),
         "step": about.value(description, "step", int),
         "positions": about.values(description, "positions", int),
-        "predictions": about.values(description, "predictions", int),
-        "probabilities": tuple(map(about.from_json, about.value(description, "probabilities", list))),
+        "predictions": about.answers(description, "predictions"),
+        "probabilities": tuple(
+            None if value is None else about.from_json(value)
+            for value in about.value(description, "probabilities", list)
+        ),
         "classes": about.values(description, "classes", int, type(None)),
         "reasons": {method: about.values(parts, "reasons", str, type(None)) for method, parts in methods},
         "scalars": {name: about.from_json(value) for name, value in about.value(description, "scalars", dict).items()},
         "layers": about.values(description, "layers", str),
         "explained": about.value(description, "explained", str),
+        "task": about.value(description, "task", str),
         "time": about.from_json(description.get("time")),
     }
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_saliency.history.about import Answer
+
 
 @dataclass(frozen=True, eq=False)
 class RecordedSamples:
@@ -18,7 +20,7 @@ class RecordedSamples:
     Attributes:
         positions: Which of the run's samples these are: 0 to N − 1, unless some have not been seen yet.
         images: The image of each, `(3, H, W)` uint8.
-        labels: The true class of each, or None where there is none.
+        labels: What is true of each: a class, a set of classes, or values; None where that is not known.
         class_names: What the classes are called, or None.
 
     Raises:
@@ -27,7 +29,7 @@ class RecordedSamples:
 
     positions: tuple[int, ...]
     images: tuple[NDArray[np.uint8], ...]
-    labels: tuple[int | None, ...]
+    labels: tuple[Answer | None, ...]
     class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -84,13 +86,15 @@ class LookFacts:
         step: As on the axis of Lightning's scalars.
         positions: Which of the run's samples were looked at: all, but where sanity checking or a time budget saw a
             part.
-        predictions: The n predicted classes.
-        probabilities: Their n probabilities, 0 to 1.
+        predictions: What the model said of each of the n: a class, a set of classes, or values; None of an embedding.
+        probabilities: The n probabilities of what is predicted, 0 to 1: of several classes of the most probable one, of
+            pixels' classes its share; None of values.
         classes: The n explained classes, each None where what is explained is no class.
         reasons: By method, for each of the n maps why it has nothing to show, or None where it has.
         scalars: What was measured, by name.
         layers: The target layers' names.
         explained: In words, which class is explained.
+        task: What the logits mean, a key of `lightning_saliency.evidence.TASKS`.
         time: When, in seconds since 1970.
 
     Raises:
@@ -100,13 +104,14 @@ class LookFacts:
     epoch: int | None
     step: int
     positions: tuple[int, ...]
-    predictions: tuple[int, ...]
-    probabilities: tuple[float, ...]
+    predictions: tuple[Answer | None, ...]
+    probabilities: tuple[float | None, ...]
     classes: tuple[int | None, ...]
     reasons: Mapping[str, tuple[str | None, ...]]
     scalars: Mapping[str, float] = field(default_factory=dict)
     layers: tuple[str, ...] = ()
     explained: str = ""
+    task: str = "multiclass"
     time: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:

@@ -15,7 +15,6 @@ from lightning_saliency.evidence import (
     Forward,
     as_forward,
     check_classes,
-    class_probabilities,
     forward_logits_in_chunks,
 )
 from lightning_saliency.metrics._maps import at_least_float32
@@ -198,7 +197,7 @@ def measure_faithfulness(
         maps = _parse_heatmaps(explanation.heatmaps(images.shape[2:]) if heatmaps is None else heatmaps, images)
         copies = _copies(images, maps.values(), steps, empty_rows)
         logits = forward_logits_in_chunks(isolated, call, copies, batch_size=batch_size)
-    check_classes(classes, logits)
+    check_classes(classes, logits, explanation.task)
     # of each row, the probability of each image's class
     probabilities = class_probabilities(logits, explanation.settings.task)[:, classes.to(logits.device)]
     return _measured(probabilities, maps, steps, len(empty_rows))

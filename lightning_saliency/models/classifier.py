@@ -14,7 +14,6 @@ from lightning_saliency._checks import check_choice, check_count, check_number, 
 from lightning_saliency._lightning import BaseFinetuning, Callback, LightningModule, Trainer
 from lightning_saliency.attribution import to_heatmaps
 from lightning_saliency.data import find_images
-from lightning_saliency.evidence import Task
 from lightning_saliency.metrics import heatmaps_to_boxes
 from lightning_saliency.models.head import Pooling, gap_model
 

@@ -11,7 +11,7 @@ from torchvision.models import get_model_weights
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from lightning_saliency._checks import check_choice, check_count, check_flag, check_number, optional, shown
-from lightning_saliency.evidence import POOLINGS, Forward, find_logits, find_target_layer
+from lightning_saliency.evidence import POOLINGS, Forward, find_target_layer, read_output
 from lightning_saliency.models.sources import check_torchvision_name, find_torchvision_weights, torchvision_model
 
 Pooling: TypeAlias = Literal["avg", "max", "lse"]
@@ -255,4 +255,4 @@ def _logits_or_features(output: Any) -> Tensor:
     """Return the logits of a whole model; for a backbone's features their sum, which depends on the same layers."""
     if isinstance(output, Tensor) and output.dim() == 4 and output.shape[2:].numel() > 1:
         return output.flatten(1).sum(1, keepdim=True)
-    return find_logits(output, 1)
+    return read_output(output, 1).logits

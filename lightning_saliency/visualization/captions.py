@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_saliency.attribution import METHODS, Explanation
+from lightning_saliency.data import Answer
 
+_MOST_NAMED = 3  # classes or values in a caption
 _LONGEST_NAME = 40  # characters of a class name in a caption, so that what follows it is seen too
 
 
@@ -63,34 +65,87 @@ def method_title(key: str) -> str:
     return join_notes(METHODS[method].title, layer)
 
 
-def join_notes(*notes: str | None) -> str:
+def join_notes(*notes: str | bool | None) -> str:
     """Join what a picture says in one line, without what is empty."""
-    return " · ".join(note for note in notes if note)
+    return " · ".join(str(note) for note in notes if note)
 
 
 def prediction_captions(
-    labels: Sequence[int | None], predictions: Sequence[int], probabilities: Sequence[float], names: Names
+    truths: Sequence[Answer | None],
+    answers: Sequence[Answer | None],
+    confidences: Sequence[Sequence[float]],
+    names: Names,
+    of_what: str = "",
 ) -> list[Caption]:
-    """Say of each sample its true class, where it is known, the predicted one, and how probable that is."""
+    """Say of each sample what is true of it, where that is known, what is predicted, and how probable that is.
+
+    Args:
+        truths: A class, a set of classes, or values; None where that is not known.
+        answers: The same of the model; None where there is nothing to read.
+        confidences: The probability of each predicted class; none of values.
+        names: The names of the classes.
+        of_what: What stands behind a probability.
+
+    Example:
+        >>> prediction_captions([(39.0,)], [(37.25,)], [()], Names())[0].text
+        'true 39 · predicted 37.25'
+    """
     return [
         Caption(
-            join_notes(_true_class(label, names), f"predicted {names.short(prediction, probability)}"),
-            None if label is None else label == prediction,
+            join_notes(
+                _truth(truth, names),
+                answer is not None and f"predicted {_in_words(answer, names, row)}{of_what if row else ''}",
+            ),
+            None if truth is None else is_right(answer, truth),
         )
-        for label, prediction, probability in zip(labels, predictions, probabilities, strict=True)
+        for truth, answer, row in zip(truths, answers, confidences, strict=True)
     ]
+
+
+def is_right(answer: Answer | None, truth: Answer | None) -> bool | None:
+    """Whether what a model says is true: None of values, and where one of the two is not known."""
+    if answer is None or truth is None or _is_values(answer) or _is_values(truth):
+        return None
+    return _as_set(answer) == _as_set(truth)
+
+
+def _as_set(answer: Answer) -> set[float]:
+    return set(answer) if isinstance(answer, tuple) else {answer}
+
+
+def _is_values(answer: Answer) -> bool:
+    return isinstance(answer, tuple) and any(isinstance(value, float) for value in answer)
+
+
+def _in_words(answer: Answer, names: Names, confidences: Sequence[float] = ()) -> str:
+    """Return an answer in words, the first three of several."""
+    if not isinstance(answer, tuple):
+        return names.short(answer, *confidences[:1])
+    if not answer:
+        return "none"
+    words = [
+        f"{value:.4g}" if isinstance(value, float) else names.short(value, *confidences[index : index + 1])
+        for index, value in enumerate(answer[:_MOST_NAMED])
+    ]
+    return ", ".join([*words, *(["…"] if len(answer) > _MOST_NAMED else [])])
 
 
 def explanation_captions(explanation: Explanation, names: Names) -> list[Caption]:
     """Say of each image the predicted class, how probable it is, and which class is explained."""
-    probabilities, predictions = explanation.probabilities.tolist(), explanation.predictions.tolist()
+    predictions = explanation.predictions.tolist()
     classes = [None] * len(predictions) if explanation.classes is None else explanation.classes.tolist()
+    probabilities = explanation.probabilities
+    said = prediction_captions(
+        [None] * len(predictions), explanation.answers, explanation.confidences, names, explanation.task.of_what
+    )
     captions = []
-    for row, predicted, index in zip(probabilities, predictions, classes, strict=True):
+    for row, (predicted, index, caption) in enumerate(zip(predictions, classes, said, strict=True)):
         explained = "predicted class" if index == predicted else "chosen target"
-        if index not in (None, predicted):
-            explained = names.short(index, row[index])
-        captions.append(Caption(f"predicted {names.short(predicted, row[predicted])} · explained: {explained}"))
+        if probabilities is None and index is not None:
+            explained = f"value {index}"
+        elif probabilities is not None and index not in (None, predicted):
+            explained = names.short(index, float(probabilities[row, index]))
+        captions.append(Caption(join_notes(caption.text, f"explained: {explained}")))
     return captions
 
 
@@ -104,14 +159,14 @@ def class_captions(
     ]
 
 
-def label_captions(labels: Sequence[int | None], names: Names) -> list[Caption]:
-    """Name the true class of each sample, where it is known."""
-    return [Caption(_true_class(label, names)) for label in labels]
+def label_captions(labels: Sequence[Answer | None], names: Names) -> list[Caption]:
+    """Say what is true of each sample, where that is known."""
+    return [Caption(_truth(label, names)) for label in labels]
 
 
-def predicted_class_caption(label: int | None, prediction: int, names: Names) -> Caption:
-    """Name the predicted class alone, and say whether it is right, where that is known."""
-    return Caption(names[prediction], None if label is None else prediction == label)
+def answer_caption(label: Answer | None, answer: Answer | None, names: Names) -> Caption:
+    """Say what is predicted alone, and whether it is right, where that is known."""
+    return Caption("" if answer is None else _in_words(answer, names), is_right(answer, label))
 
 
 def class_model_caption(index: int, names: Names, blank_reason: str | None = None) -> Caption:
@@ -133,8 +188,8 @@ def fooling_caption(
         outcome += f" after {steps} step{'' if steps == 1 else 's'}"
     else:
         outcome = f"not {outcome}" + (f": {blank_reason}" if blank_reason else f" within {steps} steps")
-    return Caption(join_notes(_true_class(label, names), outcome))
+    return Caption(join_notes(_truth(label, names), outcome))
 
 
-def _true_class(label: int | None, names: Names) -> str:
-    return "" if label is None else f"true {names.short(label)}"
+def _truth(label: Answer | None, names: Names) -> str:
+    return "" if label is None else f"true {_in_words(label, names)}"

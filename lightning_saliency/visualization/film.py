@@ -18,9 +18,9 @@ from lightning_saliency.visualization.captions import (
     Caption,
     Names,
     join_notes,
+    answer_caption,
     label_captions,
     method_title,
-    predicted_class_caption,
 )
 from lightning_saliency.visualization.colors import to_common_scale
 from lightning_saliency.visualization.encode import encode_gif
@@ -214,13 +214,13 @@ class _Film:
     looks: Sequence[RecordedLook]
     positions: Sequence[int]
     images: Images
-    true_classes: Sequence[int | None]
+    truths: Sequence[Answer | None]
     names: Names
 
     @property
     def labels(self) -> list[Caption]:
         """What stands below the images."""
-        return label_captions(self.true_classes, self.names)
+        return label_captions(self.truths, self.names)
 
     @property
     def note(self) -> str:
@@ -266,7 +266,7 @@ class _Film:
                 row = rows[position]
                 raw, reason = look.attributions[self.method][row], look.reasons[self.method][row]
                 heatmaps.append(self._heatmap(raw, place))
-                labels.append(predicted_class_caption(self.true_classes[place], look.predictions[row], self.names))
+                labels.append(answer_caption(self.truths[place], look.predictions[row], self.names))
                 blanks.append(None if reason == _NEGATIVE and self.normalize == "minmax" else reason)
             else:
                 heatmaps.append(torch.zeros(1, *self.images[place].shape[1:]))

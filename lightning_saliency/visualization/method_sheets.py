@@ -154,8 +154,9 @@ def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Styl
 
 
 def _captions(group: ExplainedSamples, names: Names) -> list[Caption]:
-    predictions, probabilities = group.explanation.predictions, group.explanation.probabilities.amax(1)
-    return prediction_captions(_true_classes(group), predictions.tolist(), probabilities.tolist(), names)
+    explanation = group.explanation
+    words = (explanation.answers, explanation.answer_probabilities, names, explanation.task.of_what)
+    return prediction_captions(group.samples.truths, *words)
 
 
 def _true_classes(group: ExplainedSamples) -> list[int | None]:

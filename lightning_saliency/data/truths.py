@@ -1,0 +1,108 @@
+"""`find_truths`: what a batch says is true of its samples, for each kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_saliency.data.batches import (
+    find_label_masks,
+    find_label_rows,
+    find_labels,
+    find_values,
+    fit_labels,
+    known_classes,
+)
+
+Answer: TypeAlias = int | tuple[int, ...] | tuple[float, ...]
+"""What is true of a sample, or what a model says of it: a class, a set of classes, or values."""
+
+
+@dataclass(frozen=True)
+class Truths:
+    """What a batch says is true of its samples.
+
+    Attributes:
+        answers: Of each sample its class, its classes, or its values; None where that is not known.
+        masks: The class of each pixel, `(N, H, W)` int64; None but for a segmentation.
+        unfit: In words, labels that are no classes of the model; None where all are.
+    """
+
+    answers: tuple[Answer | None, ...]
+    masks: Tensor | None = None
+    unfit: str | None = None
+
+
+def find_truths(batch: Any, count: int, num_classes: int | None = None, task: str = "multiclass") -> Truths | None:
+    """Return what a batch says is true of its samples; None where it holds no such labels.
+
+    Args:
+        batch: A tensor, list, tuple, named tuple, mapping or dataclass, also nested.
+        count: N, the number of samples.
+        num_classes: K, the number of logits, or values; None where it is not known.
+        task: What the logits mean: a key of `lightning_saliency.evidence.TASKS`.
+
+    Example:
+        >>> batch = (torch.zeros(2, 3, 8, 8), torch.tensor([[1, 0, 1], [0, 0, 0]]))
+        >>> find_truths(batch, 2, 3, "multilabel").answers
+        ((0, 2), ())
+    """
+    return _READERS[task](batch, count, num_classes)
+
+
+def _classes(batch: Any, count: int, num_classes: int | None) -> Truths | None:
+    labels = find_labels(batch, count, num_classes)
+    if labels is None:
+        return None
+    known = known_classes(labels, num_classes)
+    unfit = None
+    if not fit_labels(labels, num_classes):
+        unfit = f"labels from {int(labels.min())} to {int(labels.max())}, where the model has {num_classes} logits"
+    return Truths(_where(labels, known), unfit=unfit)
+
+
+def _sets(batch: Any, count: int, num_classes: int | None) -> Truths | None:
+    rows = find_label_rows(batch, count, num_classes or 1)
+    if rows is None:
+        return _classes(batch, count, num_classes)
+    return Truths(tuple(tuple(row.nonzero()[:, 0].tolist()) for row in rows))
+
+
+def _values(batch: Any, count: int, num_classes: int | None) -> Truths | None:
+    values = find_values(batch, count, num_classes or 1)
+    return None if values is None else Truths(tuple(tuple(map(float, row)) for row in values.tolist()))
+
+
+def _most_pixels(batch: Any, count: int, num_classes: int | None) -> Truths | None:
+    """Return of each sample the class with the most pixels; of a single logit class 1, where it has any."""
+    masks = find_label_masks(batch, count)
+    if masks is None:
+        return None
+    known = known_classes(masks, num_classes)
+    if num_classes == 1:
+        return Truths(_where(torch.ones(count, dtype=torch.long), ((masks == 1) & known).flatten(1).any(1)), masks)
+    width = max(num_classes or 0, int(masks.max()) + 1)
+    counts = torch.stack([((masks == index) & known).flatten(1).sum(1) for index in range(width)], 1)
+    return Truths(_where(counts.argmax(1), counts.any(1)), masks)
+
+
+def _nothing(batch: Any, count: int, num_classes: int | None) -> None:
+    return None
+
+
+_READERS: dict[str, Callable[[Any, int, int | None], Truths | None]] = {
+    "multiclass": _classes,
+    "multilabel": _sets,
+    "regression": _values,
+    "segmentation": _most_pixels,
+    "embedding": _nothing,
+}
+
+
+def _where(labels: Tensor, known: Tensor) -> tuple[int | None, ...]:
+    pairs = zip(labels.tolist(), known.tolist(), strict=True)
+    return tuple(label if is_known else None for label, is_known in pairs)

@@ -1,0 +1,216 @@
+"""`Task`: what a model's output means, and with it which scores are explained, what is predicted, how probable it is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_saliency._checks import OptionError
+from lightning_saliency.data import Answer
+
+TaskName: TypeAlias = Literal["multiclass", "multilabel", "regression", "segmentation", "embedding"]
+"""What a model's output means, as an option names it; see `TASKS`."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model's output says of N samples.
+
+    Attributes:
+        task: What the output means.
+        logits: `(N, K)`: what is explained, one of K for each sample.
+        masks: The predicted class of each pixel, `(N, H, W)` int64, of a segmentation; else None.
+    """
+
+    task: Task
+    logits: Tensor
+    masks: Tensor | None = None
+
+    @property
+    def predictions(self) -> Tensor:
+        """The predicted class per sample, `(N,)` int64; of values the first."""
+        return self.task.predictions(self.logits, self.masks)
+
+
+class Task(ABC):
+    """What a model's output means.
+
+    Logits are `(N, K)`, one score for each sample and class, or value; a single class logit is that of class 1 of two.
+    """
+
+    name: ClassVar[TaskName]
+    of_what: ClassVar[str] = ""
+    """What stands behind a probability in words."""
+
+    @abstractmethod
+    def read(self, output: Tensor) -> Reading | None:
+        """Return what an output says, its first axis the samples; None where it has not the form of this task's."""
+
+    def predictions(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return the predicted class per sample, `(N,)` int64: the largest logit, or class 1 of a single positive."""
+        return (logits[:, 0].detach() > 0).long() if logits.shape[1] == 1 else logits.detach().argmax(1)
+
+    def num_classes(self, logits: Tensor) -> int:
+        """Return how many classes can be explained: two of a single logit."""
+        return max(logits.shape[1], 2)
+
+    def scores(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """Return the score of a class per sample, `(N,)`: its logit; of a single one its negative for class 0."""
+        if logits.shape[1] == 1:
+            return logits[:, 0] * (2 * classes - 1)
+        return logits.gather(1, classes[:, None])[:, 0]
+
+    @abstractmethod
+    def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> Tensor | None:
+        """Return how probable each class is, `(N, num_classes)` in [0, 1]; None for values, which have none."""
+
+    def answers(self, logits: Tensor, masks: Tensor | None = None) -> list[Answer | None]:
+        """Return what is predicted for each sample; None where it is nothing that one could read."""
+        return list(self.predictions(logits, masks).tolist())
+
+
+class Multiclass(Task):
+    """Each sample has one of K classes: softmax; or one of two, by a single logit: sigmoid."""
+
+    name: ClassVar[TaskName] = "multiclass"
+
+    def read(self, output: Tensor) -> Reading | None:
+        """Return the logits of an output `(N,)`, `(N, K)` or `(N, K, 1, 1)`."""
+        return _rows(self, output)
+
+    def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return the softmax, of a single logit the sigmoid's complement and the sigmoid."""
+        return _of_two(logits) if logits.shape[1] == 1 else logits.softmax(1)
+
+
+class Multilabel(Task):
+    """Each sample has any number of K classes: each has a sigmoid of its own."""
+
+    name: ClassVar[TaskName] = "multilabel"
+
+    def read(self, output: Tensor) -> Reading | None:
+        """Return the logits of an output `(N,)`, `(N, K)` or `(N, K, 1, 1)`."""
+        return _rows(self, output)
+
+    def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return the sigmoid of each logit, of a single one its complement too."""
+        return _of_two(logits) if logits.shape[1] == 1 else logits.sigmoid()
+
+    def answers(self, logits: Tensor, masks: Tensor | None = None) -> list[Answer | None]:
+        """Return for each sample the classes that are more probable than not."""
+        if logits.shape[1] == 1:
+            return super().answers(logits)
+        return [tuple(row.nonzero()[:, 0].tolist()) for row in logits > 0]
+
+
+class Regression(Task):
+    """The output is values, of which one is explained: what raises it is positive."""
+
+    name: ClassVar[TaskName] = "regression"
+
+    def read(self, output: Tensor) -> Reading | None:
+        """Return the values of an output `(N,)` or `(N, K)`; of maps of values `(N, K, H, W)` the mean over each."""
+        return _rows(self, output.flatten(2).mean(2) if output.dim() > 2 else output)
+
+    def predictions(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return the value that is explained by default, the first: `(N,)` zeros."""
+        return torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+
+    def num_classes(self, logits: Tensor) -> int:
+        """Return the number of values."""
+        return logits.shape[1]
+
+    def scores(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """Return a value per sample, `(N,)`."""
+        return logits.gather(1, classes[:, None])[:, 0]
+
+    def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> None:
+        """Return None: values have no probability."""
+
+    def answers(self, logits: Tensor, masks: Tensor | None = None) -> list[Answer | None]:
+        """Return the values of each sample."""
+        return [tuple(row) for row in logits.tolist()]
+
+
+class Embedding(Regression):
+    """The output is a vector that is compared with others: only a function of it, the target, can be explained."""
+
+    name: ClassVar[TaskName] = "embedding"
+
+    def scores(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """Raise an error: no number of an embedding means anything by itself.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise OptionError(
+            f"Expected `target` to say what of the model's embeddings {tuple(logits.shape)} is explained, which are no "
+            "class scores. Pass a function to one score per image, such as the similarity to a reference: "
+            "`target=lambda embeddings: embeddings @ reference`; or name the submodule that returns class scores, "
+            "`model=...`.",
+            "target",
+        )
+
+    def answers(self, logits: Tensor, masks: Tensor | None = None) -> list[Answer | None]:
+        """Return None for each sample: there is no number that one could read."""
+        return [None for _ in logits]
+
+
+class Segmentation(Task):
+    """Each pixel has a class. Explained is a class's mean logit over its pixels (Vinogradova 2020, Seg-Grad-CAM).
+
+    Its pixels are those that the model gives this class, or all where it gives it none. What is predicted for a sample
+    is the class with the most pixels, and its probability is its share of them; of a single map of logits it is class
+    1, what is segmented, with the share of it.
+    """
+
+    name: ClassVar[TaskName] = "segmentation"
+    of_what: ClassVar[str] = " of the pixels"
+
+    def read(self, output: Tensor) -> Reading | None:
+        """Return the reading of an output `(N, K, H, W)`, or `(N, H, W)` of a single class."""
+        if output.dim() < 3 or not output.numel():
+            return None
+        maps = output[:, None] if output.dim() == 3 else output
+        count = maps.shape[1]
+        masks = (maps[:, 0] > 0).long() if count == 1 else maps.detach().argmax(1)
+        own = torch.stack([(masks == (index if count > 1 else 1)).flatten(1) for index in range(count)], 1)
+        own = own | ~own.any(2, keepdim=True)
+        flat = maps.flatten(2)
+        # not multiplied: outside a mask there may be infinities
+        logits = flat.where(own, 0.0).sum(2) / own.sum(2)
+        return Reading(self, logits, masks)
+
+    def predictions(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return the class with the most pixels; of a single map of logits class 1."""
+        if logits.shape[1] == 1:
+            return torch.ones(len(logits), dtype=torch.long, device=logits.device)
+        return super().predictions(logits) if masks is None else self.probabilities(logits, masks).argmax(1)
+
+    def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return the share of pixels that each class is given; of logits alone, the probability in these pixels."""
+        if masks is None:
+            return Multiclass().probabilities(logits)
+        pixels = masks.flatten(1)[:, None]
+        classes = torch.arange(self.num_classes(logits), device=masks.device)[:, None]
+        return (pixels == classes).float().mean(2)
+
+
+TASKS: dict[str, Task] = {task.name: task for task in (Multiclass(), Multilabel(), Regression(), Segmentation(), Embedding())}
+"""What a model's output may mean, by name."""
+
+
+def _rows(task: Task, output: Tensor) -> Reading | None:
+    """Return the reading of an output `(N,)`, `(N, K)` or `(N, K, 1, 1)`; None for another form."""
+    if not output.dim() or not output.numel() or output.shape[2:].numel() != 1:
+        return None
+    return Reading(task, output.reshape(len(output), -1))
+
+
+def _of_two(logits: Tensor) -> Tensor:
+    positive = logits.sigmoid()
+    return torch.cat([1 - positive, positive], 1)
