@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency._checks import OptionError, call_option
-from lightning_saliency.data.batches import find_labels, fit_labels, is_images, is_labels
+from lightning_saliency.data.batches import find_labels, fit_labels, is_images, known_classes, read_classes
 from lightning_saliency.data.calls import Call, join_calls, plain_call
 from lightning_saliency.data.choosing import Chooser, Selection
 from lightning_saliency.data.objects import objects_to_masks
@@ -231,20 +231,19 @@ class SampleCollector:
             labels = call_option("samples.labels", self.label_fn, batch)
         if labels is None:
             return [None] * count
-        if not is_labels(labels, count):
+        classes = read_classes(labels, count, num_classes)
+        if classes is None:
             raise OptionError(
                 f"Expected the function for `labels` to return one class for each of the {count} images, got "
                 f"{describe(labels)}.",
                 "samples.labels",
             )
-        labels = labels.reshape(-1).long()
-        if not fit_labels(labels, num_classes):
+        if not fit_labels(classes, num_classes):
             self.unfit_labels = (
-                f"labels from {int(labels.min())} to {int(labels.max())}, where the model has {num_classes} logits"
+                f"labels from {int(classes.min())} to {int(classes.max())}, where the model has {num_classes} logits"
             )
-            limit = max(num_classes or 0, 2)
-            return [label if 0 <= label < limit else None for label in labels.tolist()]
-        return labels.tolist()
+        known = known_classes(classes, num_classes)
+        return [label if is_known else None for label, is_known in zip(classes.tolist(), known.tolist(), strict=True)]
 
     def _samples(
         self, rows: Sequence[int], batch: Any, call: Call, labels: Sequence[int | None], logits: Tensor | None
@@ -283,7 +282,7 @@ def given_samples(images: Any, labels: Any = None) -> FixedSamples:
 
     Args:
         images: `(N, C, H, W)`, as the model takes them.
-        labels: The true classes `(N,)`, or None.
+        labels: The true classes, integers `(N,)` with −1 for an unknown one, or None.
 
     Raises:
         ValueError: The images are not a batch of images, or the labels do not fit them.
@@ -294,14 +293,16 @@ def given_samples(images: Any, labels: Any = None) -> FixedSamples:
     """
     if not is_images(images):
         raise ValueError(f"Expected `samples` to hold images: floating point, (N, C, H, W), got {describe(images)}.")
-    if labels is not None and (not is_labels(labels, len(images)) or labels.is_floating_point()):
+    is_integer = isinstance(labels, Tensor) and not labels.is_floating_point()
+    classes = read_classes(labels, len(images)) if is_integer else None
+    if labels is not None and classes is None:
         raise ValueError(
             f"Expected `samples` to hold one integer class for each of the {len(images)} images, got "
             f"{describe(labels)}."
         )
     call = plain_call(images.detach().cpu())
-    classes = [None] * len(images) if labels is None else labels.reshape(-1).tolist()
-    samples = tuple(Sample(call[row : row + 1], label) for row, label in enumerate(classes))
+    known = [None] * len(images) if classes is None else [x if x >= 0 else None for x in classes.tolist()]
+    samples = tuple(Sample(call[row : row + 1], label) for row, label in enumerate(known))
     return FixedSamples(samples, tuple(range(len(samples))))
 
 
