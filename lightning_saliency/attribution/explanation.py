@@ -14,12 +14,12 @@ from lightning_saliency.attribution.heatmaps import Heatmaps, Normalize, make_he
 from lightning_saliency.attribution.methods import METHODS
 from lightning_saliency.data import Answer, Call, SampleBatch
 from lightning_saliency.evidence import (
+    TASKS,
     Forward,
     Layers,
     Surroundings,
     Target,
     TargetLayer,
-    TASKS,
     Task,
 )
 
@@ -148,6 +148,11 @@ class Explanation:
     def probabilities(self) -> Tensor | None:
         """The probability of each class, `(N, K)`, `(N, 2)` for a single logit; None where the output is values."""
         return self.task.probabilities(self.logits, self.masks)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes, or values, can be explained."""
+        return self.task.num_classes(self.logits)
 
     @property
     def answers(self) -> list[Answer | None]:

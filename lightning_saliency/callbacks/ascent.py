@@ -22,9 +22,9 @@ from lightning_saliency.visualization import (
     Style,
     class_model_caption,
     find_names,
+    find_pixel_scale,
     fooling_caption,
     grid,
-    to_pictures,
     to_rgb,
 )
 
@@ -208,9 +208,11 @@ class _ClassModels(_AscentOutput):
 
     def __call__(self, look: Look) -> Logged:
         forward, call = look.forward, look.samples.samples[0].call
-        classes = self.classes or tuple(range(min(_num_classes(forward, look), 10)))
+        num_classes = _num_classes(forward, look)
+        classes = self.classes or tuple(range(min(num_classes, 10)))
         result = class_model_image(forward, classes, call.images.shape[1:], **self.ascent)
-        images, names = to_pictures(result.images, self.style, look.dataset), find_names(self.style, look.dataset)
+        images = find_pixel_scale([call.images], self.style, look.dataset, look.modules)(result.images)
+        names = find_names(self.style, look.dataset, look.modules, num_classes)
         pictures: dict[str, Any] = {}
         scores = zip(result.start_scores.tolist(), result.scores.tolist(), strict=True)
         for row, (index, (before, after)) in enumerate(zip(classes, scores, strict=True)):
@@ -250,15 +252,16 @@ class _FoolingSheet(_AscentOutput):
         changes = result.changes.cpu()
         largest = changes.abs().amax((1, 2, 3), keepdim=True)
         magnified = torch.where(largest > 0, changes / largest, 0.0)
-        names = find_names(self.style, look.dataset)
+        names = find_names(self.style, look.dataset, look.modules, _num_classes(forward, look))
+        scale = find_pixel_scale([images], self.style, look.dataset, look.modules)
         outcomes = zip(
             labels, result.targets.tolist(), result.steps.tolist(), result.fooled.tolist(), result.reasons, strict=True
         )
         sheet = grid(
-            to_pictures(images, self.style, look.dataset),
+            scale(images),
             {
                 "the change, magnified": to_rgb(magnified, 0.5, 0.5, self.style.channels),
-                "with the change": to_pictures(result.images.cpu(), self.style, look.dataset),
+                "with the change": scale(result.images.cpu()),
             },
             title=look.title,
             captions=[fooling_caption(*outcome, names) for outcome in outcomes],

@@ -15,10 +15,11 @@ from torch import Tensor
 from lightning_saliency._names import to_file_name
 from lightning_saliency.callbacks.options import History
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
+from lightning_saliency.data import Answer
 from lightning_saliency.history import Record, RecordedLook, RecordedSamples, RecordWriter
 from lightning_saliency.history.folders import LocalFolder, open_folder
 from lightning_saliency.loggers import run_folder
-from lightning_saliency.visualization import Style, animation, filmstrip, find_names, to_pictures
+from lightning_saliency.visualization import Style, animation, filmstrip, find_names, find_pixel_scale
 
 _ANIMATION = "animation.gif"
 
@@ -112,11 +113,14 @@ class HistoryOutput(Output):
     def _samples(self, look: Look) -> RecordedSamples:
         images: dict[int, Any] = {}
         labels: dict[int, Answer | None] = {}
+        explanations = [group.explanation for group in look.explained]
+        inputs = [explanation.images for explanation in explanations]
+        scale = find_pixel_scale(inputs, self.style, look.dataset, look.modules)
         for group in look.explained:
-            pictures = to_pictures(group.explanation.images, self.style, look.dataset).numpy()
+            pictures = scale(group.explanation.images).numpy()
             images |= dict(zip(group.samples.positions, pictures, strict=True))
             labels |= dict(zip(group.samples.positions, group.samples.truths, strict=True))
-        names = find_names(self.style, look.dataset).names
+        names = find_names(self.style, look.dataset, look.modules, explanations[0].num_classes).names
         positions = tuple(sorted(images))
         return RecordedSamples(
             positions,

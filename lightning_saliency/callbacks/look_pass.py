@@ -197,7 +197,6 @@ class LookPass:
 
     def _settings(self, trainer: Trainer, pl_module: LightningModule, at_once: int | None) -> Settings:
         forward = self.part.forward(trainer, pl_module)
-        module_task = getattr(pl_module, "task", None)
         return Settings(
             forward=forward,
             methods={key: options for key, options in self.methods.items() if key not in self.left_out},
@@ -206,7 +205,6 @@ class LookPass:
             found=self._found,
             fuse=self.execution.fuse,
             flip=self.execution.flip,
-            task=self.execution.task or ("multilabel" if module_task == "multilabel" else "multiclass"),
             chunk_size=self._fitting_chunk or self.execution.chunk_size or at_once,
         )
 

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_saliency._checks import OptionError
-from lightning_saliency.data import find_label_masks, find_label_rows, find_labels, find_values, fit_labels
+from lightning_saliency.data import describe, find_label_masks, find_label_rows, find_labels, find_values
+from lightning_saliency.data.batches import fit_labels
 from lightning_saliency.data.trees import Path, dotted
 from lightning_saliency.evidence import (
     TASKS,
@@ -79,9 +80,10 @@ def choose_meaning(
 ) -> Meaning:
     """Choose which tensor of a model's output is explained, and say what it means.
 
-    What the training's loss takes the softmax of is class scores, each by itself the sigmoid: any number of classes, the
-    distance: values; what it compares with other outputs is an embedding. Where the loss is not known, or does not
-    tell, it is told by the batch's labels: classes, several classes, numbers, or masks; then by the form alone.
+    What the training's loss takes the softmax of is class scores; what it takes the sigmoid of is scores of any number
+    of classes; what it takes the distance of is values; what it compares with other outputs is an embedding. Where the
+    loss is not known, or does not tell, the batch's labels do: classes, sets of classes, numbers, or masks; then the
+    form alone.
 
     Args:
         output: What the model returned in a step.
@@ -98,16 +100,19 @@ def choose_meaning(
     if callable(choice) or (task is not None and choice is not None):
         return Meaning(choice, read_output(output, count, choice, task, images).task if task is None else task)
     tensors = output_tensors(output, count, choice)
-    candidates = [
-        found for path, tensor in tensors.items() for found in _candidates(path, tensor, batch, images, task)
-    ]
+    candidates = [found for path, tensor in tensors.items() for found in _candidates(path, tensor, batch, images, task)]
     if terms and task is None:
         candidates = _as_the_loss_uses(candidates, terms, tensors)
     if task is None:  # maps of values, and the image again, are told from others by the loss alone
         candidates = [c for c in candidates if c.use or c.task.name != "regression" or c.tensor.dim() < 3]
     if not candidates:
         read_output(output, count, choice, task, images)  # which says what is missing
-        raise OptionError("Expected an output that the loss and the labels tell the meaning of, got another.", "methods")
+        raise OptionError(
+            f"Expected the model to return class scores or values, got {describe(output)}, of which neither the loss "
+            "nor the labels tell what it means. Name its meaning, `Execution(task=...)`, one of "
+            f"{', '.join(TASKS)}; or the submodule that returns class scores, `model=...`.",
+            "methods",
+        )
     chosen = _best(candidates)
     others = [other for other in candidates if other.path != chosen.path and other.task == chosen.task]
     by_form = task is None and chosen.task.name == "multiclass" and not chosen.use
@@ -118,9 +123,7 @@ def choose_meaning(
     )
 
 
-def _candidates(
-    path: Path, tensor: Tensor, batch: Any, images: Tensor, task: Task | None
-) -> Iterator[_Candidate]:
+def _candidates(path: Path, tensor: Tensor, batch: Any, images: Tensor, task: Task | None) -> Iterator[_Candidate]:
     """Yield what a tensor may mean, by its form and the labels that fit it."""
     count = len(images)
     for meaning in (task,) if task is not None else TASKS.values():

@@ -144,7 +144,9 @@ class ModelPart:
     def start(self, pl_module: LightningModule) -> None:
         """Register hooks on the modules that the step may call, to record their calls."""
         self.stop()
-        self._recorder = CallRecorder(self._candidates(pl_module), self.image, self.output_fn, self.task)
+        self._recorder = CallRecorder(
+            self._candidates(pl_module), image=self.image, output_fn=self.output_fn, task=self.task
+        )
         self._recorder.start()
 
     def stop(self) -> None:

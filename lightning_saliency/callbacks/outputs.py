@@ -35,7 +35,7 @@ class Look:
         samples: The samples that are explained.
         explained: Their explanations, one for each size of images.
         target: Which class is explained, in words.
-        dataset: The data set, in which the normalization and the class names are searched.
+        dataset: The data set, in which the normalization and the class names are searched first.
         fraction: The fraction of all samples that are explained: below 1 where the time budget leaves some out.
         is_logged: Whether pictures go to loggers.
         index: Which of the trainer's callbacks of the same name this is, from 0.
@@ -59,6 +59,11 @@ class Look:
     is_logged: bool
     index: int = 0
     scalars: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def modules(self) -> tuple[Any, ...]:
+        """The data module, if there is one, and the module: what the data set does not say may be in them."""
+        return getattr(self.trainer, "datamodule", None), self.pl_module
 
     @property
     def title(self) -> str:

@@ -32,5 +32,12 @@ class PicturesOutput(Output):
 
     def __call__(self, look: Look) -> Logged:
         """Return the sheets of a look."""
-        sheets = draw_sheets(look.explained, self.style, title=look.title, explained=look.target, dataset=look.dataset)
+        sheets = draw_sheets(
+            look.explained,
+            self.style,
+            title=look.title,
+            explained=look.target,
+            dataset=look.dataset,
+            modules=look.modules,
+        )
         return Logged(pictures=sheets)

@@ -28,7 +28,7 @@ from lightning_saliency.callbacks.options import (
 from lightning_saliency.callbacks.outputs import Output
 from lightning_saliency.callbacks.pictures_output import PicturesOutput
 from lightning_saliency.data import First, FixedSamples, SampleCollector
-from lightning_saliency.evidence import Target
+from lightning_saliency.evidence import TASKS, Target
 from lightning_saliency.visualization import Style
 
 CallbackTarget: TypeAlias = Literal["label", "predicted"] | int | list[int] | Callable[[Tensor], Tensor]
@@ -142,7 +142,8 @@ class SaliencyCallback(LookCallback):
         if isinstance(history, History):
             all_outputs.append(HistoryOutput(name, history, self.style))
         self.methods: Mapping[str, Mapping[str, Any]] = parsed_methods
-        part = ModelPart(model, parsed_samples.image, execution.output_fn)
+        task = None if execution.task is None else TASKS[execution.task]
+        part = ModelPart(model, parsed_samples.image, execution.output_fn, task)
         self._pass = LookPass(parsed_methods, self.target, part, _parse_layer(layer), execution, unset)
         super().__init__(
             [*all_outputs, *(outputs or ())],

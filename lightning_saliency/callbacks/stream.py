@@ -108,10 +108,11 @@ class SampleStream:
             ValueError: The explained part was not called, or its arguments hold no images.
         """
         batch, self._batch = self._batch, None
-        call, logits = self.part.end_step(trainer, pl_module, batch)
+        call, reading = self.part.end_step(trainer, pl_module, batch)
+        logits, task = (None, "multiclass") if reading is None else (reading.logits, reading.task.name)
         incomplete = self._incomplete(stage)
         for collector in incomplete:
-            collector.offer(batch, call, logits)
+            collector.offer(batch, call, logits, task)
         self._is_whole = True
         return [
             f"labels that do not fit the model's logits are taken for none: {collector.unfit_labels}"

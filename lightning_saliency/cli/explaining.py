@@ -111,7 +111,7 @@ class _ImageWriter:
                 f"Expected --model to take images {tuple(images.shape)}, got {describe_raised(error)} (try another "
                 "--size, --batch-size or --device)."
             ) from error
-        names, num_classes = self.style.class_names, explanation.probabilities.shape[1]
+        names, num_classes = self.style.class_names, explanation.num_classes
         if names is not None and len(names) != num_classes:
             raise WrongArgumentError(
                 f"Expected --class-names to name the model's {num_classes} classes, one a line, got {len(names)}."

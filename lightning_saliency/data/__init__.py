@@ -1,9 +1,20 @@
 """The input side: a model's calls, batches, the fixed samples, objects in images, and metadata of data sets."""
 
-from lightning_saliency.data.batches import find_images, find_labels, is_images
+from lightning_saliency.data.batches import (
+    find_images,
+    find_label_columns,
+    find_label_masks,
+    find_label_rows,
+    find_labels,
+    find_values,
+    is_images,
+    read_classes,
+)
 from lightning_saliency.data.calls import Call, channels_first, join_calls, like_layout, make_call, plain_call
 from lightning_saliency.data.choosing import CHOOSERS, Candidate, Choose, Chooser, First, Positions, Selection
-from lightning_saliency.data.datasets import find_class_names, find_dataset, find_normalization
+from lightning_saliency.data.class_names import find_class_names
+from lightning_saliency.data.datasets import find_dataset
+from lightning_saliency.data.normalization import Normalization, find_normalizations, to_unit_range
 from lightning_saliency.data.objects import boxes_to_masks, masks_to_boxes, objects_to_masks
 from lightning_saliency.data.samples import (
     FixedSamples,
@@ -15,9 +26,11 @@ from lightning_saliency.data.samples import (
     given_samples,
 )
 from lightning_saliency.data.trees import children, describe, mapped
+from lightning_saliency.data.truths import Answer, Truths, find_truths
 
 __all__ = [
     "CHOOSERS",
+    "Answer",
     "Call",
     "Candidate",
     "Choose",
@@ -25,12 +38,14 @@ __all__ = [
     "First",
     "FixedSamples",
     "LabelFn",
+    "Normalization",
     "Objects",
     "Positions",
     "Sample",
     "SampleBatch",
     "SampleCollector",
     "Selection",
+    "Truths",
     "boxes_to_masks",
     "channels_first",
     "children",
@@ -38,8 +53,13 @@ __all__ = [
     "find_class_names",
     "find_dataset",
     "find_images",
+    "find_label_columns",
+    "find_label_masks",
+    "find_label_rows",
     "find_labels",
-    "find_normalization",
+    "find_normalizations",
+    "find_truths",
+    "find_values",
     "given_samples",
     "is_images",
     "join_calls",
@@ -49,4 +69,6 @@ __all__ = [
     "masks_to_boxes",
     "objects_to_masks",
     "plain_call",
+    "read_classes",
+    "to_unit_range",
 ]

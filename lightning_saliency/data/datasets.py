@@ -1,25 +1,32 @@
-"""Metadata of a data set: the normalization of its images and the names of its classes.
+"""The data set of a loader, and what it consists of: the data sets that it wraps, and its transforms.
 
 A data set need not say anything of itself, and what it says under a usual name may be something else: a method, an
-iterator without an end, a property that raises. Whatever cannot be used counts as not known.
+iterator without an end, a property that raises. Whatever cannot be used counts as not known. No sample is read.
 """
 
 from __future__ import annotations
 
-import math
+import inspect
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-from torch import nn
-
-_MOST_NAMES = 2**20
-"""The most classes that are named, where a sequence has no end."""
+import numpy as np
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 _MOST_COMPONENTS = 2**10
-"""The most data sets and transforms that are searched, and the most channels of images."""
+"""The most data sets, and the most transforms, that are searched."""
 
-_Read = TypeVar("_Read")
+_MOST_ENTRIES = 2**6
+"""The most entries of a list or a dict that are searched: it may hold all samples."""
+
+_DEEPEST = 8
+"""The most wrappers around a data set or a transform."""
+
+_Value = TypeVar("_Value")
 
 
 def find_dataset(loaders: Any, index: int = 0) -> Any:
@@ -29,84 +36,126 @@ def find_dataset(loaders: Any, index: int = 0) -> Any:
         loaders = list(loaders.values())
     if isinstance(loaders, list | tuple):
         loaders = loaders[index] if index < len(loaders) else None
-    return _read(loaders, "dataset", _same)
+    return read(loaders, "dataset")
 
 
-def find_normalization(dataset: Any) -> tuple[list[float], list[float]] | None:
-    """Return mean and standard deviation of the `Normalize` in a data set's transforms, or None.
-
-    Searched are torchvision's transforms v1 and v2, its presets and all other objects with a `mean` and a `std`,
-    through `Subset`, `ConcatDataset` and nested `Compose`.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> from torchvision.transforms import v2
-        >>> transform = v2.Compose([v2.ToImage(), v2.Normalize(mean=[0.5], std=[0.25])])
-        >>> find_normalization(SimpleNamespace(transform=transform))
-        ([0.5], [0.25])
-    """
-    normalization = None
-    for component in islice(_components(dataset), _MOST_COMPONENTS):
-        mean, std = _read(component, "mean", _numbers), _read(component, "std", _numbers)
-        if mean and std and len(mean) == len(std) and min(std) > 0:
-            normalization = mean, std
-    return normalization
-
-
-def find_class_names(dataset: Any) -> list[str] | None:
-    """Return the class names of a data set, its `.classes`, also through `Subset` and `ConcatDataset`; or None."""
-    for component in islice(_components(dataset), _MOST_COMPONENTS):
-        names = _read(component, "classes", _names)
-        if names is not None:
-            return names
-    return None
-
-
-def _components(component: Any, depth: int = 8) -> Iterator[Any]:
-    """Yield a data set, the data sets that it wraps, and its transforms in the order in which they are applied."""
-    if component is None or depth == 0:
-        return
-    yield component
-    wrapped = _read(component, "datasets", _entries) or [_read(component, "dataset", _same)]
-    yield from _components(wrapped[0], depth - 1)
-    for name in ("transforms", "transform"):
-        for transform in _read(component, name, _entries) or [_read(component, name, _same)]:
-            yield from _components(transform, depth - 1)
-
-
-def _read(owner: Any, name: str, convert: Callable[[Any], _Read | None]) -> _Read | None:
-    """Return a converted attribute; None where there is none, and where reading or converting it fails."""
+def attempt(function: Callable[[], _Value | None]) -> _Value | None:
+    """Return what a function returns, or None where it raises."""
     try:
-        value = getattr(owner, name, None)
-        return None if value is None else convert(value)
+        return function()
     except Exception:  # it runs a user's code, which may raise anything, for a guess that no training may depend on
         return None
 
 
-def _same(value: Any) -> Any:
-    return value
+def read(owner: Any, name: str, convert: Callable[[Any], _Value | None] | None = None) -> Any:
+    """Return an attribute, converted; None where there is none, and where reading or converting it fails."""
+
+    def convert_attribute() -> Any:
+        value = getattr(owner, name, None)
+        return value if value is None or convert is None else convert(value)
+
+    return attempt(convert_attribute)
 
 
-def _entries(value: Any) -> list[Any] | None:
-    """Return the entries of a list, tuple or `Sequential`; None for anything else."""
-    return list(islice(value, _MOST_COMPONENTS)) if isinstance(value, list | tuple | nn.Sequential) else None
+def attributes(owner: Any) -> dict[str, Any]:
+    """Return the attributes that an object itself holds, without running properties."""
+    return read(owner, "__dict__", dict) or {}
 
 
-def _names(value: Any) -> list[str] | None:
-    """Return the names in a sequence of texts; None for anything else."""
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) > _MOST_NAMES:
-        return None
-    names = list(islice(value, len(value)))
-    return names if all(isinstance(name, str) for name in names) else None
+def walk_datasets(owner: Any) -> Iterator[Any]:
+    """Yield a data set, or what holds data sets, and those that it wraps, the outer ones first.
+
+    Wrapped are those under `dataset` and `datasets`, as in `Subset` and `ConcatDataset`, and all other attributes that
+    are data sets: of a class of torch's, or with `__getitem__` and `__len__` but no container.
+
+    Example:
+        >>> from torch.utils.data import Subset, TensorDataset
+        >>> dataset = TensorDataset()
+        >>> list(walk_datasets(Subset(dataset, [0])))[-1] is dataset
+        True
+    """
+    return _walk(owner, _wrapped_datasets)
 
 
-def _numbers(value: Any) -> list[float] | None:
-    """Return the numbers of a sequence, tensor or array as floats; None for anything else."""
-    if hasattr(value, "tolist") and not callable(value) and math.prod(getattr(value, "shape", ())) <= _MOST_COMPONENTS:
-        value = value.tolist()
-    value = [value] if isinstance(value, int | float) else value
-    if not isinstance(value, list | tuple) or len(value) > _MOST_COMPONENTS:
-        return None
-    numbers = list(islice(value, len(value)))
-    is_known = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
-    return list(map(float, numbers)) if is_known else None
+def walk_transforms(dataset: Any) -> Iterator[Any]:
+    """Yield a data set, and the transforms that it holds, also in compositions, lists, dicts and closures.
+
+    They are what stands under `transform` and `transforms`, and all other attributes that can be called.
+
+    Example:
+        >>> from torch.utils.data import TensorDataset
+        >>> from torchvision.transforms import v2
+        >>> dataset = TensorDataset()
+        >>> dataset.transform = v2.Compose([v2.ToImage()])
+        >>> [type(transform).__name__ for transform in walk_transforms(dataset)]
+        ['TensorDataset', 'Compose', 'ToImage']
+    """
+    return _walk(dataset, _inner_transforms)
+
+
+def _walk(root: Any, children: Callable[[Any], Iterator[Any]]) -> Iterator[Any]:
+    """Yield a root and what is below it, each once, breadth first."""
+    found = {id(root): root}  # which keeps them alive, so that no other gets the same id
+    queue = deque([(root, 0)])
+    while queue and len(found) <= _MOST_COMPONENTS:
+        component, depth = queue.popleft()
+        if component is None:
+            continue
+        yield component
+        for child in children(component) if depth < _DEEPEST else ():
+            if id(child) not in found:
+                found[id(child)] = child
+                queue.append((child, depth + 1))
+
+
+def _wrapped_datasets(component: Any) -> Iterator[Any]:
+    named = [read(component, name) for name in ("datasets", "dataset")]
+    for value in (component, *named, *attributes(component).values()):
+        yield from filter(_is_dataset, _entries(value))
+    for value in named:  # by its name it is one, whatever else it is
+        if not _is_a(value, Sequence | Mapping | np.ndarray | Tensor):
+            yield value
+
+
+def _inner_transforms(component: Any) -> Iterator[Any]:
+    named = [read(component, name) for name in ("transforms", "transform")]
+    named = [value for value in named if not (inspect.ismethod(value) and value.__self__ is component)]
+    for value in (*named, *attributes(component).values(), *(attempt(lambda: _referenced(component)) or ())):
+        for entry in (value, *_entries(value)):
+            if callable(entry) and not _is_a(entry, type):
+                yield entry
+    if inspect.ismethod(component):
+        yield component.__self__
+
+
+def _referenced(function: Any) -> list[Any]:
+    """Return what a function takes from its surroundings, but for the functions of other modules."""
+    if inspect.ismethod(function):
+        return [function.__func__]
+    if isinstance(function, partial):
+        return [function.func, *function.args, *function.keywords.values()]
+    if not inspect.isfunction(function):
+        return []
+    closure = inspect.getclosurevars(function)
+    values = [*closure.nonlocals.values(), *closure.globals.values()]
+    return [value for value in values if not inspect.isroutine(value) or value.__module__ == function.__module__]
+
+
+def _entries(value: Any) -> list[Any]:
+    """Return the first entries of a list, tuple, dict or `Sequential`; for another value, the value alone."""
+    if _is_a(value, Mapping):
+        return attempt(lambda: list(islice(value.values(), _MOST_ENTRIES))) or []
+    if _is_a(value, list | tuple | nn.Sequential):
+        return attempt(lambda: list(islice(value, _MOST_ENTRIES))) or []
+    return [value]
+
+
+def _is_dataset(value: Any) -> bool:
+    is_indexed = hasattr(type(value), "__getitem__") and hasattr(type(value), "__len__")
+    is_container = _is_a(value, Sequence | Mapping | np.ndarray | Tensor | nn.Module | type)
+    return _is_a(value, Dataset) or (is_indexed and not is_container)
+
+
+def _is_a(value: Any, kinds: Any) -> bool:
+    """Whether a value is of a class, by its type alone: `isinstance` would ask the value too, which may raise."""
+    return issubclass(type(value), kinds)

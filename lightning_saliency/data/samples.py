@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency._checks import OptionError, call_option
-from lightning_saliency.data.batches import find_labels, fit_labels, is_images, is_labels
+from lightning_saliency.data.batches import is_images, read_classes
 from lightning_saliency.data.calls import Call, join_calls, plain_call
 from lightning_saliency.data.choosing import Chooser, Selection
 from lightning_saliency.data.objects import objects_to_masks
 from lightning_saliency.data.trees import describe
+from lightning_saliency.data.truths import Answer, Truths, find_truths
 
 Objects: TypeAlias = Callable[[Any], Any] | Tensor | Sequence[Tensor]
 """The objects of the samples, as for `objects_to_masks`; or a function that returns the objects of a batch."""
@@ -33,15 +34,23 @@ class Sample:
 
     Attributes:
         call: The call, on the CPU.
-        label: The true class, or None where it is not known.
+        truth: What is true of it: a class, a set of classes, or values; None where that is not known.
         mask: The pixels of the objects, `(1, H, W)` bool, or None where they are not known.
         logits: The logits of the validation pass in which the sample was collected, `(K,)`, or None.
+        pixel_labels: The true class of each pixel, `(H, W)` int64, or None where it is not known.
     """
 
     call: Call
-    label: int | None = None
+    truth: Answer | None = None
     mask: Tensor | None = None
     logits: Tensor | None = None
+    pixel_labels: Tensor | None = None
+
+    @property
+    def label(self) -> int | None:
+        """The true class, of several the first; None where none is known."""
+        first = self.truth[:1] if isinstance(self.truth, tuple) else (self.truth,)
+        return next((value for value in first if isinstance(value, int)), None)
 
 
 @dataclass(frozen=True)
@@ -50,18 +59,25 @@ class SampleBatch:
 
     Attributes:
         call: The call for all of them, on the CPU.
-        labels: The true class of each, or None where it is not known.
+        truths: What is true of each; see `Sample`.
         positions: Their indices among all samples that are explained.
         masks: The pixels of the objects, `(N, 1, H, W)` bool, or None where they are not known.
+        pixel_labels: The true class of each pixel, of each sample `(H, W)` int64, or None where it is not known.
     """
 
     call: Call
-    labels: tuple[int | None, ...]
+    truths: tuple[Answer | None, ...]
     positions: tuple[int, ...]
     masks: Tensor | None = None
+    pixel_labels: tuple[Tensor | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    @property
+    def labels(self) -> tuple[int | None, ...]:
+        """The true class of each, of several the first; None where none is known."""
+        return tuple(Sample(self.call, truth).label for truth in self.truths)
 
     @property
     def known_labels(self) -> Tensor | None:
@@ -102,9 +118,10 @@ class FixedSamples:
         masks = [sample.mask for sample in members if sample.mask is not None]
         return SampleBatch(
             join_calls([sample.call for sample in members]),
-            tuple(sample.label for sample in members),
+            tuple(sample.truth for sample in members),
             tuple(self.positions[index] for index in indices),
             torch.stack(masks) if masks else None,
+            tuple(sample.pixel_labels for sample in members),
         )
 
 
@@ -144,20 +161,22 @@ class SampleCollector:
         """Begin at the start of the stream; the samples of an incomplete earlier pass are dropped."""
         self._kept, self._selection = {}, Selection(self.chooser)
 
-    def offer(self, batch: Any, call: Call, logits: Tensor | None) -> None:
+    def offer(self, batch: Any, call: Call, logits: Tensor | None, task: str = "multiclass") -> None:
         """Keep the samples of a batch that the chooser wants; does nothing once the samples are complete.
 
         Args:
             batch: The data loader's batch, for labels and objects.
             call: What the model was called with for it.
             logits: `(N, K)`, the model's output for it, where it was recorded.
+            task: What the logits mean: a key of `lightning_saliency.evidence.TASKS`.
 
         Raises:
             ValueError: There are no labels where the chooser needs them, or the objects are neither boxes nor masks.
         """
         if self.fixed is not None:
             return
-        labels = self._labels(batch, len(call), logits)
+        truths = self._truths(batch, len(call), logits, task)
+        labels = [Sample(call, truth).label for truth in truths.answers]
         if self.chooser.needs_labels and all(label is None for label in labels):
             raise OptionError(
                 f"Expected the batch to hold integer labels (N,), which the choice of the samples "
@@ -173,7 +192,7 @@ class SampleCollector:
         self._kept = {position: sample for position, sample in self._kept.items() if position in chosen}
         rows = [position - start for position in chosen if position >= start]
         if rows:
-            samples = self._samples(rows, batch, call, labels, logits)
+            samples = self._samples(rows, batch, call, truths, logits)
             self._kept |= {start + row: sample for row, sample in zip(rows, samples, strict=True)}
         if self._selection.is_complete:
             self.end(whole=True)
@@ -222,32 +241,24 @@ class SampleCollector:
         if samples and self.given is None and knows_objects:
             self.fixed = self._with_objects(FixedSamples(samples, tuple(range(len(samples)))))
 
-    def _labels(self, batch: Any, count: int, logits: Tensor | None) -> list[int | None]:
-        """Return the label of each sample, None for a class that the logits do not have."""
+    def _truths(self, batch: Any, count: int, logits: Tensor | None, task: str) -> Truths:
+        """Return what is true of each sample, None for a class that the logits do not have."""
         num_classes = None if logits is None else logits.shape[1]
-        if self.label_fn is None:
-            labels = find_labels(batch, count, num_classes)
-        else:
-            labels = call_option("samples.labels", self.label_fn, batch)
+        labels = batch if self.label_fn is None else call_option("samples.labels", self.label_fn, batch)
         if labels is None:
-            return [None] * count
-        if not is_labels(labels, count):
+            return Truths((None,) * count)
+        truths = find_truths(labels if self.label_fn is None else [labels], count, num_classes, task)
+        if truths is None and self.label_fn is not None:
             raise OptionError(
-                f"Expected the function for `labels` to return one class for each of the {count} images, got "
-                f"{describe(labels)}.",
+                f"Expected the function for `labels` to return labels of {count} samples for {task}, such as one class "
+                f"for each, got {describe(labels)}.",
                 "samples.labels",
             )
-        labels = labels.reshape(-1).long()
-        if not fit_labels(labels, num_classes):
-            self.unfit_labels = (
-                f"labels from {int(labels.min())} to {int(labels.max())}, where the model has {num_classes} logits"
-            )
-            limit = max(num_classes or 0, 2)
-            return [label if 0 <= label < limit else None for label in labels.tolist()]
-        return labels.tolist()
+        self.unfit_labels = None if truths is None or truths.unfit is None else truths.unfit
+        return Truths((None,) * count) if truths is None else truths
 
     def _samples(
-        self, rows: Sequence[int], batch: Any, call: Call, labels: Sequence[int | None], logits: Tensor | None
+        self, rows: Sequence[int], batch: Any, call: Call, truths: Truths, logits: Tensor | None
     ) -> Iterator[Sample]:
         """Yield samples of a batch, which hold nothing of the others."""
         masks = outputs = None
@@ -259,9 +270,10 @@ class SampleCollector:
         for index, (row, sample_call) in enumerate(zip(rows, call.separate(rows), strict=True)):
             yield Sample(
                 sample_call,
-                labels[row],
+                truths.answers[row],
                 None if masks is None else masks[row].clone(),
                 None if outputs is None else outputs[index].clone(),
+                None if truths.masks is None else truths.masks[row].cpu().clone(),
             )
 
     def _with_objects(self, samples: FixedSamples) -> FixedSamples:
@@ -283,7 +295,7 @@ def given_samples(images: Any, labels: Any = None) -> FixedSamples:
 
     Args:
         images: `(N, C, H, W)`, as the model takes them.
-        labels: The true classes `(N,)`, or None.
+        labels: The true classes, integers `(N,)` with −1 for an unknown one, or None.
 
     Raises:
         ValueError: The images are not a batch of images, or the labels do not fit them.
@@ -294,14 +306,16 @@ def given_samples(images: Any, labels: Any = None) -> FixedSamples:
     """
     if not is_images(images):
         raise ValueError(f"Expected `samples` to hold images: floating point, (N, C, H, W), got {describe(images)}.")
-    if labels is not None and (not is_labels(labels, len(images)) or labels.is_floating_point()):
+    is_integer = isinstance(labels, Tensor) and not labels.is_floating_point()
+    classes = read_classes(labels, len(images)) if is_integer else None
+    if labels is not None and classes is None:
         raise ValueError(
             f"Expected `samples` to hold one integer class for each of the {len(images)} images, got "
             f"{describe(labels)}."
         )
     call = plain_call(images.detach().cpu())
-    classes = [None] * len(images) if labels is None else labels.reshape(-1).tolist()
-    samples = tuple(Sample(call[row : row + 1], label) for row, label in enumerate(classes))
+    known = [None] * len(images) if classes is None else [x if x >= 0 else None for x in classes.tolist()]
+    samples = tuple(Sample(call[row : row + 1], label) for row, label in enumerate(known))
     return FixedSamples(samples, tuple(range(len(samples))))
 
 
@@ -339,12 +353,13 @@ def _state_of(sample: Sample) -> dict[str, Any]:
         "arguments": dict(call.arguments),
         "image": call.image,
         "per_sample": sorted(call.per_sample, key=str),
-        "label": sample.label,
+        "truth": sample.truth,
         "mask": sample.mask,
         "logits": sample.logits,
+        "pixel_labels": sample.pixel_labels,
     }
 
 
 def _from_state(state: Mapping[str, Any]) -> Sample:
     call = Call(state["arguments"], tuple(state["image"]), frozenset(map(tuple, state["per_sample"])))
-    return Sample(call, state["label"], state["mask"], state["logits"])
+    return Sample(call, state["truth"], state["mask"], state["logits"], state["pixel_labels"])

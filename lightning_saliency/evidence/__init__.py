@@ -10,6 +10,7 @@ from lightning_saliency.evidence.head import find_head, own_parameters, replace_
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
 from lightning_saliency.evidence.layers import AttentionSites, Layers, find_layers, find_target_layer, with_layout
 from lightning_saliency.evidence.layout import Layout, TokenGrid
+from lightning_saliency.evidence.loss import LossTerm
 from lightning_saliency.evidence.outputs import OutputChoice, output_tensors, read_output
 from lightning_saliency.evidence.passes import Passes, forward_logits, forward_logits_in_chunks
 from lightning_saliency.evidence.process_state import ProcessKept
@@ -44,6 +45,7 @@ __all__ = [
     "ForwardContext",
     "Layers",
     "Layout",
+    "LossTerm",
     "Need",
     "OutputChoice",
     "ParsedTarget",

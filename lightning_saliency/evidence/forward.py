@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lightning_saliency._checks import check_function, check_type
+from lightning_saliency._checks import check_function, check_type, refuse, shown
 from lightning_saliency.data import Call, channels_first, like_layout, plain_call
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
 from lightning_saliency.evidence.outputs import OutputChoice, OutputReader
-from lightning_saliency.evidence.tasks import Reading, Task
+from lightning_saliency.evidence.tasks import TASKS, Reading, Task
 
 ForwardContext: TypeAlias = Callable[[], AbstractContextManager[Any]]
 """A function that returns the context in which the model's forward runs, for instance autocast."""
@@ -65,8 +65,8 @@ class Forward:
             raise TypeError(f"Expected `model` to be a torch.nn.Module, got {type(self.model).__name__}.")
         if not isinstance(self.output_fn, str | tuple):
             check_function("output_fn", self.output_fn)
-        if self.task is not None:
-            check_type("task", self.task, Task)
+        if self.task not in (None, *TASKS.values()):
+            refuse("task", "one of `TASKS`", shown(self.task), error=TypeError)
         if not callable(self.context):
             raise TypeError(f"Expected `context` to be a function, got {type(self.context).__name__}.")
         check_type("memory_format", self.memory_format, torch.memory_format)

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lightning_saliency._checks import OptionError, call_option
-from lightning_saliency.data import children, describe, dotted
-from lightning_saliency.data.trees import Path, leaves
-from lightning_saliency.evidence.tasks import TASKS, Reading, Task
+from lightning_saliency.data import children, describe
+from lightning_saliency.data.trees import Path, dotted, leaves
+from lightning_saliency.evidence.tasks import TASKS, Reading, Task, TaskName
 
 OutputChoice: TypeAlias = Callable[[Any], Any] | str | Path | None
 """Which part of a model's output is explained: a function of it, its key (keys joined by dots), its path, or found."""
@@ -28,7 +28,12 @@ _KEPT = 16
 _BY_FORM = (TASKS["multiclass"], TASKS["segmentation"])
 """What an output's form alone may say of it, the likely ones first."""
 
-_ENDS = {"softmax": "multiclass", "log_softmax": "multiclass", "sigmoid": "multilabel", "sigmoid_": "multilabel"}
+_ENDS: dict[str, TaskName] = {
+    "softmax": "multiclass",
+    "log_softmax": "multiclass",
+    "sigmoid": "multilabel",
+    "sigmoid_": "multilabel",
+}
 """The functions that make probabilities, and what they say of the task."""
 
 
@@ -124,8 +129,8 @@ class OutputReader(TorchFunctionMode):
         for function, before, after in reversed(self._ends):
             if after.numel() == tensor.numel() and _are_same(after.reshape(tensor.shape), tensor):
                 self._warn(f"what goes into its {function.strip('_').removeprefix('log_')} is explained instead")
-                is_of_each = _ENDS[function] == "multilabel" and task.name == "multiclass" and tensor.shape[1:].numel() > 1
-                meaning = TASKS["multilabel"] if is_of_each and self.task is None else task
+                is_of_several = self.task is None and task.name == "multiclass" and tensor.shape[1:].numel() > 1
+                meaning = TASKS[_ENDS[function]] if is_of_several else task
                 return _read(meaning, before.reshape(tensor.shape))
         reading = _read(task, tensor)
         if task.name == "multiclass" and reading.logits.shape[1] > 1 and _are_probabilities(reading.logits.detach()):
@@ -144,12 +149,13 @@ class OutputReader(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         function = getattr(func, "__name__", "")
-        is_end = function in _ENDS
-        before = (args[0] if args else (kwargs or {})["input"]) if is_end else None
-        if function.endswith("_") and is_end:
+        if function not in _ENDS:
+            return func(*args, **(kwargs or {}))
+        before: Tensor = args[0] if args else (kwargs or {})["input"]
+        if function.endswith("_"):
             before = before.clone()  # which the function is about to overwrite
         result = func(*args, **(kwargs or {}))
-        if is_end and isinstance(result, Tensor) and result.dim() and len(result) in (self.num_samples, result.numel()):
+        if isinstance(result, Tensor) and result.dim() and len(result) in (self.num_samples, result.numel()):
             self._ends.append((function, before, result))
         return result
 

@@ -24,8 +24,8 @@ from lightning_saliency.evidence.lrp import lrp_rules
 from lightning_saliency.evidence.rectify import Rectifier, rectify
 from lightning_saliency.evidence.tap import Tap
 from lightning_saliency.evidence.target_layer import TargetLayer
-from lightning_saliency.evidence.tasks import Reading
 from lightning_saliency.evidence.targets import ParsedTarget, check_classes, select_scores
+from lightning_saliency.evidence.tasks import Reading
 
 Need: TypeAlias = Literal[
     "activations",
@@ -130,9 +130,7 @@ class SharedPass:
         classes = self.evidence.classes
         return replace(
             evidence,
-            class_weights=_score_gradient(logits, self.target) @ weight
-            if classes is None
-            else all_weights[classes],
+            class_weights=_score_gradient(logits, self.target) @ weight if classes is None else all_weights[classes],
             all_class_weights=all_weights,
             pooled_activations=pooled,
         )

@@ -1,4 +1,4 @@
-"""`Task`: what a model's output means, and with it which scores are explained, what is predicted, how probable it is."""
+"""`Task`: what a model's output means: which scores are explained, what is predicted, how probable it is."""
 
 from __future__ import annotations
 
@@ -200,7 +200,9 @@ class Segmentation(Task):
         return (pixels == classes).float().mean(2)
 
 
-TASKS: dict[str, Task] = {task.name: task for task in (Multiclass(), Multilabel(), Regression(), Segmentation(), Embedding())}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (Multiclass(), Multilabel(), Regression(), Segmentation(), Embedding())
+}
 """What a model's output may mean, by name."""
 
 

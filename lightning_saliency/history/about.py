@@ -45,10 +45,15 @@ def sizes(about: Mapping[str, Any], key: str) -> tuple[tuple[int, int], ...]:
 
 def answers(about: Mapping[str, Any], key: str) -> tuple[Answer | None, ...]:
     """Return what is predicted, or true, of each sample: a class, classes, values, or None."""
-    return tuple(
-        tuple(item if type(item) is int else from_json(item) for item in answer) if type(answer) is list else answer
-        for answer in values(about, key, int, list, type(None))
-    )
+    found: list[Answer | None] = []
+    for answer in values(about, key, int, list, type(None)):
+        if not isinstance(answer, list):
+            found.append(answer)
+        elif all(type(item) is int for item in answer):
+            found.append(tuple(answer))
+        else:
+            found.append(tuple(map(from_json, answer)))
+    return tuple(found)
 
 
 def answer_to_json(answer: Answer | None) -> Any:

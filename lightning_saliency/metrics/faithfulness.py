@@ -199,8 +199,13 @@ def measure_faithfulness(
         logits = forward_logits_in_chunks(isolated, call, copies, batch_size=batch_size)
     check_classes(classes, logits, explanation.task)
     # of each row, the probability of each image's class
-    probabilities = class_probabilities(logits, explanation.settings.task)[:, classes.to(logits.device)]
-    return _measured(probabilities, maps, steps, len(empty_rows))
+    probabilities = explanation.task.probabilities(logits)
+    if probabilities is None:
+        raise ValueError(
+            "Expected an explanation of classes, whose probability faithfulness measures, got one of values "
+            f"({explanation.task.name})."
+        )
+    return _measured(probabilities[:, classes.to(logits.device)], maps, steps, len(empty_rows))
 
 
 def _measured(

@@ -17,6 +17,7 @@ from lightning_saliency.data import find_images
 from lightning_saliency.metrics import heatmaps_to_boxes
 from lightning_saliency.models.head import Pooling, gap_model
 
+Task: TypeAlias = Literal["multiclass", "multilabel"]
 Metric: TypeAlias = Literal["accuracy", "auroc"]
 Schedule: TypeAlias = Literal["constant", "cosine"]
 

@@ -7,7 +7,7 @@ from lightning_saliency.visualization.film import animation, filmstrip
 from lightning_saliency.visualization.images import Channels, shown_channels, to_rgb
 from lightning_saliency.visualization.method_sheets import draw_sheets
 from lightning_saliency.visualization.sheet import fit_images, grid, tiles
-from lightning_saliency.visualization.style import Style, find_names, to_pictures
+from lightning_saliency.visualization.style import PixelScale, Style, find_names, find_pixel_scale, to_pictures
 from lightning_saliency.visualization.tutorial import TUTORIAL_PANELS, tutorial_figure
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Caption",
     "Channels",
     "Names",
+    "PixelScale",
     "Style",
     "animation",
     "class_model_caption",
@@ -24,6 +25,7 @@ __all__ = [
     "encode_picture",
     "filmstrip",
     "find_names",
+    "find_pixel_scale",
     "fit_images",
     "fooling_caption",
     "grid",

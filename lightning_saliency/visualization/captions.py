@@ -136,7 +136,11 @@ def explanation_captions(explanation: Explanation, names: Names) -> list[Caption
     classes = [None] * len(predictions) if explanation.classes is None else explanation.classes.tolist()
     probabilities = explanation.probabilities
     said = prediction_captions(
-        [None] * len(predictions), explanation.answers, explanation.confidences, names, explanation.task.of_what
+        [None] * len(predictions),
+        explanation.answers,
+        explanation.answer_probabilities,
+        names,
+        explanation.task.of_what,
     )
     captions = []
     for row, (predicted, index, caption) in enumerate(zip(predictions, classes, said, strict=True)):
@@ -150,11 +154,15 @@ def explanation_captions(explanation: Explanation, names: Names) -> list[Caption
 
 
 def class_captions(
-    classes: Sequence[int], probabilities: Sequence[float], labels: Sequence[int | None], names: Names
+    classes: Sequence[int],
+    probabilities: Sequence[float],
+    labels: Sequence[int | None],
+    names: Names,
+    as_text: str = "{:.0%}",
 ) -> list[Caption]:
     """Name a class of each sample and its probability; marked as right where it is the true one."""
     return [
-        Caption(f"{names[index]} · {probability:.0%}", True if index == label else None)
+        Caption(f"{names[index]} · {as_text.format(probability)}", True if index == label else None)
         for index, probability, label in zip(classes, probabilities, labels, strict=True)
     ]
 

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from lightning_saliency._checks import check_choice, check_count
 from lightning_saliency.attribution import METHODS, Normalize, make_heatmaps
+from lightning_saliency.data import Answer
 from lightning_saliency.visualization.captions import (
     Caption,
     Names,
-    join_notes,
     answer_caption,
+    join_notes,
     label_captions,
     method_title,
 )
@@ -45,8 +46,8 @@ class RecordedSamples(Protocol):
         """Each sample's image, `(3, H, W)`."""
 
     @property
-    def labels(self) -> tuple[int | None, ...]:
-        """Each sample's true class, or None."""
+    def labels(self) -> tuple[Answer | None, ...]:
+        """What is true of each sample, or None."""
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -77,8 +78,8 @@ class RecordedLook(Protocol):
         """By method why each sample's map is blank, or None."""
 
     @property
-    def predictions(self) -> tuple[int, ...]:
-        """Each sample's predicted class."""
+    def predictions(self) -> tuple[Answer | None, ...]:
+        """What is predicted for each sample."""
 
     @property
     def layers(self) -> tuple[str, ...]:

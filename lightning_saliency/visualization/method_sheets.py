@@ -24,7 +24,7 @@ from lightning_saliency.visualization.captions import (
 from lightning_saliency.visualization.colors import to_common_scale
 from lightning_saliency.visualization.images import Images, shown_channels
 from lightning_saliency.visualization.sheet import CELL_SIDE, fit_images, grid
-from lightning_saliency.visualization.style import Style, find_names, to_pictures
+from lightning_saliency.visualization.style import Style, find_names, find_pixel_scale
 
 _CELLS_AREA = 500_000
 """Of all cells of a sheet together, in pixels: the cells of many samples, or of many methods, are smaller."""
@@ -45,7 +45,13 @@ class _Column:
 
 
 def draw_sheets(
-    looked: Sequence[ExplainedSamples], style: Style, *, title: str, explained: str, dataset: Any = None
+    looked: Sequence[ExplainedSamples],
+    style: Style,
+    *,
+    title: str,
+    explained: str,
+    dataset: Any = None,
+    modules: Sequence[Any] = (),
 ) -> dict[str, Tensor]:
     """Draw a sheet for each method, and one with all of them where there are several.
 
@@ -55,6 +61,7 @@ def draw_sheets(
         title: What stands on top, such as the epoch.
         explained: In words, which class is explained.
         dataset: Where to look for what the style leaves open.
+        modules: The data module and the module of the training, where to look next.
 
     Returns:
         uint8 pictures `(3, H, W)` by method key, under `overview`, and under `class_maps` for `top_k` above 1.
@@ -75,8 +82,10 @@ def draw_sheets(
     """
     if not looked:
         raise ValueError("Expected `looked` to hold at least one entry of explained samples, got none.")
-    names, explanations = find_names(style, dataset), [group.explanation for group in looked]
-    images = _in_rows(looked, [to_pictures(explanation.images, style, dataset) for explanation in explanations])
+    explanations = [group.explanation for group in looked]
+    names = find_names(style, dataset, modules, explanations[0].num_classes)
+    pixel_scale = find_pixel_scale([explanation.images for explanation in explanations], style, dataset, modules)
+    images = _in_rows(looked, [pixel_scale(explanation.images) for explanation in explanations])
     captions = _in_order(looked, [_captions(group, names) for group in looked])
     channels = dict.fromkeys(
         shown_channels(explanation.images.shape[1], style.channels) for explanation in explanations
@@ -94,7 +103,7 @@ def draw_sheets(
             captions=captions,
             blanks={name: column.reasons for name, column in columns.items()},
             labels={name: column.labels for name, column in columns.items() if column.labels},
-            note=join_notes(f"explained: {note}", read, *channels),
+            note=join_notes(f"explained: {note}", read, *channels, pixel_scale.note),
             cell_side=side,
             colormap=style.colormap,
             alpha=style.alpha,
@@ -127,15 +136,17 @@ def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Styl
 
     The maps of a sample's classes can be compared: on the scale `max` they are shown on one scale.
     """
-    count = min(top_k, looked[0].explanation.probabilities.shape[1])
+    count = min(top_k, looked[0].explanation.num_classes)
     own_scale: Normalize = "minmax" if style.normalize == "minmax" else "max"
     heatmaps, labels = [], []
     for group in looked:
-        probabilities, classes = group.explanation.probabilities.topk(count)
+        scores = group.explanation.probabilities
+        probabilities, classes = (group.explanation.logits if scores is None else scores).topk(count)
         raw = group.explanation.class_maps(classes).flatten(0, 1)[:, None]  # a sample's classes one after another
         heatmaps.append(make_heatmaps(raw, group.explanation.images.shape[2:], own_scale))
         ranked = zip(classes.T.tolist(), probabilities.T.tolist(), strict=True)
-        labels.append([class_captions(*rank, _true_classes(group), names) for rank in ranked])
+        as_text = "{:.4g}" if scores is None else "{:.0%}"
+        labels.append([class_captions(*rank, _true_classes(group), names, as_text) for rank in ranked])
     maps = [group.maps for group in heatmaps]
     if style.normalize != "minmax":
         peaks = [group.peaks for group in heatmaps]

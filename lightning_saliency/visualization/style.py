@@ -22,10 +22,16 @@ from lightning_saliency._checks import (
 )
 from lightning_saliency._names import one_line
 from lightning_saliency.attribution import Normalize
-from lightning_saliency.data import find_class_names, find_normalization
+from lightning_saliency.data import Normalization, find_class_names, find_normalizations, to_unit_range
 from lightning_saliency.visualization.captions import Names
 from lightning_saliency.visualization.colors import check_alpha, check_colormap
 from lightning_saliency.visualization.images import Channels, to_rgb
+
+_PIXELS = Normalization([0.0], [1.0])
+"""The normalization of images that are pixels in [0, 1] as they are."""
+
+_STRETCHED = "each image stretched to its own range, as no normalization fits"
+"""What a picture says where the normalization that was found is not that of the images."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +39,12 @@ class Style:
     """How the pictures look; checked when it is made.
 
     Args:
-        mean: What was subtracted from the images, one number per channel or one for all; None to look for it in the
-            data set, and else to stretch each image to its own range.
+        mean: What was subtracted from the images, one number per channel or one for all, on the scale of pixels in
+            [0, 1] or in [0, 255]; None to look for it in the data set and the modules, and else to stretch each image
+            to its own range.
         std: What the images were divided by, likewise.
-        class_names: Names of the classes; None to look for them in the data set, and else to show their numbers.
+        class_names: Names of the classes; None to look for them in the data set and the modules, and else to show
+            their numbers.
         colormap: Any matplotlib color map.
         alpha: Weight of the color in the overlay, in [0, 1].
         normalize: How raw maps become colors: `max` (negative values cut, each map divided by its maximum), `minmax`
@@ -87,29 +95,86 @@ class Style:
             )
 
 
-def to_pictures(images: Tensor, style: Style, dataset: Any = None) -> Tensor:
-    """Turn model inputs back into pictures as a style says; the normalization it leaves open is the data set's.
+@dataclass(frozen=True)
+class PixelScale:
+    """How the numbers of a model's input become the colors of a picture, found by `find_pixel_scale`.
+
+    Args:
+        normalization: What is undone; None where each image is stretched to its own range.
+        channels: What is shown of images with more than three channels.
+        note: What a picture says of it; empty where there is nothing to say.
+    """
+
+    normalization: Normalization | None
+    channels: Channels
+    note: str = ""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return images `(N, C, H, W)` as pictures, uint8 `(N, 3, H, W)`, on the CPU."""
+        if images.dtype == torch.uint8:  # pixels already, which the model converts itself
+            return to_rgb(images / 255, 0.0, 1.0, self.channels)
+        mean, std = (None, None) if self.normalization is None else self.normalization
+        return to_rgb(images, mean, std, self.channels)
+
+
+def find_pixel_scale(
+    images: Sequence[Tensor], style: Style, dataset: Any = None, modules: Sequence[Any] = ()
+) -> PixelScale:
+    """Find how model inputs become colors: the style says it, else the normalization of the data set.
+
+    A normalization that is found counts only if the images are pixels with it undone, between black and white. If none
+    of the data set's does, those in the modules are tried, unless the images are such pixels as they are: then the
+    model may normalize them itself. If none does, each image is stretched to its own range, and a note says so.
+
+    Args:
+        images: Batches `(N, C, H, W)`, as the model takes them.
+        style: How the pictures look.
+        dataset: Where to look for the normalization.
+        modules: The data module and the module of the training, where it may be too.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from torchvision.transforms import v2
+        >>> dataset = SimpleNamespace(transform=v2.Normalize([0.5], [0.25]))
+        >>> find_pixel_scale([(torch.rand(2, 3, 8, 8) - 0.5) / 0.25], Style(), dataset).normalization
+        Normalization(mean=[0.5], std=[0.25])
+    """
+    if style.mean is not None and style.std is not None:
+        numbers = [[value] if isinstance(value, int | float) else list(value) for value in (style.mean, style.std)]
+        return PixelScale(to_unit_range(*numbers), style.channels)
+    inputs = [batch for batch in images if batch.dtype != torch.uint8]
+    candidates = find_normalizations(dataset)
+    if not any(normalization.fits(inputs) for normalization in (*candidates, _PIXELS)):
+        candidates = [*candidates, *find_normalizations(*modules)]
+    fitting = next((normalization for normalization in candidates if normalization.fits(inputs)), None)
+    return PixelScale(fitting, style.channels, _STRETCHED if candidates and fitting is None else "")
+
+
+def to_pictures(images: Tensor, style: Style, dataset: Any = None, modules: Sequence[Any] = ()) -> Tensor:
+    """Turn model inputs back into pictures, as `find_pixel_scale` finds for these images.
 
     Args:
         images: `(N, C, H, W)`, as the model takes them.
         style: How they look.
         dataset: Where to look for the normalization.
+        modules: Where it may be too.
 
     Returns:
         uint8 `(N, 3, H, W)`, on the CPU.
     """
-    if images.dtype == torch.uint8:  # pixels already, which the model converts itself
-        return to_rgb(images / 255, 0.0, 1.0, style.channels)
-    mean, std = style.mean, style.std
-    normalization = None if mean is not None else find_normalization(dataset)
-    if normalization is not None and len(normalization[0]) in (1, images.shape[1]):
-        mean, std = normalization
-    return to_rgb(images, mean, std, style.channels)
+    return find_pixel_scale([images], style, dataset, modules)(images)
 
 
-def find_names(style: Style, dataset: Any = None) -> Names:
-    """Return the names of the classes: the style's, else the data set's; each as one line."""
-    names = style.class_names or find_class_names(dataset)
+def find_names(style: Style, dataset: Any = None, modules: Sequence[Any] = (), num_classes: int | None = None) -> Names:
+    """Return the names of the classes: the style's, else the data set's or the modules'; each as one line.
+
+    Args:
+        style: What the user has set.
+        dataset: Where to look for the names.
+        modules: The data module and the module of the training, where to look next.
+        num_classes: The number of logits, which names that are found must fit; None where it is not known.
+    """
+    names = style.class_names or find_class_names(dataset, *modules, num_classes=num_classes)
     return Names(None if names is None else tuple(map(one_line, names)))
 
 
