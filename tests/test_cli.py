@@ -42,7 +42,7 @@ def same_picture(path, expected):
 
 def drawn(explanation, style, explained="predicted class"):
     """The sheets that the callback draws of one unlabeled image."""
-    samples = SampleBatch(explanation.call, labels=(None,), positions=(0,))
+    samples = SampleBatch(explanation.call, truths=(None,), positions=(0,))
     looked = [ExplainedSamples(samples, explanation, HeatmapStage(explanation))]
     return draw_sheets(looked, style, title="one.png", explained=explained)
 

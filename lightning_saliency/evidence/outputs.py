@@ -29,10 +29,8 @@ _BY_FORM = (TASKS["multiclass"], TASKS["segmentation"])
 """What an output's form alone may say of it, the likely ones first."""
 
 _ENDS: dict[str, TaskName] = {
-    "softmax": "multiclass",
-    "log_softmax": "multiclass",
-    "sigmoid": "multilabel",
-    "sigmoid_": "multilabel",
+    **dict.fromkeys(["softmax", "log_softmax"], "multiclass"),
+    **dict.fromkeys(["sigmoid", "sigmoid_"], "multilabel"),
 }
 """The functions that make probabilities, and what they say of the task."""
 

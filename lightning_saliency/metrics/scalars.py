@@ -92,7 +92,7 @@ def measure(
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
         >>> explanation = explain(model, torch.randn(2, 3, 32, 32))
-        >>> samples = SampleBatch(explanation.call, labels=(None, None), positions=(0, 1))
+        >>> samples = SampleBatch(explanation.call, truths=(None, None), positions=(0, 1))
         >>> samples = [ExplainedSamples(samples, explanation, HeatmapStage(explanation))]
         >>> list(measure(samples, [CoarseHeatmaps.from_samples(group) for group in samples]))[:2]
         ['grad_cam/entropy', 'grad_cam/area_above_half']

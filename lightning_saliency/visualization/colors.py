@@ -9,11 +9,13 @@ from functools import lru_cache
 import matplotlib
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency._checks import check_number, refuse, shown
 from lightning_saliency.visualization.images import check_rgb, select_channels
 
+_IGNORED = 255  # the label of pixels that have none, from which on no class is shown
 _TOLERANCE = 1e-3  # half precision and interpolation may leave [0, 1] by that much
 
 
@@ -70,6 +72,32 @@ def overlay(images: Tensor, heatmaps: Tensor, colormap: str = "turbo", alpha: fl
     check_alpha("alpha", alpha)
     colors = colorize(heatmaps, colormap).float().mul_(alpha)
     return colors.add_(images, alpha=1 - alpha).round_().to(torch.uint8)
+
+
+def class_overlay(images: Tensor, classes: Tensor, alpha: float = 0.5) -> Tensor:
+    """Lay the class of each pixel over images, each class in a color of its own of matplotlib's `tab20`, in turns.
+
+    Args:
+        images: `(N, 3, H, W)`, uint8.
+        classes: `(N, h, w)` integers, of any size; below 0 and from 255 on no color is laid.
+        alpha: The weight of the color, in [0, 1].
+
+    Returns:
+        `(N, 3, H, W)`, uint8.
+
+    Example:
+        >>> black = torch.zeros(1, 3, 1, 2, dtype=torch.uint8)
+        >>> class_overlay(black, torch.tensor([[[0, 255]]]), alpha=1.0)[0, :, 0].T
+        tensor([[ 31, 119, 180],
+                [  0,   0,   0]], dtype=torch.uint8)
+    """
+    check_rgb("images", images)
+    check_alpha("alpha", alpha)
+    sized = F.interpolate(classes[:, None].double(), size=images.shape[2:], mode="nearest-exact")[:, 0].long()
+    table = torch.from_numpy(matplotlib.colormaps["tab20"](np.arange(20), bytes=True)[:, :3].copy())
+    colors = table[sized.clamp(min=0) % len(table)].permute(0, 3, 1, 2).float()
+    is_class = ((sized >= 0) & (sized < _IGNORED))[:, None]
+    return torch.where(is_class, images + alpha * (colors - images), images).round().to(torch.uint8)
 
 
 def signed_to_rgb(signed: Tensor) -> Tensor:

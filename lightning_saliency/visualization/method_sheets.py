@@ -21,7 +21,7 @@ from lightning_saliency.visualization.captions import (
     method_title,
     prediction_captions,
 )
-from lightning_saliency.visualization.colors import to_common_scale
+from lightning_saliency.visualization.colors import class_overlay, to_common_scale
 from lightning_saliency.visualization.images import Images, shown_channels
 from lightning_saliency.visualization.sheet import CELL_SIDE, fit_images, grid
 from lightning_saliency.visualization.style import Style, find_names, find_pixel_scale
@@ -75,7 +75,7 @@ def draw_sheets(
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
         ...     torch.nn.Flatten(), torch.nn.Linear(8, 5))
         >>> explanation = explain(model, torch.randn(2, 3, 32, 32), methods=["grad_cam", "saliency"])
-        >>> samples = SampleBatch(explanation.call, labels=(None, None), positions=(0, 1))
+        >>> samples = SampleBatch(explanation.call, truths=(None, None), positions=(0, 1))
         >>> looked = ExplainedSamples(samples, explanation, HeatmapStage(explanation))
         >>> list(draw_sheets([looked], Style(), title="epoch 1", explained="predicted class"))
         ['grad_cam', 'saliency', 'overview']
@@ -92,7 +92,10 @@ def draw_sheets(
     )
     fitted = cache(partial(fit_images, images))  # most sheets have cells of the same size
 
+    masks = _mask_columns(looked, images)
+
     def sheet(columns: Mapping[str, _Column], note: str, keys: Iterable[str]) -> Tensor:
+        columns = {**masks, **columns}
         read = describe_readings(explanations[0], keys)
         fitting = math.isqrt(_CELLS_AREA // (len(images) * (1 + len(columns))))
         side = min(CELL_SIDE, max(_LEAST_CELL_SIDE, fitting))
@@ -129,6 +132,22 @@ def _method_column(looked: Sequence[ExplainedSamples], key: str, normalize: Norm
         largest = torch.cat(peaks).amax()
         maps = [to_common_scale(*group, largest) for group in zip(maps, peaks, strict=True)]
     return _Column(_in_rows(looked, maps), _in_order(looked, [group.reasons for group in heatmaps]))
+
+
+def _mask_columns(looked: Sequence[ExplainedSamples], images: Images) -> dict[str, _Column]:
+    """Make a column of the classes of the pixels, true and predicted, of a segmentation; none of another task."""
+    count = sum(map(len, looked))
+    true = [group.samples.pixel_labels or (None,) * len(group) for group in looked]
+    predicted = [[None] * len(group) if (masks := group.explanation.masks) is None else list(masks) for group in looked]
+    columns = {}
+    for title, of_each in (("label", _in_order(looked, true)), ("prediction", _in_order(looked, predicted))):
+        if any(classes is not None for classes in of_each):
+            pictures = [
+                image if classes is None else class_overlay(image[None], classes[None].cpu())[0]
+                for image, classes in zip(images, of_each, strict=True)
+            ]
+            columns[title] = _Column(pictures, [None] * count)
+    return columns
 
 
 def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Style, top_k: int) -> dict[str, _Column]:

@@ -282,7 +282,7 @@ def pictures(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
     labels = torch.arange(8)
     explanation = explain(model, images.to(args.device), methods=THREE, layer="layer4")
     style = Style(mean=MEAN, std=STD)
-    samples = SampleBatch(explanation.call.to("cpu"), labels=tuple(labels.tolist()), positions=tuple(range(8)))
+    samples = SampleBatch(explanation.call.to("cpu"), truths=tuple(labels.tolist()), positions=tuple(range(8)))
     shown = [photo.permute(1, 2, 0).numpy() for photo in photos]
     heatmaps = {key: maps[:, 0].cpu().numpy() for key, maps in explanation.heatmaps().items()}
     with tempfile.TemporaryDirectory() as folder:

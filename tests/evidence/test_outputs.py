@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_saliency.evidence import find_logits
+from lightning_saliency.evidence import read_output
 
 LOGITS = torch.tensor([[0.5, 2.0, -1.0], [3.0, 1.0, 0.0]])
 
@@ -45,13 +45,13 @@ FEATURES = torch.zeros(2, 3, 4, 4)
     ],
 )
 def test_the_logits_are_found_in_whatever_a_model_returns(output, output_fn):
-    assert torch.equal(find_logits(output, 2, output_fn), LOGITS)
+    assert torch.equal(read_output(output, 2, output_fn).logits, LOGITS)
 
 
 @pytest.mark.parametrize(("made", "shape"), [(torch.tensor(1.5), (1, 1)), (LOGITS[0], (1, 3)), (LOGITS[:1], (1, 3))])
 def test_the_logits_of_one_image_are_found_behind_a_squeeze(made, shape):
-    assert find_logits(made, 1).shape == shape
-    assert find_logits({"wrapped": made}, 1, lambda output: output["wrapped"]).shape == shape
+    assert read_output(made, 1).logits.shape == shape
+    assert read_output({"wrapped": made}, 1, lambda output: output["wrapped"]).logits.shape == shape
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_the_logits_of_one_image_are_found_behind_a_squeeze(made, shape):
 )
 def test_an_output_without_logits_is_refused_and_described(output, output_fn, says):
     with pytest.raises(ValueError, match=says):
-        find_logits(output, 2, output_fn)
+        read_output(output, 2, output_fn)

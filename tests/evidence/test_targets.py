@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lightning_saliency.attribution import explain
-from lightning_saliency.evidence import Target, check_classes, class_probabilities, find_logits, select_scores
+from lightning_saliency.evidence import TASKS, Target, check_classes, read_output, select_scores
 
 LOGITS = torch.tensor([[0.5, 2.0, -1.0], [3.0, 1.0, 0.0]])
 
@@ -85,13 +85,13 @@ def test_a_callable_target_must_return_one_score_per_image(target, got):
 @pytest.mark.parametrize("shape", [(4, 1), (4,)])
 def test_a_single_logit_is_binary_and_class_0_is_explained_by_its_negative(shape):
     single = torch.tensor([-2.0, 3.0, 1.0, -1.0])
-    logits = find_logits(single.reshape(shape), 4)
+    logits = read_output(single.reshape(shape), 4).logits
     scores, classes = select_scores(logits, Target([0, 0, 1, 1]).resolve(4))
     assert (scores.tolist(), classes.tolist()) == ([2.0, -3.0, 1.0, -1.0], [0, 0, 1, 1])
     scores, classes = select_scores(logits, None)
     assert (scores.tolist(), classes.tolist()) == ([2.0, 3.0, 1.0, 1.0], [0, 1, 1, 0])
     expected = torch.stack([1 / (1 + single.exp()), 1 / (1 + (-single).exp())], dim=1)
-    torch.testing.assert_close(class_probabilities(logits), expected)
+    torch.testing.assert_close(TASKS["multiclass"].probabilities(logits), expected)
 
 
 def test_a_binary_model_explained_for_class_0_shows_the_evidence_against_class_1():

@@ -16,7 +16,7 @@ from watching import SharedList
 
 from lightning_saliency.attribution import Explanation, Settings, explain
 from lightning_saliency.data import make_call, plain_call
-from lightning_saliency.evidence import Forward
+from lightning_saliency.evidence import TASKS, Forward
 from lightning_saliency.metrics import measure_faithfulness
 
 METRICS = ["average_drop", "increase_in_confidence", "deletion", "insertion"]
@@ -27,8 +27,9 @@ MAPS = torch.rand(3, 1, 10, 12, generator=torch.Generator().manual_seed(0))
 
 def explanation_of(images, classes, task="multiclass"):
     """An explanation whose heatmaps are given to `measure_faithfulness` apart from it."""
-    settings, nothing = Settings(Forward(nn.Identity()), {}, task=task), torch.zeros(len(images))
-    return Explanation(settings, plain_call(images), images, nothing[:, None], nothing, torch.as_tensor(classes), {})
+    settings, nothing = Settings(Forward(nn.Identity()), {}), torch.zeros(len(images))
+    of_classes = torch.as_tensor(classes), {}
+    return Explanation(settings, plain_call(images), images, nothing[:, None], nothing, *of_classes, task=TASKS[task])
 
 
 def linear(classes=3, size=(12, 12), channels=2):
