@@ -48,6 +48,17 @@ class Meaning:
     task: Task | None = None
     others: tuple[str, ...] = ()
 
+    @property
+    def key(self) -> str:
+        """The key of the tensor in the output; empty where the user gives a function, and of a single tensor."""
+        return (
+            dotted(self.output)
+            if isinstance(self.output, tuple)
+            else self.output or ""
+            if isinstance(self.output, str)
+            else ""
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
         output = None if callable(self.output) else self.output

@@ -14,6 +14,7 @@ from lightning_saliency.attribution import DEFAULT_METHODS, ExplainedSamples, pa
 from lightning_saliency.callbacks.base import LookCallback
 from lightning_saliency.callbacks.history_output import HistoryOutput
 from lightning_saliency.callbacks.look_pass import LookPass
+from lightning_saliency.callbacks.meaning import Meaning
 from lightning_saliency.callbacks.metrics_output import MapNames, MetricsOutput
 from lightning_saliency.callbacks.model_part import ModelPart
 from lightning_saliency.callbacks.options import (
@@ -169,7 +170,10 @@ class SaliencyCallback(LookCallback):
             self._part.model(pl_module)
 
     def _describe_target(self, samples: FixedSamples) -> str:
-        return self.target.describe(has_labels=any(sample.label is not None for sample in samples.samples))
+        has_labels = any(sample.label is not None for sample in samples.samples)
+        meaning = self._part.meaning or Meaning()
+        described = self.target.describe(has_labels=has_labels, task=meaning.task or TASKS["multiclass"])
+        return f"{described} of {meaning.key}" if meaning.others and meaning.key else described
 
     def _forget(self) -> None:
         super()._forget()

@@ -22,6 +22,9 @@ ParsedTarget: TypeAlias = Tensor | Callable[[Tensor], Tensor] | None
 None for the predicted class of each."""
 
 
+_MULTICLASS = TASKS["multiclass"]
+
+
 @dataclass(frozen=True)
 class Target:
     """Which class is explained, chosen before the samples are known.
@@ -94,8 +97,10 @@ class Target:
             )
         return torch.tensor([classes[position] for position in positions or range(count)])
 
-    def describe(self, *, has_labels: bool = False) -> str:
-        """Return in words which class is explained, for a caption."""
+    def describe(self, *, has_labels: bool = False, task: Task = _MULTICLASS) -> str:
+        """Return in words which class, or value, is explained, for a caption."""
+        if task.has_values and not self.is_function:
+            return f"value {self.choice}" if isinstance(self.choice, int) else "value"
         if self.choice == "label" and has_labels:
             return "true class"
         if self.choice in ("label", "predicted", None):
@@ -124,9 +129,6 @@ def _class_indices(target: Any) -> Tensor:
     if (classes < 0).any():
         raise ValueError(f"Expected `target` to hold class indices from 0, got {int(classes.min())}.")
     return classes.long()
-
-
-_MULTICLASS = TASKS["multiclass"]
 
 
 def check_classes(target: ParsedTarget, logits: Tensor, task: Task = _MULTICLASS) -> None:

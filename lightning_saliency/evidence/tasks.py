@@ -45,6 +45,8 @@ class Task(ABC):
     name: ClassVar[TaskName]
     of_what: ClassVar[str] = ""
     """What stands behind a probability in words."""
+    has_values: ClassVar[bool] = False
+    """Whether the output is values rather than scores of classes."""
 
     @abstractmethod
     def read(self, output: Tensor) -> Reading | None:
@@ -111,6 +113,7 @@ class Regression(Task):
     """The output is values, of which one is explained: what raises it is positive."""
 
     name: ClassVar[TaskName] = "regression"
+    has_values: ClassVar[bool] = True
 
     def read(self, output: Tensor) -> Reading | None:
         """Return the values of an output `(N,)` or `(N, K)`; of maps of values `(N, K, H, W)` the mean over each."""
