@@ -253,18 +253,18 @@ def test_a_loader_that_does_not_exist_is_named(tmp_path):
 
 def test_labels_that_are_no_classes_are_none_and_a_note_says_so_once(tmp_path):
     images, labels = data()[:]
-    odd = TensorDataset(images, torch.where(labels == 1, -1, labels))
+    odd = TensorDataset(images, torch.where(labels == 1, 1, labels + 9))
 
     class Ignores(TinyClassifier):
         def validation_step(self, batch, batch_idx):
             self(batch[0])
 
-    with pytest.warns(UserWarning, match=r"do not fit the model's logits.*labels from -1 to 2") as caught:
+    with pytest.warns(UserWarning, match=r"do not fit the model's logits.*labels from 1 to 11") as caught:
         keeps = fit(tmp_path, loader(odd), model=Ignores(), samples=20, max_epochs=2)
     assert sum("do not fit" in str(warning.message) for warning in caught) == 1
-    assert keeps.labels == [0, None, 2] * 6 + [0, None]
+    assert keeps.labels == [None, 1, None] * 6 + [None, 1]
     (group,) = keeps.looks[-1].explained
-    assert torch.equal(group.explanation.classes[1::3], group.explanation.predictions[1::3])
+    assert torch.equal(group.explanation.classes[::3], group.explanation.predictions[::3])
 
 
 def test_sanity_checking_that_sees_none_of_the_samples_says_so(tmp_path, caplog):
