@@ -59,8 +59,11 @@ def read(owner: Any, name: str, convert: Callable[[Any], _Value | None] | None =
 
 
 def attributes(owner: Any) -> dict[str, Any]:
-    """Return the attributes that an object itself holds, without running properties."""
-    return read(owner, "__dict__", dict) or {}
+    """Return the attributes that an object itself holds, without running properties; none of functions.
+
+    To ask a function or a `partial` for its attributes would give it a dict, with which it is pickled in another way.
+    """
+    return {} if _is_a(owner, FunctionType | MethodType | partial) else read(owner, "__dict__", dict) or {}
 
 
 def walk_datasets(owner: Any) -> Iterator[Any]:

@@ -1,6 +1,8 @@
 """What a data set says of itself, behind any loaders, wrappers and transforms."""
 
+import pickle
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from types import SimpleNamespace
 
@@ -214,3 +216,12 @@ def test_what_one_attribute_says_is_known_where_another_raises():
     for wrapper in WRAPPERS.values():
         assert find_class_names(wrapper(Half(X))) == ["a", "b"]
         assert find_normalizations(wrapper(Half(X))) == [(MEAN, STD)]
+
+
+def test_what_is_searched_is_pickled_as_before():
+    held = [partial(v1.Normalize, MEAN), v1.Compose([v1.Normalize(MEAN, STD)]), partial(v1.Normalize(MEAN, STD))]
+    before = [pickle.dumps(value) for value in held]
+    dataset = SimpleNamespace(transforms=held, dataset=TensorDataset(X))
+    assert find_normalizations(dataset) == [(MEAN, STD)]
+    assert find_class_names(dataset) is None
+    assert [pickle.dumps(value) for value in held] == before
