@@ -79,8 +79,9 @@ def _places(component: Any) -> Iterator[tuple[Any, str]]:
         for feature in (attempt(partial(features.get, key)) for key in keys):
             yield feature, "names"
             yield read(feature, "feature"), "names"  # of a list of labels
-    for about in filter(None, (read(component, name) for name in _ABOUT)):
-        yield from ((about, name) for name in (*_NAMES, *LABEL_NAMES))
+    for about in (read(component, name) for name in _ABOUT):
+        if about is not None:
+            yield from ((about, name) for name in (*_NAMES, *LABEL_NAMES))
 
 
 def _distance_from_label(key: Any) -> int:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
+from types import CodeType, FunctionType, MethodType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -58,8 +59,11 @@ def read(owner: Any, name: str, convert: Callable[[Any], _Value | None] | None =
 
 
 def attributes(owner: Any) -> dict[str, Any]:
-    """Return the attributes that an object itself holds, without running properties."""
-    return read(owner, "__dict__", dict) or {}
+    """Return the attributes that an object itself holds, without running properties; none of functions.
+
+    To ask a function or a `partial` for its attributes would give it a dict, with which it is pickled in another way.
+    """
+    return {} if _is_a(owner, FunctionType | MethodType | partial) else read(owner, "__dict__", dict) or {}
 
 
 def walk_datasets(owner: Any) -> Iterator[Any]:
@@ -119,26 +123,37 @@ def _wrapped_datasets(component: Any) -> Iterator[Any]:
 
 def _inner_transforms(component: Any) -> Iterator[Any]:
     named = [read(component, name) for name in ("transforms", "transform")]
-    named = [value for value in named if not (inspect.ismethod(value) and value.__self__ is component)]
+    named = [value for value in named if not (_is_a(value, MethodType) and value.__self__ is component)]
     for value in (*named, *attributes(component).values(), *(attempt(lambda: _referenced(component)) or ())):
         for entry in (value, *_entries(value)):
             if callable(entry) and not _is_a(entry, type):
                 yield entry
-    if inspect.ismethod(component):
+    if _is_a(component, MethodType):
         yield component.__self__
 
 
 def _referenced(function: Any) -> list[Any]:
     """Return what a function takes from its surroundings, but for the functions of other modules."""
-    if inspect.ismethod(function):
+    if _is_a(function, MethodType):
         return [function.__func__]
-    if isinstance(function, partial):
+    if _is_a(function, partial):
         return [function.func, *function.args, *function.keywords.values()]
-    if not inspect.isfunction(function):
+    if not _is_a(function, FunctionType):
         return []
-    closure = inspect.getclosurevars(function)
-    values = [*closure.nonlocals.values(), *closure.globals.values()]
-    return [value for value in values if not inspect.isroutine(value) or value.__module__ == function.__module__]
+    cells = [attempt(partial(getattr, cell, "cell_contents")) for cell in function.__closure__ or ()]
+    names = _global_names(function.__code__) & function.__globals__.keys()
+    values = [*cells, *(function.__globals__[name] for name in sorted(names))]
+    return [
+        value
+        for value in values
+        if not inspect.isroutine(value) or getattr(value, "__module__", None) == function.__module__
+    ]
+
+
+def _global_names(code: CodeType) -> set[str]:
+    """Return the names in a function's code, and in that of the comprehensions and functions within it."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return set(code.co_names).union(*map(_global_names, inner))
 
 
 def _entries(value: Any) -> list[Any]:

@@ -126,21 +126,21 @@ def test_a_choice_that_needs_labels_says_so_where_there_are_none(tmp_path, choos
 
 
 def test_labels_can_be_taken_out_of_a_batch_by_a_function(tmp_path):
-    class OneHot(TinyClassifier):
+    class Signs(TinyClassifier):  # −1 for each class that it is not
         def validation_step(self, batch, batch_idx):
-            self.log("val_loss", F.cross_entropy(self(batch["x"]), batch["onehot"]), batch_size=len(batch["x"]))
+            self.log("val_loss", -(self(batch["x"]) * batch["signs"]).mean(), batch_size=len(batch["x"]))
 
     def collate(items):
         labels = torch.stack([label for _, label in items])
-        return {"x": torch.stack([image for image, _ in items]), "onehot": F.one_hot(labels, NUM_CLASSES).float()}
+        return {"x": torch.stack([image for image, _ in items]), "signs": 2.0 * F.one_hot(labels, NUM_CLASSES) - 1}
 
     val = loader(collate_fn=collate)
-    assert fit(tmp_path, val, model=OneHot(), samples=3).labels == [None, None, None]
-    which = Samples(num=3, labels=lambda batch: batch["onehot"].argmax(1))
-    assert fit(tmp_path, val, model=OneHot(), samples=which).labels == [0, 1, 2]
-    wrong = Samples(num=3, labels=lambda batch: batch["onehot"])
+    assert fit(tmp_path, val, model=Signs(), samples=3).labels == [None, None, None]
+    which = Samples(num=3, labels=lambda batch: batch["signs"].argmax(1))
+    assert fit(tmp_path, val, model=Signs(), samples=which).labels == [0, 1, 2]
+    wrong = Samples(num=3, labels=lambda batch: batch["signs"])
     with pytest.raises(ValueError, match=r"function for `labels` to return one class for each of the 8 images, got a"):
-        fit(tmp_path, val, model=OneHot(), samples=wrong, execution=Execution(on_error="raise"))
+        fit(tmp_path, val, model=Signs(), samples=wrong, execution=Execution(on_error="raise"))
 
 
 def test_batches_of_any_shape_are_understood(tmp_path):
@@ -253,18 +253,18 @@ def test_a_loader_that_does_not_exist_is_named(tmp_path):
 
 def test_labels_that_are_no_classes_are_none_and_a_note_says_so_once(tmp_path):
     images, labels = data()[:]
-    odd = TensorDataset(images, torch.where(labels == 1, -1, labels))
+    odd = TensorDataset(images, torch.where(labels == 1, 1, labels + 9))
 
     class Ignores(TinyClassifier):
         def validation_step(self, batch, batch_idx):
             self(batch[0])
 
-    with pytest.warns(UserWarning, match=r"do not fit the model's logits.*labels from -1 to 2") as caught:
+    with pytest.warns(UserWarning, match=r"do not fit the model's logits.*labels from 1 to 11") as caught:
         keeps = fit(tmp_path, loader(odd), model=Ignores(), samples=20, max_epochs=2)
     assert sum("do not fit" in str(warning.message) for warning in caught) == 1
-    assert keeps.labels == [0, None, 2] * 6 + [0, None]
+    assert keeps.labels == [None, 1, None] * 6 + [None, 1]
     (group,) = keeps.looks[-1].explained
-    assert torch.equal(group.explanation.classes[1::3], group.explanation.predictions[1::3])
+    assert torch.equal(group.explanation.classes[::3], group.explanation.predictions[::3])
 
 
 def test_sanity_checking_that_sees_none_of_the_samples_says_so(tmp_path, caplog):

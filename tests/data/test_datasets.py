@@ -1,6 +1,8 @@
 """What a data set says of itself, behind any loaders, wrappers and transforms."""
 
+import pickle
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 from torchvision.transforms._presets import ImageClassification
 
-from lightning_saliency.data import find_class_names, find_dataset, find_normalization
+from lightning_saliency.data import find_class_names, find_dataset, find_normalizations
 
 X = torch.rand(4, 3, 8, 8)
 Y = torch.tensor([2, 0, 1, 2])
@@ -32,12 +34,12 @@ def test_the_normalization_is_found_in_transforms_v1_and_v2_and_presets_through_
     dataset = TensorDataset(X)
     dataset.transform = transform
     for wrapped in (dataset, Subset(dataset, [0]), ConcatDataset([Subset(dataset, [0]), dataset])):
-        assert find_normalization(wrapped) == (MEAN, STD)
+        assert find_normalizations(wrapped) == [(MEAN, STD)]
 
 
 def test_no_normalization_and_no_classes():
     for dataset in (None, TensorDataset(X), SimpleNamespace(transform=v2.ToImage(), classes=3)):
-        assert find_normalization(dataset) is None
+        assert find_normalizations(dataset) == []
         assert find_class_names(dataset) is None
 
 
@@ -54,6 +56,17 @@ def test_the_data_set_and_its_class_names_are_found_behind_any_loaders():
     assert find_dataset(loaders, 7) is None
 
 
+class Subtracts:
+    """One's own normalization of images `(C, H, W)`."""
+
+    def __init__(self, mean, std):
+        self.mean, self.std = mean, std
+
+    def __call__(self, image):
+        mean, std = (torch.as_tensor(numbers).view(-1, 1, 1) for numbers in (self.mean, self.std))
+        return (image - mean) / std
+
+
 def test_a_guess_at_a_strange_data_set_fails_nothing_and_walks_no_data():
     class Listed(list):
         def __iter__(self):
@@ -67,17 +80,20 @@ def test_a_guess_at_a_strange_data_set_fails_nothing_and_walks_no_data():
         SimpleNamespace(classes=np.arange(3)),
     ]
     for dataset in strange:
-        assert find_normalization(dataset) is None
+        assert find_normalizations(dataset) == []
         assert find_class_names(dataset) is None
-    arrays = SimpleNamespace(mean=np.array([0.5, 0.25]), std=torch.tensor([1.0, 2.0]))
-    assert find_normalization(SimpleNamespace(transforms=[arrays])) == ([0.5, 0.25], [1.0, 2.0])
+    arrays = Subtracts(np.array([0.5, 0.25]), torch.tensor([1.0, 2.0]))
+    assert find_normalizations(SimpleNamespace(transforms=[arrays])) == [([0.5, 0.25], [1.0, 2.0])]
     scripted = torch.nn.Sequential(v1.Normalize(MEAN, STD))
-    assert find_normalization(SimpleNamespace(transform=scripted)) == (MEAN, STD)
-    scalar = SimpleNamespace(mean=torch.tensor(0.5), std=torch.tensor(0.25))
-    assert find_normalization(SimpleNamespace(transform=scalar)) == ([0.5], [0.25])
+    assert find_normalizations(SimpleNamespace(transform=scripted)) == [(MEAN, STD)]
+    scalar = Subtracts(torch.tensor(0.5), torch.tensor(0.25))
+    assert find_normalizations(SimpleNamespace(transform=scalar)) == [([0.5], [0.25])]
 
 
-SPOKEN = ("classes", "mean", "std", "transform", "transforms", "dataset", "datasets")
+SPOKEN = (
+    *("classes", "mean", "std", "transform", "transforms", "dataset", "datasets"),
+    *("class_names", "categories", "names", "id2label", "class_to_idx", "features", "info", "config", "image_mean"),
+)
 WRAPPERS = {
     "itself": lambda dataset: dataset,
     "Subset": lambda dataset: Subset(dataset, [0]),
@@ -98,6 +114,9 @@ class Speaking(Dataset):
 
     def __getitem__(self, index):
         raise AssertionError("read")
+
+    def __call__(self, *args, **kwargs):
+        return self.says()
 
 
 for attribute in SPOKEN:
@@ -173,7 +192,7 @@ ODD = {
 @pytest.mark.parametrize("odd", ODD)
 def test_whatever_a_data_set_says_of_itself_ends_nothing_and_is_not_known_where_it_is_unusable(odd, wrapper):
     dataset = WRAPPERS[wrapper](Speaking(ODD[odd]))
-    assert find_normalization(dataset) is None
+    assert find_normalizations(dataset) == []
     assert find_class_names(dataset) is None
     find_dataset(SimpleNamespace(flattened=[Speaking(ODD[odd])]), 0)
 
@@ -196,4 +215,13 @@ def test_what_one_attribute_says_is_known_where_another_raises():
 
     for wrapper in WRAPPERS.values():
         assert find_class_names(wrapper(Half(X))) == ["a", "b"]
-        assert find_normalization(wrapper(Half(X))) == (MEAN, STD)
+        assert find_normalizations(wrapper(Half(X))) == [(MEAN, STD)]
+
+
+def test_what_is_searched_is_pickled_as_before():
+    held = [partial(v1.Normalize, MEAN), v1.Compose([v1.Normalize(MEAN, STD)]), partial(v1.Normalize(MEAN, STD))]
+    before = [pickle.dumps(value) for value in held]
+    dataset = SimpleNamespace(transforms=held, dataset=TensorDataset(X))
+    assert find_normalizations(dataset) == [(MEAN, STD)]
+    assert find_class_names(dataset) is None
+    assert [pickle.dumps(value) for value in held] == before

@@ -208,7 +208,8 @@ def test_what_is_the_same_for_a_whole_batch_keeps_samples_of_others_apart():
         ((X, Y), 3, [2, 0, 1, 2], None),
         ((X, Y), None, [2, 0, 1, 2], None),
         ((X, Y), 2, [None, 0, 1, None], "labels from 0 to 2, where the model has 2 logits"),
-        ((X, Y - 1), 3, [1, None, 0, 1], "labels from -1 to 1, where the model has 3 logits"),
+        ((X, Y - 1), 3, [1, None, 0, 1], None),  # −1 means "ignore"
+        ((X, Y - 4), 3, [None] * 4, "labels from -4 to -2, where the model has 3 logits"),
         ((torch.arange(4) + 50, X, Y), 3, [2, 0, 1, 2], None),
         ((X, torch.rand(4)), 3, [None] * 4, None),
         (X, 3, [None] * 4, None),

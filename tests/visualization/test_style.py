@@ -6,9 +6,10 @@ import torch
 import yaml
 from drawing import rand
 from jsonargparse import ArgumentParser
+from torch import nn
 from torchvision.transforms import v2
 
-from lightning_saliency.visualization import Style, find_names, to_pictures, to_rgb
+from lightning_saliency.visualization import Style, find_names, find_pixel_scale, to_pictures, to_rgb
 
 
 def test_what_is_given_as_a_list_or_an_array_cannot_change_later():
@@ -61,6 +62,10 @@ def test_it_is_written_in_yaml(tmp_path):
         parser.parse_args(["--style.colormapp=viridis"])
 
 
+MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]
+NORMALIZE = v2.Normalize(MEAN, STD)
+
+
 def test_the_data_set_says_what_the_style_leaves_open():
     images = rand(2, 3, 8, 8)
     transform = v2.Normalize(mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])
@@ -73,3 +78,63 @@ def test_the_data_set_says_what_the_style_leaves_open():
     assert find_names(Style(), dataset)[1] == "dog"
     assert find_names(Style(class_names=["cow", "pig"]), dataset)[1] == "pig"
     assert find_names(Style())[1] == "1"
+
+
+def test_images_are_the_pixels_that_they_were_before_they_were_normalized():
+    pixels = rand(2, 3, 8, 8)
+    expected = to_rgb(pixels, 0.0, 1.0)
+    for scale, transform in ((1, NORMALIZE), (255, v2.Normalize([127.5, 102.0, 76.5], [51.0, 76.5, 102.0]))):
+        images = transform(pixels * scale)
+        found = find_pixel_scale([images], Style(), SimpleNamespace(transform=transform))
+        assert (found(images).int() - expected.int()).abs().max() <= 1
+        assert found.note == ""
+    of_bytes = to_pictures(NORMALIZE(pixels), Style([127.5, 102, 76.5], [51.0, 76.5, 102]))
+    assert (of_bytes.int() - expected.int()).abs().max() <= 1
+
+
+def test_a_normalization_that_does_not_explain_the_images_is_not_used_and_that_is_said():
+    dataset = SimpleNamespace(transform=NORMALIZE)
+    other = v2.Normalize([0.5], [0.05])(rand(2, 3, 8, 8))
+    found = find_pixel_scale([other], Style(), dataset)
+    assert "stretched" in found.note
+    assert torch.equal(found(other), to_rgb(other))
+    assert find_pixel_scale([other], Style()).note == ""  # nothing was found that could be missed
+    fitting = NORMALIZE(rand(2, 3, 8, 8))
+    assert "stretched" in find_pixel_scale([fitting, other], Style(), dataset).note  # one scale for all sizes
+    assert find_pixel_scale([fitting, fitting[:, :, :4]], Style(), dataset).normalization == (MEAN, STD)
+
+
+def test_a_scale_that_is_found_for_images_is_that_of_others_made_of_them():
+    images = NORMALIZE(rand(2, 3, 8, 8))
+    scale = find_pixel_scale([images], Style(), SimpleNamespace(transform=NORMALIZE))
+    assert torch.equal(scale(images * 9), to_rgb(images * 9, MEAN, STD))
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.normalize, self.net = NORMALIZE, nn.Conv2d(3, 2, 3)
+
+
+def test_the_normalization_of_the_modules_counts_where_the_images_are_no_pixels_as_they_are():
+    pixels = rand(2, 3, 8, 8)
+    images = NORMALIZE(pixels)
+    silent = SimpleNamespace()
+    for modules in ((None, Net()), (SimpleNamespace(augmentation=NORMALIZE), None)):
+        assert torch.equal(to_pictures(images, Style(), silent, modules), to_rgb(images, MEAN, STD))
+        # else the model normalizes them itself
+        assert torch.equal(to_pictures(pixels, Style(), silent, modules), to_rgb(pixels))
+    # the data set's comes first
+    dataset = SimpleNamespace(transform=v2.Normalize([0.6], [0.3]))
+    assert find_pixel_scale([v2.Normalize([0.6], [0.3])(pixels)], Style(), dataset, [Net()]).normalization.mean == [0.6]
+    assert find_pixel_scale([v2.Normalize([0.5], [0.05])(pixels)], Style(), silent, [Net()]).note
+
+
+def test_names_that_are_found_fit_the_logits_and_those_of_the_user_stand():
+    dataset = SimpleNamespace(classes=[("cat", "Felis catus"), ("dog", "Canis lupus")])
+    net = Net()
+    net.class_names = ["a", "b", "c"]
+    assert find_names(Style(), dataset, [net], num_classes=2)[0] == "cat"
+    assert find_names(Style(), dataset, [net], num_classes=3)[0] == "a"
+    assert find_names(Style(), dataset, [net], num_classes=4)[0] == "0"
+    assert find_names(Style(class_names=["cow"]), dataset, [net], num_classes=2)[0] == "cow"
