@@ -10,6 +10,7 @@ from lightning_saliency.evidence.head import find_head, own_parameters, replace_
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
 from lightning_saliency.evidence.layers import AttentionSites, Layers, find_layers, find_target_layer, with_layout
 from lightning_saliency.evidence.layout import Layout, TokenGrid
+from lightning_saliency.evidence.loss import LossTerm, LossUse, read_loss
 from lightning_saliency.evidence.outputs import find_logits
 from lightning_saliency.evidence.passes import Passes, forward_logits, forward_logits_in_chunks
 from lightning_saliency.evidence.process_state import ProcessKept
@@ -44,6 +45,8 @@ __all__ = [
     "ForwardContext",
     "Layers",
     "Layout",
+    "LossTerm",
+    "LossUse",
     "Need",
     "ParsedTarget",
     "Passes",
@@ -75,6 +78,7 @@ __all__ = [
     "name_layer",
     "own_parameters",
     "predicted_classes",
+    "read_loss",
     "replace_parameters",
     "select_scores",
     "uninterrupted",
