@@ -72,7 +72,8 @@ class _State(NamedTuple):
 
     Attributes:
         use: A `LossUse`; or `plain`: nothing that is not linear; `measure`: its square or size; `product`: its product
-            with another one, summed. The last two are an embedding's, unless they prove to be of a difference.
+            with another one, summed; `weight`: its product with another one, each element by itself. A square or
+            product is an embedding's, unless it proves to be of a difference from a constant.
         is_summed: Whether it is summed over an axis before that.
     """
 
@@ -100,10 +101,11 @@ def read_loss(loss: Tensor) -> tuple[LossTerm, ...]:
         The different terms, the strongest uses first; none for a loss without a graph.
 
     Example:
+        >>> import torch
         >>> features = nn.Linear(8, 4)(torch.randn(16, 8))
-        >>> read_loss(torch.nn.functional.cross_entropy(nn.Linear(4, 3)(features), torch.zeros(16, dtype=torch.long)))
+        >>> read_loss(nn.CrossEntropyLoss()(nn.Linear(4, 3)(features), torch.zeros(16, dtype=torch.long)))
         (LossTerm(shape=(16, 3), use='softmax'),)
-        >>> read_loss(torch.nn.functional.mse_loss(features, torch.zeros(16, 4)))
+        >>> read_loss(nn.MSELoss()(features, torch.zeros(16, 4)))
         (LossTerm(shape=(16, 4), use='distance'),)
     """
     if loss.grad_fn is None:
@@ -134,9 +136,9 @@ def _in_order(root: Any, edges: Edges) -> list[Any]:
         node = ready.pop()
         order.append(node)
         for parent, _ in edges[node]:
-            users[parent] -= 1
-            if parent is not None and not users[parent]:
-                ready.append(parent)
+            if parent is not None:
+                users[parent] -= 1
+                ready += [] if users[parent] else [parent]
     return order
 
 
