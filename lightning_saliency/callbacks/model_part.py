@@ -15,9 +15,11 @@ from lightning_saliency.data import Call, find_images, plain_call
 from lightning_saliency.evidence import (
     CallRecorder,
     Forward,
+    LossTerm,
     RecordedCall,
     TargetLayer,
     name_layer,
+    read_loss,
 )
 
 _SAME_LOGITS = 1e-2
@@ -35,6 +37,10 @@ class ModelPart:
         name: Dotted name of the submodule, or None to find it.
         image: The name of the argument that holds the images; see `lightning_saliency.data.make_call`.
         output_fn: Returns the logits of the part's output.
+
+    Attributes:
+        loss_terms: What the training's loss does with the outputs of the last layers; None as long as it is not known.
+        buffers: The module's buffers, with which its shadows are run in place of the present ones; None for these.
     """
 
     def __init__(
@@ -43,6 +49,8 @@ class ModelPart:
         self.name = optional(check_text)("model", name)
         self.image = image
         self.output_fn = output_fn
+        self.loss_terms: tuple[LossTerm, ...] | None = None
+        self.buffers: Mapping[str, Tensor] | None = None
         self._chosen: str | None = name
         self._recorder: CallRecorder | None = None
 
@@ -61,12 +69,15 @@ class ModelPart:
             name_layer(pl_module, self.name, argument="model")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which part was chosen."""
-        return {"name": self._chosen}
+        """Return which part was chosen, and what the loss does."""
+        terms = None if self.loss_terms is None else [[list(term.shape), term.use] for term in self.loss_terms]
+        return {"name": self._chosen, "loss": terms}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load the choice of a checkpoint, unless the user names a part."""
+        """Load what `state_dict` has returned; the choice, unless the user names a part."""
         self._chosen = self.name or state.get("name")
+        terms = state.get("loss")
+        self.loss_terms = None if terms is None else tuple(LossTerm(tuple(shape), use) for shape, use in terms)
 
     def find(self, pl_module: LightningModule) -> nn.Module | None:
         """Return the part that is explained, or None as long as only a validation step can show which it is."""
@@ -108,7 +119,7 @@ class ModelPart:
             self.model(pl_module) if model is None else model,
             self.output_fn,
             trainer.precision_plugin.forward_context,
-            surroundings=quiet_surroundings(trainer, pl_module),
+            surroundings=quiet_surroundings(trainer, pl_module, self.buffers),
         )
 
     def layer(self, model: nn.Module, name: str) -> TargetLayer:
@@ -118,6 +129,10 @@ class ModelPart:
             ValueError: There is no such layer.
         """
         return name_layer(model, name.removeprefix(f"{self._chosen}.") if self._chosen else name)
+
+    def read_loss(self, loss: Tensor) -> None:
+        """Read what a training's loss does with the outputs."""
+        self.loss_terms = read_loss(loss)
 
     @property
     def is_recording(self) -> bool:
@@ -146,18 +161,24 @@ class ModelPart:
         if self._recorder is not None:
             self._recorder.end_step()
 
-    def end_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> tuple[Call, Tensor | None]:
-        """Return what the explained part was called with, and the logits that it returned.
+    def end_step(self) -> Mapping[str, RecordedCall]:
+        """Return the calls that were recorded since the step began, by the names of the modules."""
+        return {} if self._recorder is None else self._recorder.end_step()
+
+    def read_step(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, recorded: Mapping[str, RecordedCall]
+    ) -> tuple[Call, Tensor | None]:
+        """Return what the explained part was called with in a step, and the logits that it returned.
 
         Args:
             trainer: The trainer, in whose precision the model is run.
             pl_module: Its module.
             batch: The batch of the step.
+            recorded: The calls in the step.
 
         Raises:
             ValueError: The part was not called, or no part of the module turns images into logits.
         """
-        recorded = {} if self._recorder is None else self._recorder.end_step()
         if self._chosen is not None and self._chosen in recorded:
             return self._call_and_logits(recorded[self._chosen])
         if self.name is not None:

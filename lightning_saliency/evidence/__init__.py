@@ -13,7 +13,7 @@ from lightning_saliency.evidence.layout import Layout, TokenGrid
 from lightning_saliency.evidence.loss import LossTerm, LossUse, read_loss
 from lightning_saliency.evidence.outputs import find_logits
 from lightning_saliency.evidence.passes import Passes, forward_logits, forward_logits_in_chunks
-from lightning_saliency.evidence.process_state import ProcessKept
+from lightning_saliency.evidence.process_state import ProcessKept, evaluation_modes
 from lightning_saliency.evidence.random_states import RandomStates
 from lightning_saliency.evidence.recorder import CallRecorder, RecordedCall
 from lightning_saliency.evidence.rectify import Rectifier
@@ -68,6 +68,7 @@ __all__ = [
     "check_classes",
     "class_probabilities",
     "collect",
+    "evaluation_modes",
     "find_class_weights",
     "find_head",
     "find_layers",

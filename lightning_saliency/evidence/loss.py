@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
@@ -279,7 +278,7 @@ def _hides_inputs(node: Any) -> bool:
     # a function of Python's, or of an extension's
     is_foreign = isinstance(node, BackwardCFunction) or "CppNode" in name
     is_foreign = is_foreign or ("::" in name and not name.startswith("torch::autograd::"))
-    return is_foreign and prod(_shape(node, 0)) > 1
+    return is_foreign and _shape(node, 0) != ()
 
 
 def _shape(node: Any, result: int) -> tuple[int, ...]:
