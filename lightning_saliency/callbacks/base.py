@@ -18,7 +18,8 @@ from lightning_saliency._names import check_tag
 from lightning_saliency.attribution import ExplainedSamples
 from lightning_saliency.callbacks.audit import forward_fingerprint
 from lightning_saliency.callbacks.budget import Budget
-from lightning_saliency.callbacks.collecting import CollectingCallback, stream_of
+from lightning_saliency.callbacks.collecting import stream_of
+from lightning_saliency.callbacks.loss_reading import LossReadingCallback
 from lightning_saliency.callbacks.model_part import ModelPart
 from lightning_saliency.callbacks.notices import warn
 from lightning_saliency.callbacks.options import Execution, Samples
@@ -32,7 +33,7 @@ _CHUNK = 32
 """The most samples of an output's own that are explained together."""
 
 
-class LookCallback(CollectingCallback):
+class LookCallback(LossReadingCallback):
     """Collects samples from the validation stream, and after each validation hands them to its outputs.
 
     The pictures and scalars that outputs return are logged. A subclass defines how samples are explained.
@@ -123,6 +124,7 @@ class LookCallback(CollectingCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the first epoch, and give what monitors the scalars a value to begin with."""
+        super().on_train_start(trainer, pl_module)
         self._guarded(trainer, pl_module, partial(self._scalars.offer, trainer, pl_module), is_audited=False)
         self._last_end = time.perf_counter()
 
@@ -142,10 +144,7 @@ class LookCallback(CollectingCallback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Explain the samples, and log what the outputs return."""
         if trainer.sanity_checking:
-            # a resumed run is sanity checked too, but then the look serves only to bring out errors early
-            is_logged = self.execution.log_untrained and trainer.global_step == 0
-            self._finish(trainer, pl_module, is_logged=is_logged)
-            self._scalars.current = {}  # nothing is logged in sanity checking
+            self._end_sanity_checking(trainer, pl_module)
             return
         if trainer.state.fn != "fit":
             self._finish(trainer, pl_module)
@@ -199,6 +198,11 @@ class LookCallback(CollectingCallback):
             keyed[f"{output.key}-{count + 1}" if count else output.key] = output
         return keyed
 
+    def _look_before_training(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # a resumed run is sanity checked too, but then the look serves only to bring out errors early
+        self._finish(trainer, pl_module, is_logged=self.execution.log_untrained and trainer.global_step == 0)
+        self._scalars.current = {}  # nothing is logged before training
+
     def _finish(
         self, trainer: Trainer, pl_module: LightningModule, *, is_due: bool = True, is_logged: bool = True
     ) -> None:
@@ -220,7 +224,7 @@ class LookCallback(CollectingCallback):
             if samples is None:
                 self._note_nothing_to_show(trainer, is_logged)
                 return Logged()
-            affordable = samples.first(self._affordable(len(samples)))
+            affordable = samples.first(self._affordable(trainer, len(samples)))
             if affordable:
                 counts.append(len(affordable))
                 fraction = len(affordable) / len(samples)
@@ -243,7 +247,8 @@ class LookCallback(CollectingCallback):
 
         calls = [partial(call_output, index, output) for index, output in enumerate(self.outputs)]
         self._show(trainer, pl_module, [explain, *calls], trainer.loggers if is_logged else ())
-        if counts and self._last_end is not None:  # sanity checking includes the warm-up, whose time is not typical
+        # the first look includes the warm-up, whose time is not typical
+        if counts and self._last_end is not None and not self._is_before_training(trainer):
             self._budget.record(self._guard.seconds - seconds_before, counts[0])
         if answers and self._answers(trainer, pl_module) != answers:
             raise RuntimeError(
@@ -271,12 +276,13 @@ class LookCallback(CollectingCallback):
         if self._stream.was_recorded:  # in the pass that has just ended, with the same weights
             self._compare(samples, explained)
         in_test = stream_of(trainer) == "test"
-        is_untrained = trainer.sanity_checking and trainer.global_step == 0
+        is_before_training = self._is_before_training(trainer)
+        is_untrained = is_before_training and trainer.global_step == 0
         return Look(
             stage="test" if in_test else "validate",
             in_fit=trainer.state.fn == "fit",
             is_untrained=is_untrained,
-            is_rehearsal=trainer.sanity_checking and not is_untrained,
+            is_rehearsal=is_before_training and not is_untrained,
             epoch=None if is_untrained else trainer.current_epoch,
             step=scalar_step(trainer),
             trainer=trainer,
@@ -297,7 +303,7 @@ class LookCallback(CollectingCallback):
         """Warn if the logits are not those of the validation pass; a subclass may do so."""
 
     def _note_nothing_to_show(self, trainer: Trainer, is_logged: bool) -> None:
-        if trainer.sanity_checking and is_logged:
+        if self._is_before_training(trainer) and is_logged:
             rank_zero_info(
                 f"{type(self).__name__}: none of the samples is among the batches of sanity checking, so the "
                 "untrained network is not shown. `Trainer(num_sanity_val_steps=-1)` runs them all."
@@ -343,9 +349,9 @@ class LookCallback(CollectingCallback):
         """Return the callbacks of the trainer that log under the same name, in their order."""
         return [callback for callback in _look_callbacks(trainer) if callback.name == self.name]
 
-    def _affordable(self, num_samples: int) -> int:
+    def _affordable(self, trainer: Trainer, num_samples: int) -> int:
         """Return how many samples the time budget allows now."""
-        if self._last_end is None:  # not in training
+        if self._last_end is None or self._is_before_training(trainer):
             return num_samples
         was_thinned = self._budget.is_thinned
         other_seconds = time.perf_counter() - self._last_end - self._guard.seconds

@@ -176,16 +176,19 @@ class CollectingCallback(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Remove the hooks from the module."""
-        self._stream.stop()
+        """Remove the hooks from the module, and drop what waits for the loss."""
+        self._stream.drop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Drop references to the model."""
+        self._stream.drop()
         self._forget()
 
     def _begin_stream(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and self._is_active:
-            begin = partial(self._stream.begin, stream_of(trainer), pl_module)
+            # which of the outputs is explained, and what it means, is best told by the loss, which is yet to come
+            keeps = trainer.sanity_checking and self._part.loss_terms is None
+            begin = partial(self._stream.begin, stream_of(trainer), pl_module, keeps=keeps)
             self._guarded(trainer, pl_module, begin, is_audited=False)
 
     def _begin_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:
@@ -203,7 +206,7 @@ class CollectingCallback(Callback):
     def _end_stream(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stream.stop()
         if trainer.is_global_zero and self._is_active:
-            end = partial(self._stream.end, stream_of(trainer), trainer)
+            end = partial(self._stream.end, stream_of(trainer), trainer, pl_module)
             self._guarded(trainer, pl_module, partial(self._note, end))
 
     def _note(self, step: Callable[[], list[str]]) -> None:

@@ -20,8 +20,8 @@ _PACKAGE_FOLDER = str(Path(__file__).parents[1])
 class Guard:
     """Runs the steps of a callback such that they neither end the training nor move its random states and modes.
 
-    An error ends a run only before its first training step, in sanity checking, and only if it says that an option
-    which the user set is impossible; or if all errors are to be raised.
+    An error ends a run only before its first training step, and only if it says that an option which the user set is
+    impossible; or if all errors are to be raised.
 
     Args:
         who: The callback's name, for messages.
@@ -32,6 +32,7 @@ class Guard:
 
     Attributes:
         seconds: The time that the steps have taken; the caller resets it.
+        before_training: Whether the optimizer has not stepped yet, after sanity checking.
     """
 
     def __init__(self, who: str, notices: Notices, *, unset: Collection[str], raises: bool, audit: bool) -> None:
@@ -41,6 +42,7 @@ class Guard:
         self.raises = raises
         self.audit = audit
         self.seconds = 0.0
+        self.before_training = False
 
     def run(
         self, trainer: Trainer, pl_module: LightningModule, step: Callable[[], None], *, is_audited: bool = True
@@ -69,7 +71,8 @@ class Guard:
                 step()
             succeeded = True
         except Exception as fault:
-            if self.raises or (trainer.sanity_checking and self.is_impossible(fault)):
+            is_early = trainer.sanity_checking or self.before_training
+            if self.raises or (is_early and self.is_impossible(fault)):
                 raise
             self._warn(fault, trainer.current_epoch)
         finally:

@@ -51,13 +51,9 @@ class Meaning:
     @property
     def key(self) -> str:
         """The key of the tensor in the output; empty where the user gives a function, and of a single tensor."""
-        return (
-            dotted(self.output)
-            if isinstance(self.output, tuple)
-            else self.output or ""
-            if isinstance(self.output, str)
-            else ""
-        )
+        if callable(self.output) or self.output is None:
+            return ""
+        return self.output if isinstance(self.output, str) else dotted(self.output)
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""

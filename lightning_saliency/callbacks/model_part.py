@@ -24,6 +24,7 @@ from lightning_saliency.evidence import (
     TargetLayer,
     Task,
     name_layer,
+    read_loss,
     read_output,
 )
 
@@ -43,6 +44,10 @@ class ModelPart:
         image: The name of the argument that holds the images; see `lightning_saliency.data.make_call`.
         output_fn: Which part of the output is explained, where the user says so.
         task: What it means, where the user says so.
+
+    Attributes:
+        loss_terms: What the training's loss does with the outputs of the last layers; None as long as it is not known.
+        buffers: The module's buffers, with which its shadows are run in place of the present ones; None for these.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class ModelPart:
         self.task = task
         self.loss_terms: tuple[LossTerm, ...] | None = None
         self.meaning: Meaning | None = None
+        self.buffers: Mapping[str, Tensor] | None = None
         self._chosen: str | None = name
         self._recorder: CallRecorder | None = None
 
@@ -76,13 +82,17 @@ class ModelPart:
             name_layer(pl_module, self.name, argument="model")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which part was chosen, and what its output means."""
-        return {"name": self._chosen, "meaning": None if self.meaning is None else self.meaning.state_dict()}
+        """Return which part was chosen, what its output means, and what the loss does."""
+        terms = None if self.loss_terms is None else [[list(term.shape), term.use] for term in self.loss_terms]
+        meaning = None if self.meaning is None else self.meaning.state_dict()
+        return {"name": self._chosen, "meaning": meaning, "loss": terms}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load the choice of a checkpoint, unless the user names a part."""
+        """Load what `state_dict` has returned; the choice, unless the user names a part."""
         self._chosen = self.name or state.get("name")
         self.meaning = Meaning.from_state(state["meaning"], self.output_fn) if state.get("meaning") else None
+        terms = state.get("loss")
+        self.loss_terms = None if terms is None else tuple(LossTerm(tuple(shape), use) for shape, use in terms)
 
     def find(self, pl_module: LightningModule) -> nn.Module | None:
         """Return the part that is explained, or None as long as only a validation step can show which it is."""
@@ -125,7 +135,7 @@ class ModelPart:
             self.output_fn if self.meaning is None else self.meaning.output,
             self.task if self.meaning is None else self.meaning.task,
             trainer.precision_plugin.forward_context,
-            surroundings=quiet_surroundings(trainer, pl_module),
+            surroundings=quiet_surroundings(trainer, pl_module, self.buffers),
         )
 
     def layer(self, model: nn.Module, name: str) -> TargetLayer:
@@ -135,6 +145,10 @@ class ModelPart:
             ValueError: There is no such layer.
         """
         return name_layer(model, name.removeprefix(f"{self._chosen}.") if self._chosen else name)
+
+    def read_loss(self, loss: Tensor) -> None:
+        """Read what a training's loss does with the outputs."""
+        self.loss_terms = read_loss(loss)
 
     @property
     def is_recording(self) -> bool:
@@ -165,18 +179,24 @@ class ModelPart:
         if self._recorder is not None:
             self._recorder.end_step()
 
-    def end_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> tuple[Call, Reading | None]:
-        """Return what the explained part was called with, and what it said.
+    def end_step(self) -> Mapping[str, RecordedCall]:
+        """Return the calls that were recorded since the step began, by the names of the modules."""
+        return {} if self._recorder is None else self._recorder.end_step()
+
+    def read_step(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, recorded: Mapping[str, RecordedCall]
+    ) -> tuple[Call, Reading | None]:
+        """Return what the explained part was called with in a step, and what it said.
 
         Args:
             trainer: The trainer, in whose precision the model is run.
             pl_module: Its module.
             batch: The batch of the step.
+            recorded: The calls in the step.
 
         Raises:
             ValueError: The part was not called, or no part of the module says of images what can be explained.
         """
-        recorded = {} if self._recorder is None else self._recorder.end_step()
         if self._chosen is not None and self._chosen in recorded:
             return self._read(recorded[self._chosen], batch)
         if self.name is not None:

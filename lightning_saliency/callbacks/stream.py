@@ -6,11 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from lightning_saliency._checks import OptionError
 from lightning_saliency._lightning import LightningModule, Trainer
+from lightning_saliency.callbacks.kept_steps import KeptSteps
 from lightning_saliency.callbacks.model_part import ModelPart
 from lightning_saliency.callbacks.options import Samples
+from lightning_saliency.callbacks.surroundings import buffers_of
 from lightning_saliency.data import FixedSamples, SampleCollector, mapped
+from lightning_saliency.evidence import RecordedCall
 
 
 class SampleStream:
@@ -27,12 +32,14 @@ class SampleStream:
 
     Attributes:
         was_recorded: Whether the samples were collected in the last pass over a stream.
+        buffers: The module's buffers at the end of a pass whose steps are kept; else None.
     """
 
     def __init__(self, samples: Samples, part: ModelPart, others: Sequence[SampleCollector | None]) -> None:
         self.dataloader_idx = samples.dataloader_idx
         self.part = part
         self.was_recorded = False
+        self.buffers: Mapping[str, Tensor] | None = None
         self._shown = {
             "fit": samples.collector(),
             "validate": samples.collector(),
@@ -43,6 +50,8 @@ class SampleStream:
             self._others[stage] = [None if other is None else replace(other) for other in others]
         self._batch: Any = None
         self._is_whole = False
+        self._kept: KeptSteps | None = None
+        self._ran_all = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return the samples of `fit`, for a checkpoint."""
@@ -71,11 +80,25 @@ class SampleStream:
         return self._others[stage][index]
 
     def is_complete(self, stage: str) -> bool:
-        """Whether all samples of a stream are there."""
-        return not self._incomplete(stage)
+        """Whether all samples of a stream are there, or the steps that hold them."""
+        needed = [collector.chooser.num_needed for collector in self._incomplete(stage)]
+        num_kept = 0 if self._kept is None else self._kept.num_samples
+        return all(count is not None and count <= num_kept for count in needed)
 
-    def begin(self, stage: str, pl_module: LightningModule) -> None:
-        """Begin a pass over a stream; where samples are to be collected, register hooks on the module."""
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the steps of a pass are kept."""
+        return self._kept is not None
+
+    def begin(self, stage: str, pl_module: LightningModule, *, keeps: bool = False) -> None:
+        """Begin a pass over a stream; where samples are to be collected, register hooks on the module.
+
+        Args:
+            stage: The stream.
+            pl_module: The module.
+            keeps: Whether the steps are kept as they are, and the samples collected from them in `end`.
+        """
+        self._kept, self.buffers = KeptSteps() if keeps else None, None
         incomplete = self._incomplete(stage)
         self.was_recorded = self._shown[stage].fixed is None
         self._is_whole = False
@@ -99,7 +122,7 @@ class SampleStream:
         return self._batch is not None
 
     def end_step(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> list[str]:
-        """Collect samples from the step that has ended.
+        """Collect samples from the step that has ended, or keep it.
 
         Returns:
             Descriptions of labels that do not fit the logits, for warnings.
@@ -108,45 +131,90 @@ class SampleStream:
             ValueError: The explained part was not called, or its arguments hold no images.
         """
         batch, self._batch = self._batch, None
-        call, reading = self.part.end_step(trainer, pl_module, batch)
-        logits, task = (None, "multiclass") if reading is None else (reading.logits, reading.task.name)
+        recorded = self.part.end_step()
+        if self._kept is None:
+            return self._collect(stage, trainer, pl_module, batch, recorded)
+        self._kept.add(batch, recorded)
+        self._is_whole = True
+        return self._collect_kept(stage, trainer, pl_module) if self._kept.is_full else []
+
+    def end(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> list[str]:
+        """End a pass over a stream, with which samples may be complete.
+
+        Returns:
+            Descriptions, for warnings, of labels that do not fit the logits, and of samples that lack an entry of the
+            objects that the user passed.
+
+        Raises:
+            OptionError: The trainer has no such loader, or the stream not all of the positions.
+            ValueError: The explained part was not called in a kept step, or its arguments hold no images.
+        """
+        if not self.is_waiting:
+            self.pause(stage, trainer, pl_module)
+        notes = self._collect_kept(stage, trainer, pl_module)
+        for collector in self._incomplete(stage):
+            collector.end(whole=self._is_whole and self._ran_all)
+        samples, objects = self._shown[stage].fixed, self._shown[stage].objects
+        if samples is not None and objects is not None and not callable(objects) and len(objects) < len(samples):
+            lacking = f"{len(objects)} entries for {len(samples)} samples: the others have no object"
+            notes.append(f"`samples.objects` has {lacking}")
+        return notes
+
+    def pause(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove the hooks after a pass over a stream, before `end`, which may be later.
+
+        Raises:
+            OptionError: The trainer has no such loader.
+        """
+        self.stop()
+        num_all = trainer.num_test_batches if stage == "test" else trainer.num_val_batches
+        if self.dataloader_idx >= len(num_all):
+            raise OptionError(
+                f"Expected `samples.dataloader_idx` to be below the number of loaders, {len(num_all)}, got "
+                f"{self.dataloader_idx}.",
+                "samples.dataloader_idx",
+            )
+        num_run = trainer.num_sanity_val_batches if trainer.sanity_checking else num_all
+        self._ran_all = num_run[self.dataloader_idx] >= num_all[self.dataloader_idx]
+        self.buffers = buffers_of(pl_module) if self.is_waiting else None
+
+    def stop(self) -> None:
+        """Remove the hooks from the module, and drop the calls of a step that has not ended."""
+        self.part.stop()
+        self._batch = None
+
+    def drop(self) -> None:
+        """Remove the hooks, and drop what is kept."""
+        self.stop()
+        self._kept = self.buffers = None
+
+    def _collect_kept(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> list[str]:
+        """Collect samples from the kept steps, if there are any; from now on no step is kept."""
+        kept, self._kept = self._kept, None
+        steps = () if kept is None else kept.take()
+        return [note for step in steps for note in self._collect(stage, trainer, pl_module, *step)]
+
+    def _collect(
+        self,
+        stage: str,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        recorded: Mapping[str, RecordedCall],
+    ) -> list[str]:
+        self._is_whole = False
         incomplete = self._incomplete(stage)
-        for collector in incomplete:
-            collector.offer(batch, call, logits, task)
+        if incomplete:
+            call, reading = self.part.read_step(trainer, pl_module, batch, recorded)
+            logits, task = (None, "multiclass") if reading is None else (reading.logits, reading.task.name)
+            for collector in incomplete:
+                collector.offer(batch, call, logits, task)
         self._is_whole = True
         return [
             f"labels that do not fit the model's logits are taken for none: {collector.unfit_labels}"
             for collector in incomplete
             if collector.unfit_labels is not None
         ]
-
-    def end(self, stage: str, trainer: Trainer) -> list[str]:
-        """End a pass over a stream, with which samples may be complete.
-
-        Returns:
-            A description of samples that lack an entry of the objects that the user passed, for a warning.
-
-        Raises:
-            OptionError: The trainer has no such loader, or the stream not all of the positions.
-        """
-        loaders = trainer.num_test_batches if stage == "test" else trainer.num_val_batches
-        if self.dataloader_idx >= len(loaders):
-            raise OptionError(
-                f"Expected `samples.dataloader_idx` to be below the number of loaders, {len(loaders)}, got "
-                f"{self.dataloader_idx}.",
-                "samples.dataloader_idx",
-            )
-        for collector in self._incomplete(stage):
-            collector.end(whole=self._has_passed_whole(trainer))
-        samples, objects = self._shown[stage].fixed, self._shown[stage].objects
-        if samples is None or objects is None or callable(objects) or len(objects) >= len(samples):
-            return []
-        return [f"`samples.objects` has {len(objects)} entries for {len(samples)} samples: the others have no object"]
-
-    def stop(self) -> None:
-        """Remove the hooks from the module, and drop the recorded calls."""
-        self.part.stop()
-        self._batch = None
 
     def _collectors(self, stage: str) -> list[SampleCollector]:
         others = [collector for collector in self._others[stage] if collector is not None]
@@ -155,10 +223,3 @@ class SampleStream:
     def _incomplete(self, stage: str) -> list[SampleCollector]:
         """Return the collectors whose samples are not complete yet."""
         return [collector for collector in self._collectors(stage) if collector.fixed is None]
-
-    def _has_passed_whole(self, trainer: Trainer) -> bool:
-        """Whether each batch of the stream was offered: not after an error, nor where sanity checking runs a part."""
-        if not trainer.sanity_checking:
-            return self._is_whole
-        num_run, num_all = trainer.num_sanity_val_batches, trainer.num_val_batches
-        return self._is_whole and num_run[self.dataloader_idx] >= num_all[self.dataloader_idx]

@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from functools import partial
 from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from lightning_saliency._lightning import DummyLogger, LightningModule, Trainer
 from lightning_saliency.evidence import Shadow, Surroundings
 
 
-def quiet_surroundings(trainer: Trainer, pl_module: LightningModule) -> Surroundings:
+def buffers_of(pl_module: nn.Module) -> dict[str, Tensor]:
+    """Return copies of a module's buffers on the CPU, by name: what the forward of a training step changes."""
+    buffers = {
+        name: buffer
+        for name, buffer in pl_module.named_buffers()
+        if buffer.layout == torch.strided and buffer.device.type != "meta" and not torch.nn.parameter.is_lazy(buffer)
+    }
+    return {name: buffer.detach().to("cpu", copy=True) for name, buffer in buffers.items()}
+
+
+def quiet_surroundings(
+    trainer: Trainer, pl_module: LightningModule, buffers: Mapping[str, Tensor] | None = None
+) -> Surroundings:
     """Return the surroundings of any part of a module: its shadow sees the trainer's state, but logs nothing.
 
     Args:
         trainer: The trainer; the shadow refers to a shallow copy with loggers that do nothing.
         pl_module: Its module, whose shadow is made as a whole, since hooks on a part of it may reach the rest.
+        buffers: The buffers that the module had in sanity checking, if the shadow is to be in that state again.
     """
     quiet = copy(trainer)
     quiet.loggers = [DummyLogger() for _ in trainer.loggers]
     stand_ins = [(trainer, quiet), *zip(trainer.loggers, quiet.loggers, strict=True)]
-    return Surroundings(pl_module, tuple(stand_ins), (partial(_attach, quiet),))
+    if buffers is None:
+        return Surroundings(pl_module, tuple(stand_ins), (partial(_attach, quiet),))
+    quiet.state = copy(trainer.state)
+    quiet.sanity_checking = True
+    restore = partial(_restore, pl_module, buffers)
+    return Surroundings(pl_module, tuple(stand_ins), (partial(_attach, quiet), restore))
+
+
+def _restore(pl_module: nn.Module, buffers: Mapping[str, Tensor], shadow: Shadow) -> None:
+    """Write buffers into a shadow; not into what it shares with the module, which a graph may depend on."""
+    shared = set(map(id, pl_module.buffers()))
+    for name, buffer in shadow.module.named_buffers():
+        if name in buffers and buffers[name].shape == buffer.shape and id(buffer) not in shared:
+            buffer.copy_(buffers[name])
 
 
 def _attach(trainer: Trainer, shadow: Shadow) -> None:

@@ -52,6 +52,11 @@ class Chooser:
         """The largest number of samples that are kept."""
         return self.num
 
+    @property
+    def num_needed(self) -> int | None:
+        """The number of samples of the stream after which the choice stands, whatever they are; None if it may not."""
+        return self.num
+
     def admits(self, candidate: Candidate) -> bool:
         """Whether a sample may be chosen at all."""
         return True
@@ -85,6 +90,11 @@ class Positions(Chooser):
         """The number of different positions."""
         return len(self._different)
 
+    @property
+    def num_needed(self) -> int:
+        """The number of samples up to the last position."""
+        return max(self.positions, default=-1) + 1
+
     def admits(self, candidate: Candidate) -> bool:
         """Whether the sample's position is one of the given ones."""
         return candidate.position in self._different
@@ -103,6 +113,7 @@ class PerClass(Chooser):
     """Samples spread as evenly over the classes as the stream allows: one of each class, then the next of each."""
 
     needs_labels: ClassVar[bool] = True
+    num_needed = None
 
     def priority(self, candidate: Candidate) -> tuple[float, ...]:
         """Return high numbers for the first sample of each class, then for the second of each, and so on."""
@@ -119,6 +130,7 @@ class Hardest(Chooser):
 
     needs_labels: ClassVar[bool] = True
     needs_losses: ClassVar[bool] = True
+    num_needed = None
 
     def priority(self, candidate: Candidate) -> tuple[float, ...]:
         """Return the loss, of equal ones higher for the first; NaN counts as the largest, and an unknown loss as 0."""

@@ -10,10 +10,10 @@ from lightning_saliency.evidence.head import find_head, own_parameters, replace_
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
 from lightning_saliency.evidence.layers import AttentionSites, Layers, find_layers, find_target_layer, with_layout
 from lightning_saliency.evidence.layout import Layout, TokenGrid
-from lightning_saliency.evidence.loss import LossTerm
+from lightning_saliency.evidence.loss import LossTerm, LossUse, read_loss
 from lightning_saliency.evidence.outputs import OutputChoice, output_tensors, read_output
 from lightning_saliency.evidence.passes import Passes, forward_logits, forward_logits_in_chunks
-from lightning_saliency.evidence.process_state import ProcessKept
+from lightning_saliency.evidence.process_state import ProcessKept, evaluation_modes
 from lightning_saliency.evidence.random_states import RandomStates
 from lightning_saliency.evidence.recorder import CallRecorder, RecordedCall
 from lightning_saliency.evidence.rectify import Rectifier
@@ -46,6 +46,7 @@ __all__ = [
     "Layers",
     "Layout",
     "LossTerm",
+    "LossUse",
     "Need",
     "OutputChoice",
     "ParsedTarget",
@@ -69,6 +70,7 @@ __all__ = [
     "as_forward",
     "check_classes",
     "collect",
+    "evaluation_modes",
     "find_class_weights",
     "find_head",
     "find_layers",
@@ -79,6 +81,7 @@ __all__ = [
     "output_tensors",
     "own_parameters",
     "predicted_classes",
+    "read_loss",
     "read_output",
     "replace_parameters",
     "select_scores",

@@ -56,7 +56,7 @@ def dependents(
 
 def is_learned(node: Any) -> bool:
     """Whether a node is a convolution or a linear layer."""
-    return any(kind in node.name() for kind in ("Convolution", "Addmm", "MmBackward", "BmmBackward", "Linear"))
+    return any(kind in node.name() for kind in ("Convolution", "Addmm", "MmBackward", "BmmBackward", "LinearBackward"))
 
 
 def is_made_by(node: Any, tensor: Tensor) -> bool:

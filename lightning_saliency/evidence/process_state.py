@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch.utils._python_dispatch import _pop_mode
@@ -82,6 +83,26 @@ class ProcessKept:
     @uninterrupted
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+
+
+@contextmanager
+def evaluation_modes() -> Iterator[None]:
+    """Neither build graphs nor compute in lower precision in the context, as outside of the steps of a training.
+
+    Example:
+        >>> with torch.autocast("cpu"), evaluation_modes():
+        ...     (torch.ones(1, 1, requires_grad=True) @ torch.ones(1, 1))
+        tensor([[1.]])
+    """
+    autocast = {kind: torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")}
+    try:
+        for kind in autocast:
+            torch.set_autocast_enabled(kind, False)
+        with torch.no_grad():
+            yield
+    finally:
+        for kind, is_enabled in autocast.items():
+            torch.set_autocast_enabled(kind, is_enabled)
 
 
 def _autocast_nesting() -> int:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.jit import ScriptModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -33,8 +34,9 @@ _ATOMIC = frozenset((
 _CACHED = type(lru_cache(len))
 """The type of functions whose results are cached."""
 
-_LEFT_OUT = (Dataset, DataLoader, Sampler)
-"""Types whose objects a shadow shares: data, which may be large, and which a forward does not change."""
+_LEFT_OUT = (Dataset, DataLoader, Sampler, Node)
+"""Types whose objects a shadow shares: data, which may be large, and nodes of graphs, which a forward does not change.
+"""
 
 _PLAIN_TENSORS = (Tensor, nn.Parameter)
 """The types of tensors that are copied lazily; others, such as uninitialized parameters, know how they are copied."""
@@ -52,8 +54,8 @@ class Shadow:
     Tensors (parameters, buffers, any others) are shared with the module until one side writes to them, and only then
     copied, so that a shadow takes no memory for weights. Everything else is the shadow's own: flags, hooks,
     attributes, containers, helper objects, random generators, metrics, modules that are not registered, and what bound
-    methods and closures of hooks and attributes refer to. Data sets and loaders are shared. The weights of scripted
-    parts are copied at once, by torch.
+    methods and closures of hooks and attributes refer to. Copies of tensors have no graph. Data sets, loaders and nodes
+    of graphs are shared. The weights of scripted parts are copied at once, by torch.
 
     What cannot be copied, such as an open file, is shared, and that is said once. Beyond its reach is what a forward
     changes elsewhere: class attributes, globals of Python modules, files.
@@ -207,9 +209,9 @@ class _Copier:
 
     def _tensor(self, value: Tensor) -> Tensor:
         if type(value) not in _PLAIN_TENSORS:
-            result: Tensor = (
-                _empty(value) if isinstance(value, nn.UninitializedBuffer) else self._by_its_own_rule(value)
-            )
+            if isinstance(value, nn.UninitializedBuffer):
+                return cast(Tensor, _empty(value))
+            result: Tensor = self._by_its_own_rule(value) if value.is_leaf else value.detach().clone()
             return result
         copied = self.memory.copy(value.detach())
         if isinstance(value, nn.Parameter):

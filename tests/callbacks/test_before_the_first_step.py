@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from beside import texts
 from tiny import NUM_CLASSES, L, TinyClassifier, events, loader, sheets, trainer
 from torch import nn
@@ -26,21 +27,29 @@ class NotPooled(TinyClassifier):
 
 
 class TwoParts(L.LightningModule):
-    """Has no forward, and a step that calls nothing."""
+    """Has no forward, and a validation step that calls nothing."""
 
     def __init__(self):
         super().__init__()
         self.backbone, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
 
-    training_step = validation_step = lambda self, batch, batch_idx: None
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.head(self.backbone(batch[0]).mean((2, 3))), batch[1] % 2)
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
     configure_optimizers = TinyClassifier.configure_optimizers
 
 
 class NeverCalled(TinyClassifier):
-    """Has a forward of two arguments, which its step does not call."""
+    """Has a forward of two arguments, which its validation step does not call."""
 
     def forward(self, images, labels):
         return super().forward(images)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(*batch), batch[1])
 
     def validation_step(self, batch, batch_idx):
         pass
@@ -51,6 +60,9 @@ class Embeds(TinyClassifier):
 
     def forward(self, images):
         return self.backbone(images)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.head(self(batch[0])), batch[1])
 
     def validation_step(self, batch, batch_idx):
         self(batch[0])

@@ -182,3 +182,33 @@ def test_release_lets_go_of_all_that_is_shared():
     assert not any(is_shared(tensor) for tensor in tensors)
     assert [tensor.data_ptr() for tensor in tensors] == addresses
     shadow.release()  # a second time does nothing
+
+
+class Named(torch.Tensor):
+    """A tensor of a class of its own."""
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor, Named])
+@pytest.mark.parametrize("size", [2, 300])
+def test_what_a_training_step_keeps_with_its_graph_is_copied_without_it_and_the_backward_goes_on(kind, size):
+    module = nn.Linear(2, size).double()
+    expected = torch.autograd.grad(module(INPUTS.double()).exp().sum(), list(module.parameters()))
+    outputs = module(INPUTS.double())
+    module.last, module.part = outputs.exp().as_subclass(kind), outputs[1:]
+    module.all, module.loss = [outputs, {"last": module.last}], module.last.sum()
+    module.node, module.handle = outputs.grad_fn, module.loss.register_hook(lambda gradient: gradient)
+    values = outputs.detach().clone()
+    shadow = Shadow(module)  # without a warning, which would be an error here
+    copied = shadow.module
+    assert type(copied.last) is kind
+    assert copied.all[1]["last"] is copied.last
+    for tensor in (copied.last, copied.part, copied.loss, *copied.all[:1]):
+        assert not tensor.requires_grad
+        tensor.zero_()
+    assert copied.part.eq(copied.all[0][1:]).all()
+    assert copied.node is module.node
+    assert torch.equal(outputs, values)
+    shadow.release()
+    module.loss.backward()
+    for parameter, gradient in zip(module.parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, gradient)
