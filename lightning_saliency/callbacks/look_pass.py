@@ -105,6 +105,7 @@ class LookPass:
         Raises:
             OptionError: A named method does not work on this model.
         """
+        self.part.learn(trainer, pl_module, samples.first(1).batches()[0])
         settings = self._settings(trainer, pl_module, at_once)
         try:
             settings = self._suited(settings, samples)
@@ -137,8 +138,8 @@ class LookPass:
         for group in explained:
             for position, logits in zip(group.samples.positions, group.explanation.logits, strict=True):
                 expected = recorded[position]
-                # a model that ends in a softmax is explained by what goes into it
-                answers = (logits, logits.softmax(0))
+                # a model that ends in a softmax or sigmoid is explained by what goes into it
+                answers = (logits, logits.softmax(0), logits.sigmoid())
                 count += expected is not None and not any(same_logits(answer, expected) for answer in answers)
         return count
 

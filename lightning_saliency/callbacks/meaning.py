@@ -12,6 +12,7 @@ from lightning_saliency._checks import OptionError
 from lightning_saliency.data import describe, find_label_masks, find_label_rows, find_labels, find_values
 from lightning_saliency.data.batches import fit_labels
 from lightning_saliency.data.trees import Path, dotted
+from lightning_saliency.data.truths import under_key
 from lightning_saliency.evidence import (
     TASKS,
     LossTerm,
@@ -132,7 +133,7 @@ def choose_meaning(
 
 def _candidates(path: Path, tensor: Tensor, batch: Any, images: Tensor, task: Task | None) -> Iterator[_Candidate]:
     """Yield what a tensor may mean, by its form and the labels that fit it."""
-    count = len(images)
+    count, batch = len(images), under_key(batch, dotted(path))
     for meaning in (task,) if task is not None else TASKS.values():
         reading = meaning.read(tensor)
         if reading is None:
@@ -178,6 +179,8 @@ def _as_the_loss_uses(
     if used:
         return used
     certain = [term for term in terms if term.use in _CERTAIN]
+    if any(_is_read_as(tensor, term) for tensor in tensors.values() for term in certain):
+        return []  # which is no such thing by its form
     if certain and not any(term.use == "unknown" for term in terms):
         widths = ", ".join(dict.fromkeys(f"(N, {', '.join(map(str, term.shape[1:]))})" for term in certain))
         returned = ", ".join(f"{dotted(path) or 'output'} {tuple(tensor.shape)}" for path, tensor in tensors.items())

@@ -13,7 +13,7 @@ from lightning_saliency._checks import OptionError, check_text, optional
 from lightning_saliency._lightning import LightningModule, Trainer, overrides
 from lightning_saliency.callbacks.meaning import Meaning, choose_meaning
 from lightning_saliency.callbacks.surroundings import quiet_surroundings
-from lightning_saliency.data import Call, find_images, plain_call
+from lightning_saliency.data import Call, SampleBatch, find_images, plain_call
 from lightning_saliency.evidence import (
     CallRecorder,
     Forward,
@@ -138,6 +138,23 @@ class ModelPart:
             surroundings=quiet_surroundings(trainer, pl_module, self.buffers),
         )
 
+    def learn(self, trainer: Trainer, pl_module: LightningModule, samples: SampleBatch) -> None:
+        """Find what the part's output means by a run of its own, where no step has shown it: of given images, say.
+
+        Raises:
+            ValueError: Nothing of it can be explained.
+        """
+        if self.meaning is not None:
+            return
+        forward = self.forward(trainer, pl_module)
+        call, labels = forward.on_device(samples.call), samples.known_labels
+        with forward.undisturbed() as isolated:
+            output = isolated.output(call)
+        batch = (call.images,) if labels is None else (call.images, labels)
+        self.meaning = choose_meaning(
+            output, batch, call.images, terms=self.loss_terms, choice=self.output_fn, task=self.task
+        )
+
     def layer(self, model: nn.Module, name: str) -> TargetLayer:
         """Return a layer of the part, by its name in the part or in the whole module.
 
@@ -149,6 +166,11 @@ class ModelPart:
     def read_loss(self, loss: Tensor) -> None:
         """Read what a training's loss does with the outputs."""
         self.loss_terms = read_loss(loss)
+
+    @property
+    def key(self) -> str:
+        """The key of the explained tensor in the part's output, as far as it has one."""
+        return "" if self.meaning is None else self.meaning.key
 
     @property
     def is_recording(self) -> bool:

@@ -208,7 +208,7 @@ class SampleStream:
             call, reading = self.part.read_step(trainer, pl_module, batch, recorded)
             logits, task = (None, "multiclass") if reading is None else (reading.logits, reading.task.name)
             for collector in incomplete:
-                collector.offer(batch, call, logits, task)
+                collector.offer(batch, call, logits, task, self.part.key)
         self._is_whole = True
         return [
             f"labels that do not fit the model's logits are taken for none: {collector.unfit_labels}"

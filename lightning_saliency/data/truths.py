@@ -17,6 +17,7 @@ from lightning_saliency.data.batches import (
     fit_labels,
     known_classes,
 )
+from lightning_saliency.data.trees import children
 
 Answer: TypeAlias = int | tuple[int, ...] | tuple[float, ...]
 """What is true of a sample, or what a model says of it: a class, a set of classes, or values."""
@@ -37,7 +38,9 @@ class Truths:
     unfit: str | None = None
 
 
-def find_truths(batch: Any, count: int, num_classes: int | None = None, task: str = "multiclass") -> Truths | None:
+def find_truths(
+    batch: Any, count: int, num_classes: int | None = None, task: str = "multiclass", key: str = ""
+) -> Truths | None:
     """Return what a batch says is true of its samples; None where it holds no such labels.
 
     Args:
@@ -45,13 +48,34 @@ def find_truths(batch: Any, count: int, num_classes: int | None = None, task: st
         count: N, the number of samples.
         num_classes: K, the number of logits, or values; None where it is not known.
         task: What the logits mean: a key of `lightning_saliency.evidence.TASKS`.
+        key: The key of the logits in the model's output; see `under_key`.
 
     Example:
         >>> batch = (torch.zeros(2, 3, 8, 8), torch.tensor([[1, 0, 1], [0, 0, 0]]))
         >>> find_truths(batch, 2, 3, "multilabel").answers
         ((0, 2), ())
     """
-    return _READERS[task](batch, count, num_classes)
+    return _READERS[task](under_key(batch, key), count, num_classes)
+
+
+def under_key(batch: Any, key: str) -> Any:
+    """Return the part of a batch that stands under the last of these keys, in a list; the whole where none does.
+
+    A model of several heads often has its labels under the heads' names.
+
+    Example:
+        >>> under_key({"image": 1, "labels": {"color": 2, "shape": 3}}, "heads.color")
+        [2]
+    """
+    name = key.rpartition(".")[2]
+    entries = children(batch)
+    if name in entries and not name.isdigit():
+        return [entries[name]]
+    for entry in entries.values():
+        found = under_key(entry, key)
+        if found is not entry:
+            return found
+    return batch
 
 
 def _classes(batch: Any, count: int, num_classes: int | None) -> Truths | None:

@@ -108,6 +108,12 @@ class Forward:
             output = self.model(*copied.args, **copied.kwargs)
         return reader.read(output)
 
+    def output(self, call: Call) -> Any:
+        """Run the model without a graph, and return its output as it is; to be called inside `undisturbed`."""
+        copied = call.copied()
+        with torch.no_grad(), self.context():
+            return self.model(*copied.args, **copied.kwargs)
+
     def undisturbed(self) -> Undisturbed[Forward]:
         """Return a context for a pass, which yields how a shadow of the model is run; see `Undisturbed`.
 
