@@ -239,9 +239,8 @@ class SampleCollector:
                 "samples.labels",
             )
         if not fit_labels(classes, num_classes):
-            self.unfit_labels = (
-                f"labels from {int(classes.min())} to {int(classes.max())}, where the model has {num_classes} logits"
-            )
+            low, high = int(classes.min()), int(classes.max())
+            self.unfit_labels = f"labels from {low} to {high}, where the model has {num_classes} logits"
         known = known_classes(classes, num_classes)
         return [label if is_known else None for label, is_known in zip(classes.tolist(), known.tolist(), strict=True)]
 
