@@ -34,7 +34,7 @@ class Classifies(TinyClassifier):
 
 
 class Recomputes(nn.Module):
-    """A block that is computed again in backward; the older way, which cuts the graph of an explanation, if asked."""
+    """Computes a block again in backward; the reentrant way cuts the graph of an explanation, if in eval mode too."""
 
     def __init__(self, block: nn.Module, *, use_reentrant: bool, in_eval: bool = True):
         super().__init__()
@@ -163,7 +163,7 @@ ROWS = [
         methods=("cam", "grad_cam"),
         options={"layer": "net.norm"},
     ),
-    network("a ViT: precision='bf16-mixed'", Transformer, trainer={"precision": "bf16-mixed"}, daily=True),
+    network("a ViT: precision='bf16-mixed'", Transformer, trainer={"precision": "bf16-mixed"}),
     network("a ViT: precision='bf16-true'", Transformer, trainer={"precision": "bf16-true"}),
     by_default("a ViT: compiled before", partial(compiled, "eager")),
     by_default("a ViT: compiled before, by AOTAutograd", partial(compiled, "aot_eager")),
