@@ -89,3 +89,6 @@ class Transformer(nn.Module):
             tokens = checkpoint(block, tokens, use_reentrant=False) if self.checkpointed else block(tokens)
         tokens = self.norm(tokens)
         return self.head(tokens[:, 0] if self.pool == "class" else tokens[:, 1:].mean(1))
+
+    def forward(self, images):
+        return self.behind(self.embed(images))

@@ -31,6 +31,9 @@ _MOST_PATCHES = 0.5
 """The share of a map's patches on which the score must depend."""
 
 
+_UNSORTED = 0.3
+"""How much less than a later map one may answer to the image's halves before it counts as sorted otherwise."""
+
 _CANCELED = 1e-4
 """The most of its terms' magnitudes to which a sum that is 0 but for rounding may amount."""
 
@@ -167,7 +170,8 @@ def find_layers(model: nn.Module | Forward, images: Tensor | Call) -> Layers:
 def _choice(isolated: Forward, call: Call, image: Tensor, trace: Trace, convolutional: LayerCall | None) -> _Choice:
     """Return the choice among the maps of all layers, whose layouts are found by a further run."""
     shapes = {output.site: output.output.shape for output in trace.calls}
-    return _Choice(trace, probe(isolated, call, image, shapes), convolutional)
+    probed = probe(isolated, call, image, shapes)
+    return _Choice(trace, probed.layouts, probed.orders, convolutional)
 
 
 def with_layout(model: nn.Module | Forward, layer: TargetLayer, images: Tensor | Call) -> TargetLayer:
@@ -179,7 +183,7 @@ def with_layout(model: nn.Module | Forward, layer: TargetLayer, images: Tensor |
     with forward.undisturbed() as isolated:
         trace = Trace.of(isolated, call, image)
         shapes = {output.site: output.output.shape for output in trace.calls if output.name == layer.name}
-        layouts = probe(isolated, call, image, shapes)
+        layouts = probe(isolated, call, image, shapes).layouts
     return replace(layer, layout=next(iter(layouts.values()), None))
 
 
@@ -233,13 +237,14 @@ class _Choice:
 
     trace: Trace
     layouts: Mapping[Site, Layout]
+    orders: Mapping[Site, float]
     convolutional: LayerCall | None
 
     def layers(self) -> Layers:
         last = self._last_map()
         if last is None:
             return Layers(problem=self._problem())
-        inputs = [self._input_of(attention) for attention in self.trace.attentions]
+        inputs = self._in_order([self._input_of(attention) for attention in self.trace.attentions], last)
         unique = list({call.node: call for call in inputs if call is not None}.values())
         target = last
         if last.site in self.layouts and self.layouts[last.site].is_tokens and unique and not self._cancels(unique[-1]):
@@ -388,6 +393,20 @@ class _Choice:
 
         ancestors([attention.node], stop=stop)
         return max(found, key=self._positions, default=None)
+
+    def _in_order(self, inputs: Sequence[LayerCall | None], last: LayerCall) -> list[LayerCall | None]:
+        """Return the attentions' inputs, None for those whose positions are not in the image's order.
+
+        A model may sort its tokens, by windows say, and sort them back. What answers to the image's halves comes from
+        maps that do so too: mixing makes them answer less and less.
+        """
+        order = self.orders.get(last.site, 0.0)
+        kept: list[LayerCall | None] = []
+        for call in reversed(inputs):
+            is_known = call is not None and self.orders[call.site] > order - _UNSORTED
+            kept.append(call if is_known else None)
+            order = max(order, self.orders[call.site]) if call is not None else order
+        return kept[::-1]
 
     def _positions(self, call: LayerCall) -> int:
         return int(self.layouts[call.site].sequence(call.output).shape[1])

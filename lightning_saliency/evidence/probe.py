@@ -25,7 +25,20 @@ _UNCHANGED = 1e-3
 """The change of a token, relative to the median change of all, below which it is said not to depend on the image."""
 
 
-def probe(forward: Forward, call: Call, images: Tensor, shapes: Mapping[Site, Sequence[int]]) -> dict[Site, Layout]:
+@dataclass(frozen=True)
+class Probed:
+    """What a run has shown of the outputs of a model's layers that are maps.
+
+    Attributes:
+        layouts: How each is read.
+        orders: How far its halves answer to those of the image: 1 for them alone, 0 for both alike.
+    """
+
+    layouts: Mapping[Site, Layout]
+    orders: Mapping[Site, float]
+
+
+def probe(forward: Forward, call: Call, images: Tensor, shapes: Mapping[Site, Sequence[int]]) -> Probed:
     """Find how the outputs of a model's layers are read as maps, from numbers alone.
 
     The model is run, without a graph, on four images: x, another one y, x with y's upper half, and x with y's left
@@ -43,7 +56,7 @@ def probe(forward: Forward, call: Call, images: Tensor, shapes: Mapping[Site, Se
         shapes: The shapes of the tensors that modules return for this one image.
 
     Returns:
-        The layouts of those that are maps.
+        The layouts of those that are maps, and how far each answers to the image's halves where the image does.
     """
     other = _another_image(images)
     upper, left = images.clone(), images.clone()
@@ -57,7 +70,7 @@ def probe(forward: Forward, call: Call, images: Tensor, shapes: Mapping[Site, Se
             forward(call[[0, 0, 0, 0]], torch.cat([images, other, upper, left]))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-    return reader.layouts
+    return Probed(reader.layouts, reader.orders)
 
 
 def _another_image(images: Tensor) -> Tensor:
@@ -75,6 +88,7 @@ class _Reader:
     image_size: Sequence[int]
     shapes: Mapping[Site, Sequence[int]]
     layouts: dict[Site, Layout] = field(default_factory=dict)
+    orders: dict[Site, float] = field(default_factory=dict)
     extra_tokens: dict[int, tuple[int, int]] = field(default_factory=dict)  # by the length of the sequence
     counts: Counter[str] = field(default_factory=Counter)
     open: list[tuple[str, int]] = field(default_factory=list)
@@ -93,12 +107,12 @@ class _Reader:
         for path, tensor in outputs.items():
             shape = self.shapes.get((name, count, path))
             if shape is not None and tensor.is_floating_point():
-                layout = self._read(tensor, shape, path)
+                order, layout = self._read(tensor, shape, path)
                 if layout is not None:
-                    self.layouts[name, count, path] = layout
+                    self.layouts[name, count, path], self.orders[name, count, path] = layout, order
 
-    def _read(self, tensor: Tensor, single: Sequence[int], path: Path) -> Layout | None:
-        """Return the layout of a tensor of the four images; `single` is its shape for the first alone."""
+    def _read(self, tensor: Tensor, single: Sequence[int], path: Path) -> tuple[float, Layout | None]:
+        """Return order and layout of a tensor of the four images; `single` is its shape for the first alone."""
         readings: list[tuple[float, Layout]] = []
         for axes in get_args(Axes):
             batch = Layout(axes).batch_axis
@@ -110,7 +124,7 @@ class _Reader:
             if layout is not None:
                 readings.append((_order(layout.read(tensor, self.image_size)), layout))
         likely = [reading for reading in readings if reading[1].axes != "NDL" or reading[0] > _UNUSUAL]
-        return max(likely, key=lambda reading: reading[0])[1] if likely else None
+        return max(likely, key=lambda reading: reading[0]) if likely else (0.0, None)
 
     def _layout(self, tensor: Tensor, axes: Axes, path: Path) -> Layout | None:
         layout = Layout(axes, element=path)

@@ -39,7 +39,8 @@ stages have heads of their own has no better), with at most a tenth of the weigh
 it; or the input of the last block: the last attention reads nothing of the image but this map, and no other attention
 reads it. And gradient times activation is not nothing there, as it is where a map is read through a norm alone.
 *Wrong* is any other layer, *refused* a `ValueError` that says why, *error* any other exception, no answer in
-time, or too much memory. A family is right if all of its models are."""
+time, or too much memory. A family is right if all of its models are. A few models run in the test command, in
+`tests/test_published_models.py`."""
 
 
 def page(records: Sequence[Record], versions: Mapping[str, str], command: str, left_out: Mapping[str, str]) -> str:

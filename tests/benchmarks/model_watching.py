@@ -62,6 +62,8 @@ class Reading:
             return tensor.flatten(2).mT
         if self.axes == "NHWC":
             return tensor.flatten(1, 2)
+        if self.axes == "NDL":
+            return tensor.mT
         tokens = tensor.transpose(0, 1) if self.axes == "LND" else tensor
         return tokens[:, self.prefix : tokens.shape[1] - self.suffix]
 

@@ -350,3 +350,33 @@ def test_a_padded_map_is_no_input_of_an_attention():
     model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), PaddedAttention(8), nn.Flatten(2), nn.AdaptiveAvgPool1d(1))
     model = nn.Sequential(*model, nn.Flatten(), nn.Linear(8, 5)).eval()
     assert [layer.name for layer in find_layers(model, torch.randn(1, 3, 16, 16)).attention_inputs] == ["0"]
+
+
+class SortedTokens(nn.Module):
+    """A transformer without position embeddings whose first block works on its tokens in another order."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(2, 8, 2, stride=2)
+        self.norms = nn.ModuleList(nn.LayerNorm(8) for _ in range(2))
+        self.project = nn.ModuleList(nn.Linear(8, 24) for _ in range(2))
+        self.head = nn.Linear(8, 3)
+        self.order = torch.randperm(24)
+        self.double()
+
+    def block(self, index, tokens):
+        query, key, value = self.project[index](self.norms[index](tokens)).chunk(3, -1)
+        return tokens + F.scaled_dot_product_attention(query, key, value)
+
+    def forward(self, images):
+        tokens = self.patches(images).flatten(2).mT
+        tokens = self.block(0, tokens[:, self.order])[:, self.order.argsort()]
+        tokens = self.block(1, tokens)
+        return self.head(tokens.mean(1))
+
+
+def test_a_sequence_in_another_order_than_the_images_is_no_map():
+    layers = find_layers(SortedTokens(), IMAGES)
+    assert [layer.name for layer in layers.attention_inputs] == ["norms.1"]
+    assert layers.attentions is None

@@ -37,10 +37,6 @@ def propagate(function, source, gamma=0.25):
     return (source * gradient).detach(), scores
 
 
-def as_function(model):
-    return (lambda images: model.behind(model.embed(images))) if isinstance(model, Transformer) else model
-
-
 TRANSFORMERS = {
     "class token": {},
     "mean": {"pool": "mean"},
@@ -68,7 +64,7 @@ def test_how_a_transformer_is_written_changes_nothing(source, options):
 
     def relevance_of(model):
         if source == "images":
-            return propagate(as_function(model), leaf_of(IMAGES))[0]
+            return propagate(model, leaf_of(IMAGES))[0]
         return propagate(model.behind, leaf_of(model.embed(IMAGES)))[0]
 
     torch.testing.assert_close(relevance_of(other), relevance_of(model), rtol=1e-6, atol=1e-9)
@@ -230,7 +226,7 @@ ALL = {
 @pytest.mark.parametrize("make", ALL.values(), ids=ALL)
 def test_the_gradients_of_the_same_graph_are_not_changed(make):
     images = leaf_of(IMAGES)
-    scores = as_function(make())(images)[range(2), LABELS]
+    scores = make()(images)[range(2), LABELS]
 
     def gradient():
         return torch.autograd.grad(scores.sum(), images, retain_graph=True)[0]
@@ -246,7 +242,7 @@ def test_the_gradients_of_the_same_graph_are_not_changed(make):
 
 def test_the_rules_come_off_when_the_backward_fails():
     images = leaf_of(IMAGES)
-    scores = as_function(seeded(Transformer))(images)[range(2), LABELS]
+    scores = seeded(Transformer)(images)[range(2), LABELS]
     before = torch.autograd.grad(scores.sum(), images, retain_graph=True)[0]
     with pytest.raises(RuntimeError, match="not have been used"), lrp_rules(scores, images):
         torch.autograd.grad(scores.sum(), [images, leaf_of(IMAGES)], retain_graph=True)
@@ -256,9 +252,9 @@ def test_the_rules_come_off_when_the_backward_fails():
 @pytest.mark.parametrize("make", ALL.values(), ids=ALL)
 def test_a_frozen_model_has_the_same_relevances_and_no_model_is_touched(make):
     model = make()
-    relevance, _ = propagate(as_function(model), leaf_of(IMAGES))
+    relevance, _ = propagate(model, leaf_of(IMAGES))
     assert all(parameter.grad is None for parameter in model.parameters())
-    frozen, _ = propagate(as_function(model.requires_grad_(False)), leaf_of(IMAGES))
+    frozen, _ = propagate(model.requires_grad_(False), leaf_of(IMAGES))
     assert torch.equal(frozen, relevance)
 
 
@@ -268,15 +264,15 @@ def test_under_autocast_relevances_are_those_of_full_precision_up_to_its_roundin
 
     def under_autocast(images):
         with torch.autocast("cpu", torch.bfloat16):
-            return as_function(model)(images).float()
+            return model(images).float()
 
-    expected, _ = propagate(as_function(model), images)
+    expected, _ = propagate(model, images)
     found, _ = propagate(under_autocast, images)
     assert (found - expected).norm() < 0.1 * expected.norm()
 
 
 def test_an_image_has_the_same_relevances_whatever_else_is_in_the_batch():
-    model = as_function(seeded(Transformer, biases=True))
+    model = seeded(Transformer, biases=True)
     both, _ = propagate(model, leaf_of(IMAGES))
     images = leaf_of(IMAGES[:1])
     score = model(images)[0, LABELS[0]]
@@ -299,7 +295,7 @@ def test_where_the_score_depends_on_the_source_through_a_gate_alone_it_has_no_re
 @pytest.mark.parametrize("make", ALL.values(), ids=ALL)
 def test_on_a_gpu_the_relevances_are_those_of_the_cpu(make, memory_format):
     model = make()
-    expected, _ = propagate(as_function(model), leaf_of(IMAGES))
+    expected, _ = propagate(model, leaf_of(IMAGES))
     images = leaf_of(IMAGES.float().cuda().contiguous(memory_format=memory_format))
-    found, _ = propagate(as_function(model.float().cuda()), images)
+    found, _ = propagate(model.float().cuda(), images)
     assert (found.cpu() - expected).norm() < 0.01 * expected.norm()

@@ -46,7 +46,7 @@ class Recipe:
     after: Callable[[], list] = list
     around: Callable[[], AbstractContextManager] = nullcontext  # in which the whole run is
     methods: Sequence[str] = METHODS
-    options: dict = field(default_factory=dict)  # of the callback
+    options: dict = field(default_factory=dict)  # of the callback; with `methods=None` it has to choose those above
     more: Callable[[], list] = list  # further callbacks of this package, beside it
     more_tags: Sequence[str] = ()  # of their pictures, and of those that options bring
     pictures: int | None = 3  # how many each tag has: before training, and for each of the two epochs
@@ -56,8 +56,8 @@ class Recipe:
 
     def ours(self) -> list[L.Callback]:
         """Return our callbacks, which raise what goes wrong, and audit themselves."""
-        options = {"samples": 4, "execution": STRICT} | self.options
-        return [SaliencyCallback(list(self.methods), **options), *self.more()]
+        options = {"methods": list(self.methods), "samples": 4, "execution": STRICT} | self.options
+        return [SaliencyCallback(**options), *self.more()]
 
 
 def run(recipe: Recipe, folder: Path, *callbacks: L.Callback) -> dict[str, str]:

@@ -7,7 +7,19 @@ from typing import Any
 
 import pytest
 
-from . import batches, flags, forwards, held, hooks, models, optimization, own_options, python_state, side_effects
+from . import (
+    batches,
+    flags,
+    forwards,
+    held,
+    hooks,
+    models,
+    optimization,
+    own_options,
+    python_state,
+    side_effects,
+    transformers,
+)
 from .recipe import Recipe
 
 PAGE = Path(__file__).parents[2] / "docs" / "untouched.md"
@@ -29,6 +41,7 @@ GROUPS = [
     Group("Data and batches", "", batches.ROWS),
     Group("Optimization", "", optimization.ROWS),
     Group("Parts of models", "", models.ROWS),
+    Group("Transformers", "", transformers.ROWS),
     Group("Steps and forwards", "", forwards.ROWS),
     Group(
         "State in Python objects",
