@@ -255,8 +255,10 @@ class SampleCollector:
                 f"for each, got {describe(labels)}.",
                 "samples.labels",
             )
-        self.unfit_labels = None if truths is None or truths.unfit is None else truths.unfit
-        return Truths((None,) * count) if truths is None else truths
+        if truths is None:
+            return Truths((None,) * count)
+        self.unfit_labels = truths.unfit or self.unfit_labels
+        return truths
 
     def _samples(
         self, rows: Sequence[int], batch: Any, call: Call, truths: Truths, logits: Tensor | None
