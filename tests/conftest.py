@@ -1,6 +1,7 @@
 """Imports the Lightning package that the variable names before ours, as a program that uses it would."""
 
 import os
+import signal
 import sys
 from importlib import import_module
 
@@ -9,6 +10,9 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: more threads would only wait for each other
     os.environ["OMP_NUM_THREADS"] = "1"
     import_module("torch").set_num_threads(1)
+
+# a shell starts what it runs in the background such that Ctrl-C is ignored, here and in what the tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "LIGHTNING_PACKAGE" in os.environ:
     import_module(os.environ["LIGHTNING_PACKAGE"])
