@@ -1,9 +1,7 @@
-"""Before the first optimizer step it is read what the loss does, and the network is explained as sanity checking saw it.
-"""
+"""Before the first optimizer step the loss is read, and the network is explained as sanity checking saw it."""
 
 import gc
 import threading
-from functools import partial
 
 import pytest
 import torch
@@ -329,9 +327,8 @@ class Interrupts(Output):
 def test_ctrl_c_in_the_look_before_training_leaves_the_modes_of_the_process_and_the_module(tmp_path):
     module = Manual(by_trainer)
     runner = trainer(tmp_path, SaliencyCallback("grad_cam", samples=1, outputs=[Interrupts()]), precision="bf16-mixed")
-    with pytest.raises(BaseException) as caught:
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
         runner.fit(module, loader(), loader())
-    assert isinstance(caught.value, KeyboardInterrupt | SystemExit)
     assert torch.is_grad_enabled()
     assert not torch.is_autocast_enabled("cpu")
     assert runner.global_step == 0
