@@ -37,12 +37,12 @@ class LossReadingCallback(CollectingCallback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Before the first backward, read what the loss does, and explain the untrained network."""
         if self._awaits_loss:
-            self._begin_training(trainer, pl_module, loss)
+            torch.compiler.disable(self._begin_training)(trainer, pl_module, loss)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Explain the untrained network, where the module calls the backward of its loss without its trainer."""
         if self._awaits_loss and not pl_module.automatic_optimization:
-            self._begin_training(trainer, pl_module, None)
+            torch.compiler.disable(self._begin_training)(trainer, pl_module, None)
 
     def _is_before_training(self, trainer: Trainer) -> bool:
         return bool(trainer.sanity_checking) or self._guard.before_training
@@ -59,8 +59,8 @@ class LossReadingCallback(CollectingCallback):
         """Read what the loss does, where it is given, and explain the network, if that has waited.
 
         It is the middle of a training step. The graph of its batch takes memory beside what the look takes. Its forward
-        has changed the module's buffers, so that those of sanity checking are used. A module of manual optimization may
-        be under autocast, and compiled.
+        has changed the module's buffers, so that those of sanity checking are used. A module of manual optimization
+        calls it from under autocast, and maybe from compiled code.
         """
         self._awaits_loss = False
         if loss is not None:
@@ -70,6 +70,6 @@ class LossReadingCallback(CollectingCallback):
         self._part.buffers, self._guard.before_training = self._stream.buffers, True
         try:
             with evaluation_modes():
-                torch.compiler.disable(self._look_before_training)(trainer, pl_module)
+                self._look_before_training(trainer, pl_module)
         finally:
             self._part.buffers, self._guard.before_training = None, False

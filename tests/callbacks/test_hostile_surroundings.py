@@ -218,18 +218,19 @@ class Folder(Logger):
 
 
 class FullDisk(L.Callback):
-    """Fills the disk before the look of some epochs, and frees it after: no file can grow."""
+    """Fills the disk before the looks of some epochs, and frees it after: no file can grow."""
 
     def __init__(self, epochs):
         self.epochs, self.limits = epochs, resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def on_validation_start(self, trainer, pl_module):
+    def on_validation_start(self, trainer, pl_module, *args):
         if trainer.current_epoch in self.epochs:
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, self.limits[1]))
 
-    def on_validation_end(self, trainer, pl_module):
+    def on_validation_end(self, trainer, pl_module, *args):
         resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
 
+    on_train_batch_start, on_train_batch_end = on_validation_start, on_validation_end
     on_exception = on_validation_end
 
 
