@@ -14,6 +14,7 @@ from lightning_saliency.data.samples import (
     SampleCollector,
     given_samples,
 )
+from lightning_saliency.data.spatial import averaged, interpolated, over_axes, shorter_lengths, spatial_axes, times
 from lightning_saliency.data.trees import children, describe, mapped
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "SampleBatch",
     "SampleCollector",
     "Selection",
+    "averaged",
     "boxes_to_masks",
     "channels_first",
     "children",
@@ -41,6 +43,7 @@ __all__ = [
     "find_labels",
     "find_normalization",
     "given_samples",
+    "interpolated",
     "is_images",
     "join_calls",
     "like_layout",
@@ -48,5 +51,9 @@ __all__ = [
     "mapped",
     "masks_to_boxes",
     "objects_to_masks",
+    "over_axes",
     "plain_call",
+    "shorter_lengths",
+    "spatial_axes",
+    "times",
 ]

@@ -34,7 +34,7 @@ class Sample:
     Attributes:
         call: The call, on the CPU.
         label: The true class, or None where it is not known.
-        mask: The pixels of the objects, `(1, H, W)` bool, or None where they are not known.
+        mask: The pixels of the objects, `(1, H, W)` bool, of a volume `(1, D, H, W)`; None where they are not known.
         logits: The logits of the validation pass in which the sample was collected, `(K,)`, or None.
     """
 
@@ -271,9 +271,9 @@ class SampleCollector:
         masked = []
         for sample, position in zip(samples.samples, samples.positions, strict=True):
             objects: Any = self.objects[position : position + 1]
-            if not len(objects):  # a sample without an entry has no object
-                objects = [torch.empty(0, 4)]
-            mask = objects_to_masks(objects, 1, sample.call.images.shape[2:])[0]
+            size = sample.call.images.shape[2:]
+            # a sample without an entry has no object
+            mask = objects_to_masks(objects, 1, size)[0] if len(objects) else torch.zeros(1, *size, dtype=torch.bool)
             masked.append(replace(sample, mask=mask))
         return replace(samples, samples=tuple(masked))
 
@@ -282,7 +282,8 @@ def given_samples(images: Any, labels: Any = None) -> FixedSamples:
     """Return fixed samples of given images, for a model that is called as `model(images)`.
 
     Args:
-        images: `(N, C, H, W)`, as the model takes them.
+        images: `(N, C, H, W)`, as the model takes them; or volumes `(N, C, D, H, W)`; or with their labels signals
+            `(N, C, T)`, which by themselves could be a single image.
         labels: The true classes `(N,)`, or None.
 
     Raises:
@@ -292,8 +293,11 @@ def given_samples(images: Any, labels: Any = None) -> FixedSamples:
         >>> len(given_samples(torch.zeros(2, 3, 8, 8), torch.tensor([1, 0])))
         2
     """
-    if not is_images(images):
-        raise ValueError(f"Expected `samples` to hold images: floating point, (N, C, H, W), got {describe(images)}.")
+    if not is_images(images, (4, 5) if labels is None else (4, 5, 3)):
+        raise ValueError(
+            f"Expected `samples` to hold images: floating point, (N, C, H, W), got {describe(images)}. Volumes are "
+            "(N, C, D, H, W); signals (N, C, T) need their labels beside them, (signals, labels)."
+        )
     if labels is not None and (not is_labels(labels, len(images)) or labels.is_floating_point()):
         raise ValueError(
             f"Expected `samples` to hold one integer class for each of the {len(images)} images, got "
