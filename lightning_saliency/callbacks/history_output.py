@@ -183,4 +183,5 @@ def _recorded(look: Look) -> RecordedLook:
         scalars=dict(look.scalars),
         layers=explanations[0].layers,
         explained=look.target,
+        num_axes=explanations[0].images.dim() - 2,
     )
