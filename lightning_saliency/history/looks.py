@@ -39,7 +39,7 @@ class RecordedSamples:
             is_shape_of_image = image.ndim in (2, 4) or (image.ndim == 3 and image.shape[0] == 3)
             if image.dtype != np.uint8 or not is_shape_of_image or not image.size:
                 raise ValueError(
-                    f"Expected `images` to be (3, H, W) uint8, volumes (1, D, H, W) or (3, D, H, W), or signals (C, T), "
+                    "Expected `images` to be (3, H, W) uint8, volumes (1, D, H, W) or (3, D, H, W), or signals (C, T), "
                     f"got {image.shape} {image.dtype}."
                 )
         if len({image.shape[0] for image in self.images}) > 1:

@@ -25,7 +25,8 @@ from lightning_saliency.attribution import Normalize
 from lightning_saliency.data import find_class_names, find_normalization
 from lightning_saliency.visualization.captions import Names
 from lightning_saliency.visualization.colors import check_alpha, check_colormap
-from lightning_saliency.visualization.images import Channels, to_rgb
+from lightning_saliency.visualization.images import Channels, to_curves, to_rgb
+from lightning_saliency.visualization.views import Volumes
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,10 @@ class Style:
         alpha: Weight of the color in the overlay, in [0, 1].
         normalize: How raw maps become colors: `max` (negative values cut, each map divided by its maximum), `minmax`
             (each map from its minimum to its maximum), `shared` (one scale for all samples: a weak map looks weak).
-        channels: What to show of images with more than three channels: the `first` three, or the `mean`.
+        channels: What to show of images with more than three channels: the `first` three, or the `mean`. Of volumes the
+            first one, of signals the first eight.
+        volumes: How volumes `(N, C, D, H, W)` are shown: `slices`, three that cross where the map is largest; `frames`,
+            a few one after another, as of a video; `auto`: frames where there are three channels, else slices.
         top_k: Of how many classes of each sample, the most probable ones, CAM is shown side by side; 1 for no such
             picture. Default: 1, and 3 for `CAMCallback`.
 
@@ -61,6 +65,7 @@ class Style:
     alpha: float = 0.5
     normalize: Normalize = "max"
     channels: Channels = "first"
+    volumes: Volumes = "auto"
     top_k: int | None = None
 
     def __post_init__(self) -> None:
@@ -75,6 +80,7 @@ class Style:
                 "alpha": check_alpha,
                 "normalize": partial(check_choice, allowed=get_args(Normalize)),
                 "channels": partial(check_choice, allowed=get_args(Channels)),
+                "volumes": partial(check_choice, allowed=get_args(Volumes)),
                 "top_k": optional(check_count),
             },
         )
@@ -91,13 +97,15 @@ def to_pictures(images: Tensor, style: Style, dataset: Any = None) -> Tensor:
     """Turn model inputs back into pictures as a style says; the normalization it leaves open is the data set's.
 
     Args:
-        images: `(N, C, H, W)`, as the model takes them.
+        images: `(N, C, H, W)`, as the model takes them; or volumes `(N, C, D, H, W)`, or signals `(N, C, T)`.
         style: How they look.
         dataset: Where to look for the normalization.
 
     Returns:
-        uint8 `(N, 3, H, W)`, on the CPU.
+        uint8 `(N, 3, H, W)`, on the CPU; see `to_rgb` for volumes, and `to_curves` for signals.
     """
+    if images.dim() == 3:
+        return to_curves(images, style.channels)
     if images.dtype == torch.uint8:  # pixels already, which the model converts itself
         return to_rgb(images / 255, 0.0, 1.0, style.channels)
     mean, std = style.mean, style.std
