@@ -1,8 +1,8 @@
 """The CAM family: weighted sums of the target layer's activation maps.
 
-Symbols: A = activations of the target layer, g = ∂score/∂A, k a channel, ij a position, Z = h·w. With `principal=True`
-    a method shows the first principal component of its weighted maps w_k A_k in place of their sum, which is smoother
-    (Muhammad & Yeasin 2020 do so with A itself).
+Symbols: A = activations of the target layer, g = ∂score/∂A, k a channel, ij a position, Z = h·w; of volumes and signals
+    the positions have three indices or one. With `principal=True` a method shows the first principal component of its
+    weighted maps w_k A_k in place of their sum, which is smoother (Muhammad & Yeasin 2020 do so with A itself).
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency._checks import check_flag
 from lightning_saliency.attribution.method import Method
+from lightning_saliency.data import interpolated, over_axes, spatial_axes
 from lightning_saliency.evidence import Evidence, Need
 
 _LAYER: frozenset[Need] = frozenset({"activations"})
@@ -35,7 +35,8 @@ def cam(evidence: Evidence) -> Tensor:
         >>> cam(Evidence(none, none, none, class_weights=torch.tensor([[3.0, -1.0]]), pooled_activations=A))
         tensor([[[[ 3., -2.]]]])
     """
-    return weighted_sum(required(evidence.class_weights)[:, :, None, None], required(evidence.pooled_activations))
+    A = required(evidence.pooled_activations)
+    return weighted_sum(over_axes(required(evidence.class_weights), A), A)
 
 
 def grad_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
@@ -51,7 +52,7 @@ def grad_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
         tensor([[[[3., 0.]]]])
     """
     g, A = required(evidence.activation_grads), required(evidence.activations)
-    return weighted_sum(g.mean((2, 3), keepdim=True), A, principal).relu()
+    return weighted_sum(g.mean(spatial_axes(g), keepdim=True), A, principal).relu()
 
 
 def grad_cam_plus_plus(evidence: Evidence, *, principal: bool = False) -> Tensor:
@@ -70,9 +71,9 @@ def grad_cam_plus_plus(evidence: Evidence, *, principal: bool = False) -> Tensor
         tensor([[[[0.1250, 0.3750]]]])
     """
     g, A = required(evidence.activation_grads), required(evidence.activations)
-    denominator = 2 + g * A.sum((2, 3), keepdim=True)
+    denominator = 2 + g * A.sum(spatial_axes(A), keepdim=True)
     alpha_relu = torch.where(denominator == 0, 0.0, g.relu() / denominator)
-    return weighted_sum(alpha_relu.sum((2, 3), keepdim=True), A, principal).relu()
+    return weighted_sum(alpha_relu.sum(spatial_axes(A), keepdim=True), A, principal).relu()
 
 
 def hires_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
@@ -109,8 +110,7 @@ def summed_hires_cam(evidence: Evidence) -> Tensor:
     """
     maps = [weighted_sum(gradient, activations).relu() for activations, gradient in evidence.attention_inputs]
     size = max((tuple(one.shape[2:]) for one in maps), key=math.prod)
-    resized = [F.interpolate(one, size, mode="bilinear", align_corners=False) for one in maps]
-    return torch.stack(resized).sum(0)
+    return torch.stack([interpolated(one, size) for one in maps]).sum(0)
 
 
 def layer_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
@@ -141,8 +141,8 @@ def xgrad_cam(evidence: Evidence, *, principal: bool = False) -> Tensor:
         tensor([[[[ 5., 15.]]]])
     """
     g, A = required(evidence.activation_grads), required(evidence.activations)
-    total = A.sum((2, 3), keepdim=True)
-    weights = torch.where(total == 0, 0.0, (g * A).sum((2, 3), keepdim=True) / total)
+    total = A.sum(spatial_axes(A), keepdim=True)
+    weights = torch.where(total == 0, 0.0, (g * A).sum(spatial_axes(A), keepdim=True) / total)
     return weighted_sum(weights, A, principal).relu()
 
 
@@ -172,7 +172,7 @@ def weighted_sum(weights: Tensor, activations: Tensor, principal: bool = False) 
         return _first_component(terms, like=terms.sum(1, keepdim=True))
     if weights.shape == activations.shape:
         return (weights * activations).sum(1, keepdim=True)
-    return torch.einsum("nd,ndhw->nhw", weights[:, :, 0, 0], activations)[:, None]
+    return torch.einsum("nd,nd...->n...", weights.flatten(1), activations)[:, None]
 
 
 def required(tensor: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from lightning_saliency._checks import check_choice, check_count, check_flag, op
 from lightning_saliency.attribution.explanation import Explanation, Fuse, Settings
 from lightning_saliency.attribution.heatmaps import fused, fused_signed
 from lightning_saliency.attribution.methods import METHODS, MethodChoice, parse_methods
-from lightning_saliency.data import Call, make_call
+from lightning_saliency.data import Call, make_call, over_axes
 from lightning_saliency.evidence import (
     TASKS,
     Evidence,
@@ -68,9 +68,11 @@ def explain(
         model: Any module that returns logits: `(N, K)`, or `(N,)` / `(N, 1)` for a binary model, whose class 1 is
             explained by the logit and class 0 by its negative; or a tuple, dict or object that holds them. Or how it is
             run: `Forward(model, output_fn=..., context=...)`.
-        images: `(N, C, H, W)` or one `(C, H, W)`, as the model takes them; moved to its device and precision. Or for a
-            model that takes more than images what it is called with: a pair of positional and keyword arguments,
-            `((image, metadata), {})`, or what `lightning_saliency.data.make_call` returns for them.
+        images: `(N, C, H, W)` or one `(C, H, W)`, as the model takes them; moved to its device and precision. Or
+            volumes and videos `(N, C, D, H, W)`; or signals `(N, C, T)`, which are told from one image by whether the
+            model takes them. Or for a model that takes more than images what it is called with: a pair of positional
+            and keyword arguments, `((image, metadata), {})`, or what `lightning_saliency.data.make_call` returns.
+            Maps have as many spatial axes as the images.
         methods: Keys of `lightning_saliency.METHODS`; or by key options of its function in
             `lightning_saliency.attribution`, such as
             `{"smooth_grad": {"num_samples": 50}, "grad_cam": {"principal": True}, "saliency": {"reduce": "signed"}}`.
@@ -81,7 +83,8 @@ def explain(
             run. Several layers are read from the same pass.
         fuse: How the maps of several layers become one: the `"mean"` or `"max"` of their heatmaps; None for one map per
             layer.
-        flip: Explain the mirrored images too, and take the mean: every pass is run twice, for smoother maps.
+        flip: Explain the images mirrored along their last axis too, and take the mean: every pass is run twice, for
+            smoother maps.
         task: What the model's output means: `"multiclass"` (softmax), `"multilabel"` (each class's sigmoid),
             `"regression"` (values, of which `target` is one, by default the first), `"segmentation"` (scores of pixels,
             `(N, K, H, W)`: a class's mean over its pixels). Default: found, as far as the output's form tells.
@@ -157,7 +160,7 @@ def explain_call(settings: Settings, call: Call, target: ParsedTarget = None) ->
                 chunk = reader.read(call[rows], inputs[rows], classes)
                 if settings.flip:
                     classes = classes if chunk.classes is None else chunk.classes
-                    chunk = _mean_of_mirrored(chunk, reader.read(call[rows], inputs[rows].flip(3), classes))
+                    chunk = _mean_of_mirrored(chunk, reader.read(call[rows], inputs[rows].flip(-1), classes))
                 chunk_explanations.append(chunk)
         return _joined(settings, call, inputs, chunk_explanations)
 
@@ -196,17 +199,34 @@ def parse_images(forward: Forward, images: Any) -> Call:
     if isinstance(images, Call):
         return images
     if isinstance(images, tuple) and len(images) == 2 and isinstance(images[1], Mapping):
-        return make_call(*images)
+        return make_call(*images, signals=True)
     if not isinstance(images, Tensor):
         raise TypeError(f"Expected `images` to be a tensor (N, C, H, W), got {type(images).__name__}.")
-    if images.dim() not in (3, 4) or not images.numel():
-        raise ValueError(f"Expected `images` to be (N, C, H, W) or (C, H, W), got shape {tuple(images.shape)}.")
+    if images.dim() not in (3, 4, 5) or not images.numel():
+        raise ValueError(
+            f"Expected `images` to be (N, C, H, W) or (C, H, W), got shape {tuple(images.shape)}. Volumes are "
+            "(N, C, D, H, W), signals (N, C, T)."
+        )
     if not images.is_floating_point():
         raise TypeError(
             f"Expected `images` to be floating point, as the model takes them, got {images.dtype}. Convert and "
             "normalize them as in training; for a model that converts them itself pass `((images,), {})`."
         )
-    return forward.call_of(images.detach() if images.dim() == 4 else images.detach()[None])
+    batch = forward.call_of(images.detach())
+    if images.dim() > 3:
+        return batch
+    image = forward.call_of(images.detach()[None])
+    return batch if not _takes(forward, image) and _takes(forward, batch) else image
+
+
+def _takes(forward: Forward, call: Call) -> bool:
+    """Whether a run of the model on the first sample of a call succeeds."""
+    with forward.undisturbed() as isolated, torch.no_grad():
+        try:
+            isolated(call[:1])
+        except Exception:  # whatever a model raises where it is called with something else than it takes
+            return False
+    return True
 
 
 def _even_chunk_size(images: Tensor, most: int, target: ParsedTarget) -> int:
@@ -307,7 +327,7 @@ class _Maps(NamedTuple):
 def _nan_without_score(maps: Tensor, scores: Tensor) -> Tensor:
     """Return the maps `(N, c, h, w)`, all NaN for images whose score is not finite, whose gradient may still be."""
     has_score = scores.isfinite()
-    return maps if has_score.all() else maps.masked_fill(~has_score[:, None, None, None], torch.nan)
+    return maps if has_score.all() else maps.masked_fill(over_axes(~has_score, maps), torch.nan)
 
 
 def _parse_layers(model: nn.Module, layer: Layer | Sequence[Layer] | None) -> tuple[TargetLayer, ...]:
@@ -327,13 +347,13 @@ def _parse_layers(model: nn.Module, layer: Layer | Sequence[Layer] | None) -> tu
 
 
 def _mean_of_mirrored(explanation: Explanation, mirrored: Explanation) -> Explanation:
-    """Return the mean of an explanation's maps and of the mirrored images' maps, mirrored back."""
+    """Return the mean of an explanation's maps and of the mirrored images' maps, mirrored back along the last axis."""
 
     def mean_of_each(maps: Mapping[str, Tensor], mirrored_maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {key: (values + mirrored_maps[key].flip(3)) / 2 for key, values in maps.items()}
+        return {key: (values + mirrored_maps[key].flip(-1)) / 2 for key, values in maps.items()}
 
     def mean(maps: Tensor | None, mirrored_maps: Tensor | None) -> Tensor | None:
-        return None if maps is None or mirrored_maps is None else (maps + mirrored_maps.flip(3)) / 2
+        return None if maps is None or mirrored_maps is None else (maps + mirrored_maps.flip(-1)) / 2
 
     return replace(
         explanation,

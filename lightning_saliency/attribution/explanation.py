@@ -85,6 +85,8 @@ class Settings:
 class Explanation:
     """The attributions of a model's scores for N images, with the settings that produced them.
 
+    (H, W) and (h, w) stand for as many spatial axes as the images have: one of signals, three of volumes.
+
     Attributes:
         settings: The methods, the target, the layers and how the model is run.
         call: What the model was called with, on its device.
@@ -212,8 +214,8 @@ class Explanation:
         if self.all_class_weights is None or self.pooled_activations is None:
             raise ValueError("Expected `cam` among the methods, for the maps of several classes: it is not.")
         if classes is None:
-            return torch.einsum("kd,ndhw->nkhw", self.all_class_weights, self.pooled_activations).float()
-        return torch.einsum("nkd,ndhw->nkhw", self.all_class_weights[classes], self.pooled_activations).float()
+            return torch.einsum("kd,nd...->nk...", self.all_class_weights, self.pooled_activations).float()
+        return torch.einsum("nkd,nd...->nk...", self.all_class_weights[classes], self.pooled_activations).float()
 
     def __getitem__(self, rows: slice) -> Explanation:
         """Return the explanation of a slice of the images."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_saliency._checks import Check, check_count, check_number
 from lightning_saliency.attribution.cam_family import required, weighted_sum
 from lightning_saliency.attribution.method import Method
+from lightning_saliency.data import over_axes, spatial_axes
 from lightning_saliency.evidence import Evidence, Need, Passes
 
 _TOLERANCE = 0.01
@@ -93,8 +94,8 @@ def integrated_gradients(evidence: Evidence, passes: Passes, *, steps: int = 32,
     attribution = difference * total
     baseline_evidence = passes.repeat(torch.full_like(evidence.images, baseline), frozenset())
     rise = evidence.scores - baseline_evidence.scores
-    magnitude = attribution.abs().sum((1, 2, 3))
-    gap = (attribution.sum((1, 2, 3)) - rise).abs()
+    magnitude = attribution.abs().flatten(1).sum(1)
+    gap = (attribution.flatten(1).sum(1) - rise).abs()
     error = torch.where(gap == 0, 0.0, gap / magnitude)
     passes.notes["completeness_error"] = error
     if (error > _TOLERANCE).any():
@@ -118,16 +119,16 @@ def smooth_grad_cam_plus_plus(
     """
     moments: list[Tensor] = []
     A = required(evidence.activations)
-    peak = required(evidence.activation_grads).abs().amax((1, 2, 3), keepdim=True)
+    peak = over_axes(required(evidence.activation_grads).abs().flatten(1).amax(1), A)
     peak = torch.where(peak > 0, peak, 1.0)
     for images in _noisy_images(evidence, passes, num_samples, noise, seed):
         g = required(passes.repeat(images, {"activation_grads"}).activation_grads) / peak
         terms = [g / num_samples, g.square() / num_samples, g**3 / num_samples]
         moments = [total + term for total, term in zip(moments, terms, strict=True)] if moments else terms
     first, second, third = moments
-    denominator = 2 * second + third * peak * A.sum((2, 3), keepdim=True)
+    denominator = 2 * second + third * peak * A.sum(spatial_axes(A), keepdim=True)
     alpha = torch.where(denominator == 0, 0.0, second / denominator)
-    return weighted_sum((alpha * first.relu()).sum((2, 3), keepdim=True) * peak, A).relu()
+    return weighted_sum((alpha * first.relu()).sum(spatial_axes(A), keepdim=True) * peak, A).relu()
 
 
 _NOISE: dict[str, Check] = {
@@ -168,7 +169,7 @@ def _noisy_mean(evidence: Evidence, passes: Passes, num_samples: int, noise: flo
 def _noisy_images(evidence: Evidence, passes: Passes, num_samples: int, noise: float, seed: int) -> Iterator[Tensor]:
     """Yield `num_samples` noisy copies of the images."""
     x = evidence.images
-    span = x.amax((1, 2, 3), keepdim=True) - x.amin((1, 2, 3), keepdim=True)
+    span = over_axes(x.flatten(1).amax(1) - x.flatten(1).amin(1), x)
     generator = torch.Generator().manual_seed(seed)
     for _ in passes.steps(range(num_samples), "noisy images"):
         yield x + noise * span * torch.randn(1, *x.shape[1:], generator=generator, device="cpu").to(x)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from lightning_saliency.data import interpolated, over_axes, spatial_axes
 
 Normalize: TypeAlias = Literal["max", "minmax", "shared"]
 """How raw attributions are scaled to heatmaps; see `make_heatmaps`."""
@@ -20,7 +21,7 @@ class Heatmaps:
     """The heatmaps of one method, with the peak of each raw map and the reason why a heatmap is blank.
 
     Attributes:
-        maps: `(N, 1, H, W)` float32 in [0, 1]; a blank one is 0 everywhere.
+        maps: `(N, 1, H, W)` float32 in [0, 1], or of the size of volumes or signals; a blank one is 0 everywhere.
         peaks: The largest positive raw value of each map, `(N,)` float32; 0 where there is none, or where it is blank.
         reasons: Why each map is blank (see `blank_reasons`), or None where it is not.
     """
@@ -37,14 +38,14 @@ def make_heatmaps(attributions: Tensor, size: Sequence[int], normalize: Normaliz
     """Turn raw attributions into heatmaps, with the peak of each and the reason why one is blank.
 
     Args:
-        attributions: `(N, 1, h, w)`, signed or not.
-        size: (H, W) of the images.
+        attributions: `(N, 1, h, w)`, signed or not; of volumes `(N, 1, d, h, w)`, of signals `(N, 1, t)`.
+        size: (H, W) of the images; (D, H, W) of volumes, (T,) of signals.
         normalize: `"max"`: max(raw, 0) / max, each image on its own; `"minmax"`: (raw − min) / (max − min), each image
             on its own, so that a negative map shows too; `"shared"`: max(raw, 0) / the largest value of the whole
             batch, so that a weak map looks weak.
 
     Returns:
-        The heatmaps, upsampled bilinearly to the image.
+        The heatmaps, upsampled bilinearly to the image; of volumes trilinearly, of signals linearly.
 
     Raises:
         ValueError: `normalize` is none of these.
@@ -61,15 +62,15 @@ def make_heatmaps(attributions: Tensor, size: Sequence[int], normalize: Normaliz
     reasons = blank_reasons(attributions, normalize)
     blank = torch.tensor([reason is not None for reason in reasons], dtype=torch.bool)
     if blank.any():
-        raw = raw.masked_fill(blank.to(raw.device)[:, None, None, None], 0.0)
+        raw = raw.masked_fill(over_axes(blank.to(raw.device), raw), 0.0)
     peaks = raw.flatten(1).amax(1).relu()
     # ReLU before upsampling: the other order would let negative neighbors eat into the map
-    raw = raw - raw.amin((2, 3), keepdim=True) if normalize == "minmax" else raw.relu()
-    dims = (0, 1, 2, 3) if normalize == "shared" else (2, 3)
-    maps = _divided_by_max(raw, dims)
+    raw = raw - raw.amin(spatial_axes(raw), keepdim=True) if normalize == "minmax" else raw.relu()
+    axes = tuple(range(raw.dim())) if normalize == "shared" else spatial_axes(raw)
+    maps = _divided_by_max(raw, axes)
     if maps.shape[2:] != tuple(size):
         # divided before, so that tiny values don't underflow, and after: a small map's peak may fall between two pixels
-        maps = _divided_by_max(F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False), dims)
+        maps = _divided_by_max(interpolated(maps, size), axes)
     return Heatmaps(maps, peaks, tuple(reasons))
 
 
@@ -159,6 +160,6 @@ def blank_reasons(attributions: Tensor, normalize: Normalize = "max") -> list[st
     return reasons
 
 
-def _divided_by_max(maps: Tensor, dims: tuple[int, ...]) -> Tensor:
-    peak = maps.amax(dims, keepdim=True)
+def _divided_by_max(maps: Tensor, axes: tuple[int, ...]) -> Tensor:
+    peak = maps.amax(axes, keepdim=True)
     return maps / torch.where(peak > 0, peak, torch.inf)

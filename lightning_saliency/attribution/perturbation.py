@@ -5,15 +5,16 @@ Symbols: A = activations of the target layer, k a channel, x = the input, S = th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency._checks import check_count, check_number, optional
 from lightning_saliency.attribution.cam_family import required, weighted_sum
 from lightning_saliency.attribution.method import Method
+from lightning_saliency.data import interpolated, over_axes, shorter_lengths, spatial_axes
 from lightning_saliency.evidence import Evidence, Need, Passes
 
 
@@ -29,11 +30,11 @@ def score_cam(evidence: Evidence, passes: Passes) -> Tensor:
         passes: Runs one forward for each channel of each image.
     """
     A = required(evidence.activations)
-    masks = F.interpolate(A, evidence.images.shape[2:], mode="bilinear", align_corners=False)
-    masks = masks - masks.amin((2, 3), keepdim=True)
-    peak = masks.amax((2, 3), keepdim=True)
+    masks = interpolated(A, evidence.images.shape[2:])
+    masks = masks - masks.amin(spatial_axes(masks), keepdim=True)
+    peak = masks.amax(spatial_axes(masks), keepdim=True)
     # upsampling leaves rounding noise in a constant channel: tested on A itself
-    is_usable = (peak[:, :, 0, 0] > 0) & (A.amax((2, 3)) > A.amin((2, 3)))
+    is_usable = (peak.flatten(1) > 0) & (A.amax(spatial_axes(A)) > A.amin(spatial_axes(A)))
     masks = torch.where(peak > 0, masks / peak, 0.0)
 
     def masked_scores(row: int, channels: slice) -> Tensor:
@@ -41,7 +42,7 @@ def score_cam(evidence: Evidence, passes: Passes) -> Tensor:
 
     scores = _channel_scores(passes, A, masked_scores, "score_cam").masked_fill(~is_usable, -torch.inf)
     weights = scores.softmax(1).nan_to_num(0.0)  # S(0) is the same for all channels: the softmax does not see it
-    return weighted_sum(weights[:, :, None, None], A).relu()
+    return weighted_sum(over_axes(weights, A), A).relu()
 
 
 def ablation_cam(evidence: Evidence, passes: Passes) -> Tensor:
@@ -58,14 +59,15 @@ def ablation_cam(evidence: Evidence, passes: Passes) -> Tensor:
 
     def ablated_scores(row: int, channels: slice) -> Tensor:
         ablated = torch.arange(A.shape[1], device=A.device)[channels]
-        copies = A[row].repeat(len(ablated), 1, 1, 1)
+        copies = _copies(A[row], len(ablated))
         copies[torch.arange(len(ablated), device=A.device), ablated] = 0
-        return passes.scores(evidence.images[row].expand(len(ablated), -1, -1, -1), row, copies)
+        image = evidence.images[row]
+        return passes.scores(image.expand(len(ablated), *image.shape), row, copies)
 
     scores = _channel_scores(passes, A, ablated_scores, "ablation_cam")
     full_scores = evidence.scores[:, None]
     weights = torch.where(full_scores == 0, 0.0, (full_scores - scores) / full_scores.abs())
-    return weighted_sum(weights[:, :, None, None], A).relu()
+    return weighted_sum(over_axes(weights, A), A).relu()
 
 
 def occlusion(
@@ -79,34 +81,32 @@ def occlusion(
     """Occlusion (Zeiler & Fergus 2014, section 4.2).
 
     A square slides over the image; the map at a pixel is the mean of S(x) − S(x with the square covered) over the
-    squares that cover it, signed; 0 where none does.
+    squares that cover it, signed; 0 where none does. Over a volume slides a cuboid, over a signal a window.
 
     Args:
         evidence: The evidence of the shared pass.
         passes: Runs one forward for each position of the square in each image.
-        size: Side of the square in pixels; an eighth of the image's shorter side by default.
+        size: Side of the square in pixels; an eighth of the image's shorter side by default. In depth, a cuboid is an
+            eighth of the volume's by default: it may be in other units than the slices.
         stride: Step between squares; half of the size by default. The last one ends at the border.
         fill: The value of the covered pixels; 0 is the mean color where the input is normalized.
     """
     x = evidence.images
-    height, width = x.shape[2:]
-    size = min(size or max(min(height, width) // 8, 1), height, width)
-    stride = stride or max(size // 2, 1)
-    corners = [(top, left) for top in _starts(height, size, stride) for left in _starts(width, size, stride)]
-    drops, counts = x.new_zeros(len(x), height, width), x.new_zeros(height, width)
-    for top, left in corners:
-        counts[top : top + size, left : left + size] += 1
+    windows = _windows(x.shape[2:], size, stride)
+    drops, counts = x.new_zeros(len(x), *x.shape[2:]), x.new_zeros(x.shape[2:])
+    for window in windows:
+        counts[window] += 1
     chunks = [
-        (row, corners[start : start + passes.batch_size])
+        (row, windows[start : start + passes.batch_size])
         for row in range(len(x))
-        for start in range(0, len(corners), passes.batch_size)
+        for start in range(0, len(windows), passes.batch_size)
     ]
     for row, chunk in passes.steps(chunks, "occlusion"):
-        covered = x[row].repeat(len(chunk), 1, 1, 1)
-        for copy, (top, left) in zip(covered, chunk, strict=True):
-            copy[:, top : top + size, left : left + size] = fill
-        for drop, (top, left) in zip(evidence.scores[row] - passes.scores(covered, row), chunk, strict=True):
-            drops[row, top : top + size, left : left + size] += drop
+        covered = _copies(x[row], len(chunk))
+        for copy, window in zip(covered, chunk, strict=True):
+            copy[(slice(None), *window)] = fill
+        for drop, window in zip(evidence.scores[row] - passes.scores(covered, row), chunk, strict=True):
+            drops[row][window] += drop
     return (drops / counts.clamp(min=1))[:, None]
 
 
@@ -126,6 +126,20 @@ def _channel_scores(passes: Passes, A: Tensor, scores: Callable[[int, slice], Te
     chunks = [(row, slice(start, start + passes.batch_size)) for row in range(len(A)) for start in starts]
     chunk_scores = [scores(row, channels) for row, channels in passes.steps(chunks, title)]
     return torch.cat(chunk_scores).view(len(A), -1)
+
+
+def _copies(tensor: Tensor, count: int) -> Tensor:
+    """Return so many copies of a tensor, into which one may write."""
+    return tensor.repeat(count, *[1] * tensor.dim())
+
+
+def _windows(image_size: Sequence[int], side: int | None, stride: int | None) -> list[tuple[slice, ...]]:
+    """Return the places of the square, or of the window with as many axes as the image."""
+    axes = []
+    for length, shorter in zip(image_size, shorter_lengths(image_size), strict=True):
+        size = min(side or max(shorter // 8, 1), shorter)
+        axes.append([slice(start, start + size) for start in _starts(length, size, stride or max(size // 2, 1))])
+    return list(product(*axes))
 
 
 def _starts(length: int, size: int, stride: int) -> list[int]:

@@ -6,11 +6,11 @@ gradient at the ReLU's output and X its input, they pass on [X > 0] R, [R > 0] R
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency.attribution.cam_family import grad_cam
 from lightning_saliency.attribution.method import Method
+from lightning_saliency.data import interpolated
 from lightning_saliency.evidence import Evidence, Need, Passes
 
 _MAP: frozenset[Need] = frozenset({"activations", "activation_grads"})
@@ -44,13 +44,13 @@ def deconvnet(evidence: Evidence, passes: Passes) -> Tensor:
 def guided_grad_cam(evidence: Evidence, passes: Passes) -> Tensor:
     """Guided Grad-CAM (Selvaraju et al. 2017, section 3.2).
 
-    Guided backpropagation ⊙ Grad-CAM, upsampled bilinearly to the image.
+    Guided backpropagation ⊙ Grad-CAM, upsampled to the image by interpolation.
 
     Raises:
         ValueError: The model has no ReLU.
     """
     guided = guided_backprop(evidence, passes)
-    return guided * F.interpolate(grad_cam(evidence), guided.shape[2:], mode="bilinear", align_corners=False)
+    return guided * interpolated(grad_cam(evidence), guided.shape[2:])
 
 
 ROWS = {

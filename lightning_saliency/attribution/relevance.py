@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency.attribution.cam_family import required
 from lightning_saliency.attribution.method import Method
+from lightning_saliency.data import averaged
 from lightning_saliency.evidence import Evidence, Need
 
 _RELEVANCE: frozenset[Need] = frozenset({"lrp"})
@@ -38,7 +38,7 @@ def lrp(evidence: Evidence) -> Tensor:
     relevance = (required(evidence.lrp_activations) * required(evidence.lrp_grads)).sum(1, keepdim=True)
     if evidence.tokens is None:
         return relevance
-    pooled = F.adaptive_avg_pool2d(relevance, evidence.tokens.grid)
+    pooled = averaged(relevance, evidence.tokens.grid)
     return pooled * (relevance[0].numel() / pooled[0].numel())
 
 

@@ -188,4 +188,5 @@ def _recorded(look: Look) -> RecordedLook:
         layers=explanations[0].layers,
         explained=look.target,
         task=explanations[0].task.name,
+        num_axes=explanations[0].images.dim() - 2,
     )

@@ -146,12 +146,12 @@ def _candidates(path: Path, tensor: Tensor, batch: Any, images: Tensor, task: Ta
         elif meaning.name == "multilabel":
             rows = find_label_rows(batch, count, width) if width > 1 else None
             yield _Candidate(path, tensor, meaning, rows is not None and bool((rows.sum(1) != 1).any()))
-        elif meaning.name == "segmentation":
+        elif meaning.name == "segmentation" and images.dim() > 3:
             masks = find_label_masks(batch, count)
             is_whole = tensor.shape[-(images.dim() - 2) :] == images.shape[2:] and tensor.shape != images.shape
             if task is not None or masks is not None or is_whole:
                 yield _Candidate(path, tensor, meaning, masks is not None)
-        else:
+        elif meaning.name == "regression":
             values = find_values(batch, count, width) if tensor.dim() < 3 else None
             is_labeled = values is not None and not bool(((values == 0) | (values == 1)).all())
             if task is not None or tensor.shape != images.shape:  # else it is the image again

@@ -25,6 +25,7 @@ from lightning_saliency.data.samples import (
     SampleCollector,
     given_samples,
 )
+from lightning_saliency.data.spatial import averaged, interpolated, over_axes, shorter_lengths, spatial_axes, times
 from lightning_saliency.data.trees import children, describe, mapped
 from lightning_saliency.data.truths import Answer, Truths, find_truths
 
@@ -46,6 +47,7 @@ __all__ = [
     "SampleCollector",
     "Selection",
     "Truths",
+    "averaged",
     "boxes_to_masks",
     "channels_first",
     "children",
@@ -61,6 +63,7 @@ __all__ = [
     "find_truths",
     "find_values",
     "given_samples",
+    "interpolated",
     "is_images",
     "join_calls",
     "like_layout",
@@ -68,7 +71,11 @@ __all__ = [
     "mapped",
     "masks_to_boxes",
     "objects_to_masks",
+    "over_axes",
     "plain_call",
     "read_classes",
+    "shorter_lengths",
+    "spatial_axes",
+    "times",
     "to_unit_range",
 ]

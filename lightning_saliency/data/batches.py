@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,11 +26,14 @@ _SOFT_TOLERANCE = 1e-2
 """How far the probabilities of soft labels may be from 1 in sum, as they may be of half precision."""
 
 
-def find_images(batch: Any) -> Tensor:
+def find_images(batch: Any, *, signals: bool = False) -> Tensor:
     """Return the images of a batch: the first floating-point tensor `(N, C, H, W)`, usual names first.
+
+    Where there is none, volumes `(N, C, D, H, W)` are looked for, and then signals `(N, C, T)`.
 
     Args:
         batch: A tensor, list, tuple, named tuple, mapping or dataclass, also nested.
+        signals: Whether signals are looked for: a tensor of three axes may also be a single image.
 
     Raises:
         ValueError: The batch holds no such tensor.
@@ -40,7 +43,8 @@ def find_images(batch: Any) -> Tensor:
         >>> find_images({"id": torch.arange(2), "x": torch.zeros(2, 3, 8, 8)}).shape
         torch.Size([2, 3, 8, 8])
     """
-    images = _first_images(batch)
+    candidates = (_first_images(batch, num_axes) for num_axes in ((4, 5, 3) if signals else (4, 5)))
+    images = next((images for images in candidates if images is not None), None)
     if images is None:
         raise ValueError(
             f"Expected the batch to hold images: a floating-point tensor (N, C, H, W), got {describe(batch)}."
@@ -230,9 +234,14 @@ def known_classes(labels: Tensor, num_classes: int | None) -> Tensor:
     return (labels >= 0) & (labels < (torch.inf if num_classes is None else max(num_classes, 2)))
 
 
-def is_images(value: Any) -> bool:
-    """Whether a value is a batch of images as models take them: floating point, `(N, C, H, W)`."""
-    return isinstance(value, Tensor) and value.dim() == 4 and value.is_floating_point() and value.numel() > 0
+def is_images(value: Any, num_axes: Collection[int] = (4, 5)) -> bool:
+    """Whether a value is a batch of images `(N, C, H, W)` or volumes `(N, C, D, H, W)`, in floating point.
+
+    Args:
+        value: Any value.
+        num_axes: How many axes it may have; 3 for signals `(N, C, T)`.
+    """
+    return isinstance(value, Tensor) and value.dim() in num_axes and value.is_floating_point() and value.numel() > 0
 
 
 def _are_classes(labels: Tensor, num_classes: int | None) -> bool:
@@ -288,12 +297,12 @@ def _holds_images(value: Any) -> bool:
     return any(_holds_images(entry) for entry in children(value).values())
 
 
-def _first_images(value: Any) -> Tensor | None:
+def _first_images(value: Any, num_axes: int) -> Tensor | None:
     if isinstance(value, Tensor):
-        return value if is_images(value) else None
+        return value if is_images(value, [num_axes]) else None
     entries: Mapping[Any, Any] = children(value)
     for name in sorted(entries, key=lambda name: _IMAGE_NAMES.index(name) if name in _IMAGE_NAMES else 99):
-        images = _first_images(entries[name])
+        images = _first_images(entries[name], num_axes)
         if images is not None:
             return images
     return None

@@ -16,6 +16,10 @@ _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device
 _COLORS = (1, 3, 4)
 """The channels of images that are recognized as channels last: gray, RGB, RGBA."""
 
+_NUM_AXES = (4, 5, 3)
+"""How many axes images `(N, C, H, W)`, volumes `(N, C, D, H, W)` and signals `(N, C, T)` have, in the order in which
+they are looked for."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -23,7 +27,7 @@ class Call:
 
     Attributes:
         arguments: The arguments by position (an int) or by name: any tree of tensors and other values.
-        image: The path of the images: the argument, and the keys that lead from it to the tensor.
+        image: The path of the images, volumes or signals: the argument, and the keys that lead from it to the tensor.
         per_sample: The paths of the values with one row, or in a list or tuple one entry, for each sample; all other
             values are the same for all samples.
     """
@@ -47,7 +51,7 @@ class Call:
 
     @property
     def images(self) -> Tensor:
-        """The images as `(N, C, H, W)`, also where the model takes them channels last."""
+        """The images as `(N, C, H, W)`, also where the model takes them channels last; likewise volumes and signals."""
         return channels_first(self.leaf)
 
     @property
@@ -142,17 +146,21 @@ def plain_call(images: Tensor) -> Call:
     return Call({0: images}, (0,), frozenset({(0,)}))
 
 
-def make_call(args: Sequence[Any] | Tensor, kwargs: Mapping[str, Any], image: str | None = None) -> Call:
+def make_call(
+    args: Sequence[Any] | Tensor, kwargs: Mapping[str, Any], image: str | None = None, *, signals: bool = False
+) -> Call:
     """Return the call of a forward with these arguments, after finding the images among them.
 
     They are the first floating-point tensor `(N, C, H, W)` of more than one pixel, usual names first; where there
-    is none, the first `uint8` one, which the model converts itself.
+    is none, the first `uint8` one, which the model converts itself. Where there are no images, volumes
+    `(N, C, D, H, W)` count in the same way, and then signals `(N, C, T)` in floating point.
 
     Args:
         args: Positional arguments, or a single tensor.
         kwargs: Keyword arguments.
         image: The name of the argument that holds the images, where there are several: keys joined by dots, of which
             the last ones suffice, such as `pixel_values` or `0.image`.
+        signals: Whether signals count: a tensor of three axes may also be a single image, or features.
 
     Raises:
         ValueError: There are no images, or none of this name; the message lists the tensors.
@@ -166,25 +174,33 @@ def make_call(args: Sequence[Any] | Tensor, kwargs: Mapping[str, Any], image: st
     arguments: dict[int | str, Any] = dict(enumerate(args))
     arguments.update(kwargs)
     tensors = {path: value for path, value in leaves(arguments) if isinstance(value, Tensor)}
-    images = {path: value for path, value in tensors.items() if value.dim() == 4 and value.numel()}
-    if image is not None:
-        images = {path: value for path, value in images.items() if f".{dotted(path)}".endswith(f".{image}")}
-    candidates = [path for path, value in images.items() if value.is_floating_point()]
-    candidates = candidates or [path for path, value in images.items() if value.dtype == torch.uint8]
+    named = [path for path in tensors if image is None or f".{dotted(path)}".endswith(f".{image}")]
+    candidates = _image_candidates({path: tensors[path] for path in named}, _NUM_AXES if signals else _NUM_AXES[:2])
     if not candidates:
         listed = ", ".join(f"{dotted(path)}: {describe(value)}" for path, value in tensors.items()) or "no tensor"
         raise ValueError(
             f"Expected the model to be called with images{'' if image is None else f' named {image!r}'}, a "
-            f"floating-point or uint8 tensor (N, C, H, W), got {listed}."
+            f"floating-point or uint8 tensor (N, C, H, W), got {listed}. Volumes (N, C, D, H, W) and "
+            "floating-point signals (N, C, T) count, too."
         )
-    # a tensor (N, C, 1, 1) is no batch of images, if there is a better candidate
-    candidates = [path for path in candidates if images[path][0].numel() > images[path].shape[1]] or candidates
     usual = [path for name in _IMAGE_NAMES for path in candidates if path[-1] == name]
     chosen = (usual or candidates)[0]
-    count = len(images[chosen])
+    count = len(tensors[chosen])
     entries = set(_per_sample_sequences(arguments, count, chosen))
     rows = {path for path, value in leaves(arguments, entries) if isinstance(value, Tensor) and _has_rows(value, count)}
     return Call(arguments, chosen, frozenset(rows | entries))
+
+
+def _image_candidates(tensors: Mapping[Path, Tensor], num_axes: Sequence[int]) -> list[Path]:
+    """Return the paths of the tensors that may be the images: all of one kind, the likeliest that there is."""
+    kinds: list[list[Path]] = []
+    for axes in num_axes:
+        batches = {path: value for path, value in tensors.items() if value.dim() == axes and value.numel()}
+        kinds.append([path for path, value in batches.items() if value.is_floating_point()])
+        kinds.append([path for path, value in batches.items() if value.dtype == torch.uint8 and axes > 3])
+    # a tensor (N, C, 1, 1) is no batch of images, if there is a better candidate
+    larger = [[path for path in paths if tensors[path][0].numel() > tensors[path].shape[1]] for paths in kinds]
+    return next((paths for paths in (*larger, *kinds) if paths), [])
 
 
 def join_calls(calls: Sequence[Call]) -> Call:
@@ -206,18 +222,39 @@ def join_calls(calls: Sequence[Call]) -> Call:
 
 
 def channels_first(images: Tensor) -> Tensor:
-    """Return images as `(N, C, H, W)`; images `(N, H, W, C)` with one, three or four channels are permuted."""
-    return images.permute(0, 3, 1, 2) if _is_channels_last(images) else images
+    """Return images as `(N, C, H, W)`, volumes as `(N, C, D, H, W)` and signals as `(N, C, T)`.
+
+    Images `(N, H, W, C)` and volumes `(N, D, H, W, C)` with one, three or four channels are permuted; so are videos
+    `(N, T, C, H, W)`, and signals `(N, T, C)` with fewer channels than points in time.
+
+    Example:
+        >>> channels_first(torch.zeros(2, 32, 32, 3)).shape, channels_first(torch.zeros(2, 100, 12)).shape
+        (torch.Size([2, 3, 32, 32]), torch.Size([2, 12, 100]))
+    """
+    axis = _channel_axis(images.shape)
+    return images if axis == 1 else images.movedim(axis, 1)
 
 
 def like_layout(images: Tensor, layout: Tensor) -> Tensor:
-    """Return images `(N, C, H, W)` as `(N, H, W, C)` if another tensor of images is channels last."""
-    return images.permute(0, 2, 3, 1) if _is_channels_last(layout) else images
+    """Return images `(N, C, H, W)` with their channels where another tensor of images has them; see `channels_first`.
+
+    Example:
+        >>> like_layout(torch.zeros(2, 3, 32, 32), torch.zeros(1, 32, 32, 3)).shape
+        torch.Size([2, 32, 32, 3])
+    """
+    axis = _channel_axis(layout.shape)
+    return images if axis == 1 else images.movedim(1, axis)
 
 
-def _is_channels_last(images: Tensor) -> bool:
-    height, width, channels = images.shape[1:]
-    return channels in _COLORS and height > max(_COLORS) and width > max(_COLORS)
+def _channel_axis(shape: Sequence[int]) -> int:
+    """Return which axis of a batch of images, volumes or signals has the channels: 1, unless the sizes tell another."""
+    if len(shape) == 3:
+        return 2 if shape[2] < shape[1] else 1
+    for axis in (len(shape) - 1, len(shape) - 3):  # channels last, and the frames of a video first
+        others = [size for other, size in enumerate(shape) if other not in (0, axis)]
+        if shape[axis] in _COLORS and min(others) > max(_COLORS):
+            return axis
+    return 1
 
 
 def _identity(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """Objects in images: boxes, masks of pixels, and the conversion of one to the other.
 
-Boxes are torchvision's (x1, y1, x2, y2) in pixels, where x2 and y2 are the first column and row outside.
+Boxes are torchvision's (x1, y1, x2, y2) in pixels, where x2 and y2 are the first column and row outside. They are of
+images; objects in volumes and signals are given as masks.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import torch
 import torchvision
 from torch import Tensor
 
-from lightning_saliency._checks import OptionError, check_bool, check_shape
+from lightning_saliency._checks import OptionError, check_bool, check_shape, refuse
+from lightning_saliency.data.spatial import times
 from lightning_saliency.data.trees import describe
 
 
@@ -27,7 +29,7 @@ def boxes_to_masks(boxes: Tensor | Sequence[Tensor], size: Sequence[int]) -> Ten
         `(N, 1, H, W)` bool: whether the pixel lies in the image's box, or in one of its boxes.
 
     Raises:
-        ValueError: The boxes are not `(N, 4)`, or one of the tensors is not `(k, 4)`.
+        ValueError: The boxes are not `(N, 4)`, or one of the tensors is not `(k, 4)`; or the size is not of images.
 
     Example:
         >>> boxes_to_masks(torch.tensor([[1, 0, 3, 1]]), (2, 3)).int()
@@ -36,6 +38,8 @@ def boxes_to_masks(boxes: Tensor | Sequence[Tensor], size: Sequence[int]) -> Ten
         >>> boxes_to_masks([torch.tensor([[1, 0, 3, 1], [0, 1, 1, 2]]), torch.empty(0, 4)], (2, 3)).sum((1, 2, 3))
         tensor([3, 0])
     """
+    if len(size) != 2:
+        refuse("size", "(H, W), since boxes are for images only", tuple(size))
     if isinstance(boxes, Tensor):
         check_shape("boxes", boxes, ("N", 4))
         return _filled(boxes, size)
@@ -74,9 +78,10 @@ def objects_to_masks(objects: Any, count: int, size: Sequence[int]) -> Tensor:
 
     Args:
         objects: Boxes `(N, 4)` as (x1, y1, x2, y2) in pixels, x2 and y2 outside; N tensors of boxes `(k, 4)`, for
-            several objects per image; or masks `(N, H, W)` or `(N, 1, H, W)`, not 0 at the pixels of the objects.
+            several objects per image; or masks `(N, H, W)` or `(N, 1, H, W)`, not 0 at the pixels of the objects. Of
+            volumes masks `(N, D, H, W)` or `(N, 1, D, H, W)`, of signals `(N, T)` or `(N, 1, T)`.
         count: N, the number of images.
-        size: (H, W) of the images.
+        size: (H, W) of the images, (D, H, W) of volumes, (T,) of signals.
 
     Returns:
         `(N, 1, H, W)` bool on the CPU.
@@ -89,22 +94,25 @@ def objects_to_masks(objects: Any, count: int, size: Sequence[int]) -> Tensor:
         tensor([[[[0, 1, 1, 0],
                   [0, 0, 0, 0]]]], dtype=torch.int32)
     """
-    height, width = size
-    if isinstance(objects, list | tuple) and len(objects) == count:
-        if all(isinstance(boxes, Tensor) and boxes.dim() == 2 and boxes.shape[1] == 4 for boxes in objects):
-            return boxes_to_masks([boxes.detach().cpu() for boxes in objects], size)
-    elif isinstance(objects, Tensor) and len(objects) == count:
-        objects = objects.detach().cpu()
-        if objects.dim() == 2 and objects.shape[1] == 4:
-            return boxes_to_masks(objects, size)
-        if objects.shape in ((count, height, width), (count, 1, height, width)):
-            present: Tensor = objects != 0
-            return present.view(count, 1, height, width)
+    masks = (count, 1, *size)
+    if isinstance(objects, Tensor) and objects.shape in (masks, (count, *size)):
+        present: Tensor = objects.detach().cpu() != 0
+        return present.view(masks)
+    can_be_boxes = len(size) == 2 and isinstance(objects, Tensor | list | tuple) and len(objects) == count
+    if can_be_boxes and _is_boxes(objects):
+        return boxes_to_masks(objects.detach().cpu(), size)
+    if can_be_boxes and all(map(_is_boxes, objects)):
+        return boxes_to_masks([boxes.detach().cpu() for boxes in objects], size)
+    boxes = f"boxes ({count}, 4), a list of {count} tensors of boxes (k, 4), or " if len(size) == 2 else ""
     raise OptionError(
-        f"Expected `objects` to be, for {count} images of {height}×{width}, boxes ({count}, 4), a list of {count} "
-        f"tensors of boxes (k, 4), or masks ({count}, 1, {height}, {width}), got {describe(objects)}.",
+        f"Expected `objects` to be, for {count} images of {times(size)}, {boxes}masks {masks}, got "
+        f"{describe(objects)}.{'' if boxes else ' Boxes are for images (N, C, H, W) only.'}",
         "samples.objects",
     )
+
+
+def _is_boxes(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 2 and value.shape[1] == 4
 
 
 def _filled(boxes: Tensor, size: Sequence[int]) -> Tensor:

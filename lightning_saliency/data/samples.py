@@ -35,7 +35,7 @@ class Sample:
     Attributes:
         call: The call, on the CPU.
         truth: What is true of it: a class, a set of classes, or values; None where that is not known.
-        mask: The pixels of the objects, `(1, H, W)` bool, or None where they are not known.
+        mask: The pixels of the objects, `(1, H, W)` bool, of a volume `(1, D, H, W)`; None where they are not known.
         logits: The logits of the validation pass in which the sample was collected, `(K,)`, or None.
         pixel_labels: The true class of each pixel, `(H, W)` int64, or None where it is not known.
     """
@@ -286,9 +286,9 @@ class SampleCollector:
         masked = []
         for sample, position in zip(samples.samples, samples.positions, strict=True):
             objects: Any = self.objects[position : position + 1]
-            if not len(objects):  # a sample without an entry has no object
-                objects = [torch.empty(0, 4)]
-            mask = objects_to_masks(objects, 1, sample.call.images.shape[2:])[0]
+            size = sample.call.images.shape[2:]
+            # a sample without an entry has no object
+            mask = objects_to_masks(objects, 1, size)[0] if len(objects) else torch.zeros(1, *size, dtype=torch.bool)
             masked.append(replace(sample, mask=mask))
         return replace(samples, samples=tuple(masked))
 
@@ -297,7 +297,8 @@ def given_samples(images: Any, labels: Any = None) -> FixedSamples:
     """Return fixed samples of given images, for a model that is called as `model(images)`.
 
     Args:
-        images: `(N, C, H, W)`, as the model takes them.
+        images: `(N, C, H, W)`, as the model takes them; or volumes `(N, C, D, H, W)`; or with their labels signals
+            `(N, C, T)`, which by themselves could be a single image.
         labels: The true classes, integers `(N,)` with −1 for an unknown one, or None.
 
     Raises:
@@ -307,8 +308,11 @@ def given_samples(images: Any, labels: Any = None) -> FixedSamples:
         >>> len(given_samples(torch.zeros(2, 3, 8, 8), torch.tensor([1, 0])))
         2
     """
-    if not is_images(images):
-        raise ValueError(f"Expected `samples` to hold images: floating point, (N, C, H, W), got {describe(images)}.")
+    if not is_images(images, (4, 5) if labels is None else (4, 5, 3)):
+        raise ValueError(
+            f"Expected `samples` to hold images: floating point, (N, C, H, W), got {describe(images)}. Volumes are "
+            "(N, C, D, H, W); signals (N, C, T) need their labels beside them, (signals, labels)."
+        )
     is_integer = isinstance(labels, Tensor) and not labels.is_floating_point()
     classes = read_classes(labels, len(images)) if is_integer else None
     if labels is not None and classes is None:

@@ -8,9 +8,11 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency.data import spatial_axes
+
 POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
-    "avg": lambda features: features.mean((2, 3)),
-    "max": lambda features: features.amax((2, 3)),
+    "avg": lambda features: features.mean(spatial_axes(features)),
+    "max": lambda features: features.amax(spatial_axes(features)),
 }
 """Global poolings, `(N, D, h, w)` -> `(N, D)`, behind which `find_class_weights` recognizes a linear layer.
 
@@ -72,7 +74,7 @@ def _linear_layers(model: nn.Module, num_classes: int, depth: int) -> Iterator[t
     """Yield weight and bias of each layer that maps `depth` features to the classes; the last layers first."""
     for module in reversed(list(model.modules())):
         weight = getattr(module, "weight", None)
-        if isinstance(weight, Tensor) and weight.shape in ((num_classes, depth), (num_classes, depth, 1, 1)):
+        if isinstance(weight, Tensor) and weight.shape[:2] == (num_classes, depth) and weight.shape[2:].numel() == 1:
             bias = getattr(module, "bias", None)
             flat = weight.detach().reshape(num_classes, depth)
             yield flat, bias.detach() if isinstance(bias, Tensor) else flat.new_zeros(num_classes)

@@ -12,7 +12,7 @@ from lightning_saliency.evidence.trace import LayerCall, Trace
 
 
 def last_convolutional_map(
-    trace: Trace, size: tuple[int, int] | None = None, *, can_be_cut: bool = False
+    trace: Trace, size: tuple[int, ...] | None = None, *, can_be_cut: bool = False
 ) -> LayerCall | None:
     """Return the call that returned the last convolutional map that the logits depend on; None if there is none.
 
@@ -23,15 +23,16 @@ def last_convolutional_map(
 
     Args:
         trace: The trace of one image.
-        size: (h, w) of the map; None for any size.
+        size: (h, w) of the map, or its size in a model of volumes or signals; None for any.
         can_be_cut: Whether to choose only a map through which every path from the image to the logits goes.
     """
+    num_axes = 2 + len(trace.image_size)
     used = ancestors([trace.logits.grad_fn])
     sizes = {call.node: tuple(call.output.shape[2:]) for call in trace.calls}
 
     def is_candidate(call: LayerCall) -> bool:
         map_size = tuple(call.output.shape[2:])
-        if call.output.dim() != 4 or call.output.shape[2:].numel() < 2 or call.node not in used:
+        if call.output.dim() != num_axes or call.output.shape[2:].numel() < 2 or call.node not in used:
             return False
         if _is_patch_embedding(call) or (size is not None and map_size != size):
             return False
@@ -96,7 +97,8 @@ def _is_convolutional(node: Any, size: tuple[int, ...], sizes: dict[Any, tuple[i
 def _is_patch_embedding(call: LayerCall) -> bool:
     """Whether a single convolution cuts the image into patches that do not overlap."""
     return (
-        isinstance(call.module, nn.Conv2d)
-        and call.module.kernel_size == call.module.stride != (1, 1)
+        isinstance(call.module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        and call.module.kernel_size == call.module.stride
+        and max(call.module.stride) > 1
         and sum("Convolution" in node.name() for node in ancestors([call.node])) == 1
     )

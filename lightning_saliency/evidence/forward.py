@@ -173,7 +173,7 @@ class Forward:
             at_once: The most images that go through the model together.
             run: The function, of how the model is run; it may run twice, so it must have no side effects.
         """
-        is_fast = images.device.type == "cpu" and images.dtype in (torch.float32, torch.bfloat16)
+        is_fast = images.device.type == "cpu" and images.dtype in (torch.float32, torch.bfloat16) and images.dim() == 4
         is_free = self.memory_format == torch.preserve_format
         is_large = at_once * images.shape[2:].numel() >= _CHANNELS_LAST_PIXELS
         if is_free and is_fast and is_large and self.model not in _FAILED_CHANNELS_LAST:
@@ -214,7 +214,7 @@ class _FirstFloatingPoint(TorchFunctionMode):
         self._derived += [value for value in _flat([result]) if isinstance(value, Tensor)]
         if not (isinstance(result, Tensor) and result.is_floating_point()):
             return result
-        if result.dim() != 4 or len(result) != self._count:
+        if result.dim() != self._derived[0].dim() or len(result) != self._count:
             return result
         if self._replacement is None:
             self.images = channels_first(result).detach().clone()  # the model may write into it later

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.data import Call
+from lightning_saliency.data import Call, times
 from lightning_saliency.evidence.convolutional import (
     is_class_scores,
     last_convolutional_map,
@@ -92,7 +92,7 @@ def find_target_layer(
     model: nn.Module | Forward,
     images: Tensor | Call,
     *,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, ...] | None = None,
     can_be_cut: bool = False,
 ) -> TargetLayer:
     """Choose the layer that the CAM family reads, by runs of the first image.
@@ -129,10 +129,10 @@ def find_target_layer(
     with forward.undisturbed() as isolated:
         trace = Trace.of(isolated, call, image)
         found = last_convolutional_map(trace, size, can_be_cut=can_be_cut)
-        map_sizes = {tuple(call.output.shape[2:]) for call in trace.calls if call.output.dim() == 4}
+        map_sizes = {tuple(call.output.shape[2:]) for call in trace.calls if call.output.dim() == image.dim()}
     if found is None:
-        described = ", ".join(f"{height}×{width}" for height, width in sorted(map_sizes, reverse=True))
-        wanted = "" if size is None else f" of {size[0]}×{size[1]} at this image size"
+        described = ", ".join(map(times, sorted(map_sizes, reverse=True)))
+        wanted = "" if size is None else f" of {times(size)} at this image size"
         raise ValueError(
             f"Expected a model with a convolutional map{wanted} where it can be cut, but the run shows no convolutional"
             f" map like this; its maps are {described or 'none'}."
@@ -143,8 +143,8 @@ def find_target_layer(
 def find_layers(model: nn.Module | Forward, images: Tensor | Call) -> Layers:
     """Find which layers of a model the methods read, by runs of the first image.
 
-    A convolutional network without attention costs one forward; another model a backward and four forwards more (see
-    `probe`).
+    A convolutional network without attention costs one forward; another model a backward and four forwards more, five
+    of volumes and three of signals (see `probe`).
 
     Args:
         model: Any model of images that returns logits, or how it is run.
@@ -225,10 +225,10 @@ def _only_pools(earlier: LayerCall, later: LayerCall) -> bool:
 def _may_be_map(shape: Sequence[int], image_size: Sequence[int]) -> bool:
     """Whether a tensor for one image of this shape may be a map of more than one position."""
     if len(shape) == 3:
-        return min(shape[:2]) == 1 and max(shape[:2]) > 1
-    if len(shape) != 4 or shape[0] != 1:
+        return min(shape[:2]) == 1 and max(shape[:2]) > 1 and shape[2] > 1
+    if len(shape) != 2 + len(image_size) or shape[0] != 1:
         return False
-    return any(math.prod(grid) > 1 and has_aspect(grid, image_size) for grid in (shape[2:], shape[1:3]))
+    return any(math.prod(grid) > 1 and has_aspect(grid, image_size) for grid in (shape[2:], shape[1:-1]))
 
 
 @dataclass
@@ -452,7 +452,9 @@ class _Choice:
         return None
 
     def _problem(self) -> str:
-        has_score_maps = any(call.output.dim() == 4 and is_class_scores(self.trace, call) for call in self.trace.calls)
+        num_axes = 2 + len(self.trace.image_size)
+        maps = [call for call in self.trace.calls if call.output.dim() == num_axes]
+        has_score_maps = any(is_class_scores(self.trace, call) for call in maps)
         repeated = sorted(name for name, count in self.trace.counts.items() if count > 1 and name)
         why = "only maps of class scores" if has_score_maps else "no map of more than one position"
         hint = f" Modules that run several times are passed over: {', '.join(repeated[:3])}." if repeated else ""

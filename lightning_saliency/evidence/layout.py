@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Literal, TypeAlias, get_args
 
 from torch import Tensor
 
 from lightning_saliency._checks import OptionError
-from lightning_saliency.data import mapped
+from lightning_saliency.data import mapped, times
 from lightning_saliency.data.trees import Path, at_path
 
 Axes: TypeAlias = Literal["NCHW", "NHWC", "NLD", "LND", "NDL"]
-"""The order of a map's axes: `(N, D, h, w)`, `(N, h, w, D)`, or tokens `(N, L, D)`, `(L, N, D)` and `(N, D, L)`."""
+"""The order of a map's axes: `(N, D, h, w)`, `(N, h, w, D)`, or tokens `(N, L, D)`, `(L, N, D)` and `(N, D, L)`.
 
-_ORDERS: dict[Axes, tuple[int, ...]] = {
-    "NCHW": (0, 2, 3, 1),
-    "NHWC": (0, 1, 2, 3),
-    "NLD": (0, 1, 2),
-    "LND": (1, 0, 2),
-    "NDL": (0, 2, 1),
-}
-"""The axes of each kind of map in the order batch, positions, channels."""
+The first two stand for channels first and last, whatever the number of spatial axes.
+"""
+
+_TOKEN_ORDERS: dict[Axes, tuple[int, ...]] = {"NLD": (0, 1, 2), "LND": (1, 0, 2), "NDL": (0, 2, 1)}
+"""The axes of each kind of sequence in the order batch, positions, channels."""
 
 _ASPECT_TOLERANCE = 0.16
-"""The most by which the logarithms of a map's two strides may differ."""
+"""The most by which the logarithms of a map's last two strides may differ."""
+
+_MOST_ENLARGED = 2
+"""The most positions for one of the image along an axis whose stride is free: padding adds some."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,12 @@ class TokenGrid:
     Attributes:
         prefix: The number of tokens before the patches: class, distillation and register tokens.
         suffix: The number of tokens after them.
-        grid: (h, w): the patches, row by row.
+        grid: (h, w): the patches, row by row; (d, h, w) of a volume, (t,) of a signal.
     """
 
     prefix: int
     suffix: int
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
 
     def __len__(self) -> int:
         return self.prefix + math.prod(self.grid) + self.suffix
@@ -56,11 +58,15 @@ class TokenGrid:
 class Layout:
     """How the output of a layer is read as a feature map `(N, D, h, w)`, for images of any size.
 
+    The map has as many spatial axes as the images: `(N, D, d, h, w)` for volumes, `(N, D, t)` for signals.
+
     Attributes:
         axes: The order of its axes.
         prefix: The number of tokens before the patches: class, distillation and register tokens.
         suffix: The number of tokens after the patches.
         element: The keys that lead to the tensor, where the layer returns a tuple, a dict or an output object.
+        depth_stride: Of tokens of volumes, how many slices or frames there are for each one of the grid, which the
+            number of tokens leaves open; None for the likeliest.
 
     Example:
         >>> import torch
@@ -74,20 +80,21 @@ class Layout:
     prefix: int = 0
     suffix: int = 0
     element: Path = ()
+    depth_stride: float | None = None
 
     @property
     def batch_axis(self) -> int:
         """The axis of the images."""
-        return _ORDERS[self.axes][0]
+        return 1 if self.axes == "LND" else 0
 
     @property
     def is_tokens(self) -> bool:
         """Whether the map is a sequence of tokens."""
-        return len(self.axes) == 3
+        return self.axes in _TOKEN_ORDERS
 
-    def fits(self, shape: Sequence[int]) -> bool:
+    def fits(self, shape: Sequence[int], image_size: Sequence[int]) -> bool:
         """Whether a tensor of this shape has as many axes as the layout."""
-        return len(shape) == len(self.axes)
+        return len(shape) == (3 if self.is_tokens else 2 + len(image_size))
 
     def tensor(self, output: Any) -> Tensor:
         """Return the part of the layer's output that is read."""
@@ -102,8 +109,9 @@ class Layout:
 
     def sequence(self, tensor: Tensor) -> Tensor:
         """Return all positions of the layer's tensor, with the tokens that are no patches: `(N, T, D)`."""
-        ordered = tensor.permute(_ORDERS[self.axes])
-        return ordered if self.is_tokens else ordered.flatten(1, 2)
+        if self.is_tokens:
+            return tensor.permute(_TOKEN_ORDERS[self.axes])
+        return tensor.flatten(2).mT if self.axes == "NCHW" else tensor.flatten(1, -2)
 
     def token_grid(self, shape: Sequence[int], image_size: Sequence[int]) -> TokenGrid:
         """Return which positions of a tensor of this shape are the image's patches.
@@ -111,17 +119,21 @@ class Layout:
         Raises:
             ValueError: The tensor has other axes, or the patches are no grid of the image's aspect.
         """
-        if not self.fits(shape):
-            raise OptionError(f"Expected the target layer to return {self.axes}, got shape {tuple(shape)}.", "layer")
-        positions = [shape[axis] for axis in _ORDERS[self.axes][1:-1]]
+        if not self.fits(shape, image_size):
+            raise OptionError(
+                f"Expected the target layer to return {self.axes}, got shape {tuple(shape)} for images of "
+                f"{times(image_size)}.",
+                "layer",
+            )
         if not self.is_tokens:
-            return TokenGrid(0, 0, (positions[0], positions[1]))
-        count = positions[0] - self.prefix - self.suffix
-        grid = grid_of(count, image_size)
+            return TokenGrid(0, 0, tuple(shape[2:] if self.axes == "NCHW" else shape[1:-1]))
+        length = shape[_TOKEN_ORDERS[self.axes][1]]
+        count = length - self.prefix - self.suffix
+        grid = grid_of(count, image_size, self.depth_stride)
         if grid is None:
             raise OptionError(
-                f"Expected the {positions[0]} tokens of the target layer to be {self.prefix} + a grid of the aspect of "
-                f"the {image_size[0]}×{image_size[1]} images + {self.suffix}, but {count} are none.",
+                f"Expected the {length} tokens of the target layer to be {self.prefix} + a grid of the aspect of "
+                f"the {times(image_size)} images + {self.suffix}, but {count} are none.",
                 "layer",
             )
         return TokenGrid(self.prefix, self.suffix, grid)
@@ -139,8 +151,9 @@ class Layout:
         tokens = self.token_grid(tensor.shape, image_size)
         if self.axes == "NCHW":
             return tensor
-        patches: Tensor = self.sequence(tensor)[:, tokens.patches].unflatten(1, tokens.grid)
-        return patches.permute(0, 3, 1, 2)
+        if self.is_tokens:
+            tensor = self.sequence(tensor)[:, tokens.patches].unflatten(1, tokens.grid)
+        return tensor.movedim(-1, 1)
 
     def write(self, tensor: Tensor, maps: Tensor, image_size: Sequence[int]) -> Tensor:
         """Return a copy of the layer's tensor with another map `(N, D, h, w)`; other tokens stay as they are."""
@@ -149,33 +162,72 @@ class Layout:
         return written
 
 
-def grid_of(count: int, image_size: Sequence[int]) -> tuple[int, int] | None:
+def grid_of(count: int, image_size: Sequence[int], depth_stride: float | None = None) -> tuple[int, ...] | None:
     """Return the grid (h, w) of this many patches whose aspect is nearest to the image's; None if none is near.
+
+    Args:
+        count: The number of patches.
+        image_size: (H, W) of the images, or the size of volumes or signals.
+        depth_stride: See `Layout`.
 
     Example:
         >>> grid_of(196, (224, 224)), grid_of(24, (64, 96)), grid_of(12, (224, 224))
         ((14, 14), (4, 6), None)
+        >>> grid_of(1568, (16, 224, 224), depth_stride=2), grid_of(40, (1000,))
+        ((8, 14, 14), (40,))
     """
-    if count < 1:
-        return None
-    grids = [(count // width, width) for width in range(1, count + 1) if count % width == 0]
-    grid = min(grids, key=lambda grid: _aspect_error(grid, image_size))
-    return grid if has_aspect(grid, image_size) else None
+    grids = grids_of(count, tuple(image_size))
+    if depth_stride is not None:
+        grids = tuple(sorted(grids, key=lambda grid: abs(math.log(image_size[0] / grid[0] / depth_stride))))
+    return next(iter(grids), None)
+
+
+@lru_cache(maxsize=1024)  # the tokens of most layers are as many
+def grids_of(count: int, image_size: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Return the grids of this many patches that images of this size may be cut into, the likeliest first.
+
+    Of images and signals there is one at most that is likely; of volumes, whose depth has a stride of its own, several.
+
+    Example:
+        >>> grids_of(16, (8, 32, 32))
+        ((1, 4, 4), (4, 2, 2), (16, 1, 1))
+    """
+    grids = [grid for grid in _factorizations(count, len(image_size)) if has_aspect(grid, image_size)]
+    return tuple(sorted(grids, key=lambda grid: _unevenness(grid, image_size)))
+
+
+def _factorizations(count: int, num_factors: int) -> Iterator[tuple[int, ...]]:
+    """Yield the ways in which a number is a product of so many factors, in their order."""
+    if num_factors == 1:
+        yield from [(count,)] if count > 0 else []
+        return
+    for first in range(1, count + 1):
+        if count % first == 0:
+            yield from ((first, *others) for others in _factorizations(count // first, num_factors - 1))
 
 
 def has_aspect(grid: Sequence[int], image_size: Sequence[int]) -> bool:
-    """Whether a grid has the image's aspect, but for the rounding of its size to whole strides."""
-    if _aspect_error(grid, image_size) < _ASPECT_TOLERANCE:
+    """Whether a grid has the image's aspect, but for the rounding of its size to whole strides.
+
+    The last two axes have one stride. The depth of a volume and the time of a video have one of their own, which is
+    free; so is that of a signal.
+    """
+    num_free = len(image_size) - 2 if len(image_size) > 1 else 1
+    if any(length > _MOST_ENLARGED * whole for length, whole in zip(grid[:num_free], image_size, strict=False)):
+        return False
+    plane, plane_size = tuple(grid[num_free:]), tuple(image_size[num_free:])
+    if _unevenness(plane, plane_size) < _ASPECT_TOLERANCE:
         return True
-    strides = range(1, max(image_size) + 1)
-    down = (tuple(length // stride for length in image_size) for stride in strides)
-    up = (tuple(-(-length // stride) for length in image_size) for stride in strides)
-    return tuple(grid) in {*down, *up}
+    strides = range(1, max(plane_size) + 1)
+    down = (tuple(length // stride for length in plane_size) for stride in strides)
+    up = (tuple(-(-length // stride) for length in plane_size) for stride in strides)
+    return plane in {*down, *up}
 
 
-def _aspect_error(grid: Sequence[int], image_size: Sequence[int]) -> float:
-    """Return by how much the logarithms of a grid's two strides differ."""
-    return abs(math.log(image_size[0] / grid[0]) - math.log(image_size[1] / grid[1]))
+def _unevenness(grid: Sequence[int], image_size: Sequence[int]) -> float:
+    """Return by how much the logarithms of a grid's strides differ, in all."""
+    strides = [math.log(whole / length) for length, whole in zip(grid, image_size, strict=True)]
+    return sum(abs(stride - other) for stride, other in pairwise(strides))
 
 
 def plain_layout(shape: Sequence[int], image_size: Sequence[int]) -> Layout | None:
@@ -187,9 +239,18 @@ def plain_layout(shape: Sequence[int], image_size: Sequence[int]) -> Layout | No
         >>> plain_layout((2, 7, 7, 7), (224, 224)) is None
         True
     """
-    if len(shape) != 4:
+    if not Layout().fits(shape, image_size):
         return None
-    last, middle = has_aspect(shape[2:], image_size), has_aspect(shape[1:3], image_size)
+    last = has_aspect(shape[2:], image_size)
+    middle = has_aspect(shape[1:-1], image_size) and shape[-1] > 1  # else it is a pooled map, (N, D, 1, 1)
     if last and middle:
         return None
     return Layout("NHWC") if middle else Layout("NCHW")
+
+
+def different_axes(image_size: Sequence[int]) -> tuple[Axes, ...]:
+    """Return the orders of axes that a tensor may have, each way to read it once.
+
+    Of signals, a map `(N, t, D)` is a sequence of tokens, and tokens `(N, D, L)` are a map.
+    """
+    return ("NCHW", "NLD", "LND") if len(image_size) == 1 else get_args(Axes)

@@ -162,7 +162,9 @@ def _is_likely(task: Task, tensor: Tensor, like: Tensor | None) -> bool:
     """Whether an output of a task's form has its usual size too: as many pixels as the images, where it is maps."""
     if task.name != "segmentation":
         return True
-    return like is not None and tensor.shape[2 - (tensor.dim() < like.dim()) :] == like.shape[2:]
+    if like is None or like.dim() == 3:  # of signals, scores of each time cannot be told from one map of an image
+        return False
+    return tensor.shape[2 - (tensor.dim() < like.dim()) :] == like.shape[2:]
 
 
 def _read(task: Task, tensor: Tensor) -> Reading:

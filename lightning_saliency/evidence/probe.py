@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency.data import Call
+from lightning_saliency.data import Call, spatial_axes
 from lightning_saliency.data.trees import Path
 from lightning_saliency.evidence.forward import Forward
-from lightning_saliency.evidence.layout import Axes, Layout, grid_of, has_aspect
+from lightning_saliency.evidence.layout import Axes, Layout, TokenGrid, different_axes, grids_of, has_aspect
 from lightning_saliency.evidence.trace import Site, hooked
 
 _TOKEN_AXES: tuple[Axes, ...] = ("NLD", "LND")
@@ -42,9 +42,10 @@ def probe(forward: Forward, call: Call, images: Tensor, shapes: Mapping[Site, Se
     """Find how the outputs of a model's layers are read as maps, from numbers alone.
 
     The model is run, without a graph, on four images: x, another one y, x with y's upper half, and x with y's left
-    half. The batch's axis is the one whose size is that of the batch. Tokens that are the same for x and y, where a
+    half; on five volumes, and on three signals: x, y, and x with y's first half along each of the spatial axes. The
+    batch's axis is the one whose size is that of the batch. Tokens that are the same for x and y, where a
     sequence of their number is first seen, are no patches (class, distillation and register tokens); the others must
-    be a grid of the image's aspect. Where a shape can be read in two ways, the one is chosen in which the upper
+    be a grid of the image's aspect. Where a shape can be read in several ways, the one is chosen in which the upper
     half of the map answers to the upper half of the image, and the left to the left.
 
     To be called inside `Forward.undisturbed`.
@@ -59,15 +60,13 @@ def probe(forward: Forward, call: Call, images: Tensor, shapes: Mapping[Site, Se
         The layouts of those that are maps, and how far each answers to the image's halves where the image does.
     """
     other = _another_image(images)
-    upper, left = images.clone(), images.clone()
-    upper[:, :, : images.shape[2] // 2] = other[:, :, : images.shape[2] // 2]
-    left[:, :, :, : images.shape[3] // 2] = other[:, :, :, : images.shape[3] // 2]
+    changed = torch.cat([images, other, *(_with_first_half(images, other, axis) for axis in spatial_axes(images))])
     reader = _Reader(images.shape[2:], shapes)
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it runs a transformer's layers without calling their modules
     try:
         with torch.no_grad(), hooked(forward.model, reader.before, reader.after):
-            forward(call[[0, 0, 0, 0]], torch.cat([images, other, upper, left]))
+            forward(call[[0] * len(changed)], changed)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
     return Probed(reader.layouts, reader.orders)
@@ -81,6 +80,12 @@ def _another_image(images: Tensor) -> Tensor:
     return low + noise * torch.where(high > low, high - low, 1.0)
 
 
+def _with_first_half(images: Tensor, other: Tensor, axis: int) -> Tensor:
+    """Return the images with the first half of others along an axis."""
+    half = images.shape[axis] // 2
+    return torch.cat([other.narrow(axis, 0, half), images.narrow(axis, half, images.shape[axis] - half)], axis)
+
+
 @dataclass
 class _Reader:
     """Reads each tensor of the run as soon as its module returns it, so that none is kept."""
@@ -89,9 +94,15 @@ class _Reader:
     shapes: Mapping[Site, Sequence[int]]
     layouts: dict[Site, Layout] = field(default_factory=dict)
     orders: dict[Site, float] = field(default_factory=dict)
-    extra_tokens: dict[int, tuple[int, int]] = field(default_factory=dict)  # by the length of the sequence
+    tokens: dict[int, TokenGrid] = field(default_factory=dict)  # by the length of the sequence
+    seen: set[Any] = field(default_factory=set)  # of a signal's maps the lengths, and the axes by the shapes
     counts: Counter[str] = field(default_factory=Counter)
     open: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def num_images(self) -> int:
+        """The number of images in the run."""
+        return 2 + len(self.image_size)
 
     def before(self, name: str, module: nn.Module, inputs: Iterable[Tensor]) -> None:
         self.open.append((name, self.counts[name]))
@@ -99,8 +110,8 @@ class _Reader:
         for tensor in inputs:
             if tensor.dim() == 3 and tensor.is_floating_point():
                 for axes in _TOKEN_AXES:
-                    if tensor.shape[Layout(axes).batch_axis] == 4:
-                        self._find_extra_tokens(Layout(axes).sequence(tensor))
+                    if tensor.shape[Layout(axes).batch_axis] == self.num_images:
+                        self._find_tokens(Layout(axes).sequence(tensor))
 
     def after(self, name: str, module: nn.Module, outputs: Mapping[Path, Tensor]) -> None:
         name, count = self.open.pop()
@@ -112,58 +123,81 @@ class _Reader:
                     self.layouts[name, count, path], self.orders[name, count, path] = layout, order
 
     def _read(self, tensor: Tensor, single: Sequence[int], path: Path) -> tuple[float, Layout | None]:
-        """Return order and layout of a tensor of the four images; `single` is its shape for the first alone."""
+        """Return order and layout of a tensor of all the images; `single` is its shape for the first alone."""
         readings: list[tuple[float, Layout]] = []
-        for axes in get_args(Axes):
+        for axes in different_axes(self.image_size):
             batch = Layout(axes).batch_axis
-            if tensor.dim() != len(axes) or tuple(tensor.shape) != (*single[:batch], 4, *single[batch + 1 :]):
+            if not Layout(axes).fits(tensor.shape, self.image_size) or single[batch] != 1:
                 continue
-            if single[batch] != 1:
+            if tuple(tensor.shape) != (*single[:batch], self.num_images, *single[batch + 1 :]):
                 continue
             layout = self._layout(tensor, axes, path)
             if layout is not None:
-                readings.append((_order(layout.read(tensor, self.image_size)), layout))
+                maps = layout.read(tensor, self.image_size)
+                # any axis of a signal's map may be time: it is likely that of maps of this shape, or of this length
+                earlier = (layout.axes, tuple(single)), maps.shape[2:].numel()
+                readings.append((_order(maps) + _UNUSUAL * sum(map(self.seen.__contains__, earlier)), layout))
         likely = [reading for reading in readings if reading[1].axes != "NDL" or reading[0] > _UNUSUAL]
-        return max(likely, key=lambda reading: reading[0]) if likely else (0.0, None)
+        if not likely:
+            return 0.0, None
+        order, best = max(likely, key=lambda reading: reading[0])
+        if len(self.image_size) == 1:
+            self.seen |= {(best.axes, tuple(single)), *best.token_grid(tensor.shape, self.image_size).grid}
+        return order, best
 
     def _layout(self, tensor: Tensor, axes: Axes, path: Path) -> Layout | None:
         layout = Layout(axes, element=path)
         if not layout.is_tokens:
             grid = layout.token_grid(tensor.shape, self.image_size).grid
-            return layout if min(grid) > 0 and max(grid) > 1 and has_aspect(grid, self.image_size) else None
+            is_vector = tensor.dim() == 3 and tensor.shape[1] == 1  # pooled, (N, 1, D): no signal's map of one channel
+            is_map = min(grid) > 0 and max(grid) > 1 and has_aspect(grid, self.image_size) and not is_vector
+            return layout if is_map else None
         sequence = layout.sequence(tensor)
         if axes in _TOKEN_AXES:
-            self._find_extra_tokens(sequence)
-        prefix, suffix = self.extra_tokens.get(sequence.shape[1], (0, 0))
-        patches = grid_of(sequence.shape[1] - prefix - suffix, self.image_size)
-        return None if patches is None or max(patches) < 2 else Layout(axes, prefix, suffix, path)
+            self._find_tokens(sequence)
+        tokens = self.tokens.get(sequence.shape[1]) or self._likeliest_grid(sequence, 0, 0)
+        if tokens is None or max(tokens.grid) < 2:
+            return None
+        stride = self.image_size[0] / tokens.grid[0] if len(tokens.grid) > 2 else None
+        return Layout(axes, tokens.prefix, tokens.suffix, path, stride)
 
-    def _find_extra_tokens(self, sequence: Tensor) -> None:
-        """Remember which tokens are no patches, where a sequence `(4, T, D)` of this length is first seen."""
+    def _find_tokens(self, sequence: Tensor) -> None:
+        """Remember which tokens are the patches, where a sequence `(4, T, D)` of this length is first seen."""
         length = sequence.shape[1]
-        if length in self.extra_tokens or length < 2:
+        if length in self.tokens or length < 2:
             return
         change = (sequence[0] - sequence[1]).float().abs().mean(1)
         is_patch = (change > _UNCHANGED * change.median()).tolist()
         if not any(is_patch) or not bool(change.isfinite().all()):
             return
-        prefix, suffix = is_patch.index(True), is_patch[::-1].index(True)
+        extra = (is_patch.index(True), is_patch[::-1].index(True))
         # where every token depends on the image already: as many as other sequences have
-        known = [(prefix, suffix), *(self.extra_tokens.values() if all(is_patch) else ())]
-        for extra in known:
-            if grid_of(length - sum(extra), self.image_size) is not None:
-                self.extra_tokens[length] = extra
+        others = [(other.prefix, other.suffix) for other in self.tokens.values()] if all(is_patch) else []
+        for prefix, suffix in (extra, *others):
+            tokens = self._likeliest_grid(sequence, prefix, suffix)
+            if tokens is not None:
+                self.tokens[length] = tokens
                 return
+
+    def _likeliest_grid(self, sequence: Tensor, prefix: int, suffix: int) -> TokenGrid | None:
+        """Return the grid of the patches, of several possible ones that whose halves answer to the image's best."""
+        patches = sequence[:, prefix : sequence.shape[1] - suffix]
+        grids = grids_of(patches.shape[1], tuple(self.image_size))
+        if not grids:
+            return None
+        answers = [_order(patches.unflatten(1, grid).movedim(-1, 1)) for grid in grids] if len(grids) > 1 else [0.0]
+        return TokenGrid(prefix, suffix, grids[answers.index(max(answers))])
 
 
 def _order(maps: Tensor) -> float:
     """Return how far the halves of the map `(4, D, h, w)` answer to those of the image: 1 for them alone, 0 for all."""
     values = maps.float()
-    height, width = (values.shape[2] + 1) // 2, (values.shape[3] + 1) // 2
-    upper, left = ((values[0] - values[row]).abs().mean(0) for row in (2, 3))
 
-    def contrast(inside: Tensor, outside: Tensor) -> float:
+    def contrast(axis: int) -> float:
+        change = (values[0] - values[2 + axis]).abs().mean(0)
+        inside, outside = change.tensor_split([(change.shape[axis] + 1) // 2], axis)
         total = inside.mean() + outside.mean()
-        return float((inside.mean() - outside.mean()) / total) if outside.numel() and total > 0 else 0.0
+        return float((inside.mean() - outside.mean()) / total) if total > 0 else 0.0
 
-    return min(contrast(upper[:height], upper[height:]), contrast(left[:, :width], left[:, width:]))
+    # an axis of one position has no halves
+    return min((contrast(axis) for axis in range(values.dim() - 2) if values.shape[2 + axis] > 1), default=0.0)

@@ -48,7 +48,8 @@ _ATTENTION_PARTS: dict[Need, AttentionPart] = {"attention_relevance": "relevance
 class Evidence:
     """The tensors of one pass over N images, from which a method computes its attributions.
 
-    All tensors are detached; half precision is widened to float32. Those that no method asked for are None.
+    All tensors are detached; half precision is widened to float32. Those that no method asked for are None. (H, W) and
+    (h, w) stand for as many spatial axes as the images have: one of signals, three of volumes.
 
     Attributes:
         images: The model's input `(N, C, H, W)`.

@@ -42,7 +42,7 @@ class Tap:
     Args:
         model: The model that holds the layer, which is run inside this context.
         layer: The layer.
-        images_shape: (N, C, H, W) of the images.
+        images_shape: (N, C, H, W) of the images; likewise of volumes or signals.
         starts_graph: Whether the autograd graph begins at this layer, if it has not begun before.
         replacement: The map `(N, D, h, w)` with which the model continues in place of the layer's.
     """

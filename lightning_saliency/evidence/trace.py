@@ -116,7 +116,7 @@ class Trace:
     Attributes:
         logits: `(1, K)`, with their graph.
         image: The autograd node of the image.
-        image_size: (H, W) of the image.
+        image_size: (H, W) of the image, or the size of a volume or signal.
         calls: The tensors that modules have returned, in the order in which the calls ended.
         attentions: The attentions that the logits depend on, in their order.
         counts: How often each module was called.
@@ -124,7 +124,7 @@ class Trace:
 
     logits: Tensor
     image: Any
-    image_size: tuple[int, int]
+    image_size: tuple[int, ...]
     calls: list[LayerCall] = field(default_factory=list)
     attentions: list[AttentionCall] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -138,7 +138,7 @@ class Trace:
             logits = forward(call, image)
         used = ancestors([logits.grad_fn])
         attentions = [attention for attention in recorder.attentions if attention.node in used]
-        size = (image.shape[2], image.shape[3])
+        size = tuple(image.shape[2:])
         return cls(logits, image.grad_fn, size, recorder.calls, attentions, recorder.counts)
 
     def same_map(self, node: Any) -> list[LayerCall]:

@@ -5,8 +5,9 @@ A record is a folder of plain files beside the event file, `saliency.record/`: `
 
 In `samples.npz`: `images/<H>x<W>`, `(n, 3, H, W)` uint8, one array for each size. In a look's file:
 `maps/<method>/<h>x<w>`, `(n, h, w)` uint8, one array for each shape; `ranges/<method>`, `(n, 2)` float32, what the
-levels 0 and 255 stand for; `logits`, `(n, K)` float32. In each file `about` holds all else as JSON in UTF-8, which of
-the samples has which size among it. It is read without the others.
+levels 0 and 255 stand for; `logits`, `(n, K)` float32. Volumes have three lengths in place of two, and one or three
+channels; signals have one length, and as many channels as are shown. In each file `about` holds all else as JSON in
+UTF-8, which of the samples has which size among it. It is read without the others.
 
 The rules:
 

@@ -35,12 +35,12 @@ def values(about: Mapping[str, Any], key: str, *types: type[_Value]) -> tuple[_V
     return tuple(_typed(item, key, types) for item in value(about, key, list))
 
 
-def sizes(about: Mapping[str, Any], key: str) -> tuple[tuple[int, int], ...]:
-    """Return a list of heights and widths."""
-    pairs = values(about, key, list)
-    if any(len(pair) != 2 or type(side) is not int or side < 1 for pair in pairs for side in pair):
-        raise ValueError(f"{key!r} should be pairs of height and width")
-    return tuple((height, width) for height, width in pairs)
+def sizes(about: Mapping[str, Any], key: str) -> tuple[tuple[int, ...], ...]:
+    """Return a list of sizes: heights and widths, or the one length of signals, or the three of volumes."""
+    lists = values(about, key, list)
+    if any(len(size) not in (1, 2, 3) or type(side) is not int or side < 1 for size in lists for side in size or [0]):
+        raise ValueError(f"{key!r} should be lists of one to three lengths")
+    return tuple(map(tuple, lists))
 
 
 def answers(about: Mapping[str, Any], key: str) -> tuple[Answer | None, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ _BEFORE_TRAINING = "before-training-step={step:010}.npz"
 _IN_EPOCH = "epoch={epoch:06}-step={step:010}.npz"
 _LOOK = re.compile(r"(?:before-training|epoch=[0-9]{6,})-step=[0-9]{10,}\.npz")
 
-Size = tuple[int, int]
+Size = tuple[int, ...]
+"""Height and width of an image or a map; the one length of signals, and the three of volumes."""
+
 Sizes = Mapping[int, Size]
-"""By position, the height and width of a sample's image."""
+"""By position, the size of a sample's image."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,12 @@ class SamplesHeader:
 
     Attributes:
         run: The run.
-        sizes: By position, the height and width of the image.
+        channels: The number of channels of each image.
+        sizes: By position, the size of the image.
     """
 
     run: str
+    channels: int
     sizes: Sizes
 
 
@@ -80,14 +85,15 @@ def is_look_name(name: str) -> bool:
 
 def pack_samples(samples: RecordedSamples, run: str) -> bytes:
     """Return the bytes of `samples.npz`."""
-    sizes = [(image.shape[1], image.shape[2]) for image in samples.images]
-    _check_images(sizes)
+    channels, sizes = samples.images[0].shape[0], list(samples.sizes.values())
+    _check_images(channels, sizes)
     description = {
         "format": about.FORMAT,
         "run": run,
         "positions": [int(position) for position in samples.positions],
         "labels": [about.answer_to_json(label) for label in samples.labels],
         "class_names": None if samples.class_names is None else [str(name) for name in samples.class_names],
+        "channels": channels,
         "sizes": sizes,
     }
     places_by_size = _places_by_size(sizes).items()
@@ -98,18 +104,18 @@ def pack_samples(samples: RecordedSamples, run: str) -> bytes:
 def read_samples_header(archive: Archive) -> SamplesHeader:
     """Return the small parts of the samples, after checking that the file can hold nothing else than samples."""
     about.check_format(archive.about)
-    sizes = about.sizes(archive.about, "sizes")
-    _check_images(sizes)
-    archive.check(_samples_layout(sizes))
+    channels, sizes = about.value(archive.about, "channels", int), about.sizes(archive.about, "sizes")
+    _check_images(channels, sizes)
+    archive.check(_samples_layout(channels, sizes))
     positions = about.values(archive.about, "positions", int)
-    return SamplesHeader(about.value(archive.about, "run", str), dict(zip(positions, sizes, strict=True)))
+    return SamplesHeader(about.value(archive.about, "run", str), channels, dict(zip(positions, sizes, strict=True)))
 
 
 def read_samples(archive: Archive) -> RecordedSamples:
     """Return the samples."""
     header = read_samples_header(archive)
     sizes = tuple(header.sizes.values())
-    layout = _samples_layout(sizes)
+    layout = _samples_layout(header.channels, sizes)
     images: list[Any] = [None] * len(sizes)
     for size, places in _places_by_size(sizes).items():
         for place, image in zip(places, archive.read(_images(size), *layout[_images(size)]), strict=True):
@@ -130,7 +136,7 @@ def pack_look(look: RecordedLook, run: str, attempt: int, sizes: Sizes) -> bytes
         look: The look.
         run: Which run it is of.
         attempt: How often the run had been resumed.
-        sizes: By position, the height and width of a sample's image.
+        sizes: By position, the size of a sample's image.
     """
     shapes = look.shapes
     _check_maps(look.positions, shapes, look.num_classes, sizes)
@@ -168,7 +174,7 @@ def read_look_header(archive: Archive, name: str, sizes: Sizes) -> LookHeader:
     Args:
         archive: The file.
         name: The file's name, which must be that of the look in it.
-        sizes: By position, the height and width of a sample's image, as far as they are known.
+        sizes: By position, the size of a sample's image, as far as it is known.
     """
     summary = read_look_summary(archive, name, sizes)
     run, attempt = about.value(archive.about, "run", str), about.value(archive.about, "attempt", int)
@@ -206,7 +212,8 @@ def read_look(archive: Archive, name: str, sizes: Sizes) -> RecordedLook:
                 maps[place] = restored
         attributions[method] = tuple(maps)
     logits = archive.read("logits", *layout["logits"]).astype(np.float32, copy=False)
-    return RecordedLook(**_facts(archive.about), attributions=attributions, logits=logits)
+    num_axes = max((maps[0].ndim for maps in attributions.values()), default=2)
+    return RecordedLook(**_facts(archive.about), attributions=attributions, logits=logits, num_axes=num_axes)
 
 
 def _facts(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,8 +247,8 @@ def _methods(description: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {method: about.value(methods, method, dict) for method in methods}
 
 
-def _samples_layout(sizes: Sequence[Size]) -> Layout:
-    return {_images(size): ("|u1", (len(places), 3, *size)) for size, places in _places_by_size(sizes).items()}
+def _samples_layout(channels: int, sizes: Sequence[Size]) -> Layout:
+    return {_images(size): ("|u1", (len(places), channels, *size)) for size, places in _places_by_size(sizes).items()}
 
 
 def _look_layout(look: LookSummary) -> Layout:
@@ -254,11 +261,11 @@ def _look_layout(look: LookSummary) -> Layout:
 
 
 def _images(size: Size) -> str:
-    return f"images/{size[0]}x{size[1]}"
+    return f"images/{'x'.join(map(str, size))}"
 
 
 def _maps(method: str, size: Size) -> str:
-    return f"maps/{method}/{size[0]}x{size[1]}"
+    return f"maps/{method}/{'x'.join(map(str, size))}"
 
 
 def _ranges(method: str) -> str:
@@ -273,8 +280,10 @@ def _places_by_size(sizes: Iterable[Size]) -> dict[Size, list[int]]:
     return groups
 
 
-def _check_images(sizes: Sequence[Size]) -> None:
-    count = sum(3 * height * width for height, width in sizes)
+def _check_images(channels: int, sizes: Sequence[Size]) -> None:
+    if channels < 1:
+        raise ValueError(f"Expected the number of channels to be at least 1, got {channels}.")
+    count = channels * sum(map(math.prod, sizes))
     if count > MAX_VALUES:
         raise ValueError(f"Expected images of at most {MAX_VALUES} values in all, got {count}.")
 
@@ -283,14 +292,14 @@ def _check_maps(positions: Sequence[int], shapes: Mapping[str, Sequence[Size]], 
     """Raise unless these are shapes that the maps and logits of a look can have."""
     if num_classes < 0:
         raise ValueError(f"Expected the number of classes to be at least 0, got {num_classes}.")
-    count = num_classes * len(positions) + sum(height * width for of in shapes.values() for height, width in of)
+    count = num_classes * len(positions) + sum(math.prod(shape) for of in shapes.values() for shape in of)
     if count > MAX_VALUES:
         raise ValueError(f"Expected maps and logits of at most {MAX_VALUES} values in all, got {count}.")
     for method, of in shapes.items():
         for position, shape in zip(positions, of, strict=True):
             # a model that enlarges small images has maps that are larger than they are
             largest = tuple(max(4 * side, 1024) for side in sizes.get(position, shape))
-            if shape[0] > largest[0] or shape[1] > largest[1]:
+            if len(shape) != len(largest) or any(side > most for side, most in zip(shape, largest, strict=True)):
                 raise ValueError(
                     f"Expected a map of sample {position} to be at most {largest}, since its image is "
                     f"{sizes[position]}, got {shape} for {method!r}."

@@ -12,7 +12,7 @@ def quantize(maps: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.float32]
     """Round each map to 256 levels between its minimum and its maximum.
 
     Args:
-        maps: `(n, h, w)`, rounded to float32 first.
+        maps: `(n, h, w)`, or with another number of axes; rounded to float32 first.
 
     Returns:
         The levels, `(n, h, w)` uint8, and the minimum and maximum of each map, `(n, 2)` float32. A map that is not
@@ -24,7 +24,8 @@ def quantize(maps: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.float32]
         ([[[0, 64], [128, 255]]], [[0.0, 4.0]])
     """
     values = np.asarray(maps, dtype=np.float32)
-    low, high = values.min((1, 2)), values.max((1, 2))
+    rows = values.reshape(len(values), -1)
+    low, high = rows.min(1), rows.max(1)
     finite = np.isfinite(low) & np.isfinite(high)
     ranges = np.where(finite[:, None], np.stack([low, high], 1), np.float32(np.nan))
     levels = np.zeros(values.shape, np.uint8)
@@ -39,7 +40,7 @@ def restore(levels: NDArray[np.uint8], ranges: NDArray[np.float32]) -> NDArray[n
     """Return the maps that `quantize` rounded, each value within 1/510 of its map's range.
 
     Args:
-        levels: `(n, h, w)` uint8.
+        levels: `(n, h, w)` uint8, or with another number of axes.
         ranges: The minimum and maximum of each map, `(n, 2)` float32.
 
     Returns:

@@ -19,7 +19,8 @@ class RecordedSamples:
 
     Attributes:
         positions: Which of the run's samples these are: 0 to N − 1, unless some have not been seen yet.
-        images: The image of each, `(3, H, W)` uint8.
+        images: The image of each, `(3, H, W)` uint8; or the volume, in gray `(1, D, H, W)`, in color `(3, D, H, W)`; or
+            the signal `(C, T)`, each channel from 0 to 255.
         labels: What is true of each: a class, a set of classes, or values; None where that is not known.
         class_names: What the classes are called, or None.
 
@@ -37,19 +38,22 @@ class RecordedSamples:
         for name, values in (("images", self.images), ("labels", self.labels)):
             _check_length(name, values, len(self.positions))
         for image in self.images:
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != 3 or not image.size:
-                raise ValueError(f"Expected `images` to be (3, H, W) uint8, got {image.shape} {image.dtype}.")
+            is_shape_of_image = image.ndim in (2, 4) or (image.ndim == 3 and image.shape[0] == 3)
+            if image.dtype != np.uint8 or not is_shape_of_image or not image.size:
+                raise ValueError(
+                    "Expected `images` to be (3, H, W) uint8, volumes (1, D, H, W) or (3, D, H, W), or signals (C, T), "
+                    f"got {image.shape} {image.dtype}."
+                )
+        if len({image.shape[0] for image in self.images}) > 1:
+            raise ValueError("Expected `images` to have the same number of channels.")
 
     def __len__(self) -> int:
         return len(self.positions)
 
     @property
-    def sizes(self) -> dict[int, tuple[int, int]]:
-        """By position, the height and width of the image."""
-        return {
-            position: (image.shape[1], image.shape[2])
-            for position, image in zip(self.positions, self.images, strict=True)
-        }
+    def sizes(self) -> dict[int, tuple[int, ...]]:
+        """By position, the height and width of the image, or the lengths of the volume's or signal's axes."""
+        return {position: image.shape[1:] for position, image in zip(self.positions, self.images, strict=True)}
 
     def agrees_with(self, other: RecordedSamples) -> bool:
         """Whether each sample that both hold is the same image with the same label."""
@@ -133,13 +137,13 @@ class LookSummary(LookFacts):
     """The small parts of a look, which are read without its maps.
 
     Attributes:
-        shapes: By method, the height and width of each map.
+        shapes: By method, the height and width of each map, or the lengths of the axes that it has.
         num_classes: How many logits a sample has.
 
     The others are those of `LookFacts`.
     """
 
-    shapes: Mapping[str, tuple[tuple[int, int], ...]]
+    shapes: Mapping[str, tuple[tuple[int, ...], ...]]
     num_classes: int
 
     def __post_init__(self) -> None:
@@ -153,9 +157,10 @@ class RecordedLook(LookFacts):
     """What was seen at one look.
 
     Attributes:
-        attributions: By method, the raw map of each sample, `(h, w)` float32; read from a record, to 8 bits of its
-            range. A map that is not finite is NaN.
+        attributions: By method, the raw map of each sample, `(h, w)` float32, of a volume `(d, h, w)`, of a signal
+            `(t,)`; read from a record, to 8 bits of its range. A map that is not finite is NaN.
         logits: `(n, K)` float32.
+        num_axes: How many axes a map has: 2 of images, 3 of volumes, 1 of signals.
 
     The others are those of `LookFacts`.
 
@@ -171,6 +176,7 @@ class RecordedLook(LookFacts):
 
     attributions: Mapping[str, tuple[NDArray[np.float32], ...]]
     logits: NDArray[np.float32]
+    num_axes: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -180,15 +186,15 @@ class RecordedLook(LookFacts):
         _check_same("reasons", self.reasons, self.attributions)
         for method, maps in self.attributions.items():
             for one in maps:
-                if one.ndim != 2 or not one.size:
-                    raise ValueError(f"Expected `attributions[{method!r}]` to be maps (h, w), got {one.shape}.")
+                if one.ndim != self.num_axes or not one.size:
+                    raise ValueError(
+                        f"Expected `attributions[{method!r}]` to be maps with {self.num_axes} axes, got {one.shape}."
+                    )
 
     @property
-    def shapes(self) -> dict[str, tuple[tuple[int, int], ...]]:
-        """By method, the height and width of each map."""
-        return {
-            method: tuple((one.shape[0], one.shape[1]) for one in maps) for method, maps in self.attributions.items()
-        }
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], ...]]:
+        """By method, the height and width of each map, or the lengths of the axes that it has."""
+        return {method: tuple(one.shape for one in maps) for method, maps in self.attributions.items()}
 
     @property
     def num_classes(self) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency._checks import check_number, check_shape
-from lightning_saliency.metrics._maps import checked_maps
+from lightning_saliency.metrics._maps import check_maps, checked_maps
 from lightning_saliency.metrics.metric import Metric
 
 
@@ -97,7 +97,7 @@ def raw_maximum(attributions: Tensor) -> Tensor:
         >>> raw_maximum(torch.tensor([[[[-3.0, 2.0]]]]))
         tensor([2.])
     """
-    maxima = check_shape("attributions", attributions, ("N", 1, "h", "w")).detach().flatten(1).amax(1)
+    maxima = check_maps("attributions", attributions).detach().flatten(1).amax(1)
     return maxima.where(maxima.isfinite(), torch.nan)
 
 

@@ -11,6 +11,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from lightning_saliency._checks import check_count, check_shape, check_type, refuse
 from lightning_saliency.attribution import Explanation
+from lightning_saliency.data import over_axes, shorter_lengths, spatial_axes
 from lightning_saliency.evidence import (
     Forward,
     as_forward,
@@ -154,7 +155,8 @@ def measure_faithfulness(
       copy, those with the highest H first. In [0, 1], higher is better.
 
     0 is the mean color where the input is normalized. The blur is Gaussian, as by the authors of RISE: σ = 5 pixels,
-    cut off at 5 pixels to either side, and in proportion more where the image's shorter side is longer than 224. A
+    cut off at 5 pixels to either side, and in proportion more where the image's shorter side is longer than 224 (along
+    the depth of a volume, where that is). A
     curve has `steps + 1` points, at equal shares of the pixels; pixels of the same value go row by row. A heatmap that
     is blank, the same everywhere or not finite marks nothing: all four are NaN.
 
@@ -278,15 +280,18 @@ def _copies(
             yield row, image * heatmap
             # a stable sort: which of two equal pixels goes first is not left to chance
             ranks = heatmap.flatten().argsort(descending=True, stable=True).argsort().view(heatmap.shape)
-            first = ranks < counts[:, None, None, None]
+            first = ranks < over_axes(counts, image[None])
             for changed in (*torch.where(first, 0.0, image), *torch.where(first, image, blur)):
                 yield row, changed
 
 
 def gaussian_blurred(images: Tensor) -> Tensor:
     """Return the images under a Gaussian blur, mirrored at their borders, as the authors of RISE do."""
-    side = min(images.shape[2:])
-    scale = max(1.0, side / _BLUR_SIDE)
-    radius = min(round(_BLUR_RADIUS * scale), side - 1)  # mirrored can be no more than there is
-    blurred: Tensor = gaussian_blur(images, [2 * radius + 1] * 2, [_BLUR_SIGMA * scale] * 2)
-    return blurred
+    for axis, length in zip(spatial_axes(images), shorter_lengths(images.shape[2:]), strict=True):
+        scale = max(1.0, length / _BLUR_SIDE)
+        radius = min(round(_BLUR_RADIUS * scale), length - 1)  # mirrored can be no more than there is
+        rows = images.movedim(axis, -1)
+        columns = rows.reshape(-1, 1, rows.shape[-1], 1)  # one image a row, blurred along its height
+        blurred: Tensor = gaussian_blur(columns, [1, 2 * radius + 1], [1.0, _BLUR_SIGMA * scale])
+        images = blurred.view(rows.shape).movedim(-1, axis)
+    return images

@@ -1,5 +1,6 @@
 """Whether heatmaps mark the object: by the object's pixels, and by the box around what the heatmap marks.
 
+The former are of images, volumes and signals; boxes are of images only.
 Boxes are torchvision's (x1, y1, x2, y2) in pixels, where x2 and y2 are the first column and row outside.
 """
 

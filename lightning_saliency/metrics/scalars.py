@@ -153,8 +153,12 @@ def _objects(samples: ExplainedSamples) -> dict[str, _Input]:
     masks = samples.samples.masks
     if masks is None or not masks.any():
         return {}
-    present, boxes = masks.flatten(1).any(1), masks_to_boxes(masks)
-    return {"masks": _Input(lambda: masks, present), "boxes": _Input(lambda: boxes, present)}
+    present = masks.flatten(1).any(1)
+    inputs = {"masks": _Input(lambda: masks, present)}
+    if masks.dim() == 4:  # else they are of volumes or signals, which have no boxes
+        boxes = masks_to_boxes(masks)
+        inputs["boxes"] = _Input(lambda: boxes, present)
+    return inputs
 
 
 def _earlier(name: str, earlier: Sequence[CoarseHeatmaps], look: CoarseHeatmaps, method: str) -> dict[str, _Input]:

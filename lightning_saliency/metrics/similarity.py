@@ -6,16 +6,16 @@ import math
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from scipy.stats import rankdata
 from torch import Tensor
 
 from lightning_saliency._checks import check_shape
-from lightning_saliency.metrics._maps import checked_maps
+from lightning_saliency.data import averaged
+from lightning_saliency.metrics._maps import check_maps, checked_maps
 from lightning_saliency.metrics.metric import Metric
 
-_COARSE_SIDE = 32
-"""Pixels a side of the maps that are compared: few, so that sorting costs little; the ranks of more say no more."""
+_COARSE_PIXELS = 32 * 32
+"""Pixels of the maps that are compared: few, so that sorting costs little; the ranks of more say no more."""
 
 
 def rank_correlation(heatmaps: Tensor, others: Tensor) -> Tensor:
@@ -88,7 +88,8 @@ def center_of_mass(heatmaps: Tensor) -> Tensor:
         heatmaps: `(N, 1, H, W)`, not negative.
 
     Returns:
-        `(N, 2)`, x and y as fractions of width and height, in [0, 1]; NaN for a blank map.
+        `(N, 2)`, x and y as fractions of width and height, in [0, 1]; of volumes `(N, 3)`, x, y and z; of signals
+        `(N, 1)`. NaN for a blank map.
 
     Raises:
         ValueError: The heatmaps are not `(N, 1, H, W)`, or negative.
@@ -110,7 +111,7 @@ def center_shift(heatmaps: Tensor, others: Tensor) -> Tensor:
         others: `(N, 1, h, w)`, not negative; the size may be another, as coordinates are fractions of width and height.
 
     Returns:
-        `(N,)` in [0, √2]: 1 is the whole width, or height; NaN where one of the two is blank.
+        `(N,)` in [0, √2], of volumes in [0, √3]: 1 is the whole width, or height; NaN where one of the two is blank.
 
     Raises:
         ValueError: One is not `(N, 1, H, W)`, or negative, or they are not as many.
@@ -120,12 +121,14 @@ def center_shift(heatmaps: Tensor, others: Tensor) -> Tensor:
         tensor([0.6250])
     """
     one, other = checked_maps(heatmaps), checked_maps(others, "others")
-    check_shape("others", others, (len(heatmaps), 1, "H", "W"), "as many as `heatmaps`")
+    check_maps("others", others, len(heatmaps), "as many as `heatmaps`", like=heatmaps)
     return (_centers(one) - _centers(other)).square().sum(1).sqrt()
 
 
 def coarse(heatmaps: Tensor) -> Tensor:
     """Average heatmaps down to at most 32 pixels a side, on the CPU: what maps are compared at.
+
+    Of volumes it is 10 a side, of signals 1024 points in time: about as many pixels in all.
 
     Args:
         heatmaps: `(N, 1, H, W)`.
@@ -137,18 +140,18 @@ def coarse(heatmaps: Tensor) -> Tensor:
         >>> coarse(torch.rand(2, 1, 96, 192)).shape
         torch.Size([2, 1, 16, 32])
     """
-    height, width = heatmaps.shape[2:]
-    shrink = min(1.0, _COARSE_SIDE / max(height, width))
-    return F.adaptive_avg_pool2d(heatmaps, (max(1, round(height * shrink)), max(1, round(width * shrink)))).cpu()
+    size = heatmaps.shape[2:]
+    side = round(_COARSE_PIXELS ** (1 / len(size)))
+    shrink = min(1.0, side / max(size))
+    return averaged(heatmaps, [max(1, round(length * shrink)) for length in size]).cpu()
 
 
 def _centers(values: Tensor) -> Tensor:
-    """`(N, H, W)` -> `(N, 2)`."""
-    height, width = values.shape[1:]
-    total = values.sum((1, 2))
-    x = (values.sum(1) * _coordinates(width, values)).sum(1) / total
-    y = (values.sum(2) * _coordinates(height, values)).sum(1) / total
-    return torch.stack([x, y], dim=1)
+    """`(N, H, W)` -> `(N, 2)`: the last axis first."""
+    total = values.flatten(1).sum(1)
+    axes = range(values.dim() - 1, 0, -1)
+    along = [values.movedim(axis, 1).reshape(len(values), values.shape[axis], -1).sum(2) for axis in axes]
+    return torch.stack([(sums * _coordinates(sums.shape[1], sums)).sum(1) / total for sums in along], dim=1)
 
 
 def _coordinates(count: int, like: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class GAPHead(nn.Module):
             these.
 
     Shape:
-        features `(N, D, h, w)` -> logits `(N, K)`.
+        features `(N, D, h, w)` -> logits `(N, K)`; likewise of volumes `(N, D, d, h, w)` and signals `(N, D, t)`.
 
     Example:
         >>> head = GAPHead(in_channels=64, num_classes=10)
@@ -104,10 +104,10 @@ class GAPHead(nn.Module):
 
     def class_maps(self, features: Tensor) -> Tensor:
         """Return the map of each class, M_c = Σ_k w_ck A_k: `(N, D, h, w)` -> `(N, K, h, w)`, signed, without bias."""
-        return torch.einsum("kd,ndhw->nkhw", self.linear.weight, self._checked(features))
+        return torch.einsum("kd,nd...->nk...", self.linear.weight, self._checked(features))
 
     def _checked(self, features: Tensor) -> Tensor:
-        if features.dim() != 4 or features.shape[1] != self.linear.in_features:
+        if features.dim() not in (3, 4, 5) or features.shape[1] != self.linear.in_features:
             raise ValueError(
                 f"Expected `features` to be (N, {self.linear.in_features}, h, w), got shape {tuple(features.shape)}."
             )

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency._checks import check_number, refuse, shown
-from lightning_saliency.visualization.images import check_rgb, select_channels
+from lightning_saliency.data import over_axes
+from lightning_saliency.visualization.images import check_rgb, select_channels, with_colors
 
 _IGNORED = 255  # the label of pixels that have none, from which on no class is shown
 _TOLERANCE = 1e-3  # half precision and interpolation may leave [0, 1] by that much
@@ -23,7 +24,7 @@ def colorize(heatmaps: Tensor, colormap: str = "turbo") -> Tensor:
     """Color heatmaps by a color map of matplotlib, looked up in a table of 256 entries.
 
     Args:
-        heatmaps: `(N, 1, H, W)` in [0, 1].
+        heatmaps: `(N, 1, H, W)` in [0, 1], or of volumes or signals.
         colormap: The name of a matplotlib color map.
 
     Returns:
@@ -40,7 +41,7 @@ def colorize(heatmaps: Tensor, colormap: str = "turbo") -> Tensor:
     table = color_table(check_colormap("colormap", colormap)).to(heatmaps.device)
     index = (heatmaps.detach()[:, 0].float() * 256).long().clamp_(0, 255)
     colors = table.index_select(0, index.flatten()).view(*index.shape, 3)  # a third of the time of table[index]
-    return colors.permute(0, 3, 1, 2)
+    return colors.movedim(-1, 1)
 
 
 def overlay(images: Tensor, heatmaps: Tensor, colormap: str = "turbo", alpha: float = 0.5) -> Tensor:
@@ -107,11 +108,11 @@ def signed_to_rgb(signed: Tensor) -> Tensor:
     gray out the rest; what lies beyond is clamped. 0 is mid gray, brighter is positive, darker is negative.
 
     Args:
-        signed: `(N, C, H, W)`, on any device. Three channels are shown as RGB, others as `to_rgb` shows them. Values
-            that are not finite are shown as 0.
+        signed: `(N, C, H, W)`, on any device; or `(N, C, D, H, W)` of volumes. Three channels are shown as RGB, others
+            as `to_rgb` shows them. Values that are not finite are shown as 0.
 
     Returns:
-        `(N, 3, H, W)`, uint8, on the CPU.
+        `(N, 3, H, W)`, uint8, on the CPU; of volumes `(N, 1, D, H, W)` or `(N, 3, D, H, W)`.
 
     Raises:
         ValueError: `signed` is not a non-empty `(N, C, H, W)` of floating-point numbers.
@@ -120,7 +121,7 @@ def signed_to_rgb(signed: Tensor) -> Tensor:
         >>> signed_to_rgb(torch.tensor([-2.0, -1.0, 0.0, 2.0]).view(1, 1, 1, 4))[0, 0]
         tensor([[  0,  64, 128, 255]], dtype=torch.uint8)
     """
-    if signed.ndim != 4 or signed.numel() == 0 or not signed.is_floating_point():
+    if signed.ndim not in (4, 5) or signed.numel() == 0 or not signed.is_floating_point():
         raise ValueError(
             f"Expected `signed` to be a non-empty (N, C, H, W) of floating-point numbers, "
             f"got shape {tuple(signed.shape)}, {signed.dtype}."
@@ -131,7 +132,7 @@ def signed_to_rgb(signed: Tensor) -> Tensor:
         magnitudes = image[image != 0].abs()
         if len(magnitudes):  # not quantile(), which takes 16 million at most
             image.div_(magnitudes.kthvalue(math.ceil(0.99 * len(magnitudes))).values)
-    return (values.clamp_(-1, 1) * 127.5 + 127.5).round_().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+    return with_colors((values.clamp_(-1, 1) * 127.5 + 127.5).round_().to(torch.uint8))
 
 
 def to_common_scale(heatmaps: Tensor, peaks: Tensor, largest: Tensor) -> Tensor:
@@ -143,13 +144,13 @@ def to_common_scale(heatmaps: Tensor, peaks: Tensor, largest: Tensor) -> Tensor:
         largest: The raw value that becomes 1 on the common scale, `(N,)` or `()`.
 
     Returns:
-        ``heatmaps * peaks / largest``, and 0 where `largest` is 0.
+        ``heatmaps * peaks / largest``, and 0 where `largest` is 0. Heatmaps may have any number of axes.
 
     Example:
         >>> to_common_scale(torch.ones(2, 1, 1, 1), torch.tensor([1.0, 4.0]), torch.tensor(4.0)).flatten()
         tensor([0.2500, 1.0000])
     """
-    return heatmaps * torch.where(largest > 0, peaks / largest, 0.0).view(-1, 1, 1, 1)
+    return heatmaps * over_axes(torch.where(largest > 0, peaks / largest, 0.0).view(-1), heatmaps)
 
 
 @lru_cache
@@ -176,8 +177,13 @@ def check_alpha(name: str, alpha: float) -> float:
 
 
 def check_heatmaps(name: str, heatmaps: Tensor) -> None:
-    """Refuse what is not `(N, 1, H, W)` in [0, 1]; `name` is what the caller calls it."""
-    if heatmaps.ndim != 4 or heatmaps.shape[1] != 1 or heatmaps.numel() == 0 or not heatmaps.is_floating_point():
+    """Refuse what is not `(N, 1, H, W)`, or of volumes or signals, in [0, 1]; `name` is what the caller calls it."""
+    if (
+        heatmaps.ndim not in (3, 4, 5)
+        or heatmaps.shape[1] != 1
+        or heatmaps.numel() == 0
+        or not heatmaps.is_floating_point()
+    ):
         raise ValueError(
             f"Expected `{name}` to be a non-empty (N, 1, H, W) of floating-point numbers, "
             f"got shape {tuple(heatmaps.shape)}, {heatmaps.dtype}."

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Protocol, get_args
 
 import numpy as np
@@ -26,10 +27,12 @@ from lightning_saliency.visualization.captions import (
 from lightning_saliency.visualization.colors import to_common_scale
 from lightning_saliency.visualization.encode import encode_gif
 from lightning_saliency.visualization.images import Images
-from lightning_saliency.visualization.sheet import fit_images, grid, tiles
+from lightning_saliency.visualization.sheet import fit_image, grid, tiles
 from lightning_saliency.visualization.style import Style
+from lightning_saliency.visualization.views import Shown, View, Volumes, cut_images, make_views
 
 _CELL_SIDE = 144
+_MOST_VALUES = 2**27  # of the maps of looks that are kept in memory
 _NOT_EXPLAINED = "not explained"
 _NEGATIVE = "all negative"  # no reason to be blank where each map is shown from its minimum on
 
@@ -43,7 +46,7 @@ class RecordedSamples(Protocol):
 
     @property
     def images(self) -> tuple[NDArray[np.uint8], ...]:
-        """Each sample's image, `(3, H, W)`."""
+        """Each sample's image, `(3, H, W)`, volume, `(1, D, H, W)` or `(3, D, H, W)`, or signal, `(C, T)`."""
 
     @property
     def labels(self) -> tuple[Answer | None, ...]:
@@ -71,7 +74,7 @@ class RecordedLook(Protocol):
 
     @property
     def attributions(self) -> Mapping[str, tuple[NDArray[np.float32], ...]]:
-        """By method each sample's raw map, `(h, w)`."""
+        """By method each sample's raw map, `(h, w)`, of a volume `(d, h, w)`, of a signal `(t,)`."""
 
     @property
     def reasons(self) -> Mapping[str, tuple[str | None, ...]]:
@@ -113,7 +116,8 @@ def filmstrip(
 ) -> Tensor:
     """Draw what a run has shown as one picture: a row a sample, a column a look, the untrained network first.
 
-    Below each cell stands the class that the network then predicted, and whether that was right.
+    Below each cell stands the class that the network then predicted, and whether that was right. Of a volume all cells
+    of a row show the same slices, through the point where its maps of all looks, taken together, are largest.
 
     Args:
         record: What `load_record` returned.
@@ -122,7 +126,8 @@ def filmstrip(
         max_columns: At most so many looks, evenly spaced, with the first and the last.
         normalize: In place of the style's: `"shared"`: one scale for each sample, so that a map that is weak beside the
             others of its row looks weak; `"max"` and `"minmax"`: each map on its own.
-        style: The color map, its weight, and the names of the classes where they are not the record's.
+        style: The color map, its weight, how volumes are shown, and the names of the classes where they are not the
+            record's.
 
     Returns:
         `(3, H, W)` uint8.
@@ -134,7 +139,7 @@ def filmstrip(
     film = _open_film(record, method, positions, max_columns, normalize, style)
     frames = [film.frame(index) for index in range(len(film.looks))]
     return grid(
-        film.images,
+        film.shown_images,
         {frame.title: frame.heatmaps for frame in frames},
         title=f"{method_title(method)}, {film.titles[0]} to {film.titles[-1]}",
         blanks={frame.title: frame.reasons for frame in frames},
@@ -181,7 +186,7 @@ def animation(
     for index in range(len(film.looks)):
         frame = film.frame(index)
         page = tiles(
-            film.images,
+            film.shown_images,
             frame.heatmaps,
             title=frame.title,
             labels=frame.labels,
@@ -201,7 +206,7 @@ class _Frame:
     """What one look shows of all samples: heatmaps `(1, h, w)`, the predicted classes, and why a cell is blank."""
 
     title: str
-    heatmaps: Sequence[Tensor]
+    heatmaps: Shown
     labels: Sequence[Caption]
     reasons: Sequence[str | None]
 
@@ -212,11 +217,28 @@ class _Film:
 
     method: str
     normalize: Normalize
-    looks: Sequence[RecordedLook]
+    looks: _Looks
     positions: Sequence[int]
     images: Images
     truths: Sequence[Answer | None]
     names: Names
+    volumes: Volumes
+
+    @cached_property
+    def views(self) -> list[View | None]:
+        """What is shown of each sample, the same in all looks."""
+        if self.images[0].dim() != 4:
+            return make_views(self.images)
+        totals = [torch.zeros(1, *image.shape[1:]) for image in self.images]
+        for look in self.looks:
+            for total, heatmap in zip(totals, self._heatmaps(look), strict=True):
+                total += heatmap
+        return make_views(self.images, [totals], self.volumes)
+
+    @cached_property
+    def shown_images(self) -> Shown:
+        """The images as they are shown."""
+        return cut_images(self.images, self.views)
 
     @property
     def labels(self) -> list[Caption]:
@@ -261,19 +283,25 @@ class _Film:
         """Make what a look shows, in the order of the samples."""
         look = self.looks[index]
         rows = {position: row for row, position in enumerate(look.positions)}
-        heatmaps, labels, blanks = [], [], []
+        labels, blanks = [], []
         for place, position in enumerate(self.positions):
             if position in rows:
                 row = rows[position]
-                raw, reason = look.attributions[self.method][row], look.reasons[self.method][row]
-                heatmaps.append(self._heatmap(raw, place))
+                reason = look.reasons[self.method][row]
                 labels.append(answer_caption(self.truths[place], look.predictions[row], self.names))
                 blanks.append(None if reason == _NEGATIVE and self.normalize == "minmax" else reason)
             else:
-                heatmaps.append(torch.zeros(1, *self.images[place].shape[1:]))
                 labels.append(Caption(""))
                 blanks.append(_NOT_EXPLAINED)
-        return _Frame(self.titles[index], heatmaps, labels, blanks)
+        return _Frame(self.titles[index], cut_images(self._heatmaps(look), self.views), labels, blanks)
+
+    def _heatmaps(self, look: RecordedLook) -> list[Tensor]:
+        """Return the heatmap of each sample, 0 everywhere for those that were not explained."""
+        maps = dict(zip(look.positions, look.attributions[self.method], strict=True))
+        return [
+            self._heatmap(maps[position], place) if position in maps else torch.zeros(1, *self.images[place].shape[1:])
+            for place, position in enumerate(self.positions)
+        ]
 
     def _heatmap(self, raw: NDArray[np.float32], place: int) -> Tensor:
         own_scale: Normalize = "minmax" if self.normalize == "minmax" else "max"
@@ -288,10 +316,10 @@ def _open_film(
 ) -> _Film:
     """Read evenly spaced looks, and the samples that are asked for."""
     check_choice("normalize", normalize, get_args(Normalize))
-    looks = [record[index] for index in _spaced(len(record), most)]
-    shown = [look for look in looks if method in look.attributions]
+    looks = _Looks(record, _spaced(len(record), most))
+    shown = looks.of(method)
     samples = record.samples
-    if samples is None or not shown:
+    if samples is None or not len(shown):
         known = sorted({key for look in looks for key in look.attributions})
         raise ValueError(
             f"Expected `method` to be one that the record holds, {', '.join(known) or 'none yet'}, got {method!r}."
@@ -302,9 +330,40 @@ def _open_film(
             f"Expected `positions` out of the record's samples, {list(samples.positions)}, got {list(selected)}."
         )
     rows = [samples.positions.index(position) for position in selected]
-    images = fit_images([torch.tensor(samples.images[row]) for row in rows], _CELL_SIDE)
+    recorded = [torch.tensor(samples.images[row]) for row in rows]
+    images = [
+        fit_image(image, _CELL_SIDE) if view is None else image
+        for image, view in zip(recorded, make_views(recorded), strict=True)
+    ]
     labels = [samples.labels[row] for row in rows]
-    return _Film(method, normalize, shown, selected, images, labels, Names(style.class_names or samples.class_names))
+    names = Names(style.class_names or samples.class_names)
+    return _Film(method, normalize, shown, selected, images, labels, names, style.volumes)
+
+
+class _Looks:
+    """Some looks of a record, of which as many are kept in memory as it can be expected to hold."""
+
+    def __init__(self, record: RecordedRun, indices: Sequence[int]) -> None:
+        self._indices = indices
+        last = record[indices[-1]].attributions.values() if indices else ()
+        size = sum(raw.size for maps in last for raw in maps)
+        self._read = lru_cache(maxsize=max(1, _MOST_VALUES // max(size, 1)))(record.__getitem__)
+
+    def of(self, method: str) -> _Looks:
+        """Return the looks that have maps of a method."""
+        looks = copy(self)
+        pairs = zip(self._indices, self, strict=True)
+        looks._indices = [index for index, look in pairs if method in look.attributions]
+        return looks
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> RecordedLook:
+        return self._read(self._indices[index])
+
+    def __iter__(self) -> Iterator[RecordedLook]:
+        return map(self._read, self._indices)
 
 
 def _spaced(count: int, most: int) -> list[int]:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from lightning_saliency.visualization.captions import Caption
+from lightning_saliency.visualization.cells import FRAME, PAPER
 from lightning_saliency.visualization.colors import color_table
 from lightning_saliency.visualization.text import (
     FAINT_INK,
@@ -22,8 +23,6 @@ from lightning_saliency.visualization.text import (
     line_height,
     wrap_lines,
 )
-
-PAPER, FRAME = 255, 218  # grays
 
 # Green and red are Okabe and Ito's bluish green and vermilion, darkened until they read well on white; the marks say
 # the same without any color.

@@ -25,6 +25,7 @@ from lightning_saliency.visualization.colors import class_overlay, to_common_sca
 from lightning_saliency.visualization.images import Images, shown_channels
 from lightning_saliency.visualization.sheet import CELL_SIDE, fit_images, grid
 from lightning_saliency.visualization.style import Style, find_names, find_pixel_scale
+from lightning_saliency.visualization.views import cut_images, make_views
 
 _CELLS_AREA = 500_000
 """Of all cells of a sheet together, in pixels: the cells of many samples, or of many methods, are smaller."""
@@ -88,7 +89,8 @@ def draw_sheets(
     images = _in_rows(looked, [pixel_scale(explanation.images) for explanation in explanations])
     captions = _in_order(looked, [_captions(group, names) for group in looked])
     channels = dict.fromkeys(
-        shown_channels(explanation.images.shape[1], style.channels) for explanation in explanations
+        shown_channels(explanation.images.shape[1], style.channels, explanation.images.dim() - 2)
+        for explanation in explanations
     )
     fitted = cache(partial(fit_images, images))  # most sheets have cells of the same size
 
@@ -99,9 +101,10 @@ def draw_sheets(
         read = describe_readings(explanations[0], keys)
         fitting = math.isqrt(_CELLS_AREA // (len(images) * (1 + len(columns))))
         side = min(CELL_SIDE, max(_LEAST_CELL_SIDE, fitting))
+        views = make_views(images, [column.heatmaps for column in columns.values()], style.volumes)
         return grid(
-            fitted(side),
-            {name: column.heatmaps for name, column in columns.items()},
+            cut_images(images, views) if any(views) else fitted(side),
+            {name: cut_images(column.heatmaps, views) for name, column in columns.items()},
             title=title,
             captions=captions,
             blanks={name: column.reasons for name, column in columns.items()},
@@ -135,7 +138,9 @@ def _method_column(looked: Sequence[ExplainedSamples], key: str, normalize: Norm
 
 
 def _mask_columns(looked: Sequence[ExplainedSamples], images: Images) -> dict[str, _Column]:
-    """Make a column of the classes of the pixels, true and predicted, of a segmentation; none of another task."""
+    """Make a column of the classes of the pixels, true and predicted, of a segmentation of images; else none."""
+    if images[0].dim() != 3:
+        return {}
     count = sum(map(len, looked))
     true = [group.samples.pixel_labels or (None,) * len(group) for group in looked]
     predicted = [[None] * len(group) if (masks := group.explanation.masks) is None else list(masks) for group in looked]

@@ -5,27 +5,29 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lightning_saliency.visualization.captions import Caption
+from lightning_saliency.visualization.captions import Caption, join_notes
+from lightning_saliency.visualization.cells import DIMMED, FRAME, draw_cut, fit, resize, resize_image
 from lightning_saliency.visualization.colors import check_alpha, check_heatmaps, overlay
-from lightning_saliency.visualization.images import Images, check_rgb
-from lightning_saliency.visualization.layout import FRAME, Layout, draw_reason, draw_scale, paste, plan
+from lightning_saliency.visualization.curves import draw_curves
+from lightning_saliency.visualization.images import Images, check_picture
+from lightning_saliency.visualization.layout import Layout, draw_reason, draw_scale, paste, plan
 from lightning_saliency.visualization.text import FAINT_INK, TextBlock
+from lightning_saliency.visualization.views import Cut, Shown, cut_images, make_views
 
 CELL_SIDE = 256  # the most that a cell's larger side has, in pixels
-_DIMMED = 0.5  # the brightness of a blank cell's image
 _BAR_HEIGHT = 6
 
 
 def grid(
-    images: Images,
-    columns: Mapping[str, Images],
+    images: Shown,
+    columns: Mapping[str, Shown],
     *,
     title: str = "",
     captions: Sequence[Caption] | None = None,
@@ -42,8 +44,13 @@ def grid(
     factor, so that each pixel stays a crisp square, while their heatmaps are interpolated; larger images are reduced
     with antialiasing. Images of several sizes share a sheet: each keeps its own aspect, in the middle of its place.
 
+    Of a volume a cell shows three slices, of a video a few frames, of a very long image its pieces (see `make_views`),
+    and which these are stands below the image. Of a signal it shows the curves of its channels.
+
     Args:
-        images: `(N, 3, H, W)`, uint8, as `to_rgb` returns them; or of several sizes a list of N images `(3, H, W)`.
+        images: `(N, 3, H, W)`, uint8, as `to_rgb` returns them; or of several sizes a list of N images `(3, H, W)`. Or
+            volumes in gray or in color, `(N, 1, D, H, W)` or `(N, 3, D, H, W)`; or what `cut_images` returns; or
+            signals `(N, C, T)`, of which each channel goes from 0 to 255.
         columns: For each column's title heatmaps, `(N, 1, h, w)` in [0, 1], or pictures that are shown as they are,
             uint8 `(N, 3, h, w)`; or a list of N of them. Columns stand in the mapping's order.
         title: Stands on top, such as "epoch 12".
@@ -73,8 +80,9 @@ def grid(
     blanks, labels = blanks or {}, labels or {}
     _check_grid(images, columns, captions, blanks, labels)
     check_alpha("alpha", alpha)
+    images, columns = _cut_volumes(images, columns)
     cells = _draw_cells(images, columns, blanks, cell_side, colormap, alpha)
-    below = [labels.get(name, ()) for name in ("", *columns)]
+    below = [_with_words(images, labels.get("", ())), *(labels.get(name, ()) for name in columns)]
     layout, blocks = plan(cells, ("image", *columns), captions or (), below, title, note)
     reasons = {
         (row, column): reason
@@ -86,8 +94,8 @@ def grid(
 
 
 def tiles(
-    images: Images,
-    heatmaps: Images,
+    images: Shown,
+    heatmaps: Shown,
     *,
     title: str = "",
     labels: Sequence[Caption] | None = None,
@@ -128,10 +136,12 @@ def tiles(
     reasons = list(blanks or [None] * len(images))
     _check_grid(images, {"": heatmaps}, labels, {"": reasons}, {})
     check_alpha("alpha", alpha)
-    overlays = [row[1] for row in _draw_cells(images, {"": heatmaps}, {"": reasons}, cell_side, colormap, alpha)]
+    images, shown = _cut_volumes(images, {"": heatmaps})
+    overlays = [row[1] for row in _draw_cells(images, shown, {"": reasons}, cell_side, colormap, alpha)]
     columns = _count_columns(len(images))
     cells = [overlays[start : start + columns] for start in range(0, len(images), columns)]
-    below = [(labels or ())[column::columns] for column in range(columns)]
+    words = _with_words(images, labels or ())
+    below = [words[column::columns] for column in range(columns)]
     layout, blocks = plan(cells, [""] * columns, (), below, title, note, title_lines=1)
     placed = {divmod(index, columns): reason for index, reason in enumerate(reasons)}
     page = _draw_page(cells, layout, blocks, placed, colormap if columns > 1 else None)
@@ -140,7 +150,7 @@ def tiles(
     return _to_tensor(page)
 
 
-def fit_images(images: Images, cell_side: int = CELL_SIDE) -> Images:
+def fit_images(images: Shown, cell_side: int = CELL_SIDE) -> Shown:
     """Resize images to their cells, once for several sheets: `grid` leaves these as they are.
 
     Args:
@@ -148,16 +158,43 @@ def fit_images(images: Images, cell_side: int = CELL_SIDE) -> Images:
         cell_side: As for `grid`.
 
     Returns:
-        `(N, 3, h, w)`, uint8, or a list of N images `(3, h, w)`.
+        `(N, 3, h, w)`, uint8, or a list of N images `(3, h, w)`; volumes, signals and what is cut as they are.
     """
     if isinstance(images, Tensor):
-        return _fit(images, cell_side)
-    return [_fit(image[None], cell_side)[0] for image in images]
+        return fit(images, cell_side) if images.dim() == 4 else images
+    return [image if isinstance(image, Cut) else fit_image(image, cell_side) for image in images]
+
+
+def fit_image(image: Tensor, cell_side: int) -> Tensor:
+    """Resize an image `(3, H, W)` to its cell; see `fit_images`."""
+    return fit(image[None], cell_side)[0] if _is_whole_image(image) else image
+
+
+def _is_whole_image(image: Tensor | Cut) -> bool:
+    return isinstance(image, Tensor) and image.dim() == 3
+
+
+def _cut_volumes(images: Shown, columns: Mapping[str, Shown]) -> tuple[Shown, Mapping[str, Shown]]:
+    """Return images and columns with the volumes cut that nobody has cut yet."""
+    if isinstance(images[0], Cut) or images[0].dim() != 4:
+        return images, columns
+    volumes, maps = cast(Images, images), cast(Mapping[str, Images], columns)
+    views = make_views(volumes, [heatmaps for heatmaps in maps.values() if _is_heatmap(heatmaps)])
+    return cut_images(volumes, views), {name: cut_images(values, views) for name, values in maps.items()}
+
+
+def _with_words(images: Shown, labels: Sequence[Caption]) -> Sequence[Caption]:
+    """Return what stands below the images, with the words of their views."""
+    words = [image.view.words if isinstance(image, Cut) else "" for image in images]
+    if not any(words):
+        return labels
+    texts = labels or [Caption("")] * len(words)
+    return [Caption(join_notes(one.text, word), one.correct) for one, word in zip(texts, words, strict=True)]
 
 
 def _draw_cells(
-    images: Images,
-    columns: Mapping[str, Images],
+    images: Shown,
+    columns: Mapping[str, Shown],
     blanks: Mapping[str, Sequence[str | None]],
     cell_side: int,
     colormap: str,
@@ -165,41 +202,63 @@ def _draw_cells(
 ) -> list[list[Tensor]]:
     """Draw the cells of each row, `(h, w, 3)`: the image and its columns, together for all rows of one size."""
     cells: list[list[Tensor]] = [[] for _ in images]
-    for rows in _rows_by_size(images, columns):
-        fitted = _fit(_select(images, rows).cpu(), cell_side)
+    whole = [row for row, image in enumerate(images) if _is_whole_image(image)]
+    for row in set(range(len(images))) - set(whole):
+        cells[row].append(_draw_cell(images[row], None, False, cell_side, colormap, alpha))
+        for name, maps in columns.items():
+            is_blank = name in blanks and blanks[name][row] is not None
+            cells[row].append(_draw_cell(images[row], maps[row], is_blank, cell_side, colormap, alpha))
+    for rows in _rows_by_size(images, columns, whole):
+        fitted = fit(_select(images, rows).cpu(), cell_side)
         size = (fitted.shape[2], fitted.shape[3])
         pictures = [fitted]
         for name, maps in columns.items():
             pixels = _select(maps, rows).detach().cpu()
             if _is_heatmap(pixels):
-                picture = overlay(fitted, _resize(pixels.float(), size).clamp(0, 1), colormap, alpha)
+                picture = overlay(fitted, resize(pixels.float(), size).clamp(0, 1), colormap, alpha)
             else:
-                picture = _resize_image(pixels, size)
+                picture = resize_image(pixels, size)
             blank = [index for index, row in enumerate(rows) if name in blanks and blanks[name][row] is not None]
             if blank:
                 picture = picture.clone()  # it may be the caller's
-                picture[blank] = (fitted[blank] * _DIMMED).round().to(torch.uint8)
+                picture[blank] = (fitted[blank] * DIMMED).round().to(torch.uint8)
             pictures.append(picture)
         for index, row in enumerate(rows):
             cells[row] = [picture[index].permute(1, 2, 0) for picture in pictures]
     return cells
 
 
-def _rows_by_size(images: Images, columns: Mapping[str, Images]) -> list[Sequence[int]]:
+def _draw_cell(
+    image: Tensor | Cut, above: Tensor | Cut | None, is_blank: bool, cell_side: int, colormap: str, alpha: float
+) -> Tensor:
+    """Draw what is no whole image, under its heatmap: the parts of one, or a signal."""
+    if isinstance(image, Cut):
+        parts = above if isinstance(above, Cut) else None
+        return draw_cut(image, parts, is_blank=is_blank, cell_side=cell_side, colormap=colormap, alpha=alpha)
+    heatmap = above.detach().cpu() if isinstance(above, Tensor) else None
+    return draw_curves(image.cpu(), heatmap, is_blank=is_blank, cell_side=cell_side, colormap=colormap)
+
+
+def _rows_by_size(images: Shown, columns: Mapping[str, Shown], rows: Sequence[int]) -> list[Sequence[int]]:
     """Group the rows whose images, and whose maps, have one size, so that they are drawn together."""
     if all(isinstance(values, Tensor) for values in (images, *columns.values())):
-        return [range(len(images))]
+        return [rows] if rows else []
     groups: dict[tuple[torch.Size, ...], list[int]] = defaultdict(list)
-    for row, image in enumerate(images):
-        groups[(image.shape, *(maps[row].shape for maps in columns.values()))].append(row)
+    for row in rows:
+        groups[tuple(_tensor(values[row]).shape for values in (images, *columns.values()))].append(row)
     return list(groups.values())
 
 
-def _select(values: Images, rows: Sequence[int]) -> Tensor:
+def _select(values: Shown, rows: Sequence[int]) -> Tensor:
     """Return these rows as one batch."""
     if isinstance(values, Tensor) and len(rows) == len(values):
         return values
-    return torch.stack([values[row] for row in rows])
+    return torch.stack([_tensor(values[row]) for row in rows])
+
+
+def _tensor(value: Tensor | Cut) -> Tensor:
+    assert isinstance(value, Tensor)  # where an image is whole, so are its heatmaps
+    return value
 
 
 def _draw_page(
@@ -238,39 +297,14 @@ def _count_columns(count: int) -> int:
     return min(range(least, 2 * least + 1), key=lambda columns: -count % columns)
 
 
-def _cell_size(height: int, width: int, most: int) -> tuple[int, int]:
-    side, least, usual = max(height, width), most // 2, most * 3 // 4
-    if side < least:
-        factor = max(usual // side, -(-least // side))
-        return height * factor, width * factor
-    shrink = min(1.0, most / side)
-    return max(1, round(height * shrink)), max(1, round(width * shrink))
-
-
-def _fit(images: Tensor, cell_side: int) -> Tensor:
-    fitted = _resize_image(images, _cell_size(images.shape[2], images.shape[3], cell_side))
-    return fitted.contiguous(memory_format=torch.channels_last)  # as colors lie in their table, and pixels on a page
-
-
-def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    if maps.shape[2:] == size:
-        return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False, antialias=True)
-
-
-def _resize_image(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Enlarge small images with crisp pixels, and reduce larger ones with antialiasing."""
-    small = max(images.shape[2:]) < max(size)
-    return F.interpolate(images, size=size, mode="nearest") if small else _resize(images, size)
-
-
-def _is_heatmap(maps: Images) -> bool:
-    return maps[0].dtype != torch.uint8
+def _is_heatmap(maps: Shown) -> bool:
+    first = maps[0]
+    return (first.parts[0] if isinstance(first, Cut) else first).dtype != torch.uint8
 
 
 def _check_grid(
-    images: Images,
-    columns: Mapping[str, Images],
+    images: Shown,
+    columns: Mapping[str, Shown],
     captions: Sequence[Caption] | None,
     blanks: Mapping[str, Sequence[str | None]],
     labels: Mapping[str, Sequence[Caption]],
@@ -288,6 +322,6 @@ def _check_grid(
             count = f"{len(images)} entries, one per image" if len(images) else "at least one image"
             raise ValueError(f"Expected `{name}` to hold {count}, got {type(values).__name__} of {len(values)}.")
     for name, batch in pictures.items():
-        check = check_heatmaps if name != "images" and _is_heatmap(batch) else check_rgb
-        for values in [batch] if isinstance(batch, Tensor) else [image[None] for image in batch]:
+        check = check_heatmaps if name != "images" and _is_heatmap(batch) else check_picture
+        for values in [batch] if isinstance(batch, Tensor) else [one[None] for one in batch if isinstance(one, Tensor)]:
             check(name, values)

@@ -25,7 +25,8 @@ from lightning_saliency.attribution import Normalize
 from lightning_saliency.data import Normalization, find_class_names, find_normalizations, to_unit_range
 from lightning_saliency.visualization.captions import Names
 from lightning_saliency.visualization.colors import check_alpha, check_colormap
-from lightning_saliency.visualization.images import Channels, to_rgb
+from lightning_saliency.visualization.images import Channels, to_curves, to_rgb
+from lightning_saliency.visualization.views import Volumes
 
 _PIXELS = Normalization([0.0], [1.0])
 """The normalization of images that are pixels in [0, 1] as they are."""
@@ -49,7 +50,10 @@ class Style:
         alpha: Weight of the color in the overlay, in [0, 1].
         normalize: How raw maps become colors: `max` (negative values cut, each map divided by its maximum), `minmax`
             (each map from its minimum to its maximum), `shared` (one scale for all samples: a weak map looks weak).
-        channels: What to show of images with more than three channels: the `first` three, or the `mean`.
+        channels: What to show of images with more than three channels: the `first` three, or the `mean`. Of volumes the
+            first one, of signals the first eight.
+        volumes: How volumes `(N, C, D, H, W)` are shown: `slices`, three that cross where the map is largest; `frames`,
+            a few one after another, as of a video; `auto`: frames where there are three channels, else slices.
         top_k: Of how many classes of each sample, the most probable ones, CAM is shown side by side; 1 for no such
             picture. Default: 1, and 3 for `CAMCallback`.
 
@@ -69,6 +73,7 @@ class Style:
     alpha: float = 0.5
     normalize: Normalize = "max"
     channels: Channels = "first"
+    volumes: Volumes = "auto"
     top_k: int | None = None
 
     def __post_init__(self) -> None:
@@ -83,6 +88,7 @@ class Style:
                 "alpha": check_alpha,
                 "normalize": partial(check_choice, allowed=get_args(Normalize)),
                 "channels": partial(check_choice, allowed=get_args(Channels)),
+                "volumes": partial(check_choice, allowed=get_args(Volumes)),
                 "top_k": optional(check_count),
             },
         )
@@ -110,7 +116,9 @@ class PixelScale:
     note: str = ""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return images `(N, C, H, W)` as pictures, uint8 `(N, 3, H, W)`, on the CPU."""
+        """Return images `(N, C, H, W)` as pictures, uint8 `(N, 3, H, W)`, on the CPU; and signals as curves."""
+        if images.dim() == 3:
+            return to_curves(images, self.channels)
         if images.dtype == torch.uint8:  # pixels already, which the model converts itself
             return to_rgb(images / 255, 0.0, 1.0, self.channels)
         mean, std = (None, None) if self.normalization is None else self.normalization
@@ -154,13 +162,13 @@ def to_pictures(images: Tensor, style: Style, dataset: Any = None, modules: Sequ
     """Turn model inputs back into pictures, as `find_pixel_scale` finds for these images.
 
     Args:
-        images: `(N, C, H, W)`, as the model takes them.
+        images: `(N, C, H, W)`, as the model takes them; or volumes `(N, C, D, H, W)`, or signals `(N, C, T)`.
         style: How they look.
         dataset: Where to look for the normalization.
         modules: Where it may be too.
 
     Returns:
-        uint8 `(N, 3, H, W)`, on the CPU.
+        uint8 `(N, 3, H, W)`, on the CPU; see `to_rgb` for volumes, and `to_curves` for signals.
     """
     return find_pixel_scale([images], style, dataset, modules)(images)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from lightning_saliency.attribution import METHODS, Explanation, blank_reasons, describe_readings, make_heatmaps
@@ -12,6 +13,7 @@ from lightning_saliency.visualization.colors import signed_to_rgb
 from lightning_saliency.visualization.images import shown_channels
 from lightning_saliency.visualization.sheet import grid
 from lightning_saliency.visualization.style import Style, find_names, to_pictures
+from lightning_saliency.visualization.views import cut_images, make_views
 
 TUTORIAL_PANELS = {
     4: ("grad_cam", "guided_backprop", "guided_grad_cam"),
@@ -32,8 +34,8 @@ def tutorial_figure(
     """Draw the figure of the tutorials: a row for each image, with the image first and then each method's panel.
 
     Methods in input space (those of `explanation.signed`: guided backprop, Guided Grad-CAM, saliency …) are shown in
-    color, their signed values around mid gray; the others as heatmaps over the image. A map with nothing to show is
-    the dimmed image with the reason on it.
+    color, their signed values around mid gray; the others, and all of signals, as heatmaps over the image. A map with
+    nothing to show is the dimmed image with the reason on it.
 
     Args:
         explanation: Of these images, with these methods.
@@ -66,16 +68,18 @@ def tutorial_figure(
     # where several layers were read, the panels name them
     read = describe_readings(explanation, [key for key in keys if key in METHODS])
     captions = explanation_captions(explanation, find_names(style))
+    images = to_pictures(explanation.images[rows], style)
+    views = make_views(images, [panel for panel in columns.values() if panel.is_floating_point()], style.volumes)
     return grid(
-        to_pictures(explanation.images[rows], style),
-        columns,
+        cut_images(images, views),
+        {title: cut_images(panel, views) for title, panel in columns.items()},
         captions=[captions[row] for row in rows],
         blanks=blanks,
         note=join_notes(
             read,
-            shown_channels(explanation.images.shape[1], style.channels),
+            shown_channels(explanation.images.shape[1], style.channels, images.dim() - 2),
             "signed values: 0 is mid gray, positive is brighter"
-            if any(key in explanation.signed for key in keys)
+            if any(panel.dtype == torch.uint8 for panel in columns.values())
             else "",
         ),
         cell_side=_CELL_SIDE,
@@ -112,7 +116,7 @@ def _draw_panel(
     explanation: Explanation, key: str, rows: list[int], style: Style
 ) -> tuple[Tensor, Sequence[str | None]]:
     """Return a method's pictures or heatmaps, and why each is blank, or None."""
-    if key in explanation.signed:
+    if key in explanation.signed and explanation.images.dim() > 3:  # curves are colored by heatmaps alone
         signed = explanation.signed[key][rows]
         return signed_to_rgb(signed), blank_reasons(signed, "minmax")  # negative is no reason in color
     heatmaps = make_heatmaps(explanation.attributions[key][rows], explanation.images.shape[2:], style.normalize)

@@ -1,0 +1,127 @@
+"""Signals as curves over time, colored by their heatmaps."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from lightning_saliency.data import interpolated
+from lightning_saliency.visualization.cells import PAPER, WIDE
+from lightning_saliency.visualization.colors import colorize
+from lightning_saliency.visualization.text import FAINT_INK, INK, Color, get_font, line_height
+
+_SHARPNESS = 3  # columns that are drawn for one of pixels
+_PEN = 0.75  # half of a curve's width, in pixels
+_BAND = 3.5  # half of the width of the color along it
+_BLANK_INK: Color = (168, 170, 174)
+_LEAST_STRIP, _MOST_STRIP = 26, 96  # the height of a channel, in pixels
+_MOST_TICKS = 5
+
+
+def draw_curves(signal: Tensor, heatmap: Tensor | None, *, is_blank: bool, cell_side: int, colormap: str) -> Tensor:
+    """Draw the channels of a signal above each other, each as a curve, and below them the points in time.
+
+    Along the curves lies the color of the heatmap at that time.
+
+    Args:
+        signal: `(C, T)` uint8, each channel from 0 to 255.
+        heatmap: `(1, T)` in [0, 1], or None.
+        is_blank: Whether the curves are faint, and shown without the heatmap.
+        cell_side: As for `grid`; a cell is half as wide again.
+        colormap: The name of a matplotlib color map.
+
+    Returns:
+        uint8 `(h, w, 3)`.
+    """
+    count, length = signal.shape
+    width = round(cell_side * WIDE)
+    strip = min(_MOST_STRIP, max(_LEAST_STRIP, cell_side // count))
+    values = signal.double().numpy() / 255
+    colors = None
+    if heatmap is not None and not is_blank:
+        at_pixels = interpolated(heatmap[None].float(), (width,)).clamp(0, 1)
+        colors = colorize(at_pixels[:, :, None], colormap)[0, :, 0].T.double().numpy()
+    strips = [_draw_strip(channel, strip, width, colors, _BLANK_INK if is_blank else INK) for channel in values]
+    axis = _draw_axis(length, width, max(9, cell_side // 24))
+    return torch.from_numpy(np.concatenate([*strips, axis]))
+
+
+def _draw_strip(
+    values: NDArray[np.float64], height: int, width: int, colors: NDArray[np.float64] | None, ink: Color
+) -> NDArray[np.uint8]:
+    """Draw one curve of values in [0, 1], `(h, w, 3)`."""
+    margin = _BAND + 1
+    y = margin + (1 - values) * (height - 2 * margin)
+    page = np.full((height, width, 3), float(PAPER))
+    if colors is not None:
+        page += _coverage(y, height, width, _BAND)[:, :, None] * (colors - page)
+    page += _coverage(y, height, width, _PEN)[:, :, None] * (np.array(ink) - page)
+    drawn: NDArray[np.uint8] = np.rint(page).astype(np.uint8)
+    return drawn
+
+
+def _coverage(y: NDArray[np.float64], height: int, width: int, radius: float) -> NDArray[np.float64]:
+    """Return how much of each pixel `(h, w)` lies within a radius of the line through the points of a curve.
+
+    Args:
+        y: The height of each point, in pixels from above; the points are spread evenly over the width.
+        height: h.
+        width: w.
+        radius: In pixels.
+    """
+    columns = width * _SHARPNESS
+    low, high = _envelope(y, columns)
+    reach = math.ceil(radius * _SHARPNESS)
+    lows, highs = np.full(columns, np.inf), np.full(columns, -np.inf)
+    for shift in range(-reach, reach + 1):
+        rise = math.sqrt(max(radius**2 - (shift / _SHARPNESS) ** 2, 0.0))
+        source = np.clip(np.arange(columns) + shift, 0, columns - 1)
+        lows, highs = np.minimum(lows, low[source] - rise), np.maximum(highs, high[source] + rise)
+    top = np.arange(height)[:, None]
+    covered = np.clip(np.minimum(highs, top + 1) - np.maximum(lows, top), 0, 1)
+    coverage: NDArray[np.float64] = covered.reshape(height, width, _SHARPNESS).mean(2)
+    return coverage
+
+
+def _envelope(y: NDArray[np.float64], columns: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the least and the largest height of the line through the points in each column of pixels."""
+    edges = np.linspace(0, len(y) - 1, columns + 1)
+    at_edges = np.interp(edges, np.arange(len(y)), y)
+    low, high = np.minimum(at_edges[:-1], at_edges[1:]), np.maximum(at_edges[:-1], at_edges[1:])
+    column = np.clip(np.searchsorted(edges, np.arange(len(y)), side="right") - 1, 0, columns - 1)
+    np.minimum.at(low, column, y)
+    np.maximum.at(high, column, y)
+    return low, high
+
+
+def _draw_axis(length: int, width: int, font_size: int) -> NDArray[np.uint8]:
+    """Draw the axis of time, `(h, w, 3)`, with a few of its points."""
+    font = get_font(font_size)
+    tick = max(3, font_size // 3)
+    page = Image.new("RGB", (width, tick + line_height(font) + 2), (PAPER,) * 3)
+    draw = ImageDraw.Draw(page)
+    draw.line((0, 0, width, 0), fill=FAINT_INK)
+    for time in _ticks(length):
+        x = round(time * (width - 1) / max(length - 1, 1))
+        draw.line((x, 0, x, tick), fill=FAINT_INK)
+        half = font.getlength(str(time)) / 2
+        middle = min(max(x, half + 1), width - half - 1)
+        draw.text((middle, tick + 1 + font.getmetrics()[0]), str(time), fill=FAINT_INK, font=font, anchor="ms")
+    return np.asarray(page)
+
+
+def _ticks(length: int) -> list[int]:
+    """Return a few round points in time below a length.
+
+    Example:
+        >>> _ticks(1000), _ticks(24)
+        ([0, 200, 400, 600, 800], [0, 5, 10, 15, 20])
+    """
+    power = 10 ** max(math.floor(math.log10(max(length, 1))) - 1, 0)
+    step = next(step * power for step in (1, 2, 5, 10, 20, 50, 100) if (length - 1) // (step * power) < _MOST_TICKS)
+    return list(range(0, length, step))
