@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 from dataclasses import dataclass, field, is_dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -32,9 +32,10 @@ from lightning_saliency.callbacks import (
     Samples,
     Style,
 )
-from lightning_saliency.evidence import Surroundings, Target
+from lightning_saliency.evidence import TASKS, Surroundings, Target, Task
 from lightning_saliency.metrics import MetricOverImages, area_above, box_accuracy, box_hits, heatmaps_to_boxes
 from lightning_saliency.visualization import colorize, overlay
+from lightning_saliency.visualization.views import Volumes
 
 NAN, INF = math.nan, math.inf
 NET = gap_net().float()
@@ -88,6 +89,8 @@ def choice(*right):
 
 FLAG = Kind([0, 1, 1.0, NAN, np.int64(1), *TEXTS, *ARRAYS, *NOTHING], [True, False, np.True_, np.False_])
 FUNCTION = Kind([3, NAN, True, "f", b"f", [], {}, Odd(), torch.zeros(2)], [None, torch.numel, nn.Identity()])
+OUTPUT = Kind([3, NAN, True, "", b"f", [], (), {}, Odd(), torch.zeros(2)], [None, "logits", torch.numel, nn.Identity()])
+TASK = choice("multiclass", "multilabel", "regression", "segmentation", "embedding").or_none()
 NAMES = ["../up", "/abs", "..", ".", "a/../../b", "a//b", "a/", " ", "a ", ".a", "a.", "a\nb", "a\0", "a\r", "\x7f",
          "a\\b", "C:", "C:/x", "a:b", "nul", "a/CON.txt", "com1", "a*", "a?", "<a>", "a|b", '"', "\ud800", "x" * 200,
          "a\u2028b", "a\x85"]  # fmt: skip
@@ -170,8 +173,8 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
     }),
     History: ({}, {"animation_every_n_epochs": count().or_none()}),
     Execution: ({}, {
-        "fuse": choice("mean", "max").or_none(), "flip": FLAG, "task": choice("multiclass", "multilabel").or_none(),
-        "output_fn": FUNCTION, "chunk_size": count().or_none(), "log_untrained": FLAG,
+        "fuse": choice("mean", "max").or_none(), "flip": FLAG, "task": TASK,
+        "output_fn": OUTPUT, "chunk_size": count().or_none(), "log_untrained": FLAG,
         "on_error": choice("warn", "raise"), "max_fraction": number(0.1, 1, outside=[0, 1.5, -0.1]).or_none(),
         "audit": FLAG,
     }),
@@ -179,6 +182,7 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
         "mean": MEANS, "std": Kind([*MEANS.wrong, 0, -1, [0.5, 0]], MEANS.right), "class_names": CLASS_NAMES,
         "colormap": choice("turbo", "viridis"), "alpha": number(0, 0.5, 1, outside=[-0.1, 1.1]),
         "normalize": choice("max", "minmax", "shared"), "channels": choice("first", "mean"),
+        "volumes": choice(*get_args(Volumes)),
         "top_k": count().or_none(),
     }),
     SaliencyCallback: ({}, {
@@ -199,7 +203,8 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
     }),
     Target: ({}, {"choice": Kind(CLASS_INDEX, [None, "label", 3, np.int64(2), [1, 2], range(3), torch.sum])}),
     Forward: ({"model": NET}, {
-        "model": Kind(MODEL.wrong, [NET]), "output_fn": FUNCTION,
+        "model": Kind(MODEL.wrong, [NET]), "output_fn": OUTPUT.but(()),
+        "task": Kind([3, True, "x", Odd(), Task], list(TASKS.values())),
         "context": Kind([3, None, True, "a", Odd(), [], torch.no_grad()], [torch.no_grad]),
         "memory_format": Kind([3, None, True, "channels_last", Odd(), torch.float32], [torch.channels_last]),
         "surroundings": Kind([3, None, True, "x", Odd(), NET], [Surroundings()]),
@@ -209,7 +214,8 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
         "target": Kind([*CLASS_INDEX, "label", [0, 1, 0], 99], [None, 1, [0, np.int64(1)], lambda logits: logits[:, 0],
                                                                  torch.tensor([1, 0])]),
         "layer": Kind([*LAYER.wrong, "no such layer", nn.ReLU()], ["0", NET[0], None]),
-        "fuse": choice("mean", "max").or_none(), "flip": FLAG, "task": choice("multiclass", "multilabel"),
+        "fuse": choice("mean", "max").or_none(), "flip": FLAG,
+        "task": Kind(TASK.wrong, ["multiclass", "multilabel", np.str_("regression"), None]),
         "chunk_size": count().or_none(), "progress": FLAG,
     }),
     class_model_image: ({"model": NET, "classes": [0, 1], "image_size": (2, 12, 12), "steps": 1}, {

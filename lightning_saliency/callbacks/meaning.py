@@ -111,8 +111,8 @@ def choose_meaning(
     candidates = [found for path, tensor in tensors.items() for found in _candidates(path, tensor, batch, images, task)]
     if terms and task is None:
         candidates = _as_the_loss_uses(candidates, terms, tensors)
-    if task is None:  # maps of values, and the image again, are told from others by the loss alone
-        candidates = [c for c in candidates if c.use or c.task.name != "regression" or c.tensor.dim() < 3]
+    if task is None:  # maps of values, the image again, and embeddings are told from others by the loss alone
+        candidates = [found for found in candidates if found.use or not _needs_loss(found)]
     if not candidates:
         read_output(output, count, choice, task, images)  # which says what is missing
         raise OptionError(
@@ -129,6 +129,10 @@ def choose_meaning(
         None if by_form else chosen.task,
         tuple(dict.fromkeys(dotted(other.path) for other in others if other.is_labeled >= chosen.is_labeled)),
     )
+
+
+def _needs_loss(found: _Candidate) -> bool:
+    return found.task.name == "embedding" or (found.task.name == "regression" and found.tensor.dim() > 2)
 
 
 def _candidates(path: Path, tensor: Tensor, batch: Any, images: Tensor, task: Task | None) -> Iterator[_Candidate]:

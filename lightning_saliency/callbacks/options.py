@@ -28,7 +28,7 @@ from lightning_saliency.attribution import Fuse
 from lightning_saliency.data import CHOOSERS, Choose, Chooser, FixedSamples, Objects, Positions, SampleCollector
 from lightning_saliency.data import describe as _describe
 from lightning_saliency.data import given_samples as _given_samples
-from lightning_saliency.evidence import OutputChoice, TaskName
+from lightning_saliency.evidence import OutputChoice, TaskName, check_output_choice
 
 OnError: TypeAlias = Literal["warn", "raise"]
 
@@ -212,7 +212,7 @@ class Execution:
                 "fuse": partial(check_choice, allowed=(*get_args(Fuse), None)),
                 "flip": check_flag,
                 "task": partial(check_choice, allowed=(*get_args(TaskName), None)),
-                "output_fn": _check_output,
+                "output_fn": check_output_choice,
                 "chunk_size": optional(check_count),
                 "log_untrained": check_flag,
                 "on_error": partial(check_choice, allowed=get_args(OnError)),
@@ -279,11 +279,6 @@ def check_group(option: str, value: Any, group: type[Any]) -> Any:
     if not isinstance(value, group):
         refuse(option, f"`{group.__name__}(...)`", shown(value), error=TypeError)
     return value
-
-
-def _check_output(name: str, choice: Any) -> Any:
-    """Refuse what is neither a function, nor a key, nor None."""
-    return check_text(name, choice) if isinstance(choice, str) else check_function(name, choice)
 
 
 def _check_images(name: str, images: Any) -> Tensor | tuple[Any, ...]:

@@ -16,7 +16,7 @@ from lightning_saliency.data.calls import Call, join_calls, plain_call
 from lightning_saliency.data.choosing import Chooser, Selection
 from lightning_saliency.data.objects import objects_to_masks
 from lightning_saliency.data.trees import describe
-from lightning_saliency.data.truths import Answer, Truths, find_truths
+from lightning_saliency.data.truths import LABEL_FORMS, Answer, Truths, find_truths
 
 Objects: TypeAlias = Callable[[Any], Any] | Tensor | Sequence[Tensor]
 """The objects of the samples, as for `objects_to_masks`; or a function that returns the objects of a batch."""
@@ -251,8 +251,8 @@ class SampleCollector:
         truths = find_truths(labels if self.label_fn is None else [labels], count, num_classes, task, key)
         if truths is None and self.label_fn is not None:
             raise OptionError(
-                f"Expected the function for `labels` to return labels of {count} samples for {task}, such as one class "
-                f"for each, got {describe(labels)}.",
+                f"Expected the function for `labels` to return {LABEL_FORMS[task]} of the {count} images, got "
+                f"{describe(labels)}.",
                 "samples.labels",
             )
         if truths is None:

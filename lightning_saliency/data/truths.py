@@ -23,6 +23,16 @@ Answer: TypeAlias = int | tuple[int, ...] | tuple[float, ...]
 """What is true of a sample, or what a model says of it: a class, a set of classes, or values."""
 
 
+LABEL_FORMS = {
+    "multiclass": "one class for each",
+    "multilabel": "zeros and ones for the classes of each",
+    "regression": "values for each",
+    "segmentation": "a map of classes for each",
+    "embedding": "nothing for each",
+}
+"""What labels are, in words, by the task."""
+
+
 @dataclass(frozen=True)
 class Truths:
     """What a batch says is true of its samples.

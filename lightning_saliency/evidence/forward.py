@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lightning_saliency._checks import check_function, check_type, refuse, shown
+from lightning_saliency._checks import check_type, refuse, shown
 from lightning_saliency.data import Call, channels_first, like_layout, plain_call
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
-from lightning_saliency.evidence.outputs import OutputChoice, OutputReader
+from lightning_saliency.evidence.outputs import OutputChoice, OutputReader, check_output_choice
 from lightning_saliency.evidence.tasks import TASKS, Reading, Task
 
 ForwardContext: TypeAlias = Callable[[], AbstractContextManager[Any]]
@@ -63,8 +63,8 @@ class Forward:
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
             raise TypeError(f"Expected `model` to be a torch.nn.Module, got {type(self.model).__name__}.")
-        if not isinstance(self.output_fn, str | tuple):
-            check_function("output_fn", self.output_fn)
+        if not isinstance(self.output_fn, tuple):  # a path, which may be empty: the output itself
+            check_output_choice("output_fn", self.output_fn)
         if self.task not in (None, *TASKS.values()):
             refuse("task", "one of `TASKS`", shown(self.task), error=TypeError)
         if not callable(self.context):

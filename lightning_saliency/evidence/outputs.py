@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lightning_saliency._checks import OptionError, call_option
+from lightning_saliency._checks import OptionError, call_option, refuse, shown
 from lightning_saliency.data import children, describe
 from lightning_saliency.data.trees import Path, dotted, leaves
 from lightning_saliency.evidence.tasks import TASKS, Reading, Task, TaskName
@@ -33,6 +33,14 @@ _ENDS: dict[str, TaskName] = {
     **dict.fromkeys(["sigmoid", "sigmoid_"], "multilabel"),
 }
 """The functions that make probabilities, and what they say of the task."""
+
+
+def check_output_choice(name: str, choice: Any) -> OutputChoice:
+    """Refuse what is neither a function, nor a key of a model's output, nor None."""
+    if not (choice is None or callable(choice) or (isinstance(choice, str) and choice)):
+        refuse(name, "a function, a key of the model's output, or None", shown(choice), error=TypeError)
+    checked: OutputChoice = choice
+    return checked
 
 
 def find_output(

@@ -124,7 +124,7 @@ class _Reader:
 
     def _read(self, tensor: Tensor, single: Sequence[int], path: Path) -> tuple[float, Layout | None]:
         """Return order and layout of a tensor of all the images; `single` is its shape for the first alone."""
-        readings: list[tuple[float, Layout]] = []
+        readings: list[tuple[float, float, Layout]] = []  # how likely it is, its order, the layout
         for axes in different_axes(self.image_size):
             batch = Layout(axes).batch_axis
             if not Layout(axes).fits(tensor.shape, self.image_size) or single[batch] != 1:
@@ -136,11 +136,12 @@ class _Reader:
                 maps = layout.read(tensor, self.image_size)
                 # any axis of a signal's map may be time: it is likely that of maps of this shape, or of this length
                 earlier = (layout.axes, tuple(single)), maps.shape[2:].numel()
-                readings.append((_order(maps) + _UNUSUAL * sum(map(self.seen.__contains__, earlier)), layout))
-        likely = [reading for reading in readings if reading[1].axes != "NDL" or reading[0] > _UNUSUAL]
+                order = _order(maps)
+                readings.append((order + _UNUSUAL * sum(map(self.seen.__contains__, earlier)), order, layout))
+        likely = [reading for reading in readings if reading[2].axes != "NDL" or reading[0] > _UNUSUAL]
         if not likely:
             return 0.0, None
-        order, best = max(likely, key=lambda reading: reading[0])
+        _, order, best = max(likely, key=lambda reading: reading[0])
         if len(self.image_size) == 1:
             self.seen |= {(best.axes, tuple(single)), *best.token_grid(tensor.shape, self.image_size).grid}
         return order, best

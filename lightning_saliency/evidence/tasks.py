@@ -144,6 +144,10 @@ class Embedding(Regression):
 
     name: ClassVar[TaskName] = "embedding"
 
+    def read(self, output: Tensor) -> Reading | None:
+        """Return the embeddings of an output `(N, K)`."""
+        return _rows(self, output)
+
     def scores(self, logits: Tensor, classes: Tensor) -> Tensor:
         """Raise an error: no number of an embedding means anything by itself.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, TypeAlias, TypeVar
 
 _Value = TypeVar("_Value")
@@ -56,11 +57,11 @@ def answers(about: Mapping[str, Any], key: str) -> tuple[Answer | None, ...]:
     return tuple(found)
 
 
-def answer_to_json(answer: Answer | None) -> Any:
+def answer_to_json(answer: Any) -> Any:
     """Return an answer as JSON can hold it: values as numbers with a point, classes as integers."""
-    if answer is None or isinstance(answer, int):
-        return answer
-    return [item if isinstance(item, int) else to_json(item) for item in answer]
+    if answer is None or isinstance(answer, Integral):
+        return None if answer is None else int(answer)
+    return [int(item) if isinstance(item, Integral) else to_json(item) for item in answer]
 
 
 def to_json(value: float) -> float | str:

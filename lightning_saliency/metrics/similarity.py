@@ -150,7 +150,7 @@ def _centers(values: Tensor) -> Tensor:
     """`(N, H, W)` -> `(N, 2)`: the last axis first."""
     total = values.flatten(1).sum(1)
     axes = range(values.dim() - 1, 0, -1)
-    along = [values.movedim(axis, 1).reshape(len(values), values.shape[axis], -1).sum(2) for axis in axes]
+    along = [values.movedim(axis, 1)[..., None].flatten(2).sum(2) for axis in axes]
     return torch.stack([(sums * _coordinates(sums.shape[1], sums)).sum(1) / total for sums in along], dim=1)
 
 

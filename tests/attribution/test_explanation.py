@@ -10,7 +10,7 @@ from states import assert_alike, assert_all_alike, assert_same
 
 from lightning_saliency.attribution import METHODS, Explanation, HeatmapStage, Settings, explain, explain_call
 from lightning_saliency.data import plain_call
-from lightning_saliency.evidence import Forward, Target, find_layers, name_layer
+from lightning_saliency.evidence import TASKS, Forward, Target, find_layers, name_layer
 from lightning_saliency.metrics import measure_faithfulness, measure_head_randomization
 
 IMAGES = torch.randn(3, 2, 10, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -135,12 +135,12 @@ def test_an_explanation_knows_how_it_was_made():
     forward = Forward(model, output_fn=lambda output: output)
     found = explain(forward, IMAGES, **{**options_of("all"), "layer": ["2", model[5]]})
     settings = found.settings
-    assert settings.forward == forward
+    assert settings.forward == dataclasses.replace(forward, task=TASKS["multilabel"])
     assert list(settings.methods) == [key for key in METHOD_OPTIONS if key != "cam"]
     assert settings.methods["grad_cam"] == {"principal": True}
     assert settings.target == Target(LABELS)
     assert settings.layers == (name_layer(model, "2"), name_layer(model, "5"))
-    assert (settings.fuse, settings.flip, settings.task, settings.chunk_size) == ("max", True, "multilabel", 2)
+    assert (settings.fuse, settings.flip, settings.chunk_size) == ("max", True, 2)
     assert found.layers == ("2", "5")
     assert explain(model, IMAGES).settings.read_layers == (name_layer(model, "5"),)  # the one that was found
     assert explain(model, IMAGES, methods="saliency").settings.layers == ()

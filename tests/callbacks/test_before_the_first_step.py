@@ -103,7 +103,11 @@ class TakesTokens(TinyClassifier):
             r"defines no `forward`.*`model=...`, one of backbone, head",
         ),
         (GradCAMCallback, NeverCalled, r"validation step of NeverCalled to call.*calls none of its submodules"),
-        (GradCAMCallback, Embeds, r"return logits of shape \(8, classes\), got a tensor of shape \(8, 12, 8, 8\)"),
+        (
+            GradCAMCallback,
+            Embeds,
+            r"loss reads, of shape \(N, 3\), got output \(8, 12, 8, 8\)\. Name the submodule",
+        ),
         (GradCAMCallback, TakesTokens, r"images, a floating-point or uint8 tensor \(N, C, H, W\), got 0: a tensor of"),
         (
             partial(GradCAMCallback, samples=Samples(image="pixels")),

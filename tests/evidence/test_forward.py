@@ -272,7 +272,8 @@ def test_a_forward_is_a_value_that_keeps_what_it_was_made_of():
     ("arguments", "says"),
     [
         ({"model": len}, "`model` to be a torch.nn.Module, got builtin_function_or_method"),
-        ({"output_fn": "logits"}, "`output_fn` to be a function or None, got str"),
+        ({"output_fn": 3}, "`output_fn` to be a function, a key of the model's output, or None, got 3"),
+        ({"task": "multiclass"}, "`task` to be one of `TASKS`, got 'multiclass'"),
         (
             {"context": torch.no_grad()},
             "`context` to be a function that makes a context manager, got the context manager no_grad",

@@ -159,17 +159,12 @@ def test_small_logits_in_half_precision_are_no_probabilities():
         torch.testing.assert_close(found.logits[0], torch.tensor([0.3, 0.85]), rtol=1e-2, atol=0)
 
 
-class SingleLogit(Ended):
-    def __init__(self):
-        super().__init__(gap_net(1), lambda logit: logit.sigmoid())
-
-
 class SumsToOne(Ended):
     def __init__(self):
         super().__init__(gap_net(), lambda logits: 10 * (logits - logits.mean(1, keepdim=True)) + 1 / 3)
 
 
-@pytest.mark.parametrize("make", [Attention, gap_net, lambda: gap_net(1), SingleLogit, SumsToOne])
+@pytest.mark.parametrize("make", [Attention, gap_net, lambda: gap_net(1), SumsToOne])
 def test_models_that_return_logits_or_a_single_number_are_left_alone(make):
     model = make().double().eval()
     found = explain(model, IMAGES, methods=["grad_cam", "saliency", "occlusion"], target=1)  # a warning is an error
@@ -177,3 +172,16 @@ def test_models_that_return_logits_or_a_single_number_are_left_alone(make):
         torch.testing.assert_close(found.logits, model(IMAGES))
     expected = torch.stack([gradient(model, image, min(1, found.logits.shape[1] - 1)) for image in IMAGES])
     assert_alike(found.signed["saliency"], expected)
+
+
+@pytest.mark.parametrize("end", [torch.sigmoid, F.sigmoid, nn.Sigmoid(), lambda logits: logits.clone().sigmoid_()])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_models_that_end_in_sigmoids_are_explained_by_what_goes_into_them(classes, end):
+    model = Ended(gap_net(classes), end).double().eval()
+    with pytest.warns(UserWarning, match="what goes into its sigmoid is explained"):
+        found = explain(model, IMAGES, methods=["grad_cam", "saliency"], target=0)
+    plain = explain(model.net, IMAGES, methods=["grad_cam", "saliency"], target=0)
+    assert_all_alike(found.attributions, plain.attributions)
+    with torch.no_grad():
+        torch.testing.assert_close(found.probabilities[:, -classes:], model(IMAGES))
+    assert found.task.name == ("multiclass" if classes == 1 else "multilabel")

@@ -52,5 +52,5 @@ def test_the_raw_maximum_is_signed_and_none_where_it_is_not_finite():
     found = raw_maximum(raw).tolist()
     assert found[:2] == [-2, 5]
     assert [value != value for value in found[2:]] == [True, True]
-    with pytest.raises(ValueError, match=r"`attributions` to be \(N, 1, h, w\), got shape \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"`attributions` to be \(N, 1, H, W\), got shape \(4, 2\)"):
         raw_maximum(raw[:, 0, 0])

@@ -3,12 +3,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lightning_saliency.evidence import TASKS
 from lightning_saliency.visualization import Caption, Names, class_model_caption, fooling_caption, method_title
 from lightning_saliency.visualization.captions import (
+    answer_caption,
     class_captions,
     explanation_captions,
     label_captions,
-    predicted_class_caption,
     prediction_captions,
 )
 
@@ -22,7 +23,7 @@ def test_a_class_without_a_name_is_called_by_its_number():
 
 
 def test_the_prediction_is_right_wrong_or_unknown():
-    captions = prediction_captions([1, 0, None], [1, 1, 1], [0.934, 1.0, 0.5], NAMES)
+    captions = prediction_captions([1, 0, None], [1, 1, 1], [(0.934,), (1.0,), (0.5,)], NAMES)
     assert captions == [
         Caption("true dog · predicted dog 93%", True),
         Caption("true cat · predicted dog 100%", False),
@@ -31,7 +32,7 @@ def test_the_prediction_is_right_wrong_or_unknown():
 
 
 def test_a_long_name_leaves_room_for_what_follows_it():
-    (caption,) = prediction_captions([0], [0], [0.5], Names([LONG]))
+    (caption,) = prediction_captions([0], [0], [(0.5,)], Names([LONG]))
     assert caption.text == f"true {LONG[:39]}… · predicted {LONG[:39]}… 50%"
     assert Names([LONG])[0] == LONG
 
@@ -41,6 +42,9 @@ def test_an_explanation_says_which_class_is_explained():
         probabilities=torch.tensor([[0.25, 0.75], [0.25, 0.75]]),
         predictions=torch.tensor([1, 1]),
         classes=torch.tensor([1, 0]),
+        answers=[1, 1],
+        answer_probabilities=[(0.75,), (0.75,)],
+        task=TASKS["multiclass"],
     )
     assert [caption.text for caption in explanation_captions(explanation, NAMES)] == [
         "predicted dog 75% · explained: predicted class",
@@ -53,8 +57,23 @@ def test_an_explanation_says_which_class_is_explained():
 def test_what_stands_below_a_cell():
     assert class_captions([1, 1], [0.25, 0.5], [1, 0], NAMES) == [Caption("dog · 25%", True), Caption("dog · 50%")]
     assert label_captions([0, None], NAMES) == [Caption("true cat"), Caption("")]
-    assert predicted_class_caption(None, 1, NAMES) == Caption("dog")
-    assert predicted_class_caption(1, 1, NAMES) == Caption("dog", True)
+    assert answer_caption(None, 1, NAMES) == Caption("dog")
+    assert answer_caption(1, 1, NAMES) == Caption("dog", True)
+    assert answer_caption((39.0,), (37.251,), NAMES) == Caption("37.25")
+    assert answer_caption((0, 1), (1, 0), NAMES) == Caption("dog, cat", True)
+    assert answer_caption(1, None, NAMES) == Caption("")
+
+
+def test_sets_of_classes_and_values_are_said_as_what_they_are():
+    truths, answers = [(0,), (39.0,), (), (0.5, 1.0, 2.0, 3.0)], [(0, 1), (37.25,), (), (0.25, 1.0, 2.0, 3.0)]
+    captions = prediction_captions(truths, answers, [(0.9, 0.6), (), (), ()], NAMES)
+    assert [caption.text for caption in captions] == [
+        "true cat · predicted cat 90%, dog 60%",
+        "true 39 · predicted 37.25",
+        "true none · predicted none",
+        "true 0.5, 1, 2, … · predicted 0.25, 1, 2, …",
+    ]
+    assert [caption.correct for caption in captions] == [False, None, True, None]
 
 
 @pytest.mark.parametrize(
