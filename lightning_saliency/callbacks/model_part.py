@@ -174,7 +174,12 @@ class ModelPart:
             if call_and_logits is not None:
                 self._chosen = ""
                 return call_and_logits
-        fitting = [call for call in recorded.values() if call.call is not None and call.logits is not None]
+        # behind another module's call, what looks like a signal is a sequence of features
+        fitting = [
+            record
+            for number, record in enumerate(recorded.values())
+            if record.call is not None and record.logits is not None and (record.call.images.dim() > 3 or number == 0)
+        ]
         if len(fitting) != 1:
             raise OptionError(
                 f"Expected the validation step of {type(pl_module).__name__} to call what turns images into logits, "
@@ -218,7 +223,7 @@ class ModelPart:
         """Return the call `forward(images)` and its logits, if they are those of the step; else None."""
         first_call = next((record.call for record in recorded if record.call is not None), None)
         last_logits = next((record.logits for record in reversed(recorded) if record.logits is not None), None)
-        call = plain_call(find_images(batch) if first_call is None else first_call.images)
+        call = plain_call(find_images(batch, signals=True) if first_call is None else first_call.images)
         try:
             with self.forward(trainer, pl_module, pl_module).undisturbed() as isolated:
                 logits = isolated(call)

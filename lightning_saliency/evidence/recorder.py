@@ -118,7 +118,7 @@ class CallRecorder:
     def _record(self, name: str, args: Any, kwargs: Any, output: Any) -> RecordedCall:
         call = logits = None
         try:
-            call = make_call(args, kwargs, self.image)
+            call = make_call(args, kwargs, self.image, signals=True)
             output_logits = find_logits(output, len(call), self.output_fn)
             with torch.inference_mode(False), torch.no_grad():
                 logits = output_logits.detach().clone()
