@@ -266,9 +266,11 @@ class ModelPart:
     def _readings(self, recorded: Mapping[str, RecordedCall], batch: Any) -> dict[str, Meaning]:
         """Return what the outputs of the submodules mean that turn images into something that can be explained."""
         readings = {}
-        for name, call in recorded.items():
+        for number, (name, call) in enumerate(recorded.items()):
             with suppress(OptionError):
-                readings[name] = self._meaning(call, batch)
+                # behind another module's call, what looks like a signal is a sequence of features
+                if number == 0 or self._call(call).images.dim() > 3:
+                    readings[name] = self._meaning(call, batch)
         return readings
 
     def _call(self, recorded: RecordedCall) -> Call:
@@ -309,7 +311,7 @@ class ModelPart:
     ) -> tuple[Call, Reading | None] | None:
         """Return the call `forward(images)` and what it says, if that is what the step computes; else None."""
         first_call = next((record.call for record in recorded if record.call is not None), None)
-        call = plain_call(find_images(batch) if first_call is None else first_call.images)
+        call = plain_call(find_images(batch, signals=True) if first_call is None else first_call.images)
         try:
             with self.forward(trainer, pl_module, pl_module).undisturbed() as isolated:
                 logits = isolated(call)

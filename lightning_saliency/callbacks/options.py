@@ -43,14 +43,14 @@ class Samples:
             `hardest`: those with the largest loss in the first pass over the whole stream.
         positions: Positions in the validation stream, in place of `num` and `choose`.
         images: Images that the model is called with as `model(images)`, `(N, C, H, W)`, or a pair of images and labels
-            `(N,)`, in place of the stream's.
+            `(N,)`, in place of the stream's. Also volumes `(N, C, D, H, W)`; and in a pair signals `(N, C, T)`.
         dataloader_idx: The validation loader that they are taken from.
         image: The name of the model's argument that holds the images, where there are several: `pixel_values`, or keys
             joined by dots, `batch.image`.
         labels: A function that returns the labels `(N,)` of a batch, where they are not found automatically.
         objects: The objects, for the metrics that need them: a function that returns boxes `(N, 4)` as (x1, y1, x2, y2)
-            in pixels, a list of N tensors of them, or masks `(N, 1, H, W)` of a batch; or these themselves, one entry
-            for each sample.
+            in pixels, a list of N tensors of them, or masks `(N, 1, H, W)` of a batch (of volumes or signals masks of
+            their size); or these themselves, one entry for each sample.
 
     Raises:
         TypeError: An option is of the wrong kind.
@@ -172,7 +172,8 @@ class Execution:
 
     Args:
         fuse: How the maps of several layers become one: the `mean` or `max` of their heatmaps.
-        flip: Explain the mirrored samples too, and show the mean: every pass is run twice, for smoother maps.
+        flip: Explain the samples mirrored along their last axis too, and show the mean: every pass is run twice, for
+            smoother maps.
         task: What the model's output means: `multiclass`, `multilabel`, `regression` or `segmentation`. Default: found
             from what the loss does with it, and from the forms of output and labels.
         output_fn: A function that returns the logits of the model's output, or their key in it, such as `heads.color`,
@@ -297,7 +298,7 @@ def _check_objects(name: str, objects: Any) -> Any:
         return isinstance(value, Tensor) and value.dim() == 2 and value.shape[1] == 4
 
     def is_masks(value: Any) -> bool:
-        return isinstance(value, Tensor) and (value.dim() == 3 or (value.dim() == 4 and value.shape[1] == 1))
+        return isinstance(value, Tensor) and (value.dim() == 3 or (value.dim() in (4, 5) and value.shape[1] == 1))
 
     if callable(objects) or is_boxes(objects) or is_masks(objects):
         return objects

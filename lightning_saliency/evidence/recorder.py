@@ -122,7 +122,7 @@ class CallRecorder:
     def _record(self, name: str, args: Any, kwargs: Any, output: Any) -> RecordedCall:
         call = copied = None
         try:
-            call = make_call(args, kwargs, self.image)
+            call = make_call(args, kwargs, self.image, signals=True)
             with torch.inference_mode(False), torch.no_grad():
                 copied = mapped(output, lambda _, value: _cloned(value))
             if callable(self.output_fn) or not output_tensors(output, len(call)):

@@ -111,7 +111,8 @@ def _tracks(image: Cut, most: int) -> tuple[dict[int, _Track], dict[int, _Track]
         row, column = panel.place
         heights[row] = max(heights.get(row, 0), part.shape[1])
         widths[column] = max(widths.get(column, 0), part.shape[2])
-    scale = _cell_scale(max(sum(heights.values()), sum(widths.values())), most)
+    side = max(sum(heights.values()), sum(widths.values()))
+    scale = most // side if side <= most else most / side
 
     def tracks(lengths: dict[int, int]) -> dict[int, _Track]:
         begin, placed = 0, {}

@@ -10,30 +10,35 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lightning_saliency.data import interpolated
+from lightning_saliency.data import averaged, interpolated
 from lightning_saliency.visualization.cells import PAPER, WIDE
 from lightning_saliency.visualization.colors import colorize
 from lightning_saliency.visualization.text import FAINT_INK, INK, Color, get_font, line_height
 
 _SHARPNESS = 3  # columns that are drawn for one of pixels
 _PEN = 0.75  # half of a curve's width, in pixels
-_BAND = 3.5  # half of the width of the color along it
+_HALO = 4.0  # half of the width of the color along it
+_MARGIN = _HALO + 1  # above and below a curve
+_LEAST_OPACITY = 0.25  # of the color, where the heatmap is 0
 _BLANK_INK: Color = (168, 170, 174)
 _LEAST_STRIP, _MOST_STRIP = 26, 96  # the height of a channel, in pixels
 _MOST_TICKS = 5
 
 
-def draw_curves(signal: Tensor, heatmap: Tensor | None, *, is_blank: bool, cell_side: int, colormap: str) -> Tensor:
+def draw_curves(
+    signal: Tensor, heatmap: Tensor | None, *, is_blank: bool, cell_side: int, colormap: str, alpha: float
+) -> Tensor:
     """Draw the channels of a signal above each other, each as a curve, and below them the points in time.
 
-    Along the curves lies the color of the heatmap at that time.
+    Along the curves lies the color of the heatmap at each time, more opaque where that is large.
 
     Args:
         signal: `(C, T)` uint8, each channel from 0 to 255.
         heatmap: `(1, T)` in [0, 1], or None.
         is_blank: Whether the curves are faint, and shown without the heatmap.
         cell_side: As for `grid`; a cell is half as wide again.
-        colormap: The name of a matplotlib color map.
+        colormap: As for `grid`.
+        alpha: As for `grid`.
 
     Returns:
         uint8 `(h, w, 3)`.
@@ -42,25 +47,25 @@ def draw_curves(signal: Tensor, heatmap: Tensor | None, *, is_blank: bool, cell_
     width = round(cell_side * WIDE)
     strip = min(_MOST_STRIP, max(_LEAST_STRIP, cell_side // count))
     values = signal.double().numpy() / 255
-    colors = None
+    halo = np.full((width, 3), float(PAPER))
     if heatmap is not None and not is_blank:
-        at_pixels = interpolated(heatmap[None].float(), (width,)).clamp(0, 1)
+        fit = interpolated if length < width else averaged
+        at_pixels = fit(heatmap[None].float(), (width,)).clamp(0, 1)
         colors = colorize(at_pixels[:, :, None], colormap)[0, :, 0].T.double().numpy()
-    strips = [_draw_strip(channel, strip, width, colors, _BLANK_INK if is_blank else INK) for channel in values]
+        # the dark end of a color map would stand out on paper
+        opacity = (2 * alpha * (_LEAST_OPACITY + (1 - _LEAST_OPACITY) * at_pixels[0, 0])).clamp(max=1)
+        halo += opacity.double().numpy()[:, None] * (colors - halo)
+    strips = [_draw_strip(channel, strip, halo, _BLANK_INK if is_blank else INK) for channel in values]
     axis = _draw_axis(length, width, max(9, cell_side // 24))
     return torch.from_numpy(np.concatenate([*strips, axis]))
 
 
-def _draw_strip(
-    values: NDArray[np.float64], height: int, width: int, colors: NDArray[np.float64] | None, ink: Color
-) -> NDArray[np.uint8]:
-    """Draw one curve of values in [0, 1], `(h, w, 3)`."""
-    margin = _BAND + 1
-    y = margin + (1 - values) * (height - 2 * margin)
-    page = np.full((height, width, 3), float(PAPER))
-    if colors is not None:
-        page += _coverage(y, height, width, _BAND)[:, :, None] * (colors - page)
-    page += _coverage(y, height, width, _PEN)[:, :, None] * (np.array(ink) - page)
+def _draw_strip(values: NDArray[np.float64], height: int, halo: NDArray[np.float64], ink: Color) -> NDArray[np.uint8]:
+    """Draw one curve of values in [0, 1], `(h, w, 3)`, on a wide one whose columns have the colors of a halo."""
+    y = _MARGIN + (1 - values) * (height - 2 * _MARGIN)
+    page = np.full((height, len(halo), 3), float(PAPER))
+    for color, radius in ((halo, _HALO), (np.array(ink), _PEN)):
+        page += _coverage(y, height, len(halo), radius)[:, :, None] * (color - page)
     drawn: NDArray[np.uint8] = np.rint(page).astype(np.uint8)
     return drawn
 

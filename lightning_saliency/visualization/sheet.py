@@ -236,7 +236,7 @@ def _draw_cell(
         parts = above if isinstance(above, Cut) else None
         return draw_cut(image, parts, is_blank=is_blank, cell_side=cell_side, colormap=colormap, alpha=alpha)
     heatmap = above.detach().cpu() if isinstance(above, Tensor) else None
-    return draw_curves(image.cpu(), heatmap, is_blank=is_blank, cell_side=cell_side, colormap=colormap)
+    return draw_curves(image.cpu(), heatmap, is_blank=is_blank, cell_side=cell_side, colormap=colormap, alpha=alpha)
 
 
 def _rows_by_size(images: Shown, columns: Mapping[str, Shown], rows: Sequence[int]) -> list[Sequence[int]]:
