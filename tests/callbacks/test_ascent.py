@@ -112,7 +112,7 @@ def test_the_fooled_samples_and_how_many_steps_it_took(tmp_path):
         (
             lambda: ClassModelCallback(execution=Execution(output_fn=3)),
             TypeError,
-            r"`execution\.output_fn` to be a function or None, got int",
+            r"`execution\.output_fn` to be a function, a key of",
         ),
         (lambda: ClassModelCallback(every_n_epochs=0), ValueError, "`every_n_epochs` to be a positive int"),
         (lambda: FoolingCallback(-1), ValueError, "`target` to be an int from 0, got -1"),
