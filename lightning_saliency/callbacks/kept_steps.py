@@ -12,7 +12,7 @@ from lightning_saliency.data import mapped
 from lightning_saliency.evidence import RecordedCall
 
 _MOST_BYTES = 2**30
-"""The memory that they take at most, up to one step more."""
+"""The memory that they take at most, up to one step more; the steps that sanity checking runs by default are kept."""
 
 
 class KeptSteps:
@@ -30,7 +30,7 @@ class KeptSteps:
     @property
     def is_full(self) -> bool:
         """Whether they take as much memory as they may."""
-        return self._num_bytes >= _MOST_BYTES
+        return len(self._steps) >= 2 and self._num_bytes >= _MOST_BYTES
 
     def add(self, batch: Any, recorded: Mapping[str, RecordedCall]) -> None:
         """Keep a step."""
@@ -41,7 +41,7 @@ class KeptSteps:
                 return value
             devices[path] = value.device
             copied = value.detach().to("cpu", copy=True)  # a loader may use the memory of its batch again
-            self._num_bytes += copied.untyped_storage().nbytes()
+            self._num_bytes += copied.numel() * copied.element_size()
             return copied
 
         self._steps.append((mapped((batch, dict(recorded)), kept), devices))

@@ -179,7 +179,7 @@ class Execution:
         output_fn: A function that returns the logits of the model's output, or their key in it, such as `heads.color`,
             where they are not found automatically.
         chunk_size: The most images that go through the model together, which bounds the memory.
-        log_untrained: Also show the untrained network, from sanity checking.
+        log_untrained: Also show the untrained network, on the samples of sanity checking.
         on_error: What happens on an error: `warn` (once for each cause) or `raise`. An option of the user's that is
             impossible is raised in any case, before the first training step.
         max_fraction: The largest fraction of the training's time that the callback may take. Where the next look would

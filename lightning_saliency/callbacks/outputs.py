@@ -26,7 +26,7 @@ class Look:
         stage: `validate` or `test`.
         in_fit: Whether it is in `trainer.fit`, sanity checking included.
         is_untrained: Whether the network has not been trained for a single step.
-        is_rehearsal: Whether it is in the sanity checking of a resumed run, and serves only to bring out errors early.
+        is_rehearsal: Whether it is before a resumed run trains on, and serves only to bring out errors early.
         epoch: The epoch from 0; None for the untrained network.
         step: The step, as on the axis of Lightning's scalars.
         trainer: The trainer.

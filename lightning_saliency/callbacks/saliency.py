@@ -67,9 +67,10 @@ class SaliencyCallback(LookCallback):
     All looks are kept in the run's record, the folder `saliency.record` beside the event file, which
     `lightning_saliency.load_record` reads.
 
-    An option that the user names and that is impossible is an error in `setup` or in sanity checking, before the first
-    training step. Every other error is one warning with its cause, and training continues. What monitors one of the
-    scalars finds its last value where a look fails or is left out, and before the first one the metric's worst.
+    An option that the user names and that is impossible is an error before the first optimizer step: in `setup`, in
+    sanity checking or before the first backward, when the untrained network is explained. Every other error is one
+    warning with its cause, and training continues. What monitors one of the scalars finds its last value where a look
+    fails or is left out, and before the first one the metric's worst.
 
     Args:
         methods: Keys of `lightning_saliency.METHODS`, one or several, or a dict from keys to the options of their
