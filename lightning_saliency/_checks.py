@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
+from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ Check: TypeAlias = Callable[[str, Any], Any]
 
 _LONGEST_TEXT = 200
 """The most characters of a value in an error."""
+
+_LONGEST_ERROR = 300
+"""The most characters of somebody else's error in a message: it may hold the `repr` of a whole model."""
 
 _LARGEST_INT = 2**63 - 1
 """The largest int of torch, of checkpoints and of records."""
@@ -58,13 +63,22 @@ def error_message(error: BaseException) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the type and the text of an error in one line.
+    """Return the type and the text of an error in one line; a long text of somebody else's, such as a `repr`, is cut.
 
     Example:
         >>> describe_error(KeyError("label"))
         "KeyError: 'label'"
     """
-    return f"{type(error).__name__}: {error_message(error)}".removesuffix(": ")
+    text = error_message(error)
+    if len(text) > _LONGEST_ERROR and not _is_ours(error):
+        text = f"{text[:_LONGEST_ERROR]}…"
+    return f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error was raised by this package."""
+    files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    return isinstance(error, OptionError) or (bool(files) and files[-1].startswith(str(Path(__file__).parent)))
 
 
 def call_option(option: str, function: Callable[..., T], *args: Any) -> T:

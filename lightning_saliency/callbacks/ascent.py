@@ -94,6 +94,8 @@ class ClassModelCallback(_AscentCallback):
         >>> callback = ClassModelCallback(classes=[0, 3], every_n_epochs=5)
     """
 
+    takes_samples = False
+
     def __init__(
         self,
         classes: list[int] | None = None,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -26,7 +26,9 @@ from lightning_saliency.callbacks.options import Execution, Samples
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.callbacks.scalars import SECONDS, Scalars
 from lightning_saliency.callbacks.schedule import Schedule
-from lightning_saliency.data import FixedSamples, find_dataset
+from lightning_saliency.callbacks.validation import dataset_of, why_never_validated
+from lightning_saliency.data import FixedSamples
+from lightning_saliency.evidence import evaluation_modes
 from lightning_saliency.loggers import log_pictures, scalar_step
 
 _CHUNK = 32
@@ -36,7 +38,11 @@ _CHUNK = 32
 class LookCallback(LossReadingCallback):
     """Collects samples from the validation stream, and after each validation hands them to its outputs.
 
-    The pictures and scalars that outputs return are logged. A subclass defines how samples are explained.
+    In a training without validation it hands over samples that the user passed, after each training epoch. The pictures
+    and scalars that outputs return are logged. A subclass defines how samples are explained.
+
+    Attributes:
+        takes_samples: Whether the user may pass images as `samples`.
 
     Args:
         outputs: The outputs, in the order in which they are called.
@@ -47,6 +53,8 @@ class LookCallback(LossReadingCallback):
         name: First part of the tags.
         unset: The options that the user has left at their defaults, by their names in an `OptionError`.
     """
+
+    takes_samples: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -72,7 +80,7 @@ class LookCallback(LossReadingCallback):
         self._budget = Budget(execution.max_fraction)
         self._last_end: float | None = None
         self._unlogged_seconds = 0.0
-        self._has_validated = False
+        self._is_never_validated = self._lack_is_told = False
 
     @abstractmethod
     def _explain(
@@ -103,7 +111,8 @@ class LookCallback(LossReadingCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Go on with the run or begin another one, and raise an error for an option that is impossible here."""
         super().setup(trainer, pl_module, stage)
-        self._scalars.current, self._last_end, self._has_validated = {}, None, False
+        self._scalars.current, self._last_end = {}, None
+        self._is_never_validated = self._lack_is_told = self._was_sanity_checked = False
         if not self._is_active:
             return
         for callback in _look_callbacks(trainer):
@@ -123,15 +132,35 @@ class LookCallback(LossReadingCallback):
             self._check(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock of the first epoch, and give what monitors the scalars a value to begin with."""
+        """Start the clock of the first epoch, and give what monitors the scalars a value to begin with.
+
+        Of a training that will have no validation, say so, or prepare to show the given samples after its epochs.
+        """
         super().on_train_start(trainer, pl_module)
+        reason = why_never_validated(trainer) if self._is_active else ""
+        self._is_never_validated = self._lack_is_told = bool(reason)
+        if reason and self.samples.given is None:
+            who = type(self).__name__
+            other = f"; or pass images: `{who}(samples=images)` shows them at the end of each training epoch"
+            warn(
+                f"{who} works at the end of each validation, and this run will have none: {reason}"
+                f"{other if self.takes_samples else ''}."
+            )
+        elif reason:
+            for output in self.outputs:
+                if output.samples is not None:
+                    self._notices.once(
+                        f"{type(self).__name__}: what {type(output).__name__} takes of the validation stream, of which "
+                        "this run has none, is left out."
+                    )
+            self._await_training(trainer, pl_module)
         self._guarded(trainer, pl_module, partial(self._scalars.offer, trainer, pl_module), is_audited=False)
         self._last_end = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log what the outputs return at the end; warn where no validation has run."""
         self._last_end = None
-        if not self._has_validated:
+        if not self._lack_is_told:
             warn(
                 f"{type(self).__name__} works at the end of each validation, and this run had none: give the Trainer a "
                 "validation loader that is not empty, define `validation_step`, and leave `limit_val_batches` above 0 "
@@ -139,7 +168,18 @@ class LookCallback(LossReadingCallback):
             )
         if trainer.is_global_zero:
             ends = [partial(output.end, trainer.loggers) for output in self.outputs]
-            self._show(trainer, pl_module, ends, trainer.loggers)
+            self._show(trainer, pl_module, ends, trainer.loggers, scalar_step(trainer))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Explain the samples that the user passed, where no validation will come."""
+        if self._is_never_validated and self.samples.given is not None:
+            self._stream.drop()  # what has waited for a backward, if none came
+            is_due = self._schedule.is_due(trainer.current_epoch)
+            if is_due and self._is_active and trainer.is_global_zero:
+                with evaluation_modes():
+                    # Lightning logs the scalars of an epoch's end at the step of its last batch
+                    self._look(trainer, pl_module, True, scalar_step(trainer) - 1)
+            self._end_epoch(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Explain the samples, and log what the outputs return."""
@@ -150,8 +190,12 @@ class LookCallback(LossReadingCallback):
             self._finish(trainer, pl_module)
             self._log_scalars(trainer, pl_module)
             return
-        self._has_validated = True
+        self._lack_is_told, self._is_never_validated = True, False
         self._finish(trainer, pl_module, is_due=self._schedule.is_due(trainer.current_epoch))
+        self._end_epoch(trainer, pl_module)
+
+    def _end_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the scalars after a look in a training, or where none was due, and start the clock anew."""
         peers = self._peers(trainer)
         self._unlogged_seconds += self._guard.seconds
         if self is peers[-1]:  # of those that share a name, the last logs the time of all
@@ -209,9 +253,9 @@ class LookCallback(LossReadingCallback):
         """End the pass over a stream: complete the samples, and explain them if that is due."""
         self._end_stream(trainer, pl_module)
         if is_due and self._is_active and trainer.is_global_zero:
-            self._look(trainer, pl_module, is_logged)
+            self._look(trainer, pl_module, is_logged, scalar_step(trainer))
 
-    def _look(self, trainer: Trainer, pl_module: LightningModule, is_logged: bool) -> None:
+    def _look(self, trainer: Trainer, pl_module: LightningModule, is_logged: bool, step: int) -> None:
         """Explain the samples, and call the outputs with the look, each guarded so that the others still run."""
         self._scalars.current = {}  # of a look that was interrupted
         answers = self._answers(trainer, pl_module)
@@ -228,7 +272,7 @@ class LookCallback(LossReadingCallback):
             if affordable:
                 counts.append(len(affordable))
                 fraction = len(affordable) / len(samples)
-                looks.append(self._make_look(trainer, pl_module, affordable, fraction, is_logged))
+                looks.append(self._make_look(trainer, pl_module, affordable, fraction, is_logged, step))
             return Logged()
 
         def call_output(index: int, output: Output) -> Logged:
@@ -246,7 +290,7 @@ class LookCallback(LossReadingCallback):
             return output(look)
 
         calls = [partial(call_output, index, output) for index, output in enumerate(self.outputs)]
-        self._show(trainer, pl_module, [explain, *calls], trainer.loggers if is_logged else ())
+        self._show(trainer, pl_module, [explain, *calls], trainer.loggers if is_logged else (), step)
         # the first look includes the warm-up, whose time is not typical
         if counts and self._last_end is not None and not self._is_before_training(trainer):
             self._budget.record(self._guard.seconds - seconds_before, counts[0])
@@ -269,7 +313,13 @@ class LookCallback(LossReadingCallback):
         return answers
 
     def _make_look(
-        self, trainer: Trainer, pl_module: LightningModule, samples: FixedSamples, fraction: float, is_logged: bool
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        samples: FixedSamples,
+        fraction: float,
+        is_logged: bool,
+        step: int,
     ) -> Look:
         """Explain samples."""
         explained = self._explain(trainer, pl_module, samples)
@@ -284,16 +334,14 @@ class LookCallback(LossReadingCallback):
             is_untrained=is_untrained,
             is_rehearsal=is_before_training and not is_untrained,
             epoch=None if is_untrained else trainer.current_epoch,
-            step=scalar_step(trainer),
+            step=step,
             trainer=trainer,
             pl_module=pl_module,
             forward=self._part.forward(trainer, pl_module),
             samples=samples,
             explained=explained,
             target=self._describe_target(samples),
-            dataset=find_dataset(
-                trainer.test_dataloaders if in_test else trainer.val_dataloaders, self.samples.dataloader_idx
-            ),
+            dataset=dataset_of(trainer, self.samples.dataloader_idx, in_test=in_test),
             fraction=fraction,
             is_logged=is_logged and bool(trainer.loggers),
             index=self._peers(trainer).index(self),
@@ -315,13 +363,14 @@ class LookCallback(LossReadingCallback):
         pl_module: LightningModule,
         steps: Sequence[Callable[[], Logged]],
         loggers: Sequence[Any],
+        step: int,
     ) -> None:
         """Run steps and log what they return, each guarded so that the others still run."""
         pictures: dict[str, Tensor | Path] = {}
         scalars = self._scalars.current
 
-        def run(step: Callable[[], Logged]) -> None:
-            logged = step()
+        def run(make: Callable[[], Logged]) -> None:
+            logged = make()
             values = {name: float(value) for name, value in logged.scalars.items()}
             taken = (pictures.keys() & logged.pictures.keys()) | (scalars.keys() & values.keys())
             if taken:
@@ -331,12 +380,12 @@ class LookCallback(LossReadingCallback):
             pictures.update(logged.pictures)
             scalars.update(values)
 
-        for step in steps:
-            self._guarded(trainer, pl_module, partial(run, step))
+        for make in steps:
+            self._guarded(trainer, pl_module, partial(run, make))
         suffix = "/test" if stream_of(trainer) == "test" else ""
         tagged = {f"{self.name}/{tag}{suffix}": picture for tag, picture in pictures.items()}
         for logger in loggers if tagged else ():
-            self._guarded(trainer, pl_module, partial(log_pictures, logger, tagged, scalar_step(trainer)))
+            self._guarded(trainer, pl_module, partial(log_pictures, logger, tagged, step))
 
     def _log_scalars(self, trainer: Trainer, pl_module: LightningModule, suffix: str = "") -> None:
         """Log the scalars of rank 0 on all ranks."""

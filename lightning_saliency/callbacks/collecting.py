@@ -49,8 +49,14 @@ class CollectingCallback(Callback):
         self._part = part
         self._stream = SampleStream(samples, part, others)
         self._notices = Notices()
-        raises = execution.on_error == "raise"
-        self._guard = Guard(type(self).__name__, self._notices, unset=unset, raises=raises, audit=execution.audit)
+        self._guard = Guard(
+            type(self).__name__,
+            self._notices,
+            unset=unset,
+            raises=execution.on_error == "raise",
+            audit=execution.audit,
+            advise=self._advise,
+        )
         self._run: tuple[ref[Trainer], ref[LightningModule]] | None = None
         self._is_active = True
         self._is_guest = False
@@ -59,6 +65,12 @@ class CollectingCallback(Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has of this callback: not the run that it is in."""
         return {**vars(self), "_run": None}
+
+    def _advise(self, pl_module: LightningModule) -> str:
+        """Return what to set where the model itself fails on the call that is repeated."""
+        if self.samples.given is not None:
+            return "Leave out `samples=images`: then it is called as in your validation step."
+        return self._part.advice(pl_module)
 
     def _begin_run(self) -> None:
         """Drop the state of a run, before another one."""

@@ -12,7 +12,7 @@ from lightning_saliency._checks import OptionError, describe_error
 from lightning_saliency._lightning import LightningModule, Trainer
 from lightning_saliency.callbacks.audit import changed, fingerprint
 from lightning_saliency.callbacks.notices import Notices, own_warnings_shown
-from lightning_saliency.evidence import ProcessKept
+from lightning_saliency.evidence import ProcessKept, call_note
 
 _PACKAGE_FOLDER = str(Path(__file__).parents[1])
 
@@ -29,15 +29,26 @@ class Guard:
         unset: The options that the user has left at their defaults.
         raises: Whether to raise all errors.
         audit: Whether to compare the training's fingerprint before and after each step.
+        advise: Returns what to set where the model itself fails on the call that is repeated.
 
     Attributes:
         seconds: The time that the steps have taken; the caller resets it.
         before_training: Whether the optimizer has not stepped yet, after sanity checking.
     """
 
-    def __init__(self, who: str, notices: Notices, *, unset: Collection[str], raises: bool, audit: bool) -> None:
+    def __init__(
+        self,
+        who: str,
+        notices: Notices,
+        *,
+        unset: Collection[str],
+        raises: bool,
+        audit: bool,
+        advise: Callable[[LightningModule], str],
+    ) -> None:
         self.who = who
         self.notices = notices
+        self.advise = advise
         self.unset = frozenset(unset)
         self.raises = raises
         self.audit = audit
@@ -74,7 +85,7 @@ class Guard:
             is_early = trainer.sanity_checking or self.before_training
             if self.raises or (is_early and self.is_impossible(fault)):
                 raise
-            self._warn(fault, trainer.current_epoch)
+            self._warn(fault, trainer.current_epoch, pl_module)
         finally:
             self.seconds += time.perf_counter() - start
         differences = changed(before, fingerprint(trainer, pl_module)) if audits else []
@@ -86,7 +97,7 @@ class Guard:
         """Whether an error says that an option is impossible which the user has set."""
         return isinstance(fault, OptionError) and fault.option not in self.unset
 
-    def _warn(self, fault: Exception, epoch: int) -> None:
+    def _warn(self, fault: Exception, epoch: int, pl_module: LightningModule) -> None:
         """Warn once for each line of code that raises an error: the messages may differ from epoch to epoch."""
         lines = [
             f"{frame.f_code.co_filename}:{line}"
@@ -95,8 +106,10 @@ class Guard:
         ]
         others = [line for line in lines if not line.startswith(_PACKAGE_FOLDER)]
         cause = f"{type(fault).__name__} {getattr(fault, 'option', '')} {(others or lines)[-1]}"
+        note, described = call_note(fault), describe_error(fault).rstrip(".")
+        details = "." if note is None else f". {note} {self.advise(pl_module)}"
         self.notices.once(
             f"{self.who} could not show its pictures (epoch {epoch}), and the run goes on without them. Said once for "
-            f"each cause; `Execution(on_error='raise')` stops instead. {describe_error(fault)}",
+            f"each cause; `Execution(on_error='raise')` stops instead. {described}{details}",
             cause,
         )

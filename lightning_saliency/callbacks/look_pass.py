@@ -25,6 +25,7 @@ from lightning_saliency.evidence import (
     ParsedTarget,
     Target,
     TargetLayer,
+    call_note,
     find_layers,
 )
 
@@ -113,6 +114,8 @@ class LookPass:
         except Exception as fault:
             if self._has_succeeded or _is_out_of_memory(fault) or self._is_impossible(fault):
                 raise
+            if call_note(fault) is not None:
+                _run_plainly(settings, samples)  # without any method: its error is the model's own
             if "methods" not in self.unset:
                 raise OptionError(
                     f"Expected `methods` to be such as work on this model, got {', '.join(self.methods)}. "
@@ -208,6 +211,12 @@ class LookPass:
             flip=self.execution.flip,
             chunk_size=self._fitting_chunk or self.execution.chunk_size or at_once,
         )
+
+
+def _run_plainly(settings: Settings, samples: FixedSamples) -> None:
+    """Run the model on the first sample as it is."""
+    with settings.forward.undisturbed() as isolated:
+        isolated.output(isolated.on_device(samples.first(1).batches()[0].call))
 
 
 def _is_out_of_memory(fault: BaseException) -> bool:

@@ -25,6 +25,7 @@ class LossReadingCallback(CollectingCallback):
     """
 
     _awaits_loss = False
+    _was_sanity_checked = False
 
     @abstractmethod
     def _look_before_training(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,8 +48,17 @@ class LossReadingCallback(CollectingCallback):
     def _is_before_training(self, trainer: Trainer) -> bool:
         return bool(trainer.sanity_checking) or self._guard.before_training
 
+    def _await_training(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Explain the network before its training, as sanity checking does, where there is none; or await the loss."""
+        if self._was_sanity_checked or not (self._is_active and trainer.is_global_zero):
+            return
+        self._guarded(trainer, pl_module, partial(self._stream.wait, pl_module), is_audited=False)
+        if not self._awaits_loss:
+            self._begin_training(trainer, pl_module, None)
+
     def _end_sanity_checking(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Explain the network, or let that wait for the loss."""
+        self._was_sanity_checked = True
         if self._stream.is_waiting:
             pause = partial(self._stream.pause, stream_of(trainer), trainer, pl_module)
             self._guarded(trainer, pl_module, pause, is_audited=False)

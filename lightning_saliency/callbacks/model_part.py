@@ -28,6 +28,9 @@ from lightning_saliency.evidence import (
     read_output,
 )
 
+_MOST_NAMED = 8
+"""The most submodules that a message names."""
+
 _SAME_LOGITS = 1e-2
 """The tolerance for logits of the same images, relative to the largest: rounding in low precision."""
 
@@ -154,6 +157,13 @@ class ModelPart:
         self.meaning = choose_meaning(
             output, batch, call.images, terms=self.loss_terms, choice=self.output_fn, task=self.task
         )
+
+    def advice(self, pl_module: LightningModule) -> str:
+        """Return what to set where the part that was chosen fails on a call that was recorded."""
+        others = [name for name in self._trainable_children(pl_module) if name != self._chosen]
+        choice = f", one of {', '.join(others[:_MOST_NAMED])}" if others else ""
+        image = "" if self.image is not None else ", or the argument that holds the images: `Samples(image=...)`"
+        return f"Name what can be called by itself, and turns images into logits: `model=...`{choice}{image}."
 
     def layer(self, model: nn.Module, name: str) -> TargetLayer:
         """Return a layer of the part, by its name in the part or in the whole module.

@@ -108,6 +108,10 @@ class SampleStream:
             self.part.start(pl_module)
         self._is_whole = True
 
+    def wait(self, pl_module: LightningModule) -> None:
+        """Await the loss without a pass over a stream: for samples that were given."""
+        self._kept, self.buffers = KeptSteps(), buffers_of(pl_module)
+
     def begin_step(self, batch: Any, dataloader_idx: int) -> None:
         """Begin to record the calls of a step."""
         if self.part.is_recording and dataloader_idx == self.dataloader_idx:

@@ -27,7 +27,7 @@ def buffers_of(pl_module: nn.Module) -> dict[str, Tensor]:
 def quiet_surroundings(
     trainer: Trainer, pl_module: LightningModule, buffers: Mapping[str, Tensor] | None = None
 ) -> Surroundings:
-    """Return the surroundings of any part of a module: its shadow sees the trainer's state, but logs nothing.
+    """Return the surroundings of any part of a module: its shadow logs nothing, and is never in training.
 
     Args:
         trainer: The trainer; the shadow refers to a shallow copy with loggers that do nothing.
@@ -37,12 +37,13 @@ def quiet_surroundings(
     quiet = copy(trainer)
     quiet.loggers = [DummyLogger() for _ in trainer.loggers]
     stand_ins = [(trainer, quiet), *zip(trainer.loggers, quiet.loggers, strict=True)]
-    if buffers is None:
-        return Surroundings(pl_module, tuple(stand_ins), (partial(_attach, quiet),))
     quiet.state = copy(trainer.state)
-    quiet.sanity_checking = True
-    restore = partial(_restore, pl_module, buffers)
-    return Surroundings(pl_module, tuple(stand_ins), (partial(_attach, quiet), restore))
+    if buffers is not None:
+        quiet.sanity_checking = True
+    elif quiet.training:  # at the end of its epoch
+        quiet.validating = True
+    restore = () if buffers is None else (partial(_restore, pl_module, buffers),)
+    return Surroundings(pl_module, tuple(stand_ins), (partial(_attach, quiet), *restore))
 
 
 def _restore(pl_module: nn.Module, buffers: Mapping[str, Tensor], shadow: Shadow) -> None:

@@ -4,6 +4,7 @@ The only package with hooks, modes, autograd, random states and autocast.
 """
 
 from lightning_saliency.evidence.attention import Attention, AttentionPart, AttentionReader
+from lightning_saliency.evidence.call_notes import call_note
 from lightning_saliency.evidence.class_weights import POOLINGS, find_class_weights
 from lightning_saliency.evidence.forward import Forward, ForwardContext, as_forward
 from lightning_saliency.evidence.head import find_head, own_parameters, replace_parameters
@@ -68,6 +69,7 @@ __all__ = [
     "Undisturbed",
     "UnknownLayoutError",
     "as_forward",
+    "call_note",
     "check_classes",
     "check_output_choice",
     "collect",

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from lightning_saliency._checks import check_type, refuse, shown
 from lightning_saliency.data import Call, channels_first, like_layout, plain_call
+from lightning_saliency.evidence.call_notes import noting_call
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
 from lightning_saliency.evidence.outputs import OutputChoice, OutputReader, check_output_choice
 from lightning_saliency.evidence.tasks import TASKS, Reading, Task
@@ -105,14 +106,19 @@ class Forward:
                 stack.enter_context(_FirstFloatingPoint(copied, laid_out))
             reader = OutputReader(len(call), self.output_fn, self.task, like=call.images, warns=warns)
             stack.enter_context(reader)
-            output = self.model(*copied.args, **copied.kwargs)
+            output = self._run(copied)
         return reader.read(output)
 
     def output(self, call: Call) -> Any:
         """Run the model without a graph, and return its output as it is; to be called inside `undisturbed`."""
         copied = call.copied()
         with torch.no_grad(), self.context():
-            return self.model(*copied.args, **copied.kwargs)
+            return self._run(copied)
+
+    def _run(self, call: Call) -> Any:
+        """Call the model; its own error is told of the call."""
+        with noting_call(self.model, call):
+            return self.model(*call.args, **call.kwargs)
 
     def undisturbed(self) -> Undisturbed[Forward]:
         """Return a context for a pass, which yields how a shadow of the model is run; see `Undisturbed`.
@@ -153,7 +159,7 @@ class Forward:
         copied = call.copied()
         conversion = _FirstFloatingPoint(copied)
         with self.undisturbed() as isolated, self.context(), conversion:
-            isolated.model(*copied.args, **copied.kwargs)
+            isolated._run(copied)
         if conversion.images is None:
             raise ValueError(
                 f"Expected {type(self.model).__name__} to convert its {call.images.dtype} images to floating point "

@@ -189,8 +189,8 @@ class Empty(Dataset):
 
 
 @pytest.mark.filterwarnings("default:.*zero length", "default:.*zero in length", "default:Total length of")
-def test_an_empty_validation_loader_is_told_at_the_end_and_a_short_one_shows_what_it_has(tmp_path):
-    with pytest.warns(UserWarning, match="this run had none"):
+def test_an_empty_validation_loader_is_told_and_a_short_one_shows_what_it_has(tmp_path):
+    with pytest.warns(UserWarning, match="this run will have none: its loader is empty"):
         trainer(tmp_path / "empty", callback()).fit(TinyClassifier(), loader(), loader(Empty()))
     keeps = Keeps()
     trainer(tmp_path / "short", callback(outputs=[keeps])).fit(

@@ -64,7 +64,7 @@ def test_fast_dev_run_goes_through(tmp_path):
 def test_a_run_without_validation_is_told_so(tmp_path, has_loader):
     options = {"limit_val_batches": 0} if has_loader else {}
     runner = trainer(tmp_path, SaliencyCallback(), max_epochs=1, **options)
-    with pytest.warns(UserWarning, match="this run had none"):
+    with pytest.warns(UserWarning, match="this run will have none"):
         runner.fit(TinyClassifier(), loader(), loader() if has_loader else None)
 
 
