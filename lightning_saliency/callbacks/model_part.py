@@ -13,7 +13,7 @@ from lightning_saliency._checks import OptionError, check_text, optional
 from lightning_saliency._lightning import LightningModule, Trainer, overrides
 from lightning_saliency.callbacks.meaning import Meaning, choose_meaning
 from lightning_saliency.callbacks.surroundings import quiet_surroundings
-from lightning_saliency.data import Call, SampleBatch, find_images, plain_call
+from lightning_saliency.data import Call, SampleBatch, find_images, make_call, plain_call
 from lightning_saliency.evidence import (
     CallRecorder,
     Forward,
@@ -155,7 +155,7 @@ class ModelPart:
             output = isolated.output(call)
         batch = (call.images,) if labels is None else (call.images, labels)
         self.meaning = choose_meaning(
-            output, batch, call.images, terms=self.loss_terms, choice=self.output_fn, task=self.task
+            output, batch, call.first_repeated, terms=self.loss_terms, choice=self.output_fn, task=self.task
         )
 
     def advice(self, pl_module: LightningModule) -> str:
@@ -304,7 +304,7 @@ class ModelPart:
         Raises:
             OptionError: The call holds no images, or nothing of its output can be explained.
         """
-        images = self._call(recorded).images
+        images = self._call(recorded).first_repeated
         return choose_meaning(
             recorded.output, batch, images, terms=self.loss_terms, choice=self.output_fn, task=self.task
         )
@@ -314,14 +314,18 @@ class ModelPart:
         call = self._call(recorded)
         meaning = self._meaning(recorded, batch) if self.meaning is None else self.meaning
         self.meaning = meaning
-        return call, read_output(recorded.output, len(call), meaning.output, meaning.task, call.images)
+        return call, read_output(recorded.output, len(call), meaning.output, meaning.task, call.first_repeated)
 
     def _forward_call(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, recorded: list[RecordedCall]
     ) -> tuple[Call, Reading | None] | None:
         """Return the call `forward(images)` and what it says, if that is what the step computes; else None."""
         first_call = next((record.call for record in recorded if record.call is not None), None)
-        call = plain_call(find_images(batch, signals=True) if first_call is None else first_call.images)
+        call = (
+            plain_call(find_images(batch, signals=True))
+            if first_call is None
+            else make_call((first_call.given,), {}, signals=True)
+        )
         try:
             with self.forward(trainer, pl_module, pl_module).undisturbed() as isolated:
                 logits = isolated(call)
@@ -332,7 +336,7 @@ class ModelPart:
         for last in reversed(recorded):
             with suppress(OptionError):
                 meaning = self._meaning(last, batch)
-                reading = read_output(last.output, len(call), meaning.output, meaning.task, call.images)
+                reading = read_output(last.output, len(call), meaning.output, meaning.task, call.first_repeated)
                 return (call, reading) if same_logits(logits, reading.logits) else None
         return None
 

@@ -16,9 +16,8 @@ _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device
 _COLORS = (1, 3, 4)
 """The channels of images that are recognized as channels last: gray, RGB, RGBA."""
 
-_NUM_AXES = (4, 5, 3)
-"""How many axes images `(N, C, H, W)`, volumes `(N, C, D, H, W)` and signals `(N, C, T)` have, in the order in which
-they are looked for."""
+_NUM_AXES = (4, 5)
+"""How many axes images `(N, C, H, W)` and volumes `(N, C, D, H, W)` have, in the order in which they are looked for."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,8 @@ class Call:
 
     Attributes:
         arguments: The arguments by position (an int) or by name: any tree of tensors and other values.
-        image: The path of the images, volumes or signals: the argument, and the keys that lead from it to the tensor.
+        image: The path of the images, volumes or signals: the argument, and the keys that lead from it to the tensor,
+            or to the list or tuple of N images `(C, H, W)`, which may be of several sizes.
         per_sample: The paths of the values with one row, or in a list or tuple one entry, for each sample; all other
             values are the same for all samples.
     """
@@ -37,7 +37,7 @@ class Call:
     per_sample: frozenset[Path]
 
     def __len__(self) -> int:
-        return len(self.leaf)
+        return len(self.given)
 
     @property
     def args(self) -> tuple[Any, ...]:
@@ -51,13 +51,25 @@ class Call:
 
     @property
     def images(self) -> Tensor:
-        """The images as `(N, C, H, W)`, also where the model takes them channels last; likewise volumes and signals."""
+        """The images as `(N, C, H, W)`, also where the model takes them channels last; likewise volumes and signals.
+
+        Raises:
+            ValueError: They are a list of images of several sizes, of which `separate` and slices make calls of one.
+        """
         return channels_first(self.leaf)
+
+    @property
+    def first_repeated(self) -> Tensor:
+        """The images; of a list of images the first, N times, which needs no memory: for their number and their size.
+
+        Images of several sizes have no tensor `(N, C, H, W)` with which an output could be compared.
+        """
+        return self.images if isinstance(self.given, Tensor) else self[:1].images.expand(len(self), -1, -1, -1)
 
     @property
     def is_floating_point(self) -> bool:
         """Whether the images are floating-point numbers; else the model converts them itself."""
-        return self.leaf.is_floating_point()
+        return self[:1].leaf.is_floating_point()
 
     def to(self, device: torch.device | str) -> Call:
         """Return the call with all its tensors on a device."""
@@ -76,11 +88,14 @@ class Call:
 
         def copied(path: Path, value: Any) -> Any:
             if path == self.image and images is not None:
-                return like_layout(images.to(value.dtype), value)
+                leaf = self.leaf
+                laid_out = like_layout(images.to(leaf.dtype), leaf)
+                return laid_out if isinstance(value, Tensor) else type(value)(laid_out.unbind(0))
             return value.detach().clone() if isinstance(value, Tensor) else value
 
+        whole = () if images is None else (self.image,)
         with torch.inference_mode(False):
-            return replace(self, arguments=mapped(self.arguments, copied))
+            return replace(self, arguments=mapped(self.arguments, copied, whole))
 
     def __getitem__(self, rows: slice | Sequence[int]) -> Call:
         """Return the call for some of the samples, by a slice or by indices, which may repeat."""
@@ -126,15 +141,35 @@ class Call:
         for path, value in leaves(self.arguments, self.per_sample):
             if path not in self.per_sample:
                 entries.append((path, _identity(value)))
+            elif isinstance(value, Tensor):
+                entries.append((path, (value.shape[1:], value.dtype)))
             else:
-                entries.append((path, (value.shape[1:], value.dtype) if isinstance(value, Tensor) else type(value)))
+                sizes = {(image.shape, image.dtype) for image in value} if path == self.image else set()
+                entries.append((path, (type(value), frozenset(sizes))))
         return tuple(entries)
 
     @property
+    def given(self) -> Any:
+        """The images as the model takes them: a tensor, or a list or tuple of N images."""
+        return at_path(self.arguments, self.image)
+
+    @property
     def leaf(self) -> Tensor:
-        """The images as the model takes them."""
-        leaf: Tensor = at_path(self.arguments, self.image)
-        return leaf
+        """The images in the layout in which the model takes them, in one tensor.
+
+        Raises:
+            ValueError: They are a list of images of several sizes.
+        """
+        images = self.given
+        if isinstance(images, Tensor):
+            return images
+        sizes = {tuple(image.shape) for image in images}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"Expected images of one size, got {dotted(self.image)}: a {type(images).__name__} of images "
+                f"{', '.join(map(str, sorted(sizes)))}. Explain them one by one, `call[:1]`."
+            )
+        return torch.stack(tuple(images))
 
     def _mapped_rows(self, change: Callable[[Path, Any], Any]) -> Call:
         """Return the call with each value changed; a list or tuple of one entry per sample counts as one value."""
@@ -153,7 +188,8 @@ def make_call(
 
     They are the first floating-point tensor `(N, C, H, W)` of more than one pixel, usual names first; where there
     is none, the first `uint8` one, which the model converts itself. Where there are no images, volumes
-    `(N, C, D, H, W)` count in the same way, and then signals `(N, C, T)` in floating point.
+    `(N, C, D, H, W)` count in the same way, then a list or tuple of N images `(C, H, W)`, of one size or several, and
+    then signals `(N, C, T)` in floating point.
 
     Args:
         args: Positional arguments, or a single tensor.
@@ -174,33 +210,66 @@ def make_call(
     arguments: dict[int | str, Any] = dict(enumerate(args))
     arguments.update(kwargs)
     tensors = {path: value for path, value in leaves(arguments) if isinstance(value, Tensor)}
-    named = [path for path in tensors if image is None or f".{dotted(path)}".endswith(f".{image}")]
-    candidates = _image_candidates({path: tensors[path] for path in named}, _NUM_AXES if signals else _NUM_AXES[:2])
+    lists = dict(_image_lists(arguments))
+    values = {
+        path: value
+        for path, value in (tensors | lists).items()
+        if image is None or f".{dotted(path)}".endswith(f".{image}")
+    }
+    candidates = _image_candidates(values, signals=signals)
     if not candidates:
         listed = ", ".join(f"{dotted(path)}: {describe(value)}" for path, value in tensors.items()) or "no tensor"
         raise ValueError(
             f"Expected the model to be called with images{'' if image is None else f' named {image!r}'}, a "
-            f"floating-point or uint8 tensor (N, C, H, W), got {listed}. Volumes (N, C, D, H, W) and "
-            "floating-point signals (N, C, T) count, too."
+            f"floating-point or uint8 tensor (N, C, H, W), got {listed}. Volumes (N, C, D, H, W), lists of N images "
+            "(C, H, W) and floating-point signals (N, C, T) count, too."
         )
     usual = [path for name in _IMAGE_NAMES for path in candidates if path[-1] == name]
     chosen = (usual or candidates)[0]
-    count = len(tensors[chosen])
-    entries = set(_per_sample_sequences(arguments, count, chosen))
+    count = len(values[chosen])
+    is_list = not isinstance(values[chosen], Tensor)
+    entries = {chosen, *_per_sample_sequences(arguments, count, chosen, is_list=is_list)}
     rows = {path for path, value in leaves(arguments, entries) if isinstance(value, Tensor) and _has_rows(value, count)}
     return Call(arguments, chosen, frozenset(rows | entries))
 
 
-def _image_candidates(tensors: Mapping[Path, Tensor], num_axes: Sequence[int]) -> list[Path]:
-    """Return the paths of the tensors that may be the images: all of one kind, the likeliest that there is."""
+def _image_candidates(values: Mapping[Path, Any], *, signals: bool) -> list[Path]:
+    """Return the paths of what may be the images: all of one kind, the likeliest that there is.
+
+    Args:
+        values: Tensors, and lists or tuples of images.
+        signals: Whether signals count.
+    """
+    batches = {path: value for path, value in values.items() if isinstance(value, Tensor) and value.numel()}
+    lists = {path: value for path, value in values.items() if not isinstance(value, Tensor)}
     kinds: list[list[Path]] = []
-    for axes in num_axes:
-        batches = {path: value for path, value in tensors.items() if value.dim() == axes and value.numel()}
-        kinds.append([path for path, value in batches.items() if value.is_floating_point()])
-        kinds.append([path for path, value in batches.items() if value.dtype == torch.uint8 and axes > 3])
+    for axes in _NUM_AXES:
+        of_axes = {path: value for path, value in batches.items() if value.dim() == axes}
+        kinds.append([path for path, value in of_axes.items() if value.is_floating_point()])
+        kinds.append([path for path, value in of_axes.items() if value.dtype == torch.uint8])
     # a tensor (N, C, 1, 1) is no batch of images, if there is a better candidate
-    larger = [[path for path in paths if tensors[path][0].numel() > tensors[path].shape[1]] for paths in kinds]
-    return next((paths for paths in (*larger, *kinds) if paths), [])
+    larger = [[path for path in paths if batches[path][0].numel() > batches[path].shape[1]] for paths in kinds]
+    kinds = [*larger, *kinds]
+    kinds.append([path for path, value in lists.items() if value[0].is_floating_point()])
+    kinds.append(list(lists))
+    if signals:
+        kinds.append([path for path, value in batches.items() if value.dim() == 3 and value.is_floating_point()])
+    return next((paths for paths in kinds if paths), [])
+
+
+def _image_lists(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Yield the lists and tuples of images `(C, H, W)` of a tree, all of one data type, with their paths."""
+    if isinstance(tree, list | tuple) and not hasattr(tree, "_asdict") and tree and all(map(_is_image, tree)):
+        if len({image.dtype for image in tree}) == 1:
+            yield path, tree
+        return
+    for key, entry in children(tree).items():
+        yield from _image_lists(entry, (*path, key))
+
+
+def _is_image(value: Any) -> bool:
+    is_tensor = isinstance(value, Tensor) and value.dim() == 3 and value.numel() > 0
+    return is_tensor and (value.is_floating_point() or value.dtype == torch.uint8)
 
 
 def join_calls(calls: Sequence[Call]) -> Call:
@@ -270,18 +339,21 @@ def _has_rows(value: Tensor, count: int) -> bool:
     return value.dim() > 0 and value.shape[0] == count
 
 
-def _per_sample_sequences(tree: Any, count: int, image: Path, path: Path = ()) -> Iterator[Path]:
+def _per_sample_sequences(
+    tree: Any, count: int, image: Path, path: Path = (), *, is_list: bool = False
+) -> Iterator[Path]:
     """Yield the paths of lists and tuples with one entry per sample, such as file names or the boxes of each image.
 
-    Not those of tensors that each hold all samples, nor a tuple of numbers, which is a size.
+    Not those of tensors that each hold all samples, unless the images are a list too, nor a tuple of numbers, which is
+    a size.
     """
     is_sequence = isinstance(tree, list | tuple) and not hasattr(tree, "_asdict")
     if is_sequence and len(tree) == count and image[: len(path)] != path:
         values = [value for _, value in leaves(tree)]
         tensors = [value for value in values if isinstance(value, Tensor)]
         is_size = isinstance(tree, tuple) and all(isinstance(value, int | float) for value in values)
-        if not is_size and not (tensors and all(_has_rows(tensor, count) for tensor in tensors)):
+        if not is_size and (is_list or not (tensors and all(_has_rows(tensor, count) for tensor in tensors))):
             yield path
             return
     for key, entry in children(tree).items():
-        yield from _per_sample_sequences(entry, count, image, (*path, key))
+        yield from _per_sample_sequences(entry, count, image, (*path, key), is_list=is_list)

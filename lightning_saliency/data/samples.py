@@ -264,17 +264,15 @@ class SampleCollector:
         self, rows: Sequence[int], batch: Any, call: Call, truths: Truths, logits: Tensor | None
     ) -> Iterator[Sample]:
         """Yield samples of a batch, which hold nothing of the others."""
-        masks = outputs = None
-        if callable(self.objects):
-            objects = call_option("samples.objects", self.objects, batch)
-            masks = objects_to_masks(objects, len(call), call.images.shape[2:])
+        objects = call_option("samples.objects", self.objects, batch) if callable(self.objects) else None
+        outputs = None
         if logits is not None:
             outputs = logits.detach()[rows].float().cpu()
         for index, (row, sample_call) in enumerate(zip(rows, call.separate(rows), strict=True)):
             yield Sample(
                 sample_call,
                 truths.answers[row],
-                None if masks is None else masks[row].clone(),
+                None if objects is None else _mask(objects, row, len(call), sample_call.images.shape[2:]),
                 None if outputs is None else outputs[index].clone(),
                 None if truths.masks is None else truths.masks[row].cpu().clone(),
             )
@@ -291,6 +289,13 @@ class SampleCollector:
             mask = objects_to_masks(objects, 1, size)[0] if len(objects) else torch.zeros(1, *size, dtype=torch.bool)
             masked.append(replace(sample, mask=mask))
         return replace(samples, samples=tuple(masked))
+
+
+def _mask(objects: Any, row: int, count: int, size: Sequence[int]) -> Tensor:
+    """Return the mask of a sample's objects, of those of a batch of N, whose images may be of several sizes."""
+    is_of_samples = isinstance(objects, Tensor | list | tuple) and len(objects) == count
+    own, row = (objects[row : row + 1], 0) if is_of_samples and not isinstance(objects, Tensor) else (objects, row)
+    return objects_to_masks(own, count if own is objects else 1, size)[row].clone()
 
 
 def given_samples(images: Any, labels: Any = None) -> FixedSamples:

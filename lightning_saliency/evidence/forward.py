@@ -104,7 +104,7 @@ class Forward:
             else:
                 copied = call.copied()
                 stack.enter_context(_FirstFloatingPoint(copied, laid_out))
-            reader = OutputReader(len(call), self.output_fn, self.task, like=call.images, warns=warns)
+            reader = OutputReader(len(call), self.output_fn, self.task, like=call.first_repeated, warns=warns)
             stack.enter_context(reader)
             output = self._run(copied)
         return reader.read(output)
@@ -199,6 +199,8 @@ class Forward:
 class _FirstFloatingPoint(TorchFunctionMode):
     """Reads, or replaces, the first floating-point images that a model computes from integer ones.
 
+    Of a list of images the model may convert one after the other, or all together.
+
     Args:
         call: The call with which the model is run inside this context.
         replacement: `(N, C, H, W)`, what the model continues with.
@@ -206,30 +208,53 @@ class _FirstFloatingPoint(TorchFunctionMode):
 
     def __init__(self, call: Call, replacement: Tensor | None = None) -> None:
         super().__init__()
-        self.images: Tensor | None = None
         self._replacement = replacement
         self._count = len(call)
-        self._derived: list[Tensor] = [call.leaf]
+        self._num_axes = call.first_repeated.dim()
+        given = call.given
+        rows = enumerate([] if isinstance(given, Tensor) else given)
+        # of each tensor that is made of the images the row of the one image that it is made of, or None for all
+        self._derived: list[tuple[Tensor, int | None]] = [(image, row) for row, image in rows]
+        self._derived += [(given, None)] if isinstance(given, Tensor) else []
+        self._converted: dict[int | None, Tensor] = {}
+
+    @property
+    def images(self) -> Tensor | None:
+        """The converted images, `(N, C, H, W)`; None as long as they are not known."""
+        if None in self._converted:
+            return self._converted[None]
+        return torch.cat([self._converted[row] for row in range(self._count)]) if self._is_complete else None
+
+    @property
+    def _is_complete(self) -> bool:
+        return None in self._converted or len(self._converted) == self._count
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if self.images is not None or not self._reads_derived((*args, *(kwargs or {}).values())):
+        rows = set() if self._is_complete else self._rows((*args, *(kwargs or {}).values()))
+        if not rows:
             return result
-        self._derived += [value for value in _flat([result]) if isinstance(value, Tensor)]
-        if not (isinstance(result, Tensor) and result.is_floating_point()):
+        row = rows.pop() if len(rows) == 1 else None
+        self._derived += [(value, row) for value in _flat([result]) if isinstance(value, Tensor)]
+        if not (isinstance(result, Tensor) and result.is_floating_point()) or row in self._converted:
             return result
-        if result.dim() != self._derived[0].dim() or len(result) != self._count:
+        is_single = row is not None and result.dim() == self._num_axes - 1
+        batch = result[None] if is_single else result
+        if batch.dim() != self._num_axes or len(batch) != (self._count if row is None else 1):
             return result
         if self._replacement is None:
-            self.images = channels_first(result).detach().clone()  # the model may write into it later
+            self._converted[row] = channels_first(batch).detach().clone()  # the model may write into it later
             return result
-        self.images = like_layout(self._replacement.to(result), result)
-        return self.images
+        replacement = self._replacement if row is None else self._replacement[row : row + 1]
+        laid_out = like_layout(replacement.to(batch), batch)
+        self._converted[row] = laid_out
+        return laid_out[0] if is_single else laid_out
 
-    def _reads_derived(self, inputs: Sequence[Any]) -> bool:
-        return any(value is derived for value in _flat(inputs) for derived in self._derived)
+    def _rows(self, inputs: Sequence[Any]) -> set[int | None]:
+        """Return of which images the inputs of a function are made."""
+        return {row for value in _flat(inputs) for derived, row in self._derived if value is derived}
 
 
 def _flat(values: Sequence[Any]) -> Iterator[Any]:

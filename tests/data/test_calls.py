@@ -73,7 +73,7 @@ def test_the_images_are_those_that_are_named():
     [
         (("text",), "got no tensor"),
         ((X[0],), r"got 0: a tensor of shape \(3, 8, 6\)"),
-        (([X[0], X[1]],), r"got 0\.0: a tensor of shape \(3, 8, 6\) .*, 0\.1: a tensor"),
+        (([X[0, 0], X[1, 0]],), r"got 0\.0: a tensor of shape \(8, 6\) .*, 0\.1: a tensor"),
         ((X.long(), torch.zeros(4, 7)), r"0: a tensor of shape \(4, 3, 8, 6\) and dtype torch.int64, 1: a tensor of"),
     ],
 )
@@ -216,3 +216,61 @@ def test_rows_are_taken_from_tensors_of_any_layout():
     rows = call.separate([3, 1])
     assert [row.args[1].to_dense().tolist() for row in rows] == [adjacency[3:].tolist(), adjacency[1:2].tolist()]
     assert torch.equal(join_calls(rows).args[1].to_dense(), adjacency[[3, 1]])
+
+
+@pytest.mark.parametrize("container", [list, tuple])
+def test_a_list_of_images_is_found_stacked_and_cut(container):
+    pictures = container(torch.rand(3, 8, 8) for _ in range(3))
+    boxes = [{"boxes": torch.zeros(3, 4)} for _ in range(3)]
+    call = make_call(({"pictures": pictures}, boxes), {"threshold": torch.tensor([0.5])})
+    assert call.image == (0, "pictures")
+    assert len(call) == 3
+    assert torch.equal(call.images, torch.stack(list(pictures)))
+    assert call.per_sample == {(0, "pictures"), (1,)}
+    part = call[1:]
+    assert type(part.given) is container
+    assert part.given[0] is pictures[1]
+    assert part.arguments[1] == boxes[1:]
+    again = join_calls([call[:1], part])
+    assert again.signature == call.signature == part.signature
+    assert all(map(torch.equal, again.given, pictures))
+    assert all(one.given[0].untyped_storage().nbytes() == 3 * 8 * 8 * 4 for one in call.separate([0, 2]))
+
+
+def test_images_in_place_of_a_list_are_part_of_the_graph():
+    pictures = [torch.rand(3, 8, 8, dtype=torch.float64) for _ in range(2)]
+    call = make_call((pictures,), {})
+    images = call.images.clone().requires_grad_()
+    given = call.copied(images).args[0]
+    assert type(given) is list
+    (given[1] * 2).sum().backward()
+    assert torch.equal(images.grad, torch.stack([torch.zeros(3, 8, 8), torch.full((3, 8, 8), 2.0)]).double())
+    copy = call.copied().args[0]
+    copy[0].zero_()
+    copy.append(None)
+    assert len(pictures) == 2
+    assert pictures[0].any()
+
+
+def test_a_list_of_several_sizes_is_a_call_of_each():
+    call = make_call(([torch.rand(3, 8, 8), torch.rand(3, 6, 9)],), {})
+    assert len(call) == 2
+    assert [one.images.shape for one in call.separate([1, 0])] == [(1, 3, 6, 9), (1, 3, 8, 8)]
+    assert call.first_repeated.shape == (2, 3, 8, 8)
+    assert call[:1].signature != call[1:].signature
+    with pytest.raises(ValueError, match="images of one size"):
+        _ = call.images
+
+
+def test_tensors_come_before_lists_and_lists_before_signals():
+    views = [torch.rand(2, 3, 8, 8), torch.rand(2, 3, 4, 4)]
+    assert make_call((views,), {}).image == (0, 0)
+    assert make_call(([torch.rand(3, 8, 8)],), {}, signals=True).image == (0,)
+    assert make_call((torch.rand(2, 1, 100),), {}, signals=True).image == (0,)
+    assert make_call(([torch.zeros(3, 8, 8, dtype=torch.uint8)],), {}).is_floating_point is False
+
+
+def test_a_list_of_images_channels_last():
+    call = make_call(([torch.rand(8, 9, 3), torch.rand(8, 9, 3)],), {})
+    assert call.images.shape == (2, 3, 8, 9)
+    assert torch.equal(call.copied(call.images).args[0][1], call.given[1])
