@@ -30,14 +30,14 @@ class Outcome:
     """What came of a training.
 
     Attributes:
-        case: The client, trained.
+        case: The client, trained; None where an error came before.
         weights: A hash of its final weights; None where an error ended the training.
         error: The error's type and text, or None.
         words: What the callback said, each once.
         pictures: The tags of the pictures in the event file.
     """
 
-    case: Case
+    case: Case | None
     weights: str | None
     error: str | None
     words: tuple[str, ...]
@@ -46,14 +46,14 @@ class Outcome:
 
 def train(build: Callable[[], Case], folder: Path, *, watched: bool) -> Outcome:
     """Train a client for an epoch, with the callback or without, always from the same random state."""
-    _seed()
-    case = build()
-    _seed()
-    error = None
+    case = error = None
     folder.mkdir()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
+            _seed()
+            case = build()
+            _seed()
             _fit(case, folder, [SaliencyCallback()] if watched else [])
         except (Exception, SystemExit) as fault:
             error = f"{type(fault).__name__}: {fault}"
@@ -63,7 +63,7 @@ def train(build: Callable[[], Case], folder: Path, *, watched: bool) -> Outcome:
     words = dict.fromkeys(str(warning.message) for warning in caught if "SaliencyCallback" in str(warning.message))
     events = [EventAccumulator(str(file)).Reload().Tags()["images"] for file in folder.rglob("events*")]
     pictures = sorted({tag for tags in events for tag in tags if tag.startswith("saliency/")})
-    return Outcome(case, None if error else weights_of(case.module), error, tuple(words), tuple(pictures))
+    return Outcome(case, weights_of(case.module) if case and not error else None, error, tuple(words), tuple(pictures))
 
 
 def weights_of(module: torch.nn.Module) -> str:

@@ -9,7 +9,7 @@ import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
 import torchvision
-from client_kinds import Case, Data, Oracle, Samples, batches, by_position, client, features, image_batches, images
+from client_kinds import Case, Oracle, Samples, batches, by_position, client, features, image_batches, images
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -83,10 +83,9 @@ def resnet() -> Case:
     return _cifar(Joined(_conv(8, 8), nn.Identity(), dim=None), nn.MaxPool2d(2), _conv(8, 16), width=16)
 
 
-@client(_COURSE, "DenseNet of its own; a data module")
+@client(_COURSE, "DenseNet of its own")
 def densenet() -> Case:
-    case = _cifar(Joined(_conv(8, 8), nn.Identity()), nn.MaxPool2d(2), Joined(_conv(16, 8), nn.Identity()), width=24)
-    return Case(case.module, case.oracle, case.train, case.val, datamodule=Data(case.train, case.val))
+    return _cifar(Joined(_conv(8, 8), nn.Identity()), nn.MaxPool2d(2), Joined(_conv(16, 8), nn.Identity()), width=24)
 
 
 @client(_COURSE, "Vision Transformer: own patches by reshape, class token, blocks on (L, N, D)")

@@ -70,9 +70,11 @@ def misread(case: Case, record: Any, look: Any) -> str | None:
     expected = probabilities.gather(1, torch.tensor(look.predictions).clamp(max=probabilities.shape[1] - 1)[:, None])
     if max(look.predictions) >= probabilities.shape[1]:
         return f"class {max(look.predictions)} is shown, of {probabilities.shape[1]}"
+    if not probabilities.isfinite().all():
+        return "the client's own answer is not finite"
     if (expected[:, 0] < probabilities.amax(1) - _SAME).any():
         return f"predicted are {list(look.predictions)}, in truth {probabilities.argmax(1).tolist()}"
-    if (expected[:, 0] - torch.tensor(look.probabilities)).abs().max() > _SAME:
+    if not (expected[:, 0] - torch.tensor(look.probabilities)).abs().max() <= _SAME:
         return f"probabilities are {rounded(look.probabilities)}, in truth {rounded(expected[:, 0].tolist())}"
     return mislabeled(oracle, case, record, look) or misnamed(oracle, record)
 
