@@ -118,7 +118,7 @@ def _mvit() -> nn.Module:
     def block(dim: int, outputs: int, stride: list[int]) -> MSBlockConfig:
         return MSBlockConfig(1, dim, outputs, [3, 3, 3], [3, 3, 3], stride, [1, 2, 2])
 
-    blocks = [block(8, 8, []), block(8, 16, [1, 2, 2]), block(16, 16, [])]
+    blocks = [block(8, 8, [1, 1, 1]), block(8, 16, [1, 2, 2]), block(16, 16, [1, 1, 1])]
     return video.MViT((32, 32), 4, blocks, True, False, True, True, patch_embed_stride=(2, 4, 4), num_classes=CLASSES)
 
 

@@ -55,7 +55,8 @@ def verdict_on(outcome: Outcome, folder: Path) -> tuple[str, str]:
     blank = [all(reasons[row] for reasons in look.reasons.values()) for row in range(len(look.positions))]
     if all(blank):
         return told, f"all maps are blank: {next(iter(look.reasons.values()))[0]}"
-    return "right", ""
+    names = outcome.case.oracle.names
+    return "right", "without the data set's names" if names and record.samples.class_names is None else ""
 
 
 def misread(case: Case, record: Any, look: Any) -> str | None:
@@ -121,7 +122,7 @@ def mislabeled(oracle: Oracle, case: Case, record: Any, look: Any) -> str | None
 def misnamed(oracle: Oracle, record: Any) -> str | None:
     """Return which names are not those of the data set, or None."""
     names = record.samples.class_names
-    if oracle.names is None or names == oracle.names:
+    if oracle.names is None or names in (None, oracle.names):
         return None
     return f"names are {names}, in truth {oracle.names}"
 
