@@ -31,6 +31,7 @@ class Oracle:
         labels: Returns what is true: classes `(N,)`, −1 where none is known, or 0 and 1 `(N, K)`; values; masks.
         scale: How the class scores become the probabilities that the author means.
         names: The names of the classes, where the data set tells them.
+        pixels: Returns what the images show, `(N, 3, H, W)`, of a batch: from 0 to 1, or in the sensor's own units.
     """
 
     kind: Kind = "none"
@@ -38,6 +39,7 @@ class Oracle:
     labels: Callable[[Any], Tensor] | None = None
     scale: Scale = "softmax"
     names: tuple[str, ...] | None = None
+    pixels: Callable[[Any], Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ def resnet18() -> Case:
         samples = list(zip(pictures, classes().tolist(), strict=True))
         return DataLoader(Folder(samples, transform=transform, classes=list(names)), batch_size=4)
 
-    return Case(module, by_position(names=names), loader(0), loader(1))
+    mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
+    return Case(module, by_position(names=names, pixels=lambda batch: batch[0] * std + mean), loader(0), loader(1))
 
 
 @client(_SOURCE, "gray images, `in_chans=1`")

@@ -18,6 +18,8 @@ Record = dict[str, Any]
 _SAME = 2e-3
 """The largest difference of two equal probabilities: rounding, and another size of batch."""
 
+_SAME_PIXELS = 0.03
+
 _SAMPLES = 8
 
 
@@ -55,8 +57,7 @@ def verdict_on(outcome: Outcome, folder: Path) -> tuple[str, str]:
     blank = [all(reasons[row] for reasons in look.reasons.values()) for row in range(len(look.positions))]
     if all(blank):
         return told, f"all maps are blank: {next(iter(look.reasons.values()))[0]}"
-    names = outcome.case.oracle.names
-    return "right", "without the data set's names" if names and record.samples.class_names is None else ""
+    return "right", "; ".join(shortcomings(outcome.case, record))
 
 
 def misread(case: Case, record: Any, look: Any) -> str | None:
@@ -77,7 +78,24 @@ def misread(case: Case, record: Any, look: Any) -> str | None:
         return f"predicted are {list(look.predictions)}, in truth {probabilities.argmax(1).tolist()}"
     if not (expected[:, 0] - torch.tensor(look.probabilities)).abs().max() <= _SAME:
         return f"probabilities are {rounded(look.probabilities)}, in truth {rounded(expected[:, 0].tolist())}"
-    return mislabeled(oracle, case, record, look) or misnamed(oracle, record)
+    names = record.samples.class_names
+    if None not in (names, oracle.names) and names != oracle.names:
+        return f"the classes are called {names}, in truth {oracle.names}"
+    return mislabeled(oracle, case, record, look)
+
+
+def shortcomings(case: Case, record: Any) -> list[str]:
+    """Return in words what else could be shown."""
+    found = ["the data set's names are not shown"] if case.oracle.names and record.samples.class_names is None else []
+    if case.oracle.pixels is None:
+        return found
+    expected = answers(case.oracle.pixels, case).float()
+    shown = torch.stack([torch.from_numpy(image) for image in record.samples.images]).float() / 255
+    if 0 <= expected.min() and expected.max() <= 1:
+        distance = (shown - expected).abs().mean().item()
+        return [*found, f"the pixels are off by {distance:.2f}"] if distance > _SAME_PIXELS else found
+    closeness = torch.corrcoef(torch.cat([shown.mean(0).flatten(1), expected.mean(0).flatten(1)]))[:3, 3:].diagonal()
+    return found if closeness.min() > 0.5 else [*found, "other bands than the sensor's red, green and blue"]
 
 
 def class_probabilities(oracle: Oracle, case: Case) -> Tensor:
@@ -117,14 +135,6 @@ def mislabeled(oracle: Oracle, case: Case, record: Any, look: Any) -> str | None
         if explained not in (true_classes or [predicted]):
             return f"explained is class {explained}, true {true_classes}, predicted {predicted}"
     return None
-
-
-def misnamed(oracle: Oracle, record: Any) -> str | None:
-    """Return which names are not those of the data set, or None."""
-    names = record.samples.class_names
-    if oracle.names is None or names in (None, oracle.names):
-        return None
-    return f"names are {names}, in truth {oracle.names}"
 
 
 def rounded(values: Any) -> list[float]:
