@@ -130,7 +130,7 @@ def dino() -> Case:
         def __init__(self) -> None:
             super().__init__(heads.DINOProjectionHead(512, 32, 16, 32), losses.DINOLoss(output_dim=32))
             self.teacher_backbone = copy.deepcopy(self.backbone)
-            self.teacher_head = copy.deepcopy(self.projection_head)
+            self.teacher_head = heads.DINOProjectionHead(512, 32, 16, 32)
             utils.deactivate_requires_grad(self.teacher_backbone)
             utils.deactivate_requires_grad(self.teacher_head)
 
@@ -241,5 +241,5 @@ def simclr_with_online_classifier() -> Case:
 def linear_classifier() -> Case:
     resnet = torchvision.models.resnet18()
     resnet.fc = nn.Identity()
-    module = LinearClassifier(resnet, batch_size_per_device=4, feature_dim=512, num_classes=CLASSES, freeze_model=True)
+    module = LinearClassifier(resnet, batch_size_per_device=4, feature_dim=512, num_classes=CLASSES)
     return Case(module, by_position(), *image_batches(3, 64, 64))
