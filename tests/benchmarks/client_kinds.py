@@ -138,8 +138,9 @@ class Data(L.LightningDataModule):
 
 
 def images(*shape: int, seed: int = 0, count: int = COUNT) -> Tensor:
-    """Return normalized noise: `(N, *shape)`, by default 3×32×32."""
-    return torch.randn(count, *(shape or (3, 32, 32)), generator=torch.Generator().manual_seed(seed))
+    """Return noise, each sample brighter than the one before: `(N, *shape)`, by default 3×32×32."""
+    noise = torch.randn(count, *(shape or (3, 32, 32)), generator=torch.Generator().manual_seed(seed))
+    return noise + torch.linspace(-1, 1, count).reshape(-1, *[1] * len(shape or (3, 32, 32)))
 
 
 def classes(count: int = CLASSES, samples: int = COUNT) -> Tensor:

@@ -54,7 +54,6 @@ def views(number: int = 2, size: int = 64) -> Any:
 
 _TWO_VIEWS = {
     "simclr": lambda: Views(heads.SimCLRProjectionHead(512, 64, 16), losses.NTXentLoss()),
-    "vicreg": lambda: Views(heads.VICRegProjectionHead(512, 64, 16, num_layers=2), losses.VICRegLoss()),
     "barlow_twins": lambda: Views(heads.BarlowTwinsProjectionHead(512, 64, 16), losses.BarlowTwinsLoss()),
 }
 
@@ -105,23 +104,6 @@ def byol() -> Case:
             return 0.5 * (self.criterion(p0, self.forward_momentum(x1)) + self.criterion(p1, self.forward_momentum(x0)))
 
     return Case(BYOL(), Oracle(), views())
-
-
-@client(_SOURCE, "queries and keys, a memory bank in the loss; no validation")
-def moco() -> Case:
-    class MoCo(Views):
-        def __init__(self) -> None:
-            super().__init__(heads.MoCoProjectionHead(512, 32, 16), losses.NTXentLoss(memory_bank_size=(64, 16)))
-            self.backbone_momentum = copy.deepcopy(self.backbone)
-            utils.deactivate_requires_grad(self.backbone_momentum)
-
-        def training_step(self, batch: Any, _: int) -> Tensor:
-            x_query, x_key = batch[0]
-            utils.update_momentum(self.backbone, self.backbone_momentum, m=0.99)
-            key = self.projection_head(self.backbone_momentum(x_key).flatten(start_dim=1)).detach()
-            return self.criterion(self.forward(x_query), key)
-
-    return Case(MoCo(), Oracle(), views())
 
 
 @client(_SOURCE, "student and teacher, global and local views; no validation")

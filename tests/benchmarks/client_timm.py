@@ -66,11 +66,6 @@ def resnet18() -> Case:
     return Case(module, by_position(names=names, pixels=lambda batch: batch[0] * std + mean), loader(0), loader(1))
 
 
-@client(_SOURCE, "gray images, `in_chans=1`")
-def efficientnet_gray() -> Case:
-    return Case(Model("efficientnet_lite0", in_chans=1), by_position(), *image_batches(1, 64, 64))
-
-
 @client(_SOURCE, "several labels: `BCEWithLogitsLoss` on labels of 0 and 1")
 def multi_label() -> Case:
     class MultiLabel(Model):
@@ -125,15 +120,3 @@ def vit_backbone() -> Case:
             return self.fc(self.model(x))
 
     return Case(Backbone(), by_position(), *image_batches())
-
-
-@client(_SOURCE, "mixup in the training step, smoothed labels; plain labels in validation")
-def mixup() -> Case:
-    class Mixed(Model):
-        def training_step(self, batch: Any, _: int) -> Tensor:
-            x, y = batch
-            targets = F.one_hot(y, CLASSES).float()
-            mixed = 0.7 * targets + 0.3 * targets.flip(0)
-            return -(mixed * self(0.7 * x + 0.3 * x.flip(0)).log_softmax(1)).sum(1).mean()
-
-    return Case(Mixed("convnext_atto"), by_position(), *image_batches(3, 64, 64))

@@ -67,9 +67,7 @@ def sentinel_classification() -> Case:
     def answer(module: Any, batch: Any) -> Tensor:
         return module((batch["image"] - 1000) / 300)
 
-    oracle = Oracle(
-        "classes", answer, _labels, names=Scenes.classes, pixels=lambda batch: batch["image"][:, [3, 2, 1]]
-    )
+    oracle = Oracle("classes", answer, _labels, names=Scenes.classes, pixels=lambda batch: batch["image"][:, [3, 2, 1]])
     module = trainers.ClassificationTask(model="resnet18", in_channels=13, num_classes=CLASSES)
     return Case(module, oracle, val=data.val_dataloader(), datamodule=data)
 
@@ -126,7 +124,9 @@ def _objects(with_masks: bool) -> tuple[Any, Any]:
     boxes = torch.tensor([[4.0, 4.0, 40.0, 44.0], [20.0, 16.0, 60.0, 60.0]]).expand(COUNT, 2, 4)
     masks = torch.zeros(COUNT, 2, 64, 64, dtype=torch.uint8)
     masks[:, 0, 4:44, 4:40] = masks[:, 1, 16:60, 20:60] = 1
-    columns = {"bbox_xyxy": boxes, "label": torch.tensor([1, 2]).expand(COUNT, 2)} | ({"mask": masks} if with_masks else {})
+    columns = {"bbox_xyxy": boxes, "label": torch.tensor([1, 2]).expand(COUNT, 2)} | (
+        {"mask": masks} if with_masks else {}
+    )
     sets = ({"image": images(3, 64, 64, seed=seed).sigmoid(), **columns} for seed in (0, 1))
     return tuple(dict_batches(columns, collate_fn_detection) for columns in sets)  # type: ignore
 
@@ -140,7 +140,9 @@ def object_detection() -> Case:
 @client(_SOURCE, "InstanceSegmentationTask: boxes and masks")
 def instance_segmentation() -> Case:
     module = trainers.InstanceSegmentationTask(backbone="resnet18", num_classes=CLASSES)
-    return Case(module, Oracle("boxes", lambda module, batch: best_boxes(module(batch["image"].unbind()))), *_objects(True))
+    return Case(
+        module, Oracle("boxes", lambda module, batch: best_boxes(module(batch["image"].unbind()))), *_objects(True)
+    )
 
 
 @client(_SOURCE, "SimCLRTask: `forward` gives projection and embedding, an empty validation step")

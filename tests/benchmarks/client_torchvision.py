@@ -9,7 +9,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import torchvision.models as tv
-from client_kinds import CLASSES, Case, Client, Oracle, Samples, Step, batches, by_position, classes, image_batches, images, listed
+from client_kinds import (
+    CLASSES,
+    Case,
+    Client,
+    Oracle,
+    Samples,
+    Step,
+    batches,
+    by_position,
+    classes,
+    image_batches,
+    images,
+    listed,
+)
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.models import detection, segmentation, video
@@ -80,7 +93,9 @@ def _segmenter(build: Callable[[], nn.Module]) -> Case:
 def best_boxes(found: list[dict[str, Tensor]]) -> Tensor:
     """Return the class and the score of each image's best box, `(N, 2)`."""
     best = [
-        torch.stack([boxes["labels"][0].float(), boxes["scores"][0]]) if len(boxes["labels"]) else torch.tensor([-1.0, 0])
+        torch.stack([boxes["labels"][0].float(), boxes["scores"][0]])
+        if len(boxes["labels"])
+        else torch.tensor([-1.0, 0])
         for boxes in found
     ]
     return torch.stack(best)
@@ -130,7 +145,6 @@ _CLASSIFIERS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": partial(tv.resnet18, **_K),
     "vgg11_bn": partial(tv.vgg11_bn, **_K),
     "densenet121": partial(tv.densenet121, **_K),
-    "mobilenet_v3_small": partial(tv.mobilenet_v3_small, **_K),
     "convnext_tiny": partial(tv.convnext_tiny, **_K),
     "vit": partial(tv.VisionTransformer, 64, 8, 2, 2, 32, 64, **_K),
     "swin_t": partial(tv.swin_t, **_K),
@@ -138,27 +152,23 @@ _CLASSIFIERS: dict[str, Callable[[], nn.Module]] = {
 _SEGMENTERS: dict[str, Callable[[], nn.Module]] = {
     "fcn_resnet50": partial(segmentation.fcn_resnet50, **_PLAIN),
     "deeplabv3_mobilenet": partial(segmentation.deeplabv3_mobilenet_v3_large, **_PLAIN, aux_loss=True),
-    "lraspp_mobilenet": partial(segmentation.lraspp_mobilenet_v3_large, **_PLAIN),
 }
 _DETECTORS: dict[str, Callable[[], nn.Module]] = {
     "faster_rcnn": partial(detection.fasterrcnn_mobilenet_v3_large_320_fpn, **_SIZE),
     "retinanet": partial(detection.retinanet_resnet50_fpn, **_SIZE),
     "ssdlite": partial(detection.ssdlite320_mobilenet_v3_large, **_PLAIN),
-    "fcos": partial(detection.fcos_resnet50_fpn, **_SIZE),
 }
 
 
 def torchvision_clients() -> list[Client]:
     """Return the clients."""
     inception = partial(tv.inception_v3, weights=None, init_weights=False, **_K)
-    googlenet = partial(tv.googlenet, weights=None, init_weights=False, **_K)
     masks = partial(detection.maskrcnn_resnet50_fpn, **_SIZE, box_detections_per_img=5, rpn_post_nms_top_n_train=50)
     boxes = "detection: lists of images of two sizes; losses in training, boxes in validation"
     auxiliary = "auxiliary logits, in a named tuple in training"
     rows: list[tuple[str, str, Callable[[], Case]]] = [
         *((name, "classification", partial(_classifier, build, 3, 64, 64)) for name, build in _CLASSIFIERS.items()),
         ("inception_v3", auxiliary, partial(_classifier, inception, 3, 299, 299, module=AuxiliaryClassifier)),
-        ("googlenet", auxiliary, partial(_classifier, googlenet, 3, 64, 64, module=AuxiliaryClassifier)),
         *((name, "segmentation: `out` of a dict", partial(_segmenter, build)) for name, build in _SEGMENTERS.items()),
         *((name, boxes, partial(_detector, build)) for name, build in _DETECTORS.items()),
         ("mask_rcnn", "detection with masks", partial(_detector, masks, with_masks=True)),

@@ -75,7 +75,9 @@ def vit() -> Case:
 
 @client(_SOURCE, "`AutoModelForImageClassification`, `self.model(**batch)` without `forward`: loss and logits")
 def swin() -> Case:
-    config = transformers.SwinConfig(image_size=64, embed_dim=12, depths=[1, 2], num_heads=[1, 2], window_size=4, **_LABELS)
+    config = transformers.SwinConfig(
+        image_size=64, embed_dim=12, depths=[1, 2], num_heads=[1, 2], window_size=4, **_LABELS
+    )
     model = transformers.AutoModelForImageClassification.from_config(config)
     return Case(FromBatch(model), Oracle("classes", _logits, _labels, names=_NAMES), *_data(classes(), 3, 64, 64))
 
@@ -160,14 +162,18 @@ def dinov2_linear_probe() -> Case:
         def loss(self, batch: Any) -> Tensor:
             return F.cross_entropy(self(batch["pixel_values"]), batch["labels"])
 
-    return Case(Module(), Oracle("classes", lambda module, batch: module(batch["pixel_values"]), _labels), *_data(classes()))
+    return Case(
+        Module(), Oracle("classes", lambda module, batch: module(batch["pixel_values"]), _labels), *_data(classes())
+    )
 
 
 @client(_SOURCE, "ViT as a regressor: `num_labels=1`, float labels")
 def vit_regression() -> Case:
     config = transformers.ViTConfig(**_VIT, num_labels=1, problem_type="regression")
     oracle = Oracle("values", lambda module, batch: _logits(module, batch)[:, 0], _labels)
-    return Case(FromBatch(transformers.ViTForImageClassification(config)), oracle, *_data(torch.linspace(20, 60, COUNT)))
+    return Case(
+        FromBatch(transformers.ViTForImageClassification(config)), oracle, *_data(torch.linspace(20, 60, COUNT))
+    )
 
 
 @client(_SOURCE, "SegFormer: mask logits at a quarter of the size")
@@ -185,7 +191,9 @@ def detr() -> Case:
     class Detr(Step):
         def __init__(self) -> None:
             super().__init__()
-            backbone = transformers.ResNetConfig(embedding_size=8, **_STAGES, layer_type="basic", out_features=["stage4"])
+            backbone = transformers.ResNetConfig(
+                embedding_size=8, **_STAGES, layer_type="basic", out_features=["stage4"]
+            )
             config = transformers.DetrConfig(
                 backbone_config=backbone,
                 d_model=32,
@@ -208,7 +216,10 @@ def detr() -> Case:
 
     def collate(samples: list[Any]) -> Any:
         pixels = torch.stack(samples)
-        boxes = {"class_labels": torch.tensor([1, 2]), "boxes": torch.tensor([[0.5, 0.5, 0.3, 0.3], [0.3, 0.6, 0.2, 0.4]])}
+        boxes = {
+            "class_labels": torch.tensor([1, 2]),
+            "boxes": torch.tensor([[0.5, 0.5, 0.3, 0.3], [0.3, 0.6, 0.2, 0.4]]),
+        }
         return {"pixel_values": pixels, "pixel_mask": torch.ones(len(pixels), 64, 64), "labels": [boxes] * len(pixels)}
 
     def best(module: Any, batch: Any) -> Tensor:
@@ -216,7 +227,9 @@ def detr() -> Case:
         values, indices = scores.flatten(1).max(1)
         return torch.stack([(indices % CLASSES).float(), values], 1)
 
-    data = (DataLoader(Samples(list(images(3, 64, 64, seed=seed))), batch_size=4, collate_fn=collate) for seed in (0, 1))
+    data = (
+        DataLoader(Samples(list(images(3, 64, 64, seed=seed))), batch_size=4, collate_fn=collate) for seed in (0, 1)
+    )
     return Case(Detr(), Oracle("boxes", best), *data)
 
 

@@ -64,7 +64,9 @@ def misread(case: Case, record: Any, look: Any) -> str | None:
     """Return in words what is shown that the model does not say; None if all of it is true."""
     oracle = case.oracle
     if oracle.kind != "classes":
-        return f"class {look.predictions[0]} with {look.probabilities[0]:.0%} is shown, where the answer is {oracle.kind}"
+        return (
+            f"class {look.predictions[0]} with {look.probabilities[0]:.0%} is shown, where the answer is {oracle.kind}"
+        )
     rows = list(look.positions)
     if max(rows) >= _SAMPLES:
         return f"sample {max(rows)} is shown"
@@ -91,7 +93,7 @@ def shortcomings(case: Case, record: Any) -> list[str]:
         return found
     expected = answers(case.oracle.pixels, case).float()
     shown = torch.stack([torch.from_numpy(image) for image in record.samples.images]).float() / 255
-    if 0 <= expected.min() and expected.max() <= 1:
+    if expected.min() >= 0 and expected.max() <= 1:
         distance = (shown - expected).abs().mean().item()
         return [*found, f"the pixels are off by {distance:.2f}"] if distance > _SAME_PIXELS else found
     closeness = torch.corrcoef(torch.cat([shown.mean(0).flatten(1), expected.mean(0).flatten(1)]))[:3, 3:].diagonal()
@@ -113,7 +115,7 @@ def answers(function: Any, case: Case, *, with_module: bool = False) -> Tensor:
     case.module.eval()
     found = []
     with torch.no_grad():
-        for batch in case.val:
+        for batch in case.val or case.train:
             found.append(function(case.module, batch) if with_module else function(batch))
             if sum(map(len, found)) >= _SAMPLES:
                 break
