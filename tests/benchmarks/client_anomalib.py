@@ -58,17 +58,13 @@ def _score(module: Any, batch: Any) -> Tensor:
     return module.model(module.pre_processor.transform(batch.image)).pred_score.reshape(-1)
 
 
-def _label(batch: Any) -> Tensor:
-    return batch.gt_label
-
-
 def _case(model: Any, **options: Any) -> Case:
     data = Parts()
     size = 64
     if model is models.Draem:
         size, options = 32, {"dtd_dir": data.root / "train"}
     module = model(**options, pre_processor=model.configure_pre_processor(image_size=(size, size)), visualizer=False)
-    oracle, trainer = Oracle("values", _score, _label), {"trainer": Engine, "options": {"enable_checkpointing": True}}
+    oracle, trainer = Oracle("values", _score), {"trainer": Engine, "options": {"enable_checkpointing": True}}
     return Case(module, oracle, val=data, datamodule=data, **trainer)
 
 

@@ -26,10 +26,11 @@ class Oracle:
     Attributes:
         kind: What the answer holds: class scores `(N, K)`, `(N, 1)` or `(N,)` for one score; values `(N,)` or
             `(N, V)`; mask logits `(N, K, H, W)`; the class and the score of each image's best box `(N, 2)`, class −1
-            where there is none; an embedding `(N, D)`; images; or nothing that could be explained.
+            where there is none; an embedding `(N, D)`; images, whose mean is a value; or nothing to explain.
         answer: Returns it, from the trained module in eval mode and a batch.
         labels: Returns what is true: classes `(N,)`, −1 where none is known, or 0 and 1 `(N, K)`; values; masks.
-        scale: How the class scores become the probabilities that the author means.
+        scale: How the class scores become the probabilities that the author means; of mask logits, sigmoid where
+            several classes may have a pixel.
         names: The names of the classes, where the data set tells them.
         pixels: Returns what the images show, `(N, 3, H, W)`, of a batch: from 0 to 1, or in the sensor's own units.
     """

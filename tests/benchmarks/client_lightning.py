@@ -137,7 +137,7 @@ def autoencoder() -> Case:
             x = x.view(x.size(0), -1)
             return F.mse_loss(self.decoder(self.encoder(x)), x)
 
-    return Case(LitAutoEncoder(), Oracle("images"), *image_batches(*_DIGITS, count=10))
+    return Case(LitAutoEncoder(), Oracle(), *image_batches(*_DIGITS, count=10))
 
 
 @client(_EXAMPLES, "generative_adversarial_net: two networks, manual optimization, no validation step")

@@ -138,7 +138,8 @@ def segresnet() -> Case:
     model = nets.SegResNet(spatial_dims=3, init_filters=8, in_channels=4, out_channels=3)
     module = Segmenting(model, (16, 16, 16), DiceLoss(sigmoid=True))
     labels = torch.cat([_masks(16, 16, 16)] * 3, 1)
-    return Case(module, _MASKS, *_data(4, 16, 16, 16, labels=labels))
+    oracle = Oracle("masks", _scores, lambda batch: batch["label"], scale="sigmoid")
+    return Case(module, oracle, *_data(4, 16, 16, 16, labels=labels))
 
 
 @client(_SOURCE, "UNETR on volumes, not windowed")

@@ -142,7 +142,8 @@ def deep_autoencoder() -> Case:
         def validation_step(self, batch: Any, _: int) -> None:
             self.log("val_loss", self.training_step(batch, 0))
 
-    return Case(Autoencoder(), Oracle("images"), *image_batches(count=10))
+    oracle = Oracle("images", lambda module, batch: module(batch[0]))
+    return Case(Autoencoder(), oracle, *image_batches(count=10))
 
 
 @client(COURSE, "ProtoNet: support and query in one batch, prototypes from the labels, no `forward`")
@@ -237,4 +238,4 @@ def vae() -> Case:
         def validation_step(self, batch: Any, _: int) -> None:
             self.log("val_loss", self.step(batch))
 
-    return Case(VAE(), Oracle("images"), *image_batches(count=10))
+    return Case(VAE(), Oracle(), *image_batches(count=10))
