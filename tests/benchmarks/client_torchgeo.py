@@ -139,7 +139,7 @@ def object_detection() -> Case:
 
 @client(_SOURCE, "InstanceSegmentationTask: boxes and masks")
 def instance_segmentation() -> Case:
-    module = trainers.InstanceSegmentationTask(backbone="resnet18", num_classes=CLASSES)
+    module = trainers.InstanceSegmentationTask(backbone="resnet50", num_classes=CLASSES)
     return Case(
         module, Oracle("boxes", lambda module, batch: best_boxes(module(batch["image"].unbind()))), *_objects(True)
     )
