@@ -19,7 +19,7 @@ def why_never_validated(trainer: Trainer) -> str:
         return _why_disabled(trainer)
     if every and num_epochs not in (None, -1) and num_epochs // every <= trainer.current_epoch // every:
         return f"`check_val_every_n_epoch={every}` is more than the epochs to come. Lower it"
-    if trainer.val_dataloaders is not None and not trainer.reload_dataloaders_every_n_epochs:
+    if trainer.val_dataloaders is not None and not getattr(trainer, "reload_dataloaders_every_n_epochs", 0):
         return "" if sum(trainer.num_val_batches) else "its loader is empty. Give `trainer.fit` one that is not"
     return ""
 
