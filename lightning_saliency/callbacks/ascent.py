@@ -262,7 +262,7 @@ class _FoolingSheet(_AscentOutput):
         sheet = grid(
             scale(images),
             {
-                "the change, magnified": to_rgb(magnified, 0.5, 0.5, self.style.channels),
+                "the change, magnified": to_rgb(magnified, 0.5, 0.5, scale.channels),
                 "with the change": scale(result.images.cpu()),
             },
             title=look.title,

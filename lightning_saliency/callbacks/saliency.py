@@ -77,7 +77,8 @@ class SaliencyCallback(LookCallback):
             functions in `lightning_saliency.attribution`, such as `{"smooth_grad": {"num_samples": 50}}`. Default:
             those that suit the model; see `lightning_saliency.attribution.default_methods`.
         samples: The number of samples, the first of the validation stream; positions in it; images `(N, C, H, W)`, or
-            a pair of images and labels; or `Samples(...)`.
+            a pair of images and labels; or `Samples(...)`. Images that are passed are shown
+            after each training epoch where the trainer has no validation.
         target: Which class is explained: `label` (the true class where the batch has labels, else the predicted one),
             `predicted`, a class index, one index per sample, or a callable from logits `(N, K)` to scores `(N,)`.
         layer: Dotted name of the layer whose activations the CAM methods read. Default: chosen by a run of one image,

@@ -1,5 +1,6 @@
 """The input side: a model's calls, batches, the fixed samples, objects in images, and metadata of data sets."""
 
+from lightning_saliency.data.bands import Bands, find_rgb_bands
 from lightning_saliency.data.batches import (
     find_images,
     find_label_columns,
@@ -32,6 +33,7 @@ from lightning_saliency.data.truths import Answer, Truths, find_truths
 __all__ = [
     "CHOOSERS",
     "Answer",
+    "Bands",
     "Call",
     "Candidate",
     "Choose",
@@ -60,6 +62,7 @@ __all__ = [
     "find_label_rows",
     "find_labels",
     "find_normalizations",
+    "find_rgb_bands",
     "find_truths",
     "find_values",
     "given_samples",

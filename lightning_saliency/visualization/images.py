@@ -11,8 +11,8 @@ from torch import Tensor
 from lightning_saliency._checks import OptionError
 from lightning_saliency.data import over_axes
 
-Channels: TypeAlias = Literal["first", "mean"]
-"""What is shown of an image with neither one nor three channels; see `to_rgb`."""
+Channels: TypeAlias = Literal["first", "mean"] | Sequence[int]
+"""Which channels of an image are shown; see `to_rgb`."""
 
 Images: TypeAlias = Tensor | Sequence[Tensor]
 """A batch `(N, C, H, W)`, or for images of several sizes a sequence of N tensors `(C, H, W)`."""
@@ -39,14 +39,15 @@ def to_rgb(
         mean: What was subtracted in normalizing: one number per channel, or one for all.
         std: What was divided by in normalizing: one number per channel, or one for all.
         channels: What is shown of an image with neither one nor three channels: the `"first"` three as RGB (of two, the
-            mean), of a volume the first one as gray; or the `"mean"` of all as gray. `shown_channels` puts it in words.
+            mean), of a volume the first one as gray; or the `"mean"` of all as gray. Of any image, three positions from
+            0 for red, green and blue, or one for gray. `shown_channels` puts it in words.
 
     Returns:
         `(N, 3, H, W)`, uint8, on the CPU; of volumes `(N, 3, D, H, W)` in color or `(N, 1, D, H, W)` in gray.
 
     Raises:
         ValueError: `images` is not a non-empty `(N, C, H, W)` of real numbers, only one of `mean` and `std` is given or
-            has the wrong length, or `channels` is unknown.
+            has the wrong length, or `channels` is unknown or not of these images.
 
     Example:
         >>> normalized = (torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3) - 0.5) / 0.25
@@ -75,7 +76,7 @@ def to_curves(signals: Tensor, channels: Channels = "first") -> Tensor:
 
     Args:
         signals: `(N, C, T)`, of any real dtype, on any device. What is not finite is shown as the minimum.
-        channels: The `"first"` eight of more channels, or the `"mean"` of all of them.
+        channels: The `"first"` eight of more channels, the `"mean"` of all of them, or those of the given positions.
 
     Returns:
         `(N, c, T)`, uint8, on the CPU: each channel from 0 to 255; a constant one is 128.
@@ -86,7 +87,10 @@ def to_curves(signals: Tensor, channels: Channels = "first") -> Tensor:
                  [128, 128, 128]]], dtype=torch.uint8)
     """
     values = signals.detach().to("cpu", torch.float32)
-    values = values.mean(1, keepdim=True) if channels == "mean" else values[:, :MOST_CURVES]
+    if channels == "mean":
+        values = values.mean(1, keepdim=True)
+    else:
+        values = values[:, :MOST_CURVES] if channels == "first" else values[:, _positions(channels, values.shape[1])]
     rows = _stretch(values.flatten(0, 1)[:, None]).view(values.shape)
     return rows.mul_(255).round_().to(torch.uint8)
 
@@ -113,14 +117,17 @@ def shown_channels(num_channels: int, channels: Channels = "first", num_axes: in
     Example:
         >>> shown_channels(12)
         'channels 1–3 of 12'
-        >>> shown_channels(12, "mean")
-        'mean of 12 channels'
+        >>> shown_channels(12, "mean"), shown_channels(12, [3, 2, 1])
+        ('mean of 12 channels', 'channels 4, 3, 2 of 12')
         >>> shown_channels(4, num_axes=3), shown_channels(12, num_axes=1)
         ('channel 1 of 4', 'channels 1–8 of 12')
     """
     _check_channels(channels)
     if num_channels < 1:
         raise ValueError(f"Expected `num_channels` to be at least 1, got {num_channels}.")
+    if not isinstance(channels, str):
+        positions = [position + 1 for position in _positions(channels, num_channels)]
+        return f"channel{'s' * (len(positions) > 1)} {', '.join(map(str, positions))} of {num_channels}"
     count = min(num_channels, MOST_CURVES) if num_axes == 1 else _count_shown(num_channels, num_axes)
     if count == num_channels and (channels == "first" or num_axes > 1 or num_channels == 1):
         return ""
@@ -131,6 +138,12 @@ def shown_channels(num_channels: int, channels: Channels = "first", num_axes: in
 
 def select_channels(pixels: Tensor, channels: Channels) -> Tensor:
     """Return the one or three channels of `(N, C, H, W)` or `(N, C, D, H, W)` that are shown; see `to_rgb`."""
+    if not isinstance(channels, str):
+        positions = _positions(channels, pixels.shape[1])
+        if len(positions) not in (1, 3):
+            message = f"Expected `style.channels` to hold three positions, or one for gray, got {list(positions)}."
+            raise OptionError(message, "style.channels")
+        return pixels[:, positions]
     count = _count_shown(pixels.shape[1], pixels.dim() - 2)
     if count == pixels.shape[1]:
         return pixels
@@ -165,9 +178,20 @@ def check_rgb(name: str, images: Tensor, ndim: int = 4) -> None:
         )
 
 
-def _check_channels(channels: str) -> None:
-    if channels not in ("first", "mean"):
-        raise ValueError(f'Expected `channels` to be "first" or "mean", got {channels!r}.')
+def _check_channels(channels: Channels) -> None:
+    if isinstance(channels, str) and channels not in ("first", "mean"):
+        raise ValueError(f'Expected `channels` to be "first", "mean" or positions, got {channels!r}.')
+
+
+def _positions(channels: Sequence[int], num_channels: int) -> list[int]:
+    """Return positions of channels as a list, and refuse those that the images do not have."""
+    positions = list(channels)
+    if not positions or not all(0 <= position < num_channels for position in positions):
+        raise OptionError(
+            f"Expected `style.channels` to be positions below the images' {num_channels} channels, got {positions}.",
+            "style.channels",
+        )
+    return positions
 
 
 def _per_channel(name: str, value: float | Sequence[float], pixels: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from lightning_saliency.visualization.captions import (
     prediction_captions,
 )
 from lightning_saliency.visualization.colors import class_overlay, to_common_scale
-from lightning_saliency.visualization.images import Images, shown_channels
+from lightning_saliency.visualization.images import Images
 from lightning_saliency.visualization.sheet import CELL_SIDE, fit_images, grid
 from lightning_saliency.visualization.style import Style, find_names, find_pixel_scale
 from lightning_saliency.visualization.views import cut_images, make_views
@@ -88,10 +88,7 @@ def draw_sheets(
     pixel_scale = find_pixel_scale([explanation.images for explanation in explanations], style, dataset, modules)
     images = _in_rows(looked, [pixel_scale(explanation.images) for explanation in explanations])
     captions = _in_order(looked, [_captions(group, names) for group in looked])
-    channels = dict.fromkeys(
-        shown_channels(explanation.images.shape[1], style.channels, explanation.images.dim() - 2)
-        for explanation in explanations
-    )
+    channels = dict.fromkeys(pixel_scale.describe_channels(explanation.images) for explanation in explanations)
     fitted = cache(partial(fit_images, images))  # most sheets have cells of the same size
 
     masks = _mask_columns(looked, images)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from lightning_saliency._checks import (
+    OptionError,
     check_choice,
     check_count,
     check_each,
@@ -22,11 +23,20 @@ from lightning_saliency._checks import (
 )
 from lightning_saliency._names import one_line
 from lightning_saliency.attribution import Normalize
-from lightning_saliency.data import Normalization, find_class_names, find_normalizations, to_unit_range
+from lightning_saliency.data import (
+    Normalization,
+    find_class_names,
+    find_normalizations,
+    find_rgb_bands,
+    to_unit_range,
+)
 from lightning_saliency.visualization.captions import Names
 from lightning_saliency.visualization.colors import check_alpha, check_colormap
-from lightning_saliency.visualization.images import Channels, to_curves, to_rgb
+from lightning_saliency.visualization.images import Channels, shown_channels, to_curves, to_rgb
 from lightning_saliency.visualization.views import Volumes
+
+ChannelChoice: TypeAlias = Literal["first", "mean", "rgb"] | Sequence[int]
+"""Which channels of multispectral images are shown; see `Style`."""
 
 _PIXELS = Normalization([0.0], [1.0])
 """The normalization of images that are pixels in [0, 1] as they are."""
@@ -50,8 +60,10 @@ class Style:
         alpha: Weight of the color in the overlay, in [0, 1].
         normalize: How raw maps become colors: `max` (negative values cut, each map divided by its maximum), `minmax`
             (each map from its minimum to its maximum), `shared` (one scale for all samples: a weak map looks weak).
-        channels: What to show of images with more than three channels: the `first` three, or the `mean`. Of volumes the
-            first one, of signals the first eight.
+        channels: What to show of images with more than three channels: the `first` three, the `mean`, `rgb` (the bands
+            that the data set has as `rgb_bands`, as those of torchgeo do), or positions from 0 for red, green and blue:
+            `[3, 2, 1]`, or one for gray. Of volumes the first one, of signals the first eight. Default: `rgb` where the
+            data set has these, else `first`.
         volumes: How volumes `(N, C, D, H, W)` are shown: `slices`, three that cross where the map is largest; `frames`,
             a few one after another, as of a video; `auto`: frames where there are three channels, else slices.
         top_k: Of how many classes of each sample, the most probable ones, CAM is shown side by side; 1 for no such
@@ -72,7 +84,7 @@ class Style:
     colormap: str = "turbo"
     alpha: float = 0.5
     normalize: Normalize = "max"
-    channels: Channels = "first"
+    channels: ChannelChoice | None = None
     volumes: Volumes = "auto"
     top_k: int | None = None
 
@@ -87,7 +99,7 @@ class Style:
                 "colormap": check_colormap,
                 "alpha": check_alpha,
                 "normalize": partial(check_choice, allowed=get_args(Normalize)),
-                "channels": partial(check_choice, allowed=get_args(Channels)),
+                "channels": optional(_check_channels),
                 "volumes": partial(check_choice, allowed=get_args(Volumes)),
                 "top_k": optional(check_count),
             },
@@ -107,13 +119,21 @@ class PixelScale:
 
     Args:
         normalization: What is undone; None where each image is stretched to its own range.
-        channels: What is shown of images with more than three channels.
+        channels: Which channels are shown.
+        band_names: The names of these, where the data set has them.
         note: What a picture says of it; empty where there is nothing to say.
     """
 
     normalization: Normalization | None
     channels: Channels
+    band_names: tuple[str, ...] = ()
     note: str = ""
+
+    def describe_channels(self, images: Tensor) -> str:
+        """Return in a few words which channels of images `(N, C, …)` are shown; empty where it is all of them."""
+        if self.band_names:
+            return f"bands {', '.join(self.band_names)}"
+        return shown_channels(images.shape[1], self.channels, images.dim() - 2)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return images `(N, C, H, W)` as pictures, uint8 `(N, 3, H, W)`, on the CPU; and signals as curves."""
@@ -147,15 +167,39 @@ def find_pixel_scale(
         >>> find_pixel_scale([(torch.rand(2, 3, 8, 8) - 0.5) / 0.25], Style(), dataset).normalization
         Normalization(mean=[0.5], std=[0.25])
     """
+    channels, names = _find_channels(images[0], style, dataset, modules)
     if style.mean is not None and style.std is not None:
         numbers = [[value] if isinstance(value, int | float) else list(value) for value in (style.mean, style.std)]
-        return PixelScale(to_unit_range(*numbers), style.channels)
+        return PixelScale(to_unit_range(*numbers), channels, names)
     inputs = [batch for batch in images if batch.dtype != torch.uint8]
     candidates = find_normalizations(dataset)
     if not any(normalization.fits(inputs) for normalization in (*candidates, _PIXELS)):
         candidates = [*candidates, *find_normalizations(*modules)]
     fitting = next((normalization for normalization in candidates if normalization.fits(inputs)), None)
-    return PixelScale(fitting, style.channels, _STRETCHED if candidates and fitting is None else "")
+    return PixelScale(fitting, channels, names, _STRETCHED if candidates and fitting is None else "")
+
+
+def _find_channels(
+    images: Tensor, style: Style, dataset: Any, modules: Sequence[Any]
+) -> tuple[Channels, tuple[str, ...]]:
+    """Return which channels of images are shown, and their names, where the data set's red, green and blue are.
+
+    Raises:
+        OptionError: The style wants the data set's, and there are none that fit.
+    """
+    if style.channels is not None and style.channels != "rgb":
+        return style.channels, ()
+    num_channels = images.shape[1]
+    if style.channels is None and (num_channels <= 3 or images.dim() != 4):
+        return "first", ()
+    found = find_rgb_bands(dataset, *modules, num_channels=num_channels)
+    if found is None and style.channels == "rgb":
+        raise OptionError(
+            f"Expected a data set with `rgb_bands` and `bands` that fit the images' {num_channels} channels, as "
+            "`style.channels` is 'rgb', found none. Pass their positions: `Style(channels=[3, 2, 1])`.",
+            "style.channels",
+        )
+    return ("first", ()) if found is None else found
 
 
 def to_pictures(images: Tensor, style: Style, dataset: Any = None, modules: Sequence[Any] = ()) -> Tensor:
@@ -184,6 +228,13 @@ def find_names(style: Style, dataset: Any = None, modules: Sequence[Any] = (), n
     """
     names = style.class_names or find_class_names(dataset, *modules, num_classes=num_classes)
     return Names(None if names is None else tuple(map(one_line, names)))
+
+
+def _check_channels(name: str, value: Any) -> str | tuple[int, ...]:
+    """Return the name of a choice of channels, or their positions as a tuple."""
+    if isinstance(value, str):
+        return check_choice(name, value, ("first", "mean", "rgb"))
+    return check_each(name, value, partial(check_count, least=0), of="positions of channels from 0")
 
 
 def _check_numbers(name: str, value: Any, interval: str = "(-inf, inf)") -> float | tuple[float, ...]:

@@ -10,9 +10,8 @@ from torch import Tensor
 from lightning_saliency.attribution import METHODS, Explanation, blank_reasons, describe_readings, make_heatmaps
 from lightning_saliency.visualization.captions import explanation_captions, join_notes, method_title
 from lightning_saliency.visualization.colors import signed_to_rgb
-from lightning_saliency.visualization.images import shown_channels
 from lightning_saliency.visualization.sheet import grid
-from lightning_saliency.visualization.style import Style, find_names, to_pictures
+from lightning_saliency.visualization.style import Style, find_names, find_pixel_scale
 from lightning_saliency.visualization.views import cut_images, make_views
 
 TUTORIAL_PANELS = {
@@ -68,7 +67,8 @@ def tutorial_figure(
     # where several layers were read, the panels name them
     read = describe_readings(explanation, [key for key in keys if key in METHODS])
     captions = explanation_captions(explanation, find_names(style))
-    images = to_pictures(explanation.images[rows], style)
+    scale = find_pixel_scale([explanation.images[rows]], style)
+    images = scale(explanation.images[rows])
     views = make_views(images, [panel for panel in columns.values() if panel.is_floating_point()], style.volumes)
     return grid(
         cut_images(images, views),
@@ -77,7 +77,7 @@ def tutorial_figure(
         blanks=blanks,
         note=join_notes(
             read,
-            shown_channels(explanation.images.shape[1], style.channels, images.dim() - 2),
+            scale.describe_channels(explanation.images),
             "signed values: 0 is mid gray, positive is brighter"
             if any(panel.dtype == torch.uint8 for panel in columns.values())
             else "",

@@ -37,7 +37,7 @@ def test_what_is_given_as_a_list_or_an_array_cannot_change_later():
         ({"alpha": 1.5}, ValueError, r"`style\.alpha` to be a number in \[0, 1\], got 1.5"),
         ({"alpha": "half"}, TypeError, r"`style\.alpha`"),
         ({"normalize": "all"}, ValueError, r"`style\.normalize` to be one of max, minmax, shared, got 'all'"),
-        ({"channels": "last"}, ValueError, r"`style\.channels` to be one of first, mean, got 'last'"),
+        ({"channels": "last"}, ValueError, r"`style\.channels` to be one of first, mean, rgb, got 'last'"),
         ({"top_k": 0}, ValueError, r"`style\.top_k` to be a positive int, got 0"),
     ],
 )
