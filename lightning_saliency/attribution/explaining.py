@@ -287,6 +287,7 @@ class _Reader:
             class_evidence.pooled_activations,
             shared_pass.reading.task,
             shared_pass.reading.masks,
+            shared_pass.reading.boxes,
         )
 
     def _attribute(
@@ -391,4 +392,5 @@ def _joined(settings: Settings, call: Call, inputs: Tensor, chunks: Sequence[Exp
         all_class_weights=None if weights is None else weights.clone(),  # training will change the model's own
         pooled_activations=cat(chunk.pooled_activations for chunk in chunks),
         masks=cat(chunk.masks for chunk in chunks),
+        boxes=cat(chunk.boxes for chunk in chunks),
     )
