@@ -87,7 +87,8 @@ def explain(
             smoother maps.
         task: What the model's output means: `"multiclass"` (softmax), `"multilabel"` (each class's sigmoid),
             `"regression"` (values, of which `target` is one, by default the first), `"segmentation"` (scores of pixels,
-            `(N, K, H, W)`: a class's mean over its pixels). Default: found, as far as the output's form tells.
+            `(N, K, H, W)`: a class's mean over its pixels), `"detection"` or `"detection_softmax"` (class scores of
+            boxes, `(N, Q, K)`: the odds of a class's best box). Default: found, as far as the output's form tells.
         chunk_size: The most images that go through the model together, which bounds the memory; but for rounding, the
             result does not depend on it. On a CPU it is about eight of 224×224 in any case, which is faster.
         progress: Whether to show a progress bar for methods that take many passes and more than a few seconds.
@@ -287,6 +288,7 @@ class _Reader:
             class_evidence.pooled_activations,
             shared_pass.reading.task,
             shared_pass.reading.masks,
+            shared_pass.reading.boxes,
         )
 
     def _attribute(
@@ -391,4 +393,5 @@ def _joined(settings: Settings, call: Call, inputs: Tensor, chunks: Sequence[Exp
         all_class_weights=None if weights is None else weights.clone(),  # training will change the model's own
         pooled_activations=cat(chunk.pooled_activations for chunk in chunks),
         masks=cat(chunk.masks for chunk in chunks),
+        boxes=cat(chunk.boxes for chunk in chunks),
     )

@@ -104,6 +104,8 @@ class Explanation:
         pooled_activations: The activations that they weigh; see `Evidence`.
         task: What the model's output means.
         masks: The predicted class of each pixel, `(N, H, W)` int64, of a segmentation; else None.
+        boxes: Of a detection the best box of each class, `(N, K, 4)`, (x1, y1, x2, y2) in pixels, not a number where
+            there is none; else None.
     """
 
     settings: Settings
@@ -119,6 +121,7 @@ class Explanation:
     pooled_activations: Tensor | None = None
     task: Task = TASKS["multiclass"]
     masks: Tensor | None = None
+    boxes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -237,6 +240,7 @@ class Explanation:
             notes=select_rows(self.notes),
             pooled_activations=None if self.pooled_activations is None else self.pooled_activations[rows],
             masks=None if self.masks is None else self.masks[rows],
+            boxes=None if self.boxes is None else self.boxes[rows],
         )
 
 

@@ -12,20 +12,24 @@ from lightning_saliency._checks import OptionError
 from lightning_saliency.data import describe, find_label_masks, find_label_rows, find_labels, find_values
 from lightning_saliency.data.batches import fit_labels
 from lightning_saliency.data.trees import Path, dotted
-from lightning_saliency.data.truths import under_key
+from lightning_saliency.data.truths import find_truths, under_key
 from lightning_saliency.evidence import (
     TASKS,
+    Detection,
     LossTerm,
     OutputChoice,
+    Regression,
     Task,
     TaskName,
+    boxes_beside,
+    is_list_of_detections,
     output_tensors,
     read_output,
 )
 
 _TASKS_OF: dict[str, frozenset[TaskName]] = {
-    "softmax": frozenset({"multiclass", "segmentation"}),
-    "sigmoid": frozenset({"multilabel", "multiclass", "segmentation"}),
+    "softmax": frozenset({"multiclass", "segmentation", "detection_softmax"}),
+    "sigmoid": frozenset({"multilabel", "multiclass", "segmentation", "detection"}),
     "distance": frozenset({"regression"}),
     "similarity": frozenset({"embedding"}),
 }
@@ -107,11 +111,18 @@ def choose_meaning(
     count = len(images)
     if callable(choice) or (task is not None and choice is not None):
         return Meaning(choice, read_output(output, count, choice, task, images).task if task is None else task)
+    if is_list_of_detections(output, count):
+        return Meaning(choice, TASKS["detection"] if task is None else task)
     tensors = output_tensors(output, count, choice)
-    candidates = [found for path, tensor in tensors.items() for found in _candidates(path, tensor, batch, images, task)]
+    candidates = [
+        found
+        for path, tensor in tensors.items()
+        for found in _candidates(path, tensor, batch, images, task)
+        if not isinstance(found.task, Detection) or task is not None or boxes_beside(output, tensor) is not None
+    ]
     if terms and task is None:
         candidates = _as_the_loss_uses(candidates, terms, tensors)
-    if task is None:  # maps of values, the image again, and embeddings are told from others by the loss alone
+    if task is None:  # what has the form of other things too is told from them by the loss alone
         candidates = [found for found in candidates if found.use or not _needs_loss(found)]
     if not candidates:
         read_output(output, count, choice, task, images)  # which says what is missing
@@ -132,7 +143,8 @@ def choose_meaning(
 
 
 def _needs_loss(found: _Candidate) -> bool:
-    return found.task.name == "embedding" or (found.task.name == "regression" and found.tensor.dim() > 2)
+    is_of_maps = isinstance(found.task, Regression | Detection) and found.tensor.dim() > 2
+    return found.task.name == "embedding" or is_of_maps
 
 
 def _candidates(path: Path, tensor: Tensor, batch: Any, images: Tensor, task: Task | None) -> Iterator[_Candidate]:
@@ -155,6 +167,8 @@ def _candidates(path: Path, tensor: Tensor, batch: Any, images: Tensor, task: Ta
             is_whole = tensor.shape[-(images.dim() - 2) :] == images.shape[2:] and tensor.shape != images.shape
             if task is not None or masks is not None or is_whole:
                 yield _Candidate(path, tensor, meaning, masks is not None)
+        elif isinstance(meaning, Detection):
+            yield _Candidate(path, tensor, meaning, find_truths(batch, count, width, meaning.name) is not None)
         elif meaning.name == "regression":
             values = find_values(batch, count, width) if tensor.dim() < 3 else None
             is_labeled = values is not None and not bool(((values == 0) | (values == 1)).all())
@@ -210,7 +224,7 @@ def _is_read_as(tensor: Tensor, term: LossTerm) -> bool:
     """Whether a tensor of the output may be the one that a loss reads, in another batch: by its number of channels."""
     width = tensor.shape[1] if tensor.dim() > 1 else 1
     widths = {term.shape[1], term.shape[-1]} if len(term.shape) > 1 else {1}
-    return width in widths or (tensor.dim() == 3 and 1 in widths)
+    return width in widths or (tensor.dim() == 3 and bool({1, tensor.shape[2]} & widths))
 
 
 def _best(candidates: Sequence[_Candidate]) -> _Candidate:

@@ -6,6 +6,7 @@ The only package with hooks, modes, autograd, random states and autocast.
 from lightning_saliency.evidence.attention import Attention, AttentionPart, AttentionReader
 from lightning_saliency.evidence.call_notes import call_note
 from lightning_saliency.evidence.class_weights import POOLINGS, find_class_weights
+from lightning_saliency.evidence.detections import boxes_beside, is_list_of_detections
 from lightning_saliency.evidence.forward import Forward, ForwardContext, as_forward
 from lightning_saliency.evidence.head import find_head, own_parameters, replace_parameters
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
@@ -31,7 +32,7 @@ from lightning_saliency.evidence.targets import (
     predicted_classes,
     select_scores,
 )
-from lightning_saliency.evidence.tasks import TASKS, Reading, Task, TaskName
+from lightning_saliency.evidence.tasks import TASKS, Detection, Reading, Regression, Task, TaskName
 
 __all__ = [
     "POOLINGS",
@@ -41,6 +42,7 @@ __all__ = [
     "AttentionReader",
     "AttentionSites",
     "CallRecorder",
+    "Detection",
     "Evidence",
     "Forward",
     "ForwardContext",
@@ -57,6 +59,7 @@ __all__ = [
     "Reading",
     "RecordedCall",
     "Rectifier",
+    "Regression",
     "Shadow",
     "SharedPass",
     "Surroundings",
@@ -69,6 +72,7 @@ __all__ = [
     "Undisturbed",
     "UnknownLayoutError",
     "as_forward",
+    "boxes_beside",
     "call_note",
     "check_classes",
     "check_output_choice",
@@ -80,6 +84,7 @@ __all__ = [
     "find_target_layer",
     "forward_logits",
     "forward_logits_in_chunks",
+    "is_list_of_detections",
     "name_layer",
     "output_tensors",
     "own_parameters",

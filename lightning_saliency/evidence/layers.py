@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_saliency._checks import OptionError
 from lightning_saliency.data import Call, times
 from lightning_saliency.evidence.convolutional import (
     is_class_scores,
@@ -300,6 +301,13 @@ class _Choice:
         edges = [call.edge for call in unique if call.edge is not None]
         with torch.enable_grad():
             score = self.trace.logits.float().max()
+        if edges and not score.requires_grad:
+            raise OptionError(
+                "The model's scores do not depend on its layers through operations that have a gradient: a `detach()` "
+                "or inference mode inside the model cuts the graph, as in some detectors. Pass an `output_fn` that "
+                "returns one score for each class, (N, K), with their graph.",
+                "methods",
+            )
         gradients = torch.autograd.grad(score, edges, allow_unused=True, retain_graph=True) if edges else ()
         return {
             call.node: (call, gradient)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -14,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 from lightning_saliency._checks import OptionError, call_option, refuse, shown
 from lightning_saliency.data import children, describe
 from lightning_saliency.data.trees import Path, dotted, leaves
-from lightning_saliency.evidence.tasks import TASKS, Reading, Task, TaskName
+from lightning_saliency.evidence.detections import best_boxes, boxes_beside, detections, is_list_of_detections
+from lightning_saliency.evidence.tasks import TASKS, Detection, Reading, Regression, Task, TaskName
 
 OutputChoice: TypeAlias = Callable[[Any], Any] | str | Path | None
 """Which part of a model's output is explained: a function of it, its key (keys joined by dots), its path, or found."""
@@ -68,6 +70,13 @@ def find_output(
     if isinstance(found, Tensor) and num_samples == 1 and found.dim() < 2:
         found = found.reshape(1, -1)  # of a model that ends in `squeeze()`
     tensors = output_tensors(found, num_samples, None if callable(choice) else choice)
+    if task is None and any(boxes_beside(found, tensor) is not None for tensor in tensors.values()):
+        raise OptionError(
+            "Expected to know what the class scores of the model's boxes are, which only the training's loss tells. "
+            "Name it: `task='detection'` for a sigmoid of each class, `task='detection_softmax'` for a softmax whose "
+            'last class is "no object"; or pass an `output_fn` that returns one score for each class, (N, K).',
+            "methods",
+        )
     for meaning in (task,) if task is not None else _BY_FORM:
         for tensor in tensors.values():
             if meaning.read(tensor.detach()) is None or (task is None and not _is_likely(meaning, tensor, like)):
@@ -92,8 +101,9 @@ def read_output(
     output: Any, num_samples: int, choice: OutputChoice = None, task: Task | None = None, like: Tensor | None = None
 ) -> Reading:
     """Return what a model's output says, as it is: probabilities are not undone. The arguments are `find_output`'s."""
+    output, task = _as_tensors(output, num_samples, task)
     tensor, meaning = find_output(output, num_samples, choice, task, like)
-    return _read(meaning, tensor)
+    return _read(meaning, tensor, output, like)
 
 
 class OutputReader(TorchFunctionMode):
@@ -129,9 +139,10 @@ class OutputReader(TorchFunctionMode):
 
     def read(self, output: Any) -> Reading:
         """Return what the output of a model says that ran inside this context."""
-        tensor, task = find_output(output, self.num_samples, self.choice, self.task, self.like)
-        if task.name == "regression":  # whose values are what they are, also between 0 and 1
-            return _read(task, tensor)
+        output, task = _as_tensors(output, self.num_samples, self.task)
+        tensor, task = find_output(output, self.num_samples, self.choice, task, self.like)
+        if isinstance(task, Regression | Detection):  # whose values are what they are, also between 0 and 1
+            return _read(task, tensor, output, self.like)
         for function, before, after in reversed(self._ends):
             if after.numel() == tensor.numel() and _are_same(after.reshape(tensor.shape), tensor):
                 self._warn(f"what goes into its {function.strip('_').removeprefix('log_')} is explained instead")
@@ -175,10 +186,20 @@ def _is_likely(task: Task, tensor: Tensor, like: Tensor | None) -> bool:
     return tensor.shape[2 - (tensor.dim() < like.dim()) :] == like.shape[2:]
 
 
-def _read(task: Task, tensor: Tensor) -> Reading:
+def _as_tensors(output: Any, num_samples: int, task: Task | None) -> tuple[Any, Task | None]:
+    """Return an output and its task; where it lists the detections of each image, as tensors for all."""
+    if not is_list_of_detections(output, num_samples):
+        return output, task
+    return detections(output, num_samples), TASKS["detection"] if task is None else task
+
+
+def _read(task: Task, tensor: Tensor, output: Any = None, like: Tensor | None = None) -> Reading:
     reading = task.read(tensor)
     assert reading is not None  # the tensor was chosen by its form
-    return reading
+    boxes = boxes_beside(output, tensor) if isinstance(task, Detection) and like is not None else None
+    if not isinstance(task, Detection) or like is None or boxes is None:
+        return reading
+    return replace(reading, boxes=best_boxes(task.odds(tensor), boxes, tuple(like.shape[2:])))
 
 
 def _are_same(tensor: Tensor, other: Tensor) -> bool:

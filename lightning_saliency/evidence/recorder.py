@@ -13,6 +13,7 @@ from torch.jit import ScriptModule
 
 from lightning_saliency._checks import error_message
 from lightning_saliency.data import Call, make_call, mapped
+from lightning_saliency.evidence.detections import is_list_of_detections
 from lightning_saliency.evidence.outputs import OutputChoice, output_tensors, read_output
 from lightning_saliency.evidence.signals import uninterrupted
 from lightning_saliency.evidence.tasks import Task
@@ -125,7 +126,8 @@ class CallRecorder:
             call = make_call(args, kwargs, self.image, signals=True)
             with torch.inference_mode(False), torch.no_grad():
                 copied = mapped(output, lambda _, value: _cloned(value))
-            if callable(self.output_fn) or not output_tensors(output, len(call)):
+            is_unread = not is_list_of_detections(output, len(call)) and not output_tensors(output, len(call))
+            if callable(self.output_fn) or is_unread:
                 read_output(output, len(call), self.output_fn, self.task)
         except Exception as error:  # reported where the call is read: a hook that raises would end the user's step
             return RecordedCall(name, call, copied, error_message(error))

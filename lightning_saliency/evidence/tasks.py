@@ -12,7 +12,9 @@ from torch import Tensor
 from lightning_saliency._checks import OptionError
 from lightning_saliency.data import Answer
 
-TaskName: TypeAlias = Literal["multiclass", "multilabel", "regression", "segmentation", "embedding"]
+TaskName: TypeAlias = Literal[
+    "multiclass", "multilabel", "regression", "segmentation", "embedding", "detection", "detection_softmax"
+]
 """What a model's output means, as an option names it; see `TASKS`."""
 
 
@@ -24,11 +26,14 @@ class Reading:
         task: What the output means.
         logits: `(N, K)`: what is explained, one of K for each sample.
         masks: The predicted class of each pixel, `(N, H, W)` int64, of a segmentation; else None.
+        boxes: Of a detection the best box of each class, `(N, K, 4)`, (x1, y1, x2, y2) in pixels, not a number where
+            there is none; else None.
     """
 
     task: Task
     logits: Tensor
     masks: Tensor | None = None
+    boxes: Tensor | None = None
 
     @property
     def predictions(self) -> Tensor:
@@ -207,8 +212,65 @@ class Segmentation(Task):
         return (pixels == classes).float().mean(2)
 
 
+class Detection(Task):
+    """Each query, or detection, has any of K classes, each with a sigmoid of its own, and a box.
+
+    Explained is of a class the logarithm of the odds of its most probable box; what is predicted for an image is the
+    class of the most probable one.
+    """
+
+    name: ClassVar[TaskName] = "detection"
+
+    def read(self, output: Tensor) -> Reading | None:
+        """Return the reading of an output `(N, Q, K)`."""
+        if output.dim() != 3 or not output.numel() or not self.odds(output).numel():
+            return None
+        return Reading(self, self.odds(output).amax(1))
+
+    def odds(self, output: Tensor) -> Tensor:
+        """Return the logarithm of the odds of each class of each query, `(N, Q, K)`."""
+        return output
+
+    def predictions(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return the class of the most probable box."""
+        return logits.detach().argmax(1)
+
+    def num_classes(self, logits: Tensor) -> int:
+        """Return the number of classes, of which there may be one."""
+        return logits.shape[1]
+
+    def scores(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """Return the score of a class's best box per sample, `(N,)`."""
+        return logits.gather(1, classes[:, None])[:, 0]
+
+    def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return the probability of each class's best box."""
+        return logits.sigmoid()
+
+    def answers(self, logits: Tensor, masks: Tensor | None = None) -> list[Answer | None]:
+        """Return for each sample the classes with a box that is more probable than not; at least the likeliest."""
+        best = self.predictions(logits).tolist()
+        return [tuple(row.nonzero()[:, 0].tolist()) or (one,) for row, one in zip(logits > 0, best, strict=True)]
+
+
+class SoftmaxDetection(Detection):
+    """Each query has one of K classes, or none: a softmax of K + 1, the last for "no object" (Carion 2020, DETR)."""
+
+    name: ClassVar[TaskName] = "detection_softmax"
+
+    def odds(self, output: Tensor) -> Tensor:
+        """Return the logarithm of the odds of each class of each query, `(N, Q, K)`, of logits `(N, Q, K + 1)`."""
+        logarithms = output.log_softmax(2)[..., :-1]
+        surest = 1 - torch.finfo(output.dtype).eps
+        return logarithms - torch.log1p(-logarithms.exp().clamp(max=surest))
+
+
 TASKS: dict[str, Task] = {
-    task.name: task for task in (Multiclass(), Multilabel(), Regression(), Segmentation(), Embedding())
+    task.name: task
+    for task in (
+        *(Multiclass(), Multilabel(), Regression(), Segmentation(), Embedding()),
+        *(Detection(), SoftmaxDetection()),
+    )
 }
 """What a model's output may mean, by name."""
 

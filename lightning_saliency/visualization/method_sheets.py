@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.attribution import ExplainedSamples, Normalize, describe_readings, make_heatmaps
+from lightning_saliency.visualization.boxes import with_boxes
 from lightning_saliency.visualization.captions import (
     Caption,
     Names,
@@ -86,7 +87,7 @@ def draw_sheets(
     explanations = [group.explanation for group in looked]
     names = find_names(style, dataset, modules, explanations[0].num_classes)
     pixel_scale = find_pixel_scale([explanation.images for explanation in explanations], style, dataset, modules)
-    images = _in_rows(looked, [pixel_scale(explanation.images) for explanation in explanations])
+    images = _in_rows(looked, [with_boxes(pixel_scale(group.images), group) for group in explanations])
     captions = _in_order(looked, [_captions(group, names) for group in looked])
     channels = dict.fromkeys(pixel_scale.describe_channels(explanation.images) for explanation in explanations)
     fitted = cache(partial(fit_images, images))  # most sheets have cells of the same size

@@ -34,7 +34,7 @@ class Listed(L.LightningModule):
     def forward(self, pictures):
         assert not isinstance(pictures, torch.Tensor)
         if self.is_one_by_one:
-            return torch.cat([self.net(picture[None].to(self.net[0].weight) / 255) for picture in pictures])
+            pictures = [picture.to(self.net[0].weight) / 255 for picture in pictures]
         side = max(max(picture.shape[1:]) for picture in pictures)
         padded = [F.pad(one, (0, side - one.shape[2], 0, side - one.shape[1])) for one in pictures]
         return self.net(torch.stack(padded))
