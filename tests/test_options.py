@@ -181,7 +181,7 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
     Style: ({"mean": 0.5, "std": 0.5}, {
         "mean": MEANS, "std": Kind([*MEANS.wrong, 0, -1, [0.5, 0]], MEANS.right), "class_names": CLASS_NAMES,
         "colormap": choice("turbo", "viridis"), "alpha": number(0, 0.5, 1, outside=[-0.1, 1.1]),
-        "normalize": choice("max", "minmax", "shared"), "channels": choice("first", "mean"),
+        "normalize": choice("max", "minmax", "shared"), "channels": Kind(choice("first", "mean", "rgb").or_none().wrong, [None, "first", "mean", "rgb", [3, 2, 1]]),
         "volumes": choice(*get_args(Volumes)),
         "top_k": count().or_none(),
     }),

@@ -104,10 +104,9 @@ def _is_of_boxes(names: tuple[Any, ...]) -> bool:
 
 def _lists_detections(one: Mapping[Any, Any]) -> bool:
     entries = children(one)
-    values = [entries.get(name) for name in ("boxes", "scores", "labels")]
-    if not all(isinstance(value, Tensor) for value in values):
+    boxes, scores, labels = (entries.get(name) for name in ("boxes", "scores", "labels"))
+    if not (isinstance(boxes, Tensor) and isinstance(scores, Tensor) and isinstance(labels, Tensor)):
         return False
-    boxes, scores, labels = values
     return boxes.shape == (len(scores), 4) and scores.shape == labels.shape and scores.is_floating_point()
 
 
