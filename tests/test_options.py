@@ -90,6 +90,7 @@ def choice(*right):
 FLAG = Kind([0, 1, 1.0, NAN, np.int64(1), *TEXTS, *ARRAYS, *NOTHING], [True, False, np.True_, np.False_])
 FUNCTION = Kind([3, NAN, True, "f", b"f", [], {}, Odd(), torch.zeros(2)], [None, torch.numel, nn.Identity()])
 OUTPUT = Kind([3, NAN, True, "", b"f", [], (), {}, Odd(), torch.zeros(2)], [None, "logits", torch.numel, nn.Identity()])
+CHANNELS = Kind(choice("first", "mean", "rgb").or_none().wrong, [None, "first", "mean", "rgb", [3, 2, 1]])
 TASK = choice("multiclass", "multilabel", "regression", "segmentation", "embedding").or_none()
 NAMES = ["../up", "/abs", "..", ".", "a/../../b", "a//b", "a/", " ", "a ", ".a", "a.", "a\nb", "a\0", "a\r", "\x7f",
          "a\\b", "C:", "C:/x", "a:b", "nul", "a/CON.txt", "com1", "a*", "a?", "<a>", "a|b", '"', "\ud800", "x" * 200,
@@ -181,7 +182,7 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
     Style: ({"mean": 0.5, "std": 0.5}, {
         "mean": MEANS, "std": Kind([*MEANS.wrong, 0, -1, [0.5, 0]], MEANS.right), "class_names": CLASS_NAMES,
         "colormap": choice("turbo", "viridis"), "alpha": number(0, 0.5, 1, outside=[-0.1, 1.1]),
-        "normalize": choice("max", "minmax", "shared"), "channels": Kind(choice("first", "mean", "rgb").or_none().wrong, [None, "first", "mean", "rgb", [3, 2, 1]]),
+        "normalize": choice("max", "minmax", "shared"), "channels": CHANNELS,
         "volumes": choice(*get_args(Volumes)),
         "top_k": count().or_none(),
     }),
