@@ -199,7 +199,7 @@ def _as_the_loss_uses(
     certain = [term for term in terms if term.use in _CERTAIN]
     if any(_is_read_as(tensor, term) for tensor in tensors.values() for term in certain):
         return []  # which is no such thing by its form
-    if certain and not any(term.use == "unknown" for term in terms):
+    if certain:
         widths = ", ".join(dict.fromkeys(f"(N, {', '.join(map(str, term.shape[1:]))})" for term in certain))
         returned = ", ".join(f"{dotted(path) or 'output'} {tuple(tensor.shape)}" for path, tensor in tensors.items())
         raise OptionError(

@@ -292,3 +292,32 @@ def test_the_forms_of_output_and_labels_tell_where_no_loss_does(tmp_path):
     runner = trainer(tmp_path, SaliencyCallback(outputs=[keeps], samples=4))
     runner.validate(module, loader(TensorDataset(IMAGES, AGES), batch_size=4), verbose=False)
     assert keeps.looks[-1].explained[0].explanation.task.name == "regression"
+
+
+class VAE(Autoencoder):
+    """A variational autoencoder, of which the step calls the encoder with images."""
+
+    forward = L.LightningModule.forward
+
+    def __init__(self):
+        super().__init__()
+        self.net = features(8, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 12))
+        self.mean, self.log_variance, self.decoder = nn.Linear(12, 4), nn.Linear(12, 4), nn.Linear(4, 3 * SIZE * SIZE)
+
+    def step_loss(self, images):
+        found = self.net(images)
+        mean, log_variance = self.mean(found), self.log_variance(found)
+        sampled = mean + log_variance.mul(0.5).exp() * torch.randn_like(mean)
+        reconstructed = F.mse_loss(self.decoder(sampled).view_as(images), images)
+        return reconstructed + (mean.square() + log_variance.exp() - log_variance).mean()
+
+    def training_step(self, batch, batch_idx):
+        return self.step_loss(batch[0])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.step_loss(batch[0]))
+
+
+def test_the_code_of_an_autoencoder_is_no_class_scores(tmp_path):
+    with pytest.warns(UserWarning, match=r"reads, of shape \(N, 768\), got output \(4, 12\)|which it does not"):
+        assert fitted(tmp_path, VAE(), CLASSES) is None
