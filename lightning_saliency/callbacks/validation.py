@@ -8,7 +8,7 @@ from lightning_saliency._lightning import Trainer, overrides
 from lightning_saliency.data import find_dataset
 
 
-def why_never_validated(trainer: Trainer) -> str:
+def why_never_validated(trainer: Any) -> str:
     """Return in words why a training will certainly have no validation, and what to do; empty where it may have one.
 
     To be called in `on_train_start`, when the trainer has asked for the loaders. What else ends a training before its
@@ -24,7 +24,7 @@ def why_never_validated(trainer: Trainer) -> str:
     return ""
 
 
-def _why_disabled(trainer: Trainer) -> str:
+def _why_disabled(trainer: Any) -> str:
     if not overrides(trainer.lightning_module, "validation_step"):
         return f"{type(trainer.lightning_module).__name__} defines no `validation_step`. Define one"
     if trainer.limit_val_batches == 0:

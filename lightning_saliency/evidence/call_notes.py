@@ -14,6 +14,9 @@ from lightning_saliency.data import Call, describe
 
 _PACKAGE_FOLDER = str(Path(__file__).parents[1])
 
+_MODES = ("__torch_function__", "__torch_dispatch__")
+"""The functions of a mode that run in place of a function of torch's."""
+
 
 class CallNote(str):
     """A note of an error (PEP 678): that a model was called again by this package, and with what."""
@@ -57,7 +60,9 @@ def noting_call(model: nn.Module, call: Call) -> Iterator[None]:
         yield
     except Exception as error:
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        is_ours = frames[-1].f_code.co_filename.startswith(_PACKAGE_FOLDER)  # a hook of a pass, which stops it
+        # what a pass watches goes through its modes, which call torch's function
+        raising = next(frame for frame in reversed(frames) if frame.f_code.co_name not in _MODES)
+        is_ours = raising.f_code.co_filename.startswith(_PACKAGE_FOLDER)  # a pass's hook
         if not is_ours and call_note(error) is None:
             names = {id(module): name for name, module in model.named_modules()}
             inner = [id(frame.f_locals["self"]) for frame in frames if id(frame.f_locals.get("self")) in names]
