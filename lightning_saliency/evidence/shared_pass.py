@@ -341,7 +341,8 @@ def _no_gradient(layers: Sequence[TargetLayer]) -> str:
         f"The explained score does not depend on {source if names else 'the input'} through operations that have a "
         "gradient. A `detach()`, inference mode or activation checkpointing with `use_reentrant=True` inside the "
         "model cuts the graph: use `use_reentrant=False`, or choose a later `layer`. Where the model detaches its "
-        "scores, as some detectors do, pass an `output_fn` that returns one score for each class, (N, K), with their graph."
+        "scores, as some detectors do, pass an `output_fn` that returns one score for each class, (N, K), with their "
+        "graph."
     )
 
 
