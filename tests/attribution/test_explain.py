@@ -438,7 +438,7 @@ def test_a_models_own_fault_is_raised_as_it_is_and_not_remembered():
 
     layouts, images = SharedList(), torch.randn(3, 3, 224, 224)
     model = Fails(layouts)
-    with pytest.raises(RuntimeError, match=r"^of its own$") as caught:
+    with pytest.raises(RuntimeError, match=r"(?m)^of its own$") as caught:
         explain(model, images, methods="saliency")
     assert caught.value.__context__ is None
     layouts.clear()

@@ -134,7 +134,7 @@ def test_lists_of_detections_are_explained_by_the_odds_of_their_scores(tmp_path)
     torch.manual_seed(1)
     alone = fitted(tmp_path / "alone", Lists())
     keeps = Keeps()
-    watched = fitted(tmp_path / "watched", module, SaliencyCallback(outputs=[keeps], samples=4))
+    watched = fitted(tmp_path / "watched", module, SaliencyCallback(outputs=[keeps], samples=4, target="predicted"))
     assert all(map(torch.equal, watched, alone))
     explanation = keeps.looks[-1].explained[0].explanation
     with torch.no_grad():

@@ -115,7 +115,7 @@ def test_inputs_may_require_grad_or_be_inference_tensors():
         ({"mean": 0.5}, r"`mean` and `std` together or neither, got mean=0.5, std=None"),
         ({"mean": [0.5, 0.5], "std": 1.0}, r"`mean` to hold 1 number or 3, one per channel, got 2"),
         ({"mean": 0.5, "std": [1.0] * 4}, r"`std` to hold 1 number or 3, one per channel, got 4"),
-        ({"channels": "last"}, r"`channels` to be \"first\" or \"mean\", got 'last'"),
+        ({"channels": "last"}, r"`channels` to be \"first\", \"mean\" or positions, got 'last'"),
     ],
 )
 def test_to_rgb_says_what_is_wrong(arguments, message):
