@@ -4,22 +4,27 @@ from lightning_saliency.visualization.captions import Caption, Names, class_mode
 from lightning_saliency.visualization.colors import colorize, overlay, signed_to_rgb
 from lightning_saliency.visualization.encode import encode_gif, encode_picture, to_pil
 from lightning_saliency.visualization.film import animation, filmstrip
-from lightning_saliency.visualization.images import Channels, shown_channels, to_rgb
+from lightning_saliency.visualization.images import Channels, shown_channels, to_curves, to_rgb
 from lightning_saliency.visualization.method_sheets import draw_sheets
 from lightning_saliency.visualization.sheet import fit_images, grid, tiles
 from lightning_saliency.visualization.style import PixelScale, Style, find_names, find_pixel_scale, to_pictures
 from lightning_saliency.visualization.tutorial import TUTORIAL_PANELS, tutorial_figure
+from lightning_saliency.visualization.views import Cut, View, Volumes, cut_images, make_views
 
 __all__ = [
     "TUTORIAL_PANELS",
     "Caption",
     "Channels",
+    "Cut",
     "Names",
     "PixelScale",
     "Style",
+    "View",
+    "Volumes",
     "animation",
     "class_model_caption",
     "colorize",
+    "cut_images",
     "draw_sheets",
     "encode_gif",
     "encode_picture",
@@ -29,11 +34,13 @@ __all__ = [
     "fit_images",
     "fooling_caption",
     "grid",
+    "make_views",
     "method_title",
     "overlay",
     "shown_channels",
     "signed_to_rgb",
     "tiles",
+    "to_curves",
     "to_pictures",
     "to_pil",
     "to_rgb",

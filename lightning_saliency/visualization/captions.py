@@ -20,14 +20,16 @@ class Caption:
         text: The words. What is too long for its place is cut with "…".
         correct: Whether the prediction is right: the text is green after a ✓ for True, red after a ✗ for False, and
             neutral for None.
+        detail: What stands small below a cell's words, such as which slice of a volume is shown.
 
     Example:
         >>> Caption("true cat · predicted dog 93%", correct=False)
-        Caption(text='true cat · predicted dog 93%', correct=False)
+        Caption(text='true cat · predicted dog 93%', correct=False, detail='')
     """
 
     text: str
     correct: bool | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True)

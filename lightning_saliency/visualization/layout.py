@@ -19,6 +19,7 @@ from lightning_saliency.visualization.text import (
     Color,
     TextBlock,
     cut_label,
+    cut_line,
     get_font,
     line_height,
     wrap_lines,
@@ -101,6 +102,7 @@ def plan(
     caption_height = max(map(len, caption_lines), default=0) * line
     caption_height += em // 2 if caption_height else 0
     gap = (line + em // 4 if any(labels) else 0) + (3 * em // 2 if caption_height else em)
+    gap += line_height(small) if any(label.detail for column in labels for label in column) else 0
     bottoms = list(accumulate(caption_height + height + gap for height in slot_heights))
     slot_tops = [rows_top + bottom - gap - height for bottom, height in zip(bottoms, slot_heights, strict=True)]
     foot_top = rows_top + bottoms[-1]
@@ -161,7 +163,7 @@ def _place_words(
     caption_lines: Sequence[Sequence[str]],
     labels: Sequence[Sequence[Caption]],
 ) -> Iterator[TextBlock]:
-    em, font, half = layout.em, get_font(layout.em), layout.slot_width // 2
+    em, font, small, half = layout.em, get_font(layout.em), get_font(layout.em - 2), layout.slot_width // 2
     headings_bottom = layout.headings_top + max(map(len, headings)) * line_height(font)
     for column, lines in enumerate(headings):
         top = headings_bottom - len(lines) * line_height(font)
@@ -174,7 +176,11 @@ def _place_words(
             mark, color = _MARKS[label.correct]
             top, left = layout.corner(row, column)
             line = cut_label(mark + label.text, font, layout.slot_width)
-            yield TextBlock([line], left + half, top + layout.slot_heights[row] + em // 4, font, color, centered=True)
+            below = top + layout.slot_heights[row] + em // 4
+            yield TextBlock([line], left + half, below, font, color, centered=True)
+            if label.detail:
+                detail, below = cut_line(label.detail, small, layout.slot_width), below + line_height(font)
+                yield TextBlock([detail], left + half, below, small, FAINT_INK, centered=True)
 
 
 def _scale_width(em: int) -> int:

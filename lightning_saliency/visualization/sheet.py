@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lightning_saliency.visualization.captions import Caption, join_notes
+from lightning_saliency.visualization.captions import Caption
 from lightning_saliency.visualization.cells import DIMMED, FRAME, draw_cut, fit, resize, resize_image
 from lightning_saliency.visualization.colors import check_alpha, check_heatmaps, overlay
 from lightning_saliency.visualization.curves import draw_curves
@@ -83,7 +84,7 @@ def grid(
     images, columns = _cut_volumes(images, columns)
     cells = _draw_cells(images, columns, blanks, cell_side, colormap, alpha)
     below = [_with_words(images, labels.get("", ())), *(labels.get(name, ()) for name in columns)]
-    layout, blocks = plan(cells, ("image", *columns), captions or (), below, title, note)
+    layout, blocks = plan(cells, (_name(images[0]), *columns), captions or (), below, title, note)
     reasons = {
         (row, column): reason
         for column, name in enumerate(columns, start=1)
@@ -183,13 +184,21 @@ def _cut_volumes(images: Shown, columns: Mapping[str, Shown]) -> tuple[Shown, Ma
     return cut_images(volumes, views), {name: cut_images(values, views) for name, values in maps.items()}
 
 
+def _name(image: Tensor | Cut) -> str:
+    """Return what an image is called above its column."""
+    if isinstance(image, Cut):
+        return image.view.name
+    return "image" if image.dim() == 3 else "signal"
+
+
 def _with_words(images: Shown, labels: Sequence[Caption]) -> Sequence[Caption]:
     """Return what stands below the images, with the words of their views."""
     words = [image.view.words if isinstance(image, Cut) else "" for image in images]
     if not any(words):
         return labels
-    texts = labels or [Caption("")] * len(words)
-    return [Caption(join_notes(one.text, word), one.correct) for one, word in zip(texts, words, strict=True)]
+    if not labels:
+        return [Caption(word) for word in words]
+    return [replace(label, detail=word) for label, word in zip(labels, words, strict=True)]
 
 
 def _draw_cells(

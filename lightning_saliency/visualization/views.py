@@ -45,6 +45,7 @@ class View:
     Attributes:
         panels: The parts, each at its place.
         words: Which they are, for a label.
+        name: What the sample is.
         is_wide: Whether they stand side by side, in a cell that is wider than others.
 
     Example:
@@ -55,6 +56,7 @@ class View:
 
     panels: tuple[Panel, ...]
     words: str
+    name: Literal["volume", "video", "image"]
     is_wide: bool = False
 
     def cut(self, values: Tensor) -> Cut:
@@ -126,7 +128,7 @@ def slices_view(size: Sequence[int], point: Sequence[int]) -> View:
     sagittal = Panel((whole, whole, x), (0, 1), is_turned=True, cross=(y, z))
     sides = [(axial, size[1:]), (coronal, (size[0], size[2])), (sagittal, size[:2])]
     panels = tuple(panel for panel, lengths in sides if min(lengths) > 1)
-    return View(panels or (axial,), f"slice {z + 1} of {size[0]}" if size[0] > 1 else "")
+    return View(panels or (axial,), f"slice {z + 1} of {size[0]}" if size[0] > 1 else "", "volume")
 
 
 def frames_view(size: Sequence[int], frame: int | None = None) -> View:
@@ -147,7 +149,7 @@ def frames_view(size: Sequence[int], frame: int | None = None) -> View:
         chosen[nearest] = frame
     panels = tuple(Panel((index, slice(None), slice(None)), (0, column)) for column, index in enumerate(chosen))
     listed = ", ".join(str(index + 1) for index in chosen)
-    return View(panels, f"frame{'s' if count > 1 else ''} {listed} of {size[0]}", is_wide=True)
+    return View(panels, f"frame{'s' if count > 1 else ''} {listed} of {size[0]}", "video", is_wide=True)
 
 
 def pieces_view(size: Sequence[int]) -> View:
@@ -168,7 +170,7 @@ def pieces_view(size: Sequence[int]) -> View:
         part = slice(ends[index], ends[index + 1])
         place = (0, index) if is_high else (index, 0)
         panels.append(Panel((part, slice(None)) if is_high else (slice(None), part), place))
-    return View(tuple(panels), f"cut into {count} pieces")
+    return View(tuple(panels), f"cut into {count} pieces", "image")
 
 
 def _view(image: Tensor, heatmaps: Sequence[Tensor], volumes: Volumes) -> View | None:

@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 import torch
+import torchvision
 from networks import CNN_METHODS
 from raised import raised
 from states import assert_all_alike
@@ -179,3 +180,18 @@ def test_very_small_images_are_explained_by_every_method_or_left_blank(size, poo
     for maps in found.heatmaps().values():
         assert maps.shape == (2, 1, *size)
         assert maps.isfinite().all()
+
+
+def test_grad_cam_of_a_video_network_of_torchvision_is_that_of_its_last_map():
+    torch.manual_seed(0)
+    model = torchvision.models.video.r3d_18(num_classes=5).eval()
+    videos = torch.randn(2, 3, 8, 48, 32)
+    found = explain(model, videos, methods=["grad_cam", "saliency"], target=1)
+    assert found.layer == "layer4"
+    maps = []
+    model.layer4.register_forward_hook(lambda module, args, output: maps.append(output))
+    gradient = torch.autograd.grad(model(videos)[:, 1].sum(), maps[0])[0]
+    expected = (gradient.mean((2, 3, 4), keepdim=True) * maps[0]).sum(1, keepdim=True).relu()
+    assert expected.shape == (2, 1, 1, 3, 2)
+    torch.testing.assert_close(found.attributions["grad_cam"], expected.detach(), rtol=1e-3, atol=1e-6)
+    assert found.heatmaps()["grad_cam"].shape == (2, 1, 8, 48, 32)
