@@ -46,7 +46,7 @@ class Net(Step):
 
 
 def _dicts(**columns: Tensor) -> tuple[Any, Any]:
-    return tuple(dict_batches({"image": images(seed=seed), "label": classes(), **columns}) for seed in (0, 1))  # type: ignore
+    return tuple(dict_batches({"image": images(seed=seed), "label": classes(), **columns}) for seed in (0, 1))
 
 
 def _label(batch: Any) -> Tensor:

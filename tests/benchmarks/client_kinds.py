@@ -170,7 +170,7 @@ def listed(batch: list[Any]) -> Any:
 
 def image_batches(*shape: int, count: int = CLASSES, **about: Any) -> tuple[Any, Any]:
     """Return the training and the validation batches of an image classifier."""
-    return tuple(batches(images(*shape, seed=seed), classes(count), **about) for seed in (0, 1))  # type: ignore
+    return tuple(batches(images(*shape, seed=seed), classes(count), **about) for seed in (0, 1))
 
 
 def by_position(answer: Callable[[Any, Any], Any] | None = None, **oracle: Any) -> Oracle:

@@ -62,7 +62,7 @@ def lightly_clients() -> list[Client]:
     """Return those of two equal views."""
     form = "`backbone` and `projection_head`, two views; no validation"
     return [
-        Client(_SOURCE, name, form, lambda build=build: Case(build(), Oracle(), views()))  # type: ignore
+        Client(_SOURCE, name, form, lambda build=build: Case(build(), Oracle(), views()))
         for name, build in _TWO_VIEWS.items()
     ]
 

@@ -30,7 +30,7 @@ _MANY = (torch.arange(COUNT)[:, None] * 3 % torch.arange(2, 2 + CLASSES) == 0).f
 
 
 def _to(targets: Tensor, *shape: int) -> tuple[Any, Any]:
-    return tuple(batches(images(*shape, seed=seed), targets) for seed in (0, 1))  # type: ignore
+    return tuple(batches(images(*shape, seed=seed), targets) for seed in (0, 1))
 
 
 @client(_SOURCE, "softmax at the end, `NLLLoss` on its logarithm")

@@ -56,7 +56,7 @@ def _masks(batch: Any) -> Tensor:
 
 
 def _data(channels: int = 3, size: int = 32, **columns: Tensor) -> tuple[Any, Any]:
-    return tuple(dict_batches({"image": images(channels, size, size, seed=seed), **columns}) for seed in (0, 1))  # type: ignore
+    return tuple(dict_batches({"image": images(channels, size, size, seed=seed), **columns}) for seed in (0, 1))
 
 
 @client(_SOURCE, "ClassificationTask, 13 bands of Sentinel-2, normalized after the transfer; `rgb_bands`, `classes`")
@@ -128,7 +128,7 @@ def _objects(with_masks: bool) -> tuple[Any, Any]:
         {"mask": masks} if with_masks else {}
     )
     sets = ({"image": images(3, 64, 64, seed=seed).sigmoid(), **columns} for seed in (0, 1))
-    return tuple(dict_batches(columns, collate_fn_detection) for columns in sets)  # type: ignore
+    return tuple(dict_batches(columns, collate_fn_detection) for columns in sets)
 
 
 @client(_SOURCE, "ObjectDetectionTask: `bbox_xyxy` and `label` in the batch, images of one size")

@@ -44,7 +44,7 @@ class FromBatch(Step):
 
 def _data(labels: Tensor, *shape: int, **columns: Tensor) -> tuple[Any, Any]:
     data = ({"pixel_values": images(*shape, seed=seed), "labels": labels, **columns} for seed in (0, 1))
-    return tuple(map(dict_batches, data))  # type: ignore
+    return tuple(map(dict_batches, data))
 
 
 def _logits(module: Any, batch: Any) -> Tensor:
@@ -236,7 +236,7 @@ def detr() -> Case:
 def _pairs() -> tuple[Any, Any]:
     tokens = torch.randint(0, 99, (COUNT, 8), generator=torch.Generator().manual_seed(3))
     data = ({"pixel_values": images(seed=seed), "input_ids": tokens} for seed in (0, 1))
-    return tuple(map(dict_batches, data))  # type: ignore
+    return tuple(map(dict_batches, data))
 
 
 class Contrastive(Step):
