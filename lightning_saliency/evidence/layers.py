@@ -465,6 +465,8 @@ class _Choice:
         has_score_maps = any(is_class_scores(self.trace, call) for call in maps)
         repeated = sorted(name for name, count in self.trace.counts.items() if count > 1 and name)
         why = "only maps of class scores" if has_score_maps else "no map of more than one position"
+        if num_axes == 5 and any(call.output.dim() == 4 for call in self.trace.calls):
+            why = "only maps of slices or frames one by one, (N·T, D, h, w), which are none of the whole"
         hint = f" Modules that run several times are passed over: {', '.join(repeated[:3])}." if repeated else ""
         return (
             f"Expected a model whose score depends on a map, (N, D, h, w), (N, h, w, D), or tokens (N, L, D), but "

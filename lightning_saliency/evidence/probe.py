@@ -21,6 +21,9 @@ _TOKEN_AXES: tuple[Axes, ...] = ("NLD", "LND")
 _UNUSUAL = 0.5
 """How well a sequence with its channels first must answer to the image's halves, to be taken for one."""
 
+_NO_ANSWER = 0.1
+"""How well the halves of a map must answer to those of a volume at least."""
+
 _UNCHANGED = 1e-3
 """The change of a token, relative to the median change of all, below which it is said not to depend on the image."""
 
@@ -181,13 +184,18 @@ class _Reader:
                 return
 
     def _likeliest_grid(self, sequence: Tensor, prefix: int, suffix: int) -> TokenGrid | None:
-        """Return the grid of the patches, of several possible ones that whose halves answer to the image's best."""
+        """Return the grid of the patches; None for none.
+
+        Of a volume several may fit: it is the one whose halves answer best to the volume's, and none where even these
+        do not answer, as where the times of a place follow each other rather than the places of a time.
+        """
         patches = sequence[:, prefix : sequence.shape[1] - suffix]
         grids = grids_of(patches.shape[1], tuple(self.image_size))
-        if not grids:
-            return None
-        answers = [_order(patches.unflatten(1, grid).movedim(-1, 1)) for grid in grids] if len(grids) > 1 else [0.0]
-        return TokenGrid(prefix, suffix, grids[answers.index(max(answers))])
+        if not grids or len(self.image_size) < 3:
+            return TokenGrid(prefix, suffix, grids[0]) if grids else None
+        answers = [_order(patches.unflatten(1, grid).movedim(-1, 1)) for grid in grids]
+        best = max(answers)
+        return TokenGrid(prefix, suffix, grids[answers.index(best)]) if best > _NO_ANSWER else None
 
 
 def _order(maps: Tensor) -> float:

@@ -215,3 +215,34 @@ def test_a_map_of_any_number_of_axes_is_read_and_another_one_written(size):
         assert torch.equal(layout.read(written, image_size), 2 * maps)
         assert torch.equal(layout.read(tensor, image_size), maps)
         assert layout.sequence(tensor).shape == (2, maps[0, 0].numel() + layout.prefix, 5)
+
+
+def test_maps_of_frames_one_by_one_are_refused_in_words():
+    class Frames(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            self.head = nn.Linear(4, 3)
+            self.double()
+
+        def forward(self, videos):
+            return self.head(self.net(videos.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(videos), -1)).mean(1))
+
+    with pytest.raises(ValueError, match=r"shows only maps of slices or frames one by one, \(N·T, D, h, w\)"):
+        explain(Frames(), VIDEOS)
+    assert explain(Frames(), VIDEOS, methods="saliency").attributions["saliency"].shape == (2, 1, 8, 16, 16)
+
+
+def test_tokens_in_another_order_than_that_of_frames_are_not_taken_for_them():
+    class TimesFirst(Transformer):
+        def tokens(self, inputs):
+            places = torch.arange(64).view(4, 4, 4).permute(1, 2, 0).flatten()  # height, width, time
+            tokens = self.embed(inputs).flatten(2).mT[:, places] + self.positions
+            for index in range(len(self.mlps)):
+                tokens = self.block(tokens, index)
+            return tokens
+
+    model = TimesFirst(nn.Conv3d(2, 8, (2, 4, 4), (2, 4, 4)), 64, pool="mean", prefix=0)
+    assert find_layers(model, VIDEOS).target.name == "embed"
+    frames = of_videos(pool="mean", prefix=0)
+    assert find_layers(frames, VIDEOS).target.name != "embed"
