@@ -6,6 +6,7 @@ from raised import raised
 from states import assert_all_alike
 from tiny_vit import TinyViT, fused, multihead
 from torch import nn
+from torchvision.models.video.mvit import MSBlockConfig, MViT
 
 from lightning_saliency import explain
 from lightning_saliency.attribution import describe_reading
@@ -246,3 +247,18 @@ def test_tokens_in_another_order_than_that_of_frames_are_not_taken_for_them():
     assert find_layers(model, VIDEOS).target.name == "embed"
     frames = of_videos(pool="mean", prefix=0)
     assert find_layers(frames, VIDEOS).target.name != "embed"
+
+
+def test_a_pyramid_of_tokens_of_a_video_is_read_at_each_of_its_sizes():
+    def block(heads, width, wider, stride, kept):
+        return MSBlockConfig(heads, width, wider, [3, 3, 3] if stride else [], [3, 3, 3], stride, kept)
+
+    torch.manual_seed(0)
+    blocks = [block(1, 16, 32, [], [1, 4, 4]), block(2, 32, 32, [1, 2, 2], [1, 2, 2]), block(2, 32, 32, [], [1, 2, 2])]
+    model = MViT(
+        (64, 64), 8, blocks, residual_pool=True, residual_with_cls_embed=True, rel_pos_embed=True,
+        proj_after_attn=True, num_classes=5,
+    )  # fmt: skip
+    found = explain(model, torch.randn(1, 3, 8, 64, 64), methods=["summed_hires_cam", "grad_cam"])
+    assert describe_reading(found, "grad_cam") == "layer: blocks.2.norm1 · 4×8×8 tokens after 1"
+    assert found.attributions["summed_hires_cam"].shape == (1, 1, 4, 16, 16)
