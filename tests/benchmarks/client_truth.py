@@ -89,7 +89,9 @@ def _tasks(oracle: Oracle, case: Case) -> tuple[str, ...]:
         labels = _labels(case)
         is_many = labels is not None and labels.dim() == 2 and labels.shape[1] > 1
         return ("multilabel",) if is_many else ("multiclass",)
-    tasks = {"values": "regression", "images": "regression", "masks": "segmentation", "boxes": "detection"}
+    if oracle.kind == "boxes":
+        return "detection", "detection_softmax"
+    tasks = {"values": "regression", "images": "regression", "masks": "segmentation"}
     return (tasks.get(oracle.kind, oracle.kind),)
 
 
