@@ -121,7 +121,7 @@ def docs_autoencoder() -> Case:
     return Case(LitAutoEncoder(), Oracle(), *image_batches(*_DIGITS, count=10))
 
 
-@client(_EXAMPLES, "autoencoder: `forward` flattens, encodes and decodes")
+@client(_EXAMPLES, "`forward` flattens, encodes and decodes")
 def autoencoder() -> Case:
     class LitAutoEncoder(Step):
         def __init__(self) -> None:
@@ -140,7 +140,7 @@ def autoencoder() -> Case:
     return Case(LitAutoEncoder(), Oracle(), *image_batches(*_DIGITS, count=10))
 
 
-@client(_EXAMPLES, "generative_adversarial_net: two networks, manual optimization, no validation step")
+@client(_EXAMPLES, "two networks, manual optimization, no validation step")
 def gan() -> Case:
     class GAN(L.LightningModule):
         def __init__(self, latent_dim: int = 16) -> None:
@@ -189,7 +189,7 @@ def gan() -> Case:
     return Case(GAN(), Oracle(), image_batches(*_DIGITS, count=10)[0])
 
 
-@client(_EXAMPLES, "computer_vision_fine_tuning: frozen backbone, one score, labels of 0 and 1, staged unfreezing")
+@client(_EXAMPLES, "a frozen backbone, one score, labels of 0 and 1, staged unfreezing")
 def computer_vision_fine_tuning() -> Case:
     class MilestonesFinetuning(L.callbacks.BaseFinetuning):
         def freeze_before_training(self, pl_module: Any) -> None:
@@ -232,7 +232,7 @@ def computer_vision_fine_tuning() -> Case:
     return Case(TransferLearningModel(), by_position(names=names), *data, options=options)
 
 
-@client(_EXAMPLES, "imagenet: a torchvision architecture by name, top-1 and top-5 by torchmetrics, data module")
+@client(_EXAMPLES, "a torchvision architecture by name, top-1 and top-5 by torchmetrics, data module")
 def imagenet() -> Case:
     class ImageNetLightningModel(Step):
         def __init__(self, arch: str = "resnet18") -> None:
@@ -259,7 +259,7 @@ def imagenet() -> Case:
     return Case(ImageNetLightningModel(), by_position(), train, val, datamodule=Data(train, val))
 
 
-@client(_EXAMPLES, "semantic_segmentation: a U-Net, 19 classes, 250 is ignored")
+@client(_EXAMPLES, "a U-Net, 19 classes, 250 is ignored")
 def semantic_segmentation() -> Case:
     class UNet(nn.Module):
         def __init__(self, num_classes: int) -> None:

@@ -25,8 +25,7 @@ each, its predicted class and its probability, the explained class and the label
 model answers to its own validation batch, by its author's reading of it; the final weights are those of the training
 without the callback, bit for bit. *Said*: there is no picture, or only of some samples, and a warning says why.
 *Wrong*: something is shown that the model does not say, such as a class where it answers with an embedding. *Nothing*:
-no picture, and not a word. *Stopped*: an error ended the training, or it has other weights. Where there is nothing to
-explain, as with a GAN, said is the best there is."""
+no picture, and not a word. *Stopped*: an error ended the training, or it has other weights."""
 
 
 def page(records: Sequence[Record], versions: Mapping[str, str], command: str, left_out: Mapping[str, str]) -> str:
@@ -36,6 +35,8 @@ def page(records: Sequence[Record], versions: Mapping[str, str], command: str, l
         f"- {record['source']}: {record['client']}: {record['reason']}" for record in records if record not in ran
     ]
     not_run += [f"- {name}: {why}" for name, why in left_out.items()]
+    mute = [record["verdict"] for record in ran if record["best"] == "said"]
+    told = mute.count("said")
     parts = [
         "# What people's training code shows, with no settings",
         "All of this page comes from",
@@ -43,6 +44,10 @@ def page(records: Sequence[Record], versions: Mapping[str, str], command: str, l
         wrapped(f"with {', '.join(f'{name} {version}' for name, version in versions.items())}. {_ABOUT}"),
         wrapped(_VERDICTS),
         table(["clients", *VERDICTS], [counts(ran)]),
+        wrapped(
+            f"{len(mute)} of the clients answer with nothing that has a class or a value (embeddings, pictures, no "
+            f"images), or have no validation: said is the best there is, and {told} of these are."
+        ),
         listing(ran),
     ]
     return "\n\n".join([*parts, *(["Not run:", "\n".join(not_run)] if not_run else [])]) + "\n"

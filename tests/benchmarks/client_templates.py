@@ -17,7 +17,7 @@ _DOCS = "Lightning: documentation"
 _DIGITS = (1, 28, 28)
 
 
-@client(_DOCS, "transfer learning: a frozen feature extractor, run in `eval` without gradients in `forward`")
+@client(_DOCS, "a frozen feature extractor, run in `eval` without gradients in `forward`")
 def transfer_learning() -> Case:
     class ImagenetTransferLearning(Step):
         def __init__(self) -> None:

@@ -203,7 +203,7 @@ def detr() -> Case:
                 decoder_attention_heads=2,
                 encoder_ffn_dim=32,
                 decoder_ffn_dim=32,
-                num_queries=6,
+                num_queries=8,
                 num_labels=CLASSES,
             )
             self.model = transformers.DetrForObjectDetection(config)

@@ -25,9 +25,8 @@ def misread(case: Case, record: Any) -> str | None:
     look, oracle = record[-1], case.oracle
     if max(look.positions) >= SAMPLES:
         return f"sample {max(look.positions)} is shown"
-    task = getattr(look, "task", "multiclass")
-    if task not in _tasks(oracle, case):
-        return f"{_claim(look, task)} is shown, where the model answers with {oracle.kind}"
+    if look.task not in _tasks(oracle, case):
+        return f"{_claim(look)} is shown, where the model answers with {oracle.kind}"
     if oracle.answer is None or oracle.kind == "embedding":
         return None
     names = record.samples.class_names
@@ -90,15 +89,17 @@ def _tasks(oracle: Oracle, case: Case) -> tuple[str, ...]:
         labels = _labels(case)
         is_many = labels is not None and labels.dim() == 2 and labels.shape[1] > 1
         return ("multilabel",) if is_many else ("multiclass",)
-    tasks = {"values": "regression", "images": "regression", "masks": "segmentation", "boxes": "detection"}
+    if oracle.kind == "boxes":
+        return "detection", "detection_softmax"
+    tasks = {"values": "regression", "images": "regression", "masks": "segmentation"}
     return (tasks.get(oracle.kind, oracle.kind),)
 
 
-def _claim(look: Any, task: str) -> str:
+def _claim(look: Any) -> str:
     """Return in words what a look says of the first sample."""
     probability = look.probabilities[0]
     value = look.predictions[0]
-    return f"{task} {value}" if probability is None else f"{task} {value} with {probability:.0%}"
+    return f"{look.task} {value}" if probability is None else f"{look.task} {value} with {probability:.0%}"
 
 
 def _check_classes(case: Case, look: Any, labels: dict[int, Any]) -> Iterator[str]:

@@ -70,7 +70,7 @@ def _cifar(*blocks: nn.Module, width: int) -> Case:
     return Case(CIFARModule(nn.Sequential(_conv(3, 8), *blocks, *head)), by_position(), *image_batches(count=10))
 
 
-@client(COURSE, "Inception: four branches; validation without a loss")
+@client(COURSE, "four branches; validation without a loss")
 def inception() -> Case:
     pool = nn.Sequential(nn.MaxPool2d(3, padding=1, stride=1), _conv(8, 4, 1))
     return _cifar(Joined(_conv(8, 4, 1), _conv(8, 4), _conv(8, 4, 5), pool), nn.MaxPool2d(2), _conv(16, 16), width=16)
@@ -81,7 +81,7 @@ def densenet() -> Case:
     return _cifar(Joined(_conv(8, 8), nn.Identity()), nn.MaxPool2d(2), Joined(_conv(16, 8), nn.Identity()), width=24)
 
 
-@client(COURSE, "Vision Transformer: own patches by reshape, class token, blocks on (L, N, D)")
+@client(COURSE, "own patches by reshape, class token, blocks on (L, N, D)")
 def vision_transformer() -> Case:
     class AttentionBlock(nn.Module):
         def __init__(self, dim: int) -> None:
@@ -149,7 +149,7 @@ def supervised_resnet() -> Case:
     return Case(ResNet(), oracle, *image_batches(3, 64, 64, count=10))
 
 
-@client(TUTORIALS, "cifar10-baseline: torchvision ResNet with another stem, `log_softmax` and `nll_loss`")
+@client(TUTORIALS, "torchvision ResNet with another stem, `log_softmax` and `nll_loss`")
 def cifar10_baseline() -> Case:
     def create_model() -> nn.Module:
         model = torchvision.models.resnet18(weights=None, num_classes=10)

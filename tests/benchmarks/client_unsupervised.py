@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 
-@client(COURSE, "SimCLR: `convnet` ends in an embedding, no `forward`, two views in the batch")
+@client(COURSE, "`convnet` ends in an embedding, no `forward`, two views in the batch")
 def simclr() -> Case:
     class SimCLR(Tutorial):
         def __init__(self, hidden_dim: int = 16) -> None:
@@ -48,7 +48,7 @@ def simclr() -> Case:
     return Case(SimCLR(), oracle, views(0), views(1))
 
 
-@client(COURSE, "energy model: `forward` is one energy an image, `(N,)`; real and random images in one call")
+@client(COURSE, "`forward` is one energy an image, `(N,)`; real and random images in one call")
 def deep_energy_model() -> Case:
     class DeepEnergyModel(L.LightningModule):
         def __init__(self) -> None:
@@ -77,7 +77,7 @@ def deep_energy_model() -> Case:
     return Case(DeepEnergyModel(), oracle, *image_batches(1, 28, 28, count=10))
 
 
-@client(COURSE, "normalizing flow: a list of flows, `forward` is the likelihood of integer images")
+@client(COURSE, "a list of flows, `forward` is the likelihood of integer images")
 def normalizing_flow() -> Case:
     class CouplingLayer(nn.Module):
         def __init__(self, parity: int) -> None:
@@ -116,7 +116,7 @@ def normalizing_flow() -> Case:
     return Case(ImageFlow(), Oracle(), loader, loader)
 
 
-@client(COURSE, "deep autoencoder: convolutional encoder and decoder, `forward` is the picture")
+@client(COURSE, "convolutional encoder and decoder, `forward` is the picture")
 def deep_autoencoder() -> Case:
     class Autoencoder(Tutorial):
         def __init__(self) -> None:
@@ -146,7 +146,7 @@ def deep_autoencoder() -> Case:
     return Case(Autoencoder(), oracle, *image_batches(count=10))
 
 
-@client(COURSE, "ProtoNet: support and query in one batch, prototypes from the labels, no `forward`")
+@client(COURSE, "support and query in one batch, prototypes from the labels, no `forward`")
 def proto_net() -> Case:
     class ProtoNet(Tutorial):
         def __init__(self) -> None:
@@ -173,7 +173,7 @@ def proto_net() -> Case:
     return Case(ProtoNet(), oracle, batches(images(), labels), batches(images(seed=1), labels))
 
 
-@client(TUTORIALS, "Barlow Twins: `forward` is the encoder's embedding; the loss calls the projection; validation")
+@client(TUTORIALS, "`forward` is the encoder's embedding; the loss calls the projection; validation")
 def barlow_twins() -> Case:
     class BarlowTwins(Tutorial):
         def __init__(self, dim: int = 16) -> None:
@@ -208,7 +208,7 @@ def barlow_twins() -> Case:
     return Case(BarlowTwins(), oracle, views(0), views(1))
 
 
-@client("lightning-bolts", "VAE: encoder, `fc_mu` and `fc_var`, a random code in each step; `forward` is the picture")
+@client("lightning-bolts", "encoder, `fc_mu` and `fc_var`, a random code in each step; `forward` is the picture")
 def vae() -> Case:
     class VAE(Tutorial):
         def __init__(self, latent_dim: int = 8) -> None:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from client_kinds import Client
+from client_kinds import Case, Client
 from client_running import Outcome, train
 from client_truth import SAMPLES, misread, shortcomings
 
@@ -22,7 +22,7 @@ def judge(client: Client) -> Record:
         if plain.error is not None:
             return {"verdict": "not run", "reason": plain.error}
         watched = train(client.build, Path(folder) / "watched", watched=True)
-        found = {"words": list(watched.words), "pictures": list(watched.pictures)}
+        found: Record = {"words": list(watched.words), "pictures": list(watched.pictures), "best": best(plain.case)}
         if watched.error is not None:
             return {**found, "verdict": "stopped", "reason": watched.error}
         if watched.weights != plain.weights:
@@ -32,6 +32,12 @@ def judge(client: Client) -> Record:
             found["is_random"] = True  # it never ends with the same weights, so nothing can be said of them
         verdict, reason = verdict_on(watched, Path(folder) / "watched")
     return {**found, "verdict": verdict, "reason": reason}
+
+
+def best(case: Case | None) -> str:
+    """Return the best verdict that a client can have: said, where it answers with nothing that has a class or value."""
+    is_mute = case is None or case.val is None or case.oracle.kind in ("embedding", "none")
+    return "said" if is_mute else "right"
 
 
 def verdict_on(outcome: Outcome, folder: Path) -> tuple[str, str]:
