@@ -38,6 +38,7 @@ from lightning_saliency.attribution.methods import (
     METHODS,
     MethodChoice,
     default_methods,
+    is_fine,
     parse_methods,
 )
 from lightning_saliency.attribution.perturbation import ablation_cam, occlusion, score_cam
@@ -79,6 +80,7 @@ __all__ = [
     "hires_cam",
     "input_x_gradient",
     "integrated_gradients",
+    "is_fine",
     "layer_cam",
     "lrp",
     "make_heatmaps",

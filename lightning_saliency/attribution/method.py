@@ -56,6 +56,11 @@ class Method:
         return bool(self.needs & {"activations", "activation_grads", "class_weights"})
 
     @property
+    def is_fine(self) -> bool:
+        """Whether its maps have a value of their own for each pixel of the input, of which few are large."""
+        return self.reduce is not None
+
+    @property
     def needs_run(self) -> bool:
         """Whether the method reads what only a run of the model shows: its attentions, or the grid of its patches."""
         return self.reads_attentions or "lrp" in self.needs

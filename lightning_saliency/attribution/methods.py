@@ -28,6 +28,20 @@ DEFAULT_METHODS = ("attention_relevance", "summed_hires_cam", "grad_cam", "grad_
 """The methods of which `default_methods` chooses."""
 
 
+def is_fine(key: str) -> bool:
+    """Whether maps have a value of their own for each pixel of the input: those of saliency and its relatives.
+
+    Args:
+        key: Of a method, also with a layer behind it; one that is not in the table is taken for coarse.
+
+    Example:
+        >>> is_fine("guided_backprop"), is_fine("grad_cam@layer3")
+        (True, False)
+    """
+    method = METHODS.get(key.partition("@")[0])
+    return method is not None and method.is_fine
+
+
 def default_methods(layers: Layers) -> tuple[str, ...]:
     """Return the methods that suit a model best, where the user names none.
 

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_saliency.visualization.colors import overlay
+from lightning_saliency.visualization.colors import Shading, darkened, overlay
+from lightning_saliency.visualization.theme import THEMES, Theme
 from lightning_saliency.visualization.views import Cut
 
-PAPER, FRAME = 255, 218  # grays
+CELL_SIDE = 256  # the most that a cell's larger side has, in pixels
 DIMMED = 0.5  # the brightness of a blank cell's image
 WIDE = 1.5  # of a usual cell's side, that of a cell in which parts stand side by side
 _GAP = 4  # between the parts of a cell, in pixels
 _LEAST_SIDE = 12  # of a part, in pixels, however thin it is
 _CROSS_ALPHA = 0.6
 _CROSS_GAP = 6  # from the marked point to the lines on its sides, in pixels
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How cells are drawn.
+
+    Attributes:
+        cell_side: The most that the larger side of a cell has, in pixels.
+        shading: How heatmaps become colors.
+        theme: The colors of paper and ink.
+    """
+
+    cell_side: int = CELL_SIDE
+    shading: Shading = field(default_factory=Shading)
+    theme: Theme = THEMES["light"]
+
+
+def under_heatmaps(images: Tensor, heatmaps: Tensor, shading: Shading, *, is_fine: bool) -> Tensor:
+    """Draw images `(N, 3, h, w)` under their heatmaps `(N, 1, h, w)`; under fine ones they are dark and gray."""
+    return overlay(darkened(images) if is_fine else images, heatmaps.clamp(0, 1), shading)
 
 
 def fit(images: Tensor, cell_side: int) -> Tensor:
@@ -41,23 +62,23 @@ def resize_image(images: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(images, size=size, mode="nearest") if small else resize(images, size)
 
 
-def draw_cut(image: Cut, above: Cut | None, *, is_blank: bool, cell_side: int, colormap: str, alpha: float) -> Tensor:
+def draw_cut(image: Cut, above: Cut | None, drawing: Drawing, *, is_blank: bool, is_fine: bool) -> Tensor:
     """Draw the parts of an image in one cell, under those of its heatmap.
 
     Args:
         image: The parts of the image.
         above: Those of the heatmap, or of a picture that is shown in place of the image's; None for the image alone.
+        drawing: How.
         is_blank: Whether the image is dimmed and shown without the heatmap.
-        cell_side: As for `grid`.
-        colormap: As for `grid`.
-        alpha: As for `grid`.
+        is_fine: Whether the heatmap's single pixels are to be seen.
 
     Returns:
         uint8 `(h, w, 3)`.
     """
     view = image.view
-    rows, columns = _tracks(image, round(cell_side * (WIDE if view.is_wide else 1)))
-    cell = torch.full((3, rows[max(rows)].end, columns[max(columns)].end), PAPER, dtype=torch.uint8)
+    rows, columns = _tracks(image, round(drawing.cell_side * (WIDE if view.is_wide else 1)))
+    paper = torch.tensor(drawing.theme.paper, dtype=torch.uint8)[:, None, None]
+    cell = paper.repeat(1, rows[max(rows)].end, columns[max(columns)].end)
     for number, (panel, part) in enumerate(zip(view.panels, image.parts, strict=True)):
         down, across = rows[panel.place[0]], columns[panel.place[1]]
         size = down.pixels(part.shape[1]), across.pixels(part.shape[2])
@@ -65,7 +86,7 @@ def draw_cut(image: Cut, above: Cut | None, *, is_blank: bool, cell_side: int, c
         if is_blank:
             pixels = (pixels * DIMMED).round().to(torch.uint8)
         elif above is not None:
-            pixels = _above(pixels, above.parts[number][None], colormap, alpha)
+            pixels = _above(pixels, above.parts[number][None], drawing.shading, is_fine)
         place = cell[:, down.begin : down.begin + size[0], across.begin : across.begin + size[1]]
         place.copy_(pixels[0])
         if panel.cross is not None:
@@ -85,11 +106,11 @@ class _Track:
         return max(1, int(length * self.scale + 1e-6))
 
 
-def _above(pixels: Tensor, above: Tensor, colormap: str, alpha: float) -> Tensor:
+def _above(pixels: Tensor, above: Tensor, shading: Shading, is_fine: bool) -> Tensor:
     size = (pixels.shape[2], pixels.shape[3])
     if above.dtype == torch.uint8:
         return resize_image(_rgb(above), size)
-    return overlay(pixels, resize(above.float(), size).clamp(0, 1), colormap, alpha)
+    return under_heatmaps(pixels, resize(above.float(), size), shading, is_fine=is_fine)
 
 
 def _rgb(pixels: Tensor) -> Tensor:

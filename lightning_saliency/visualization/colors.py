@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import matplotlib
@@ -12,15 +13,71 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_saliency._checks import check_number, refuse, shown
+from lightning_saliency._checks import check_flag, check_number, refuse, shown
 from lightning_saliency.data import over_axes
 from lightning_saliency.visualization.images import check_rgb, select_channels, with_colors
 
 _IGNORED = 255  # the label of pixels that have none, from which on no class is shown
+_LUMA = (0.299, 0.587, 0.114)  # of red, green and blue
+_DARK = 0.4  # the brightness of the image under a fine map
+_PERCENTILE = 0.99
 _TOLERANCE = 1e-3  # half precision and interpolation may leave [0, 1] by that much
 
 
-def colorize(heatmaps: Tensor, colormap: str = "turbo") -> Tensor:
+def check_colormap(name: str, colormap: str) -> str:
+    """Refuse what is not the name of a matplotlib color map."""
+    known = list(matplotlib.colormaps)
+    if not isinstance(colormap, str) or colormap not in known:
+        near = difflib.get_close_matches(shown(colormap).strip("'"), known, n=3)
+        hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        refuse(name, "a name in `matplotlib.colormaps`", shown(colormap), hint=hint)
+    return str(colormap)
+
+
+def check_alpha(name: str, alpha: float) -> float:
+    """Refuse a weight that is not in [0, 1]."""
+    return check_number(name, alpha, "[0, 1]")
+
+
+@dataclass(frozen=True)
+class Shading:
+    """How heatmaps become colors over their images; checked when it is made.
+
+    Args:
+        colormap: The name of a matplotlib color map. The default, `plasma`, rises evenly in brightness, so that the
+            maximum is the brightest place also in gray and to the color-blind.
+        alpha: The weight of the color, in [0, 1]; where it fades, that of the largest value.
+        fade: Whether the color fades out toward 0, so that what is not attended stays the photograph: its weight is
+            ``alpha * heatmap``.
+        contour: A number in (0, 1): a thin line is drawn around what is above it; None for none.
+
+    Raises:
+        ValueError: No color map has that name, or a number is out of range.
+
+    Example:
+        >>> Shading("viridis", alpha=0.5).fade
+        True
+    """
+
+    colormap: str = "plasma"
+    alpha: float = 0.85
+    fade: bool = True
+    contour: float | None = None
+
+    def __post_init__(self) -> None:
+        check_colormap("colormap", self.colormap)
+        check_alpha("alpha", self.alpha)
+        check_flag("fade", self.fade)
+        if self.contour is not None:
+            check_number("contour", self.contour, "(0, 1)")
+
+    def opacity(self, heatmaps: Tensor) -> Tensor:
+        """Return the weight of the color of each value in [0, 1]."""
+        values = heatmaps.clamp(0, 1)
+        return self.alpha * (values if self.fade else torch.ones_like(values))
+
+
+def colorize(heatmaps: Tensor, colormap: str = "plasma") -> Tensor:
     """Color heatmaps by a color map of matplotlib, looked up in a table of 256 entries.
 
     Args:
@@ -44,24 +101,23 @@ def colorize(heatmaps: Tensor, colormap: str = "turbo") -> Tensor:
     return colors.movedim(-1, 1)
 
 
-def overlay(images: Tensor, heatmaps: Tensor, colormap: str = "turbo", alpha: float = 0.5) -> Tensor:
-    """Lay heatmaps over their images: ``(1 - alpha) * image + alpha * color``, rounded.
+def overlay(images: Tensor, heatmaps: Tensor, shading: Shading = Shading()) -> Tensor:
+    """Lay heatmaps over their images: ``(1 - weight) * image + weight * color``, rounded.
 
     Args:
         images: `(N, 3, H, W)`, uint8, as `to_rgb` returns them.
         heatmaps: `(N, 1, H, W)` in [0, 1], on the same device.
-        colormap: The name of a matplotlib color map.
-        alpha: The weight of the color, in [0, 1].
+        shading: The color map, and the weight of the color.
 
     Returns:
         `(N, 3, H, W)`, uint8.
 
     Raises:
-        ValueError: A shape, a dtype or a range differs from the above, or no color map has that name.
+        ValueError: A shape, a dtype or a range differs from the above.
 
     Example:
         >>> black, white = torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.ones(1, 1, 1, 1)
-        >>> overlay(black, white, "gray", alpha=0.4).flatten()
+        >>> overlay(black, white, Shading("gray", alpha=0.4)).flatten()
         tensor([102, 102, 102], dtype=torch.uint8)
     """
     check_rgb("images", images)
@@ -70,9 +126,52 @@ def overlay(images: Tensor, heatmaps: Tensor, colormap: str = "turbo", alpha: fl
         raise ValueError(
             f"Expected `heatmaps` to match `images` {tuple(images.shape)} in N, H and W, got {tuple(heatmaps.shape)}."
         )
-    check_alpha("alpha", alpha)
-    colors = colorize(heatmaps, colormap).float().mul_(alpha)
-    return colors.add_(images, alpha=1 - alpha).round_().to(torch.uint8)
+    heatmaps = heatmaps.detach().float()
+    colors = colorize(heatmaps, shading.colormap).float()
+    laid = torch.lerp(images.float(), colors, shading.opacity(heatmaps)).round_().to(torch.uint8)
+    if shading.contour is not None:
+        laid = torch.where(_outline(heatmaps >= shading.contour), torch.full_like(laid, 255), laid)
+    return laid
+
+
+def darkened(images: Tensor) -> Tensor:
+    """Return images `(N, 3, H, W)` in dark gray, on which single bright pixels of a fine map are seen.
+
+    Example:
+        >>> darkened(torch.full((1, 3, 1, 1), 200, dtype=torch.uint8)).flatten()
+        tensor([80, 80, 80], dtype=torch.uint8)
+    """
+    gray = torch.einsum("nchw,c->nhw", images.float(), torch.tensor(_LUMA, device=images.device))
+    return (gray * _DARK).round().to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
+
+
+def to_percentile(heatmaps: Tensor, peaks: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale fine heatmaps at the 99th percentile of their positive values, for few pixels come near the largest.
+
+    Args:
+        heatmaps: `(N, 1, H, W)` in [0, 1], or of volumes or signals.
+        peaks: The raw value that 1 stands for in each, `(N,)`.
+
+    Returns:
+        The scaled heatmaps, in [0, 1], and the raw value that 1 now stands for in each.
+
+    Example:
+        >>> maps = torch.linspace(0, 1, 201).view(1, 1, 1, 201) ** 2
+        >>> to_percentile(maps, torch.tensor([2.0]))[1]
+        tensor([1.9602])
+    """
+    percentiles = torch.ones_like(peaks)
+    for row, heatmap in enumerate(heatmaps):
+        positive = heatmap[heatmap > 0]
+        if len(positive):  # not quantile(), which takes 16 million at most
+            percentiles[row] = positive.kthvalue(math.ceil(_PERCENTILE * len(positive))).values
+    return (heatmaps / over_axes(percentiles.to(heatmaps.device), heatmaps)).clamp(max=1), peaks * percentiles
+
+
+def _outline(inside: Tensor) -> Tensor:
+    """Return the pixels inside regions `(N, 1, H, W)` that have a neighbor outside, or beyond which is none."""
+    padded = F.pad(inside.float(), (1, 1, 1, 1), mode="replicate")
+    return inside & (-F.max_pool2d(-padded, 3, stride=1) < 1)
 
 
 def class_overlay(images: Tensor, classes: Tensor, alpha: float = 0.5) -> Tensor:
@@ -131,7 +230,7 @@ def signed_to_rgb(signed: Tensor) -> Tensor:
     for image in values:
         magnitudes = image[image != 0].abs()
         if len(magnitudes):  # not quantile(), which takes 16 million at most
-            image.div_(magnitudes.kthvalue(math.ceil(0.99 * len(magnitudes))).values)
+            image.div_(magnitudes.kthvalue(math.ceil(_PERCENTILE * len(magnitudes))).values)
     return with_colors((values.clamp_(-1, 1) * 127.5 + 127.5).round_().to(torch.uint8))
 
 
@@ -159,21 +258,6 @@ def color_table(colormap: str) -> Tensor:
     check_colormap("colormap", colormap)
     colors = matplotlib.colormaps[colormap](np.linspace(0, 1, 256), bytes=True)
     return torch.from_numpy(np.ascontiguousarray(colors[:, :3], dtype=np.uint8))
-
-
-def check_colormap(name: str, colormap: str) -> str:
-    """Refuse what is not the name of a matplotlib color map."""
-    known = list(matplotlib.colormaps)
-    if not isinstance(colormap, str) or colormap not in known:
-        near = difflib.get_close_matches(shown(colormap).strip("'"), known, n=3)
-        hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        refuse(name, "a name in `matplotlib.colormaps`", shown(colormap), hint=hint)
-    return str(colormap)
-
-
-def check_alpha(name: str, alpha: float) -> float:
-    """Refuse a weight that is not in [0, 1]."""
-    return check_number(name, alpha, "[0, 1]")
 
 
 def check_heatmaps(name: str, heatmaps: Tensor) -> None:

@@ -11,23 +11,20 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from lightning_saliency.data import averaged, interpolated
-from lightning_saliency.visualization.cells import PAPER, WIDE
+from lightning_saliency.visualization.cells import WIDE, Drawing
 from lightning_saliency.visualization.colors import colorize
-from lightning_saliency.visualization.text import FAINT_INK, INK, Color, get_font, line_height
+from lightning_saliency.visualization.text import get_font, line_height
+from lightning_saliency.visualization.theme import Color, Theme
 
 _SHARPNESS = 3  # columns that are drawn for one of pixels
 _PEN = 0.75  # half of a curve's width, in pixels
 _HALO = 4.0  # half of the width of the color along it
 _MARGIN = _HALO + 1  # above and below a curve
-_LEAST_OPACITY = 0.25  # of the color, where the heatmap is 0
-_BLANK_INK: Color = (168, 170, 174)
 _LEAST_STRIP, _MOST_STRIP = 26, 96  # the height of a channel, in pixels
 _MOST_TICKS = 5
 
 
-def draw_curves(
-    signal: Tensor, heatmap: Tensor | None, *, is_blank: bool, cell_side: int, colormap: str, alpha: float
-) -> Tensor:
+def draw_curves(signal: Tensor, heatmap: Tensor | None, drawing: Drawing, *, is_blank: bool) -> Tensor:
     """Draw the channels of a signal above each other, each as a curve, and below them the points in time.
 
     Along the curves lies the color of the heatmap at each time, more opaque where that is large.
@@ -35,35 +32,40 @@ def draw_curves(
     Args:
         signal: `(C, T)` uint8, each channel from 0 to 255.
         heatmap: `(1, T)` in [0, 1], or None.
+        drawing: How; a cell is half as wide again.
         is_blank: Whether the curves are faint, and shown without the heatmap.
-        cell_side: As for `grid`; a cell is half as wide again.
-        colormap: As for `grid`.
-        alpha: As for `grid`.
 
     Returns:
         uint8 `(h, w, 3)`.
     """
     count, length = signal.shape
+    cell_side, theme = drawing.cell_side, drawing.theme
     width = round(cell_side * WIDE)
     strip = min(_MOST_STRIP, max(_LEAST_STRIP, cell_side // count))
     values = signal.double().numpy() / 255
-    halo = np.full((width, 3), float(PAPER))
+    halo = _paper((width,), theme)
     if heatmap is not None and not is_blank:
         fit = interpolated if length < width else averaged
         at_pixels = fit(heatmap[None].float(), (width,)).clamp(0, 1)
-        colors = colorize(at_pixels[:, :, None], colormap)[0, :, 0].T.double().numpy()
-        # the dark end of a color map would stand out on paper
-        opacity = (2 * alpha * (_LEAST_OPACITY + (1 - _LEAST_OPACITY) * at_pixels[0, 0])).clamp(max=1)
+        colors = colorize(at_pixels[:, :, None], drawing.shading.colormap)[0, :, 0].T.double().numpy()
+        opacity = drawing.shading.opacity(at_pixels[0, 0])
         halo += opacity.double().numpy()[:, None] * (colors - halo)
-    strips = [_draw_strip(channel, strip, halo, _BLANK_INK if is_blank else INK) for channel in values]
-    axis = _draw_axis(length, width, max(9, cell_side // 24))
+    ink = theme.blank if is_blank else theme.ink
+    strips = [_draw_strip(channel, strip, halo, ink, theme) for channel in values]
+    axis = _draw_axis(length, width, max(9, cell_side // 24), theme)
     return torch.from_numpy(np.concatenate([*strips, axis]))
 
 
-def _draw_strip(values: NDArray[np.float64], height: int, halo: NDArray[np.float64], ink: Color) -> NDArray[np.uint8]:
+def _paper(size: tuple[int, ...], theme: Theme) -> NDArray[np.float64]:
+    return np.broadcast_to(np.array(theme.paper, dtype=np.float64), (*size, 3)).copy()
+
+
+def _draw_strip(
+    values: NDArray[np.float64], height: int, halo: NDArray[np.float64], ink: Color, theme: Theme
+) -> NDArray[np.uint8]:
     """Draw one curve of values in [0, 1], `(h, w, 3)`, on a wide one whose columns have the colors of a halo."""
     y = _MARGIN + (1 - values) * (height - 2 * _MARGIN)
-    page = np.full((height, len(halo), 3), float(PAPER))
+    page = _paper((height, len(halo)), theme)
     for color, radius in ((halo, _HALO), (np.array(ink), _PEN)):
         page += _coverage(y, height, len(halo), radius)[:, :, None] * (color - page)
     drawn: NDArray[np.uint8] = np.rint(page).astype(np.uint8)
@@ -104,19 +106,19 @@ def _envelope(y: NDArray[np.float64], columns: int) -> tuple[NDArray[np.float64]
     return low, high
 
 
-def _draw_axis(length: int, width: int, font_size: int) -> NDArray[np.uint8]:
+def _draw_axis(length: int, width: int, font_size: int, theme: Theme) -> NDArray[np.uint8]:
     """Draw the axis of time, `(h, w, 3)`, with a few of its points."""
     font = get_font(font_size)
     tick = max(3, font_size // 3)
-    page = Image.new("RGB", (width, tick + line_height(font) + 2), (PAPER,) * 3)
+    page = Image.new("RGB", (width, tick + line_height(font) + 2), theme.paper)
     draw = ImageDraw.Draw(page)
-    draw.line((0, 0, width, 0), fill=FAINT_INK)
+    draw.line((0, 0, width, 0), fill=theme.faint)
     for time in _ticks(length):
         x = round(time * (width - 1) / max(length - 1, 1))
-        draw.line((x, 0, x, tick), fill=FAINT_INK)
+        draw.line((x, 0, x, tick), fill=theme.faint)
         half = font.getlength(str(time)) / 2
         middle = min(max(x, half + 1), width - half - 1)
-        draw.text((middle, tick + 1 + font.getmetrics()[0]), str(time), fill=FAINT_INK, font=font, anchor="ms")
+        draw.text((middle, tick + 1 + font.getmetrics()[0]), str(time), fill=theme.faint, font=font, anchor="ms")
     return np.asarray(page)
 
 

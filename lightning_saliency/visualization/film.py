@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_saliency._checks import check_choice, check_count
-from lightning_saliency.attribution import METHODS, Normalize, make_heatmaps
+from lightning_saliency.attribution import METHODS, Heatmaps, Normalize, is_fine, make_heatmaps
 from lightning_saliency.data import Answer
 from lightning_saliency.visualization.captions import (
     Caption,
@@ -24,10 +24,10 @@ from lightning_saliency.visualization.captions import (
     label_captions,
     method_title,
 )
-from lightning_saliency.visualization.colors import to_common_scale
+from lightning_saliency.visualization.colors import to_common_scale, to_percentile
 from lightning_saliency.visualization.encode import encode_gif
 from lightning_saliency.visualization.images import Images
-from lightning_saliency.visualization.sheet import fit_image, grid, tiles
+from lightning_saliency.visualization.sheet import OWN_SCALE, fit_image, grid, tiles
 from lightning_saliency.visualization.style import Style
 from lightning_saliency.visualization.views import Shown, View, Volumes, cut_images, make_views
 
@@ -145,9 +145,10 @@ def filmstrip(
         blanks={frame.title: frame.reasons for frame in frames},
         labels={"": film.labels, **{frame.title: frame.labels for frame in frames}},
         note=film.note,
-        cell_side=_CELL_SIDE,
-        colormap=style.colormap,
-        alpha=style.alpha,
+        fine=[frame.title for frame in frames] if is_fine(method) else [],
+        scale=film.scale,
+        per_row=1,
+        drawing=style.drawing(_CELL_SIDE),
     )
 
 
@@ -193,9 +194,9 @@ def animation(
             blanks=frame.reasons,
             note=join_notes(method_title(method), film.note),
             progress=index / max(len(film.looks) - 1, 1),
-            cell_side=_CELL_SIDE,
-            colormap=style.colormap,
-            alpha=style.alpha,
+            is_fine=is_fine(method),
+            scale=film.scale,
+            drawing=style.drawing(_CELL_SIDE),
         )
         pages.append(page)
     return encode_gif(pages, seconds=seconds, max_bytes=max_bytes)
@@ -252,7 +253,6 @@ class _Film:
         return join_notes(
             f"explained: {last.explained}" if last.explained else "",
             f"layer: {', '.join(last.layers)}" if last.layers and self.reads_layer else "",
-            "one scale a sample" if self.normalize == "shared" else "",
         )
 
     @property
@@ -271,13 +271,18 @@ class _Film:
 
     @cached_property
     def largest(self) -> Tensor:
-        """The largest raw value of each sample in all looks, `(N,)`."""
+        """The raw value of each sample that is 1 on the scale that all looks share, `(N,)`."""
         largest = dict.fromkeys(self.positions, 0.0)
         for look in self.looks:
             for position, raw in zip(look.positions, look.attributions[self.method], strict=True):
                 if position in largest and np.isfinite(raw).all():
-                    largest[position] = max(largest[position], float(raw.max()))
+                    largest[position] = max(largest[position], float(self._scaled(raw, raw.shape, "max").peaks))
         return torch.tensor(list(largest.values()))
+
+    @property
+    def scale(self) -> tuple[str, str]:
+        """What stands at the ends of the color scale."""
+        return ("0", "the sample's maximum of all looks") if self.normalize == "shared" else OWN_SCALE
 
     def frame(self, index: int) -> _Frame:
         """Make what a look shows, in the order of the samples."""
@@ -305,10 +310,17 @@ class _Film:
 
     def _heatmap(self, raw: NDArray[np.float32], place: int) -> Tensor:
         own_scale: Normalize = "minmax" if self.normalize == "minmax" else "max"
-        heatmaps = make_heatmaps(torch.tensor(raw)[None, None], self.images[place].shape[1:], own_scale)
+        heatmaps = self._scaled(raw, self.images[place].shape[1:], own_scale)
         if self.normalize != "shared":
             return heatmaps.maps[0]
         return to_common_scale(heatmaps.maps, heatmaps.peaks, self.largest[place])[0]
+
+    def _scaled(self, raw: NDArray[np.float32], size: Sequence[int], normalize: Normalize) -> Heatmaps:
+        """Return a map on a scale of its own."""
+        heatmaps = make_heatmaps(torch.tensor(raw)[None, None], size, normalize)
+        if not is_fine(self.method):
+            return heatmaps
+        return Heatmaps(*to_percentile(heatmaps.maps, heatmaps.peaks), heatmaps.reasons)
 
 
 def _open_film(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -11,12 +12,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from lightning_saliency.visualization.captions import Caption
-from lightning_saliency.visualization.cells import FRAME, PAPER
-from lightning_saliency.visualization.colors import color_table
+from lightning_saliency.visualization.colors import Shading, overlay
 from lightning_saliency.visualization.text import (
-    FAINT_INK,
-    INK,
-    Color,
     TextBlock,
     cut_label,
     cut_line,
@@ -24,26 +21,30 @@ from lightning_saliency.visualization.text import (
     line_height,
     wrap_lines,
 )
+from lightning_saliency.visualization.theme import Color, Theme
 
-# Green and red are Okabe and Ito's bluish green and vermilion, darkened until they read well on white; the marks say
-# the same without any color.
-_MARKS: dict[bool | None, tuple[str, Color]] = {
-    True: ("✓ ", (0, 114, 84)),
-    False: ("✗ ", (184, 66, 0)),
-    None: ("", INK),
-}
 _BAND = (18, 19, 22, 205)
 _ON_BAND: Color = (255, 255, 255)
 
 _LEAST_SLOT = (56, 128)  # (height, width) kept free for a cell however thin it is, so that words find room
+_LEAST_EM = 13  # in pixels
+_CARD = 350  # the width of TensorBoard's narrow card, in which words have at least
+_LEAST_TEXT = 9  # pixels
+_WORDS_IN_A_SLOT = 8  # the least width of a slot in sizes of its words: about fourteen characters
+_MOST_CELLS_IN_A_ROW = 4  # of several samples, so that each has some 80 pixels in a narrow card
+_SCALE = 9  # the width of the color scale, in em
 
 
 @dataclass(frozen=True)
 class Layout:
     """Where everything stands, in pixels. A slot is the room for a cell, which is centered in it.
 
+    A sample's cells stand side by side, as a block; one or several blocks stand in a row.
+
     Attributes:
         em: The size of the usual font, of which margins and gaps are made.
+        columns: The number of cells of a sample.
+        per_row: The number of samples in a row.
         slot_width: The width of each slot.
         slot_heights: The height of each row's slots.
         slot_tops: Where each row's slots begin.
@@ -54,6 +55,8 @@ class Layout:
     """
 
     em: int
+    columns: int
+    per_row: int
     slot_width: int
     slot_heights: Sequence[int]
     slot_tops: Sequence[int]
@@ -65,90 +68,135 @@ class Layout:
     @property
     def margin(self) -> int:
         """Around everything."""
-        return 2 * self.em
+        return _margin(self.em)
 
-    def corner(self, row: int, column: int) -> tuple[int, int]:
-        """Return the (top, left) of a slot."""
-        return self.slot_tops[row], self.margin + column * (self.slot_width + self.em)
+    @property
+    def block_width(self) -> int:
+        """The width of a sample's cells."""
+        return self.columns * (self.slot_width + _gap(self.em)) - _gap(self.em)
+
+    def slot(self, sample: int, column: int) -> tuple[int, int, int]:
+        """Return the top, the left and the height of a slot."""
+        row, place = divmod(sample, self.per_row)
+        left = self.margin + place * (self.block_width + _block_gap(self.em, self.columns))
+        return self.slot_tops[row], left + column * (self.slot_width + _gap(self.em)), self.slot_heights[row]
+
+
+@dataclass(frozen=True)
+class Words:
+    """What is written on a sheet.
+
+    Attributes:
+        headings: Above the columns of each block.
+        captions: Above each sample; or none.
+        labels: For each column, what stands below its cells; or none.
+        title: On top.
+        note: Small at the bottom.
+        scale: At the ends of the color scale; None for no scale.
+        title_lines: The most lines of the title.
+    """
+
+    headings: Sequence[str]
+    captions: Sequence[Caption]
+    labels: Sequence[Sequence[Caption]]
+    title: str
+    note: str
+    scale: tuple[str, str] | None
+    title_lines: int = 2
 
 
 def plan(
-    cells: Sequence[Sequence[Tensor]],
-    headings: Sequence[str],
-    captions: Sequence[Caption],
-    labels: Sequence[Sequence[Caption]],
-    title: str,
-    note: str,
-    title_lines: int = 2,
+    cells: Sequence[Sequence[Tensor]], words: Words, theme: Theme, per_row: int | None = None
 ) -> tuple[Layout, list[TextBlock]]:
     """Break all words into lines, and give each thing its place.
 
-    `cells` are those of each row, `(h, w, 3)`; `headings` stand above the columns, `captions` above the rows, and
-    `labels`, for each column, below its cells.
+    Args:
+        cells: Those of each sample, `(h, w, 3)`.
+        words: What is written.
+        theme: The colors.
+        per_row: The number of samples in a row; None for as many as make the sheet about as high as wide.
     """
-    slot_width = max(_LEAST_SLOT[1], *(cell.shape[1] for row in cells for cell in row))
-    slot_heights = [max(_LEAST_SLOT[0], *(cell.shape[0] for cell in row)) for row in cells]
-    em = min(15, max(13, slot_width // 14))
-    inner = len(headings) * (slot_width + em) - em
-    large, text, small = get_font(em + 4, "-Bold"), get_font(em), get_font(em - 2)
-    top_lines = wrap_lines(title, large, inner, title_lines)
-    heading_lines = [wrap_lines(heading, text, slot_width) for heading in headings]
-    caption_lines = [wrap_lines(_MARKS[caption.correct][0] + caption.text, text, inner) for caption in captions]
-    note_lines = wrap_lines(note, small, inner, lines=3)
+    slot_width = max(_LEAST_SLOT[1], *(cell.shape[1] for sample in cells for cell in sample))
+    heights = [max(_LEAST_SLOT[0], *(cell.shape[0] for cell in sample)) for sample in cells]
+    columns = len(words.headings)
+    per_row = per_row or _choose_per_row(len(cells), columns, slot_width, max(heights))
+    slot_heights = [max(heights[start : start + per_row]) for start in range(0, len(cells), per_row)]
+    em = _size_of_words(per_row * columns * slot_width, slot_width)
+    block = columns * (slot_width + _gap(em)) - _gap(em)
+    inner = per_row * (block + _block_gap(em, columns)) - _block_gap(em, columns)
+    large, text, small = get_font(em + em // 4, "-Bold"), get_font(em), get_font(_small(em))
+    top_lines = wrap_lines(words.title, large, inner, words.title_lines)
+    heading_lines = [wrap_lines(heading, text, slot_width) for heading in words.headings]
+    caption_lines = [
+        wrap_lines(theme.mark(caption.correct)[0] + caption.text, text, block) for caption in words.captions
+    ]
+    note_lines = wrap_lines(words.note, small, inner, lines=3)
 
-    margin, line = 2 * em, line_height(text)
+    margin, line = _margin(em), line_height(text)
     headings_top = margin + len(top_lines) * line_height(large) + (em if top_lines else 0)
-    rows_top = headings_top + max(map(len, heading_lines)) * line + (em if captions else em // 2)
-    caption_height = max(map(len, caption_lines), default=0) * line
-    caption_height += em // 2 if caption_height else 0
-    gap = (line + em // 4 if any(labels) else 0) + (3 * em // 2 if caption_height else em)
-    gap += line_height(small) if any(label.detail for column in labels for label in column) else 0
-    bottoms = list(accumulate(caption_height + height + gap for height in slot_heights))
+    rows_top = headings_top + max(map(len, heading_lines)) * line + (em if words.captions else em // 2)
+    counts = [len(lines) for lines in caption_lines] or [0]
+    caption_heights = [max(counts[start : start + per_row]) * line for start in range(0, len(counts), per_row)]
+    caption_heights = [height + em // 2 if height else 0 for height in caption_heights]
+    caption_heights += [0] * (len(slot_heights) - len(caption_heights))
+    gap = (line + em // 4 if any(words.labels) else 0) + (3 * em // 2 if any(caption_heights) else em)
+    gap += line_height(small) if any(label.detail for column in words.labels for label in column) else 0
+    bottoms = list(
+        accumulate(caption + height + gap for caption, height in zip(caption_heights, slot_heights, strict=True))
+    )
     slot_tops = [rows_top + bottom - gap - height for bottom, height in zip(bottoms, slot_heights, strict=True)]
     foot_top = rows_top + bottoms[-1]
     foot = len(note_lines)
-    if len(headings) > 1 and (not foot or small.getlength(note_lines[-1]) + 2 * em + _scale_width(em) > inner):
+    if words.scale and (not foot or small.getlength(note_lines[-1]) + 2 * em + _scale_width(em, words.scale) > inner):
         foot += 1  # the color scale stands beside the note's last line, or alone
     foot_bottom = foot_top + foot * line_height(small)
     size = (foot_bottom + (3 * em // 2 if foot else em), inner + 2 * margin)
-    layout = Layout(em, slot_width, slot_heights, slot_tops, headings_top, foot_top, foot_bottom, size)
+    layout = Layout(
+        em, columns, per_row, slot_width, slot_heights, slot_tops, headings_top, foot_top, foot_bottom, size
+    )
     return layout, [
-        TextBlock(top_lines, margin, margin, large),
-        TextBlock(note_lines, margin, foot_top, small, FAINT_INK),
-        *_place_words(layout, heading_lines, captions, caption_lines, labels),
+        TextBlock(top_lines, margin, margin, large, theme.ink),
+        TextBlock(note_lines, margin, foot_top, small, theme.faint),
+        *_place_words(layout, heading_lines, caption_lines, words, theme),
     ]
 
 
-def paste(cells: Sequence[Sequence[Tensor]], layout: Layout) -> Tensor:
+def paste(cells: Sequence[Sequence[Tensor]], layout: Layout, theme: Theme) -> Tensor:
     """Put the cells on an empty sheet `(H', W', 3)`, each in a thin frame in the middle of its slot."""
-    canvas = torch.full((*layout.size, 3), PAPER, dtype=torch.uint8)
-    for row, row_cells in enumerate(cells):
+    canvas = torch.tensor(theme.paper, dtype=torch.uint8).expand(*layout.size, 3).contiguous()
+    frame = torch.tensor(theme.frame, dtype=torch.uint8)
+    for sample, row_cells in enumerate(cells):
         for column, cell in enumerate(row_cells):
-            (top, left), (height, width) = layout.corner(row, column), cell.shape[:2]
-            top, left = top + (layout.slot_heights[row] - height) // 2, left + (layout.slot_width - width) // 2
-            canvas[top - 1 : top + height + 1, left - 1 : left + width + 1] = FRAME
+            (top, left, slot_height), (height, width) = layout.slot(sample, column), cell.shape[:2]
+            top, left = top + (slot_height - height) // 2, left + (layout.slot_width - width) // 2
+            canvas[top - 1 : top + height + 1, left - 1 : left + width + 1] = frame
             canvas[top : top + height, left : left + width] = cell
     return canvas
 
 
-def draw_scale(page: Image.Image, draw: ImageDraw.ImageDraw, layout: Layout, colormap: str) -> None:
-    """Draw the color map as a strip at the bottom right, from low to high."""
-    em, font = layout.em, get_font(layout.em - 2)
-    left, top = layout.size[1] - layout.margin - _scale_width(em), layout.foot_bottom - line_height(font)
-    begin = left + round(font.getlength("low")) + em // 2
-    colors = color_table(colormap)[torch.linspace(0, 255, 6 * em).long()]
-    bar = Image.fromarray(colors.repeat(2 * em // 3, 1, 1).numpy())
+def draw_scale(
+    page: Image.Image, draw: ImageDraw.ImageDraw, layout: Layout, shading: Shading, words: tuple[str, str], theme: Theme
+) -> None:
+    """Draw the colors at the bottom right as they are in the picture, over mid gray, with what stands at their ends."""
+    em, font = layout.em, get_font(_small(layout.em))
+    left, top = layout.size[1] - layout.margin - _scale_width(em, words), layout.foot_bottom - line_height(font)
+    begin = left + round(font.getlength(words[0])) + em // 2
+    values = torch.linspace(0, 1, _SCALE * em).expand(1, 1, 2 * em // 3, -1)
+    colors = overlay(torch.full((1, 3, *values.shape[2:]), 128, dtype=torch.uint8), values, shading)
+    bar = Image.fromarray(colors[0].permute(1, 2, 0).contiguous().numpy())
     page.paste(bar, (begin, top + (line_height(font) - bar.height) // 2))
-    TextBlock(["low"], left, top, font, FAINT_INK).write(draw)
-    TextBlock(["high"], begin + bar.width + em // 2, top, font, FAINT_INK).write(draw)
+    TextBlock([words[0]], left, top, font, theme.faint).write(draw)
+    TextBlock([words[1]], begin + bar.width + em // 2, top, font, theme.faint).write(draw)
 
 
-def draw_reason(draw: ImageDraw.ImageDraw, layout: Layout, row: int, column: int, reason: str, cell_width: int) -> None:
+def draw_reason(
+    draw: ImageDraw.ImageDraw, layout: Layout, sample: int, column: int, reason: str, cell_width: int
+) -> None:
     """Write why a cell is blank on a dark band in its middle."""
-    font, pad, height, width = get_font(layout.em), layout.em // 2, layout.slot_heights[row], layout.slot_width
+    top, left, height = layout.slot(sample, column)
+    width, font, pad = layout.slot_width, get_font(layout.em), layout.em // 2
     pitch = line_height(font)
     lines = wrap_lines(reason or "blank", font, width - 2 * pad, lines=(height - 2 * pad) // pitch)
-    top, left = layout.corner(row, column)
     middle, half = left + width // 2, (len(lines) * pitch) // 2 + pad
     band_width = cell_width if cell_width > width // 2 else width
     band_left, band_top = middle - band_width // 2, top + height // 2 - half
@@ -156,33 +204,67 @@ def draw_reason(draw: ImageDraw.ImageDraw, layout: Layout, row: int, column: int
     TextBlock(lines, middle, band_top + pad, font, _ON_BAND, centered=True).write(draw)
 
 
+def _choose_per_row(count: int, columns: int, width: int, height: int) -> int:
+    """Return how many samples stand in a row: as many as make the cells together about as high as wide."""
+    most = max(1, min(count, _MOST_CELLS_IN_A_ROW // columns))
+
+    def unevenness(per_row: int) -> float:
+        rows = math.ceil(count / per_row)
+        return abs(math.log(rows * (height + width // 4) / (per_row * columns * width)))
+
+    return min(range(1, most + 1), key=unevenness)
+
+
+def _size_of_words(width: int, slot_width: int) -> int:
+    """Return the size of the usual font, in pixels: readable in a narrow card, and small enough for its slot."""
+    return max(_LEAST_EM, min(round(width * _LEAST_TEXT / _CARD), slot_width // _WORDS_IN_A_SLOT))
+
+
 def _place_words(
     layout: Layout,
     headings: Sequence[Sequence[str]],
-    captions: Sequence[Caption],
-    caption_lines: Sequence[Sequence[str]],
-    labels: Sequence[Sequence[Caption]],
+    captions: Sequence[Sequence[str]],
+    words: Words,
+    theme: Theme,
 ) -> Iterator[TextBlock]:
-    em, font, small, half = layout.em, get_font(layout.em), get_font(layout.em - 2), layout.slot_width // 2
+    em, font, small, half = layout.em, get_font(layout.em), get_font(_small(layout.em)), layout.slot_width // 2
     headings_bottom = layout.headings_top + max(map(len, headings)) * line_height(font)
-    for column, lines in enumerate(headings):
-        top = headings_bottom - len(lines) * line_height(font)
-        yield TextBlock(lines, layout.corner(0, column)[1] + half, top, font, FAINT_INK, centered=True)
-    for row, (caption, lines) in enumerate(zip(captions, caption_lines, strict=True)):
-        top = layout.corner(row, 0)[0] - em // 2 - len(lines) * line_height(font)
-        yield TextBlock(lines, layout.margin, top, font, _MARKS[caption.correct][1])
-    for column, column_labels in enumerate(labels):
-        for row, label in enumerate(column_labels):
-            mark, color = _MARKS[label.correct]
-            top, left = layout.corner(row, column)
+    for place in range(layout.per_row):
+        for column, lines in enumerate(headings):
+            top = headings_bottom - len(lines) * line_height(font)
+            yield TextBlock(lines, layout.slot(place, column)[1] + half, top, font, theme.faint, centered=True)
+    for sample, (caption, lines) in enumerate(zip(words.captions, captions, strict=True)):
+        top, left, _ = layout.slot(sample, 0)
+        top -= em // 2 + len(lines) * line_height(font)
+        yield TextBlock(lines, left, top, font, theme.mark(caption.correct)[1])
+    for column, column_labels in enumerate(words.labels):
+        for sample, label in enumerate(column_labels):
+            mark, color = theme.mark(label.correct)
+            top, left, height = layout.slot(sample, column)
             line = cut_label(mark + label.text, font, layout.slot_width)
-            below = top + layout.slot_heights[row] + em // 4
+            below = top + height + em // 4
             yield TextBlock([line], left + half, below, font, color, centered=True)
             if label.detail:
                 detail, below = cut_line(label.detail, small, layout.slot_width), below + line_height(font)
-                yield TextBlock([detail], left + half, below, small, FAINT_INK, centered=True)
+                yield TextBlock([detail], left + half, below, small, theme.faint, centered=True)
 
 
-def _scale_width(em: int) -> int:
-    font = get_font(em - 2)
-    return 6 * em + em + round(font.getlength("low") + font.getlength("high"))
+def _margin(em: int) -> int:
+    return em + em // 2
+
+
+def _gap(em: int) -> int:
+    return em // 2
+
+
+def _block_gap(em: int, columns: int) -> int:
+    return _gap(em) if columns == 1 else 2 * em
+
+
+def _small(em: int) -> int:
+    return em - max(2, em // 8)
+
+
+def _scale_width(em: int, words: tuple[str, str]) -> int:
+    font = get_font(_small(em))
+    return _SCALE * em + em + round(font.getlength(words[0]) + font.getlength(words[1]))

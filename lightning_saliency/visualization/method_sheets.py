@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution import ExplainedSamples, Normalize, describe_readings, make_heatmaps
+from lightning_saliency.attribution import ExplainedSamples, Normalize, describe_readings, is_fine, make_heatmaps
 from lightning_saliency.visualization.boxes import with_boxes
 from lightning_saliency.visualization.captions import (
     Caption,
@@ -22,17 +22,21 @@ from lightning_saliency.visualization.captions import (
     method_title,
     prediction_captions,
 )
-from lightning_saliency.visualization.colors import class_overlay, to_common_scale
+from lightning_saliency.visualization.cells import CELL_SIDE
+from lightning_saliency.visualization.colors import class_overlay, to_common_scale, to_percentile
 from lightning_saliency.visualization.images import Images
-from lightning_saliency.visualization.sheet import CELL_SIDE, fit_images, grid
+from lightning_saliency.visualization.sheet import OWN_SCALE, fit_images, grid
 from lightning_saliency.visualization.style import Style, find_names, find_pixel_scale
 from lightning_saliency.visualization.views import cut_images, make_views
 
-_CELLS_AREA = 500_000
+_CELLS_AREA = 900_000
 """Of all cells of a sheet together, in pixels: the cells of many samples, or of many methods, are smaller."""
 
 _LEAST_CELL_SIDE = 130
 """In pixels, however many cells there are: the words keep so much room in any case, and 64 pixels are doubled."""
+
+_SCALES = {"max": OWN_SCALE, "minmax": ("least", "each map's maximum"), "shared": ("0", "the maximum of all")}
+"""What stands at the ends of the color scale."""
 
 _T = TypeVar("_T")
 
@@ -44,6 +48,7 @@ class _Column:
     heatmaps: Images
     reasons: list[str | None]
     labels: list[Caption] | None = None
+    is_fine: bool = False
 
 
 def draw_sheets(
@@ -94,23 +99,25 @@ def draw_sheets(
 
     masks = _mask_columns(looked, images)
 
-    def sheet(columns: Mapping[str, _Column], note: str, keys: Iterable[str]) -> Tensor:
+    def sheet(
+        columns: Mapping[str, _Column], note: str, keys: Iterable[str], scale: tuple[str, str] | None = None
+    ) -> Tensor:
         columns = {**masks, **columns}
         read = describe_readings(explanations[0], keys)
         fitting = math.isqrt(_CELLS_AREA // (len(images) * (1 + len(columns))))
-        side = min(CELL_SIDE, max(_LEAST_CELL_SIDE, fitting))
+        drawing = style.drawing(min(CELL_SIDE, max(_LEAST_CELL_SIDE, fitting)))
         views = make_views(images, [column.heatmaps for column in columns.values()], style.volumes)
         return grid(
-            cut_images(images, views) if any(views) else fitted(side),
+            cut_images(images, views) if any(views) else fitted(drawing.cell_side),
             {name: cut_images(column.heatmaps, views) for name, column in columns.items()},
             title=title,
             captions=captions,
             blanks={name: column.reasons for name, column in columns.items()},
             labels={name: column.labels for name, column in columns.items() if column.labels},
+            fine=[name for name, column in columns.items() if column.is_fine],
             note=join_notes(f"explained: {note}", read, *channels, pixel_scale.note),
-            cell_side=side,
-            colormap=style.colormap,
-            alpha=style.alpha,
+            scale=_SCALES[style.normalize] if scale is None else scale,
+            drawing=drawing,
         )
 
     columns = {key: _method_column(looked, key, style.normalize) for key in explanations[0].attributions}
@@ -119,20 +126,23 @@ def draw_sheets(
         sheets["overview"] = sheet({method_title(key): column for key, column in columns.items()}, explained, columns)
     if style.top_k is not None and style.top_k > 1:
         by_rank = _class_columns(looked, names, style, style.top_k)
-        scale = {"max": ", one scale a row", "minmax": "", "shared": ", one scale"}[style.normalize]
-        sheets["class_maps"] = sheet(by_rank, f"the {len(by_rank)} most probable classes{scale}", ["cam"])
+        scale = ("0", "the sample's maximum of these classes") if style.normalize == "max" else None
+        sheets["class_maps"] = sheet(by_rank, f"the {len(by_rank)} most probable classes", ["cam"], scale)
     return sheets
 
 
 def _method_column(looked: Sequence[ExplainedSamples], key: str, normalize: Normalize) -> _Column:
     """Take a method's heatmaps of all samples; a scale that is shared is shared by samples of all sizes."""
     heatmaps = [group.heatmaps("minmax" if normalize == "minmax" else "max")[key] for group in looked]
-    maps = [group.maps.cpu() for group in heatmaps]
+    maps, peaks = [group.maps.cpu() for group in heatmaps], [group.peaks.cpu() for group in heatmaps]
+    if is_fine(key):
+        scaled = [to_percentile(*group) for group in zip(maps, peaks, strict=True)]
+        maps, peaks = [group[0] for group in scaled], [group[1] for group in scaled]
     if normalize == "shared":
-        peaks = [group.peaks.cpu() for group in heatmaps]
         largest = torch.cat(peaks).amax()
         maps = [to_common_scale(*group, largest) for group in zip(maps, peaks, strict=True)]
-    return _Column(_in_rows(looked, maps), _in_order(looked, [group.reasons for group in heatmaps]))
+    reasons = _in_order(looked, [group.reasons for group in heatmaps])
+    return _Column(_in_rows(looked, maps), reasons, is_fine=is_fine(key))
 
 
 def _mask_columns(looked: Sequence[ExplainedSamples], images: Images) -> dict[str, _Column]:

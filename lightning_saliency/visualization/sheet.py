@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -14,15 +14,27 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from lightning_saliency.visualization.captions import Caption
-from lightning_saliency.visualization.cells import DIMMED, FRAME, draw_cut, fit, resize, resize_image
-from lightning_saliency.visualization.colors import check_alpha, check_heatmaps, overlay
+from lightning_saliency.visualization.cells import (
+    CELL_SIDE,
+    DIMMED,
+    Drawing,
+    draw_cut,
+    fit,
+    resize,
+    resize_image,
+    under_heatmaps,
+)
+from lightning_saliency.visualization.colors import check_heatmaps
 from lightning_saliency.visualization.curves import draw_curves
 from lightning_saliency.visualization.images import Images, check_picture
-from lightning_saliency.visualization.layout import Layout, draw_reason, draw_scale, paste, plan
-from lightning_saliency.visualization.text import FAINT_INK, TextBlock
+from lightning_saliency.visualization.layout import Layout, Words, draw_reason, draw_scale, paste, plan
+from lightning_saliency.visualization.text import TextBlock
+from lightning_saliency.visualization.theme import Theme
 from lightning_saliency.visualization.views import Cut, Shown, cut_images, make_views
 
-CELL_SIDE = 256  # the most that a cell's larger side has, in pixels
+OWN_SCALE = ("0", "each map's maximum")
+"""What stands at the ends of the color scale where each map is divided by its own maximum."""
+
 _BAR_HEIGHT = 6
 
 
@@ -34,16 +46,18 @@ def grid(
     captions: Sequence[Caption] | None = None,
     blanks: Mapping[str, Sequence[str | None]] | None = None,
     labels: Mapping[str, Sequence[Caption]] | None = None,
+    fine: Collection[str] = (),
     note: str = "",
-    cell_side: int = CELL_SIDE,
-    colormap: str = "turbo",
-    alpha: float = 0.5,
+    scale: tuple[str, str] = OWN_SCALE,
+    per_row: int | None = None,
+    drawing: Drawing = Drawing(),
 ) -> Tensor:
-    """Draw one sheet: a row per sample, its image first, then the image under each of its heatmaps, or other pictures.
+    """Draw one sheet: of each sample its image, then the image under each of its heatmaps, or other pictures.
 
-    The larger side of a cell is between half of `cell_side` and `cell_side`. Smaller images are enlarged by a whole
-    factor, so that each pixel stays a crisp square, while their heatmaps are interpolated; larger images are reduced
-    with antialiasing. Images of several sizes share a sheet: each keeps its own aspect, in the middle of its place.
+    The larger side of a cell is between half of `drawing.cell_side` and all of it. Smaller images are enlarged by a
+    whole factor, so that each pixel stays a crisp square, while their heatmaps are interpolated; larger images are
+    reduced with antialiasing. Images of several sizes share a sheet: each keeps its own aspect, in the middle of its
+    place. The words are of a size that can be read where the sheet is 350 pixels wide.
 
     Of a volume a cell shows three slices, of a video a few frames, of a very long image its pieces (see `make_views`),
     and which these are stands below the image. Of a signal it shows the curves of its channels.
@@ -55,22 +69,23 @@ def grid(
         columns: For each column's title heatmaps, `(N, 1, h, w)` in [0, 1], or pictures that are shown as they are,
             uint8 `(N, 3, h, w)`; or a list of N of them. Columns stand in the mapping's order.
         title: Stands on top, such as "epoch 12".
-        captions: One for each row.
-        blanks: For a column's title and each row the reason why that cell is blank, or None where it is not. A blank
+        captions: One for each sample, above its cells.
+        blanks: For a column's title and each sample the reason why that cell is blank, or None where it is not. A blank
             cell shows the plain image, dimmed, with the reason written on it.
-        labels: For a column's title and each row what stands below that cell, such as the class that it shows; for the
-            images under "".
+        labels: For a column's title and each sample what stands below that cell, such as the class that it shows; for
+            the images under "".
+        fine: The titles of columns of heatmaps whose single pixels are to be seen: over the image in dark gray.
         note: Stands small at the bottom.
-        cell_side: The most that the larger side of a cell has, in pixels.
-        colormap: The name of a matplotlib color map. A strip at the bottom shows its colors from low to high.
-        alpha: The weight of the color, in [0, 1].
+        scale: What stands at the two ends of the color scale at the bottom.
+        per_row: The number of samples side by side; None for up to three, so that the sheet is about as high as wide.
+        drawing: The colors, and the size of a cell.
 
     Returns:
         `(3, H', W')`, uint8, on the CPU.
 
     Raises:
-        ValueError: A shape, a dtype, a range or a length differs from the above, `blanks` or `labels` name a column
-            that `columns` lacks, or no color map has that name.
+        ValueError: A shape, a dtype, a range or a length differs from the above, or `blanks`, `labels` or `fine` name a
+            column that `columns` lacks.
 
     Example:
         >>> images, heatmaps = torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.rand(2, 1, 64, 64)
@@ -79,19 +94,19 @@ def grid(
         (torch.uint8, 3)
     """
     blanks, labels = blanks or {}, labels or {}
-    _check_grid(images, columns, captions, blanks, labels)
-    check_alpha("alpha", alpha)
+    _check_grid(images, columns, captions, blanks, labels, fine)
     images, columns = _cut_volumes(images, columns)
-    cells = _draw_cells(images, columns, blanks, cell_side, colormap, alpha)
+    cells = _draw_cells(images, columns, blanks, fine, drawing)
     below = [_with_words(images, labels.get("", ())), *(labels.get(name, ()) for name in columns)]
-    layout, blocks = plan(cells, (_name(images[0]), *columns), captions or (), below, title, note)
+    has_scale = any(_is_heatmap(maps) for maps in columns.values())
+    words = Words((_name(images[0]), *columns), captions or (), below, title, note, scale if has_scale else None)
     reasons = {
         (row, column): reason
         for column, name in enumerate(columns, start=1)
         for row, reason in enumerate(blanks.get(name, ()))
     }
-    has_scale = any(_is_heatmap(maps) for maps in columns.values())
-    return _to_tensor(_draw_page(cells, layout, blocks, reasons, colormap if has_scale else None))
+    layout, blocks = plan(cells, words, drawing.theme, per_row)
+    return _to_tensor(_draw_page(cells, layout, blocks, reasons, words.scale, drawing))
 
 
 def tiles(
@@ -101,11 +116,11 @@ def tiles(
     title: str = "",
     labels: Sequence[Caption] | None = None,
     blanks: Sequence[str | None] | None = None,
+    is_fine: bool = False,
     note: str = "",
+    scale: tuple[str, str] = OWN_SCALE,
     progress: float | None = None,
-    cell_side: int = CELL_SIDE,
-    colormap: str = "turbo",
-    alpha: float = 0.5,
+    drawing: Drawing = Drawing(),
 ) -> Tensor:
     """Draw the images under their heatmaps side by side, in few rows: the frame of an animation.
 
@@ -115,11 +130,11 @@ def tiles(
         title: Stands on top, such as "epoch 12", cut to one line.
         labels: What stands below each.
         blanks: For each the reason why its heatmap is blank, or None.
+        is_fine: Whether the heatmaps' single pixels are to be seen; see `grid`.
         note: Stands small at the bottom.
+        scale: As for `grid`; with a single image there is none.
         progress: A number in [0, 1] that a bar on the upper edge shows; None for no bar.
-        cell_side: As for `grid`.
-        colormap: As for `grid`.
-        alpha: As for `grid`.
+        drawing: As for `grid`.
 
     Returns:
         `(3, H', W')`, uint8, on the CPU. Its size depends on the images and the note alone, and on whether there is a
@@ -135,19 +150,16 @@ def tiles(
         (torch.uint8, True)
     """
     reasons = list(blanks or [None] * len(images))
-    _check_grid(images, {"": heatmaps}, labels, {"": reasons}, {})
-    check_alpha("alpha", alpha)
+    _check_grid(images, {"": heatmaps}, labels, {"": reasons}, {}, ())
     images, shown = _cut_volumes(images, {"": heatmaps})
-    overlays = [row[1] for row in _draw_cells(images, shown, {"": reasons}, cell_side, colormap, alpha)]
-    columns = _count_columns(len(images))
-    cells = [overlays[start : start + columns] for start in range(0, len(images), columns)]
-    words = _with_words(images, labels or ())
-    below = [words[column::columns] for column in range(columns)]
-    layout, blocks = plan(cells, [""] * columns, (), below, title, note, title_lines=1)
-    placed = {divmod(index, columns): reason for index, reason in enumerate(reasons)}
-    page = _draw_page(cells, layout, blocks, placed, colormap if columns > 1 else None)
+    cells = [row[1:] for row in _draw_cells(images, shown, {"": reasons}, [""] if is_fine else [], drawing)]
+    below = [_with_words(images, labels or ())]
+    words = Words([""], (), below, title, note, scale if len(images) > 1 else None, title_lines=1)
+    layout, blocks = plan(cells, words, drawing.theme, _count_columns(len(images)))
+    placed = {(index, 0): reason for index, reason in enumerate(reasons)}
+    page = _draw_page(cells, layout, blocks, placed, words.scale, drawing)
     if progress is not None:
-        _draw_progress(ImageDraw.Draw(page), layout.size[1], progress)
+        _draw_progress(ImageDraw.Draw(page), layout.size[1], progress, drawing.theme)
     return _to_tensor(page)
 
 
@@ -205,26 +217,26 @@ def _draw_cells(
     images: Shown,
     columns: Mapping[str, Shown],
     blanks: Mapping[str, Sequence[str | None]],
-    cell_side: int,
-    colormap: str,
-    alpha: float,
+    fine: Collection[str],
+    drawing: Drawing,
 ) -> list[list[Tensor]]:
-    """Draw the cells of each row, `(h, w, 3)`: the image and its columns, together for all rows of one size."""
+    """Draw the cells of each sample, `(h, w, 3)`: the image and its columns, together for all of one size."""
     cells: list[list[Tensor]] = [[] for _ in images]
     whole = [row for row, image in enumerate(images) if _is_whole_image(image)]
     for row in set(range(len(images))) - set(whole):
-        cells[row].append(_draw_cell(images[row], None, False, cell_side, colormap, alpha))
+        cells[row].append(_draw_cell(images[row], None, drawing))
         for name, maps in columns.items():
             is_blank = name in blanks and blanks[name][row] is not None
-            cells[row].append(_draw_cell(images[row], maps[row], is_blank, cell_side, colormap, alpha))
+            cells[row].append(_draw_cell(images[row], maps[row], drawing, is_blank=is_blank, is_fine=name in fine))
     for rows in _rows_by_size(images, columns, whole):
-        fitted = fit(_select(images, rows).cpu(), cell_side)
+        fitted = fit(_select(images, rows).cpu(), drawing.cell_side)
         size = (fitted.shape[2], fitted.shape[3])
         pictures = [fitted]
         for name, maps in columns.items():
             pixels = _select(maps, rows).detach().cpu()
             if _is_heatmap(pixels):
-                picture = overlay(fitted, resize(pixels.float(), size).clamp(0, 1), colormap, alpha)
+                heatmaps = resize(pixels.float(), size)
+                picture = under_heatmaps(fitted, heatmaps, drawing.shading, is_fine=name in fine)
             else:
                 picture = resize_image(pixels, size)
             blank = [index for index, row in enumerate(rows) if name in blanks and blanks[name][row] is not None]
@@ -238,14 +250,19 @@ def _draw_cells(
 
 
 def _draw_cell(
-    image: Tensor | Cut, above: Tensor | Cut | None, is_blank: bool, cell_side: int, colormap: str, alpha: float
+    image: Tensor | Cut,
+    above: Tensor | Cut | None,
+    drawing: Drawing,
+    *,
+    is_blank: bool = False,
+    is_fine: bool = False,
 ) -> Tensor:
     """Draw what is no whole image, under its heatmap: the parts of one, or a signal."""
     if isinstance(image, Cut):
         parts = above if isinstance(above, Cut) else None
-        return draw_cut(image, parts, is_blank=is_blank, cell_side=cell_side, colormap=colormap, alpha=alpha)
+        return draw_cut(image, parts, drawing, is_blank=is_blank, is_fine=is_fine)
     heatmap = above.detach().cpu() if isinstance(above, Tensor) else None
-    return draw_curves(image.cpu(), heatmap, is_blank=is_blank, cell_side=cell_side, colormap=colormap, alpha=alpha)
+    return draw_curves(image.cpu(), heatmap, drawing, is_blank=is_blank)
 
 
 def _rows_by_size(images: Shown, columns: Mapping[str, Shown], rows: Sequence[int]) -> list[Sequence[int]]:
@@ -275,25 +292,26 @@ def _draw_page(
     layout: Layout,
     blocks: Sequence[TextBlock],
     reasons: Mapping[tuple[int, int], str | None],
-    colormap: str | None,
+    scale: tuple[str, str] | None,
+    drawing: Drawing,
 ) -> Image.Image:
-    """Put the cells, the words, the reasons by row and column, and the color scale on a page."""
-    page = Image.fromarray(paste(cells, layout).numpy())
+    """Put the cells, the words, the reasons by sample and column, and the color scale on a page."""
+    page = Image.fromarray(paste(cells, layout, drawing.theme).numpy())
     draw = ImageDraw.Draw(page, "RGBA")  # this mode blends translucent fills
     for block in blocks:
         block.write(draw)
     for (row, column), reason in reasons.items():
         if reason is not None:
             draw_reason(draw, layout, row, column, reason, cells[row][column].shape[1])
-    if colormap is not None:
-        draw_scale(page, draw, layout, colormap)
+    if scale is not None:
+        draw_scale(page, draw, layout, drawing.shading, scale, drawing.theme)
     return page
 
 
-def _draw_progress(draw: ImageDraw.ImageDraw, width: int, progress: float) -> None:
-    draw.rectangle((0, 0, width, _BAR_HEIGHT - 1), fill=(FRAME,) * 3)
+def _draw_progress(draw: ImageDraw.ImageDraw, width: int, progress: float, theme: Theme) -> None:
+    draw.rectangle((0, 0, width, _BAR_HEIGHT - 1), fill=theme.frame)
     if progress > 0:
-        draw.rectangle((0, 0, round(min(progress, 1.0) * width), _BAR_HEIGHT - 1), fill=FAINT_INK)
+        draw.rectangle((0, 0, round(min(progress, 1.0) * width), _BAR_HEIGHT - 1), fill=theme.faint)
 
 
 def _to_tensor(page: Image.Image) -> Tensor:
@@ -317,8 +335,11 @@ def _check_grid(
     captions: Sequence[Caption] | None,
     blanks: Mapping[str, Sequence[str | None]],
     labels: Mapping[str, Sequence[Caption]],
+    fine: Collection[str],
 ) -> None:
-    for option, by_column, known in (("blanks", blanks, [*columns]), ("labels", labels, ["", *columns])):
+    named: list[tuple[str, Collection[str], list[str]]] = [("blanks", blanks, [*columns]), ("fine", fine, [*columns])]
+    named.append(("labels", labels, ["", *columns]))
+    for option, by_column, known in named:
         for name in by_column:
             if name not in known:
                 raise ValueError(f"Expected `{option}` to name columns among {known}, got {name!r}.")

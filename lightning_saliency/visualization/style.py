@@ -15,6 +15,7 @@ from lightning_saliency._checks import (
     check_choice,
     check_count,
     check_each,
+    check_flag,
     check_number,
     check_options,
     optional,
@@ -31,12 +32,16 @@ from lightning_saliency.data import (
     to_unit_range,
 )
 from lightning_saliency.visualization.captions import Names
-from lightning_saliency.visualization.colors import check_alpha, check_colormap
+from lightning_saliency.visualization.cells import Drawing
+from lightning_saliency.visualization.colors import Shading, check_alpha, check_colormap
 from lightning_saliency.visualization.images import Channels, shown_channels, to_curves, to_rgb
+from lightning_saliency.visualization.theme import THEMES, ThemeName
 from lightning_saliency.visualization.views import Volumes
 
 ChannelChoice: TypeAlias = Literal["first", "mean", "rgb"] | Sequence[int]
 """Which channels of multispectral images are shown; see `Style`."""
+
+_LEAST_CELL = 32
 
 _PIXELS = Normalization([0.0], [1.0])
 """The normalization of images that are pixels in [0, 1] as they are."""
@@ -56,8 +61,12 @@ class Style:
         std: What the images were divided by, likewise.
         class_names: Names of the classes; None to look for them in the data set and the modules, and else to show
             their numbers.
-        colormap: Any matplotlib color map.
-        alpha: Weight of the color in the overlay, in [0, 1].
+        colormap: Any matplotlib color map. Default: `plasma`, which rises evenly in brightness.
+        alpha: Weight of the color in the overlay, in [0, 1]; where it fades, that of the largest value.
+        fade: Whether the color fades out toward 0, so that what is not attended stays the photograph.
+        contour: A number in (0, 1): a line is drawn around what is above this part of the scale; None for no line.
+        theme: `light` or `dark` paper.
+        cell: The larger side of the sheets' cells, in pixels; None for what suits the number of samples and their size.
         normalize: How raw maps become colors: `max` (negative values cut, each map divided by its maximum), `minmax`
             (each map from its minimum to its maximum), `shared` (one scale for all samples: a weak map looks weak).
         channels: What to show of images with more than three channels: the `first` three, the `mean`, `rgb` (the bands
@@ -81,8 +90,12 @@ class Style:
     mean: float | Sequence[float] | None = None
     std: float | Sequence[float] | None = None
     class_names: Sequence[str] | None = None
-    colormap: str = "turbo"
-    alpha: float = 0.5
+    colormap: str = "plasma"
+    alpha: float = 0.85
+    fade: bool = True
+    contour: float | None = None
+    theme: ThemeName = "light"
+    cell: int | None = None
     normalize: Normalize = "max"
     channels: ChannelChoice | None = None
     volumes: Volumes = "auto"
@@ -98,6 +111,10 @@ class Style:
                 "class_names": optional(partial(check_each, check=_check_class_name, of="names")),
                 "colormap": check_colormap,
                 "alpha": check_alpha,
+                "fade": check_flag,
+                "contour": optional(partial(check_number, interval="(0, 1)")),
+                "theme": partial(check_choice, allowed=tuple(THEMES)),
+                "cell": optional(partial(check_count, least=_LEAST_CELL)),
                 "normalize": partial(check_choice, allowed=get_args(Normalize)),
                 "channels": optional(_check_channels),
                 "volumes": partial(check_choice, allowed=get_args(Volumes)),
@@ -111,6 +128,11 @@ class Style:
             raise ValueError(
                 f"Expected `style.mean` and `style.std` to be of one length, got {self.mean} and {self.std}."
             )
+
+    def drawing(self, cell_side: int) -> Drawing:
+        """Return how cells are drawn, of this size where the style does not set it."""
+        shading = Shading(self.colormap, self.alpha, self.fade, self.contour)
+        return Drawing(self.cell or cell_side, shading, THEMES[self.theme])
 
 
 @dataclass(frozen=True)

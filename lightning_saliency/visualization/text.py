@@ -8,17 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import matplotlib
 from PIL import ImageDraw, ImageFont
 
 from lightning_saliency._names import one_line
-
-Color: TypeAlias = tuple[int, int, int]
-
-INK: Color = (32, 33, 36)
-FAINT_INK: Color = (104, 108, 114)
+from lightning_saliency.visualization.theme import Color
 
 
 @lru_cache
@@ -87,7 +83,7 @@ class TextBlock:
     x: int
     top: int
     font: ImageFont.FreeTypeFont
-    color: Color = INK
+    color: Color
     centered: bool = False
 
     def write(self, draw: ImageDraw.ImageDraw) -> None:

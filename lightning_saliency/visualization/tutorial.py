@@ -7,9 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution import METHODS, Explanation, blank_reasons, describe_readings, make_heatmaps
+from lightning_saliency.attribution import (
+    METHODS,
+    Explanation,
+    blank_reasons,
+    describe_readings,
+    is_fine,
+    make_heatmaps,
+)
 from lightning_saliency.visualization.captions import explanation_captions, join_notes, method_title
-from lightning_saliency.visualization.colors import signed_to_rgb
+from lightning_saliency.visualization.colors import signed_to_rgb, to_percentile
 from lightning_saliency.visualization.sheet import grid
 from lightning_saliency.visualization.style import Style, find_names, find_pixel_scale
 from lightning_saliency.visualization.views import cut_images, make_views
@@ -82,9 +89,9 @@ def tutorial_figure(
             if any(panel.dtype == torch.uint8 for panel in columns.values())
             else "",
         ),
-        cell_side=_CELL_SIDE,
-        colormap=style.colormap,
-        alpha=style.alpha,
+        fine=[method_title(key) for key in keys if is_fine(key)],
+        per_row=1,
+        drawing=style.drawing(_CELL_SIDE),
     )
 
 
@@ -120,4 +127,5 @@ def _draw_panel(
         signed = explanation.signed[key][rows]
         return signed_to_rgb(signed), blank_reasons(signed, "minmax")  # negative is no reason in color
     heatmaps = make_heatmaps(explanation.attributions[key][rows], explanation.images.shape[2:], style.normalize)
-    return heatmaps.maps, heatmaps.reasons
+    maps = to_percentile(heatmaps.maps, heatmaps.peaks)[0] if is_fine(key) else heatmaps.maps
+    return maps, heatmaps.reasons
