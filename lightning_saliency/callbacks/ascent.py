@@ -240,8 +240,8 @@ class _FoolingSheet(_AscentOutput):
     def tags(self) -> set[str]:
         return {"samples"}
 
-    def worst(self, scalar: str) -> float | None:
-        return 0.0 if scalar == "median_steps" else None
+    def worst(self) -> dict[str, float]:
+        return {"median_steps": 0.0}
 
     def __call__(self, look: Look) -> Logged:
         batches = look.samples.batches()

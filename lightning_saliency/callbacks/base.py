@@ -345,6 +345,7 @@ class LookCallback(LossReadingCallback):
             fraction=fraction,
             is_logged=is_logged and bool(trainer.loggers),
             index=self._peers(trainer).index(self),
+            monitored=self._scalars.monitored(trainer),
         )
 
     def _compare(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> None:

@@ -131,7 +131,12 @@ class HistoryOutput(Output):
 
     def _filmstrips(self, record: Record) -> dict[str, Tensor | Path]:
         self._drawn_looks = len(record)
-        return {f"{key}/filmstrip": filmstrip(record, key, style=self.style) for key in record[-1].attributions}
+        return {f"{key}/filmstrip": filmstrip(record, key, style=self.style) for key in self._shown(record)}
+
+    def _shown(self, record: Record) -> list[str]:
+        """Return the maps that are drawn: of the first method, or where the style wants all cards of each."""
+        keys = list(record[-1].attributions)
+        return keys if self.style.cards == "all" else keys[:1]
 
     def _animations(self, record: Record) -> dict[str, Tensor | Path]:
         """Put the animations beside the record; if that is a remote store, loggers get copies on this machine."""
@@ -142,7 +147,7 @@ class HistoryOutput(Output):
             finalize(self, rmtree, copies, ignore_errors=True)
             folders.append(LocalFolder(copies))
         paths: dict[str, Tensor | Path] = {}
-        for key in record[-1].attributions:
+        for key in self._shown(record):
             content = animation(record, key, style=self.style)
             name = to_file_name(key)
             for folder in folders:

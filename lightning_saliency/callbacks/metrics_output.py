@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -30,7 +30,12 @@ _CHUNK = 32
 _SAME_CORRELATION = 0.9
 """The rank correlation from which two maps are called the same."""
 
+_UNTRAINED = "rank_correlation_untrained"
 _RANDOM_HEAD = "rank_correlation_random_head"
+
+FEW = ("entropy", _UNTRAINED, "energy_in_box")
+"""The metrics that say most: how focused the maps are, what training has changed, and whether they are on objects."""
+
 _OF_FAITHFULNESS = {row.name for row in faithfulness.ROWS}
 
 _MOST_SAVED = 64
@@ -46,21 +51,22 @@ class MapNames:
         layers: The layers that the user has named, unless their maps are fused.
 
     Example:
-        >>> names = MapNames(("grad_cam", "saliency"), ("net.layer3", "net.layer4"))
-        >>> [name in names for name in ("grad_cam@layer4", "grad_cam@layer5", "grad_cam", "saliency")]
-        [True, False, False, True]
+        >>> list(MapNames(("grad_cam", "saliency"), ("net.layer3", "net.layer4")))
+        ['grad_cam@net.layer3', 'grad_cam@layer3', 'grad_cam@net.layer4', 'grad_cam@layer4', 'saliency']
     """
 
     methods: tuple[str, ...]
     layers: tuple[str, ...] = ()
 
-    def __contains__(self, name: str) -> bool:
-        method, _, layer = name.partition("@")
-        if method not in self.methods:
-            return False
-        if not METHODS[method].reads_layer or len(self.layers) < 2:
-            return name == method
-        return any(own == layer or own.endswith(f".{layer}") for own in self.layers)
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names; those of a layer by its name in the whole module, and in each part of it that holds it."""
+        for method in self.methods:
+            if not METHODS[method].reads_layer or len(self.layers) < 2:
+                yield method
+                continue
+            for layer in self.layers:
+                parts = layer.split(".")
+                yield from (f"{method}@{'.'.join(parts[start:])}" for start in range(len(parts)))
 
 
 class MetricsOutput(Output):
@@ -94,23 +100,28 @@ class MetricsOutput(Output):
         """Whether the look is more than a rehearsal of a resumed run."""
         return not look.is_rehearsal
 
-    def worst(self, scalar: str) -> float | None:
-        """Return the worst value of `<map>/<metric>`; None for a map or a metric that is not measured."""
-        name, _, key = scalar.rpartition("/")
-        metric = METRICS.get(key)
-        return metric.worst if metric is not None and name in self.maps and self._measures(metric) else None
+    def worst(self) -> dict[str, float]:
+        """Return the worst value of each `<map>/<metric>` that can be measured."""
+        measured = [metric for metric in METRICS.values() if self._measures(metric)]
+        return {f"{name}/{metric.name}": metric.worst for name in self.maps for metric in measured}
 
     def __call__(self, look: Look) -> Logged:
         """Return the metrics of the heatmaps of a look."""
         if look.in_fit:
             self._keep_images(look)
         coarse = [CoarseHeatmaps.from_samples(group) for group in look.explained]
+        first = next(iter(coarse[0].maps))
+
+        def is_logged(method: str, name: str) -> bool:
+            return self._is_named(method, name, first) or f"{method}/{name}" in look.monitored
+
         scalars = measure(
             look.explained,
             coarse,
             previous=self._previous if look.in_fit else (),
             untrained=self._untrained if look.in_fit else (),
             measured=[values for group in look.explained for values in self._run_model(look, group)],
+            wants=lambda method, name: name == _UNTRAINED or is_logged(method, name),
         )
         if look.in_fit:
             self._previous = coarse
@@ -118,7 +129,7 @@ class MetricsOutput(Output):
                 self._untrained = coarse
         if self._is_randomized(look) and not look.is_untrained:
             self._warn(scalars)
-        return Logged(scalars=scalars)
+        return Logged(scalars={key: value for key, value in scalars.items() if is_logged(*key.rsplit("/", maxsplit=1))})
 
     def reset(self) -> None:
         """Drop the state of a run."""
@@ -140,6 +151,12 @@ class MetricsOutput(Output):
         self._images = dict(state.get("images", {}))
         self._previous = [CoarseHeatmaps.from_state_dict(coarse) for coarse in state.get("previous", ())]
         self._untrained = [CoarseHeatmaps.from_state_dict(coarse) for coarse in state.get("untrained", ())]
+
+    def _is_named(self, method: str, name: str, first: str) -> bool:
+        """Whether the options name a metric of a method's maps to be logged; `first` are the first method's."""
+        if self.options.names == "all" or not METRICS[name].inputs:
+            return True
+        return method == first and name in FEW if self.options.names == "few" else name in self.options.names
 
     def _measures(self, metric: Metric) -> bool:
         """Whether the options let a metric be measured."""
@@ -181,7 +198,7 @@ class MetricsOutput(Output):
 
     def _warn(self, scalars: Mapping[str, float]) -> None:
         for scalar, description in (
-            ("rank_correlation_untrained", "of the untrained network"),
+            (_UNTRAINED, "of the untrained network"),
             (_RANDOM_HEAD, "with a randomized head"),
         ):
             same = [key for key in scalars if key.endswith(f"/{scalar}") and scalars[key] >= _SAME_CORRELATION]

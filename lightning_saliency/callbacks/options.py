@@ -29,6 +29,7 @@ from lightning_saliency.data import CHOOSERS, Choose, Chooser, FixedSamples, Obj
 from lightning_saliency.data import describe as _describe
 from lightning_saliency.data import given_samples as _given_samples
 from lightning_saliency.evidence import OutputChoice, TaskName, check_output_choice
+from lightning_saliency.metrics import METRICS
 
 OnError: TypeAlias = Literal["warn", "raise"]
 
@@ -119,6 +120,11 @@ class Metrics:
     """Which metrics of the heatmaps are measured.
 
     Args:
+        names: Which are logged. `few`: those that say most, of the first method's maps: `entropy` (how focused they
+            are), `rank_correlation_untrained` (how far they are from those of the untrained network) and, where objects
+            are known, `energy_in_box`. `all`: every row of `lightning_saliency.metrics.METRICS`, of each method. Or the
+            rows' names, of each method. What a callback of the trainer monitors, or has in its file names, is logged in
+            any case, and so is what the options below ask for.
         samples: The number of samples, the first of the validation stream, to measure in place of the shown ones. They
             are kept in memory, and explained each time in chunks of at most 32, in addition to the shown ones.
         faithfulness: Whether to measure, by forward passes, how much the prediction depends on the marked pixels; see
@@ -132,6 +138,7 @@ class Metrics:
         ValueError: An option's value does not fit.
     """
 
+    names: Literal["few", "all"] | Sequence[str] = "few"
     samples: int | None = None
     faithfulness: bool = False
     randomization_every_n_epochs: int | None = None
@@ -141,6 +148,7 @@ class Metrics:
             self,
             "metrics.",
             {
+                "names": _check_metric_names,
                 "samples": optional(check_count),
                 "faithfulness": check_flag,
                 "randomization_every_n_epochs": optional(check_count),
@@ -266,7 +274,7 @@ def parse_switch(option: str, value: Any, group: type[Any]) -> Any:
 
     Example:
         >>> parse_switch("metrics", True, Metrics)
-        Metrics(samples=None, faithfulness=False, randomization_every_n_epochs=None)
+        Metrics(names='few', samples=None, faithfulness=False, randomization_every_n_epochs=None)
     """
     if is_flag(value):
         return group() if value else None
@@ -282,6 +290,15 @@ def check_group(option: str, value: Any, group: type[Any]) -> Any:
     if not isinstance(value, group):
         refuse(option, f"`{group.__name__}(...)`", shown(value), error=TypeError)
     return value
+
+
+def _check_metric_names(name: str, value: Any) -> str | tuple[str, ...]:
+    """Return `few`, `all` or the names of rows of the table of metrics, as a tuple."""
+    if isinstance(value, str) and value in METRICS:
+        value = [value]
+    if isinstance(value, str):
+        return check_choice(name, value, ("few", "all", *METRICS))
+    return check_each(name, value, partial(check_choice, allowed=tuple(METRICS)), of="names of metrics")
 
 
 def _check_images(name: str, images: Any) -> Tensor | tuple[Any, ...]:

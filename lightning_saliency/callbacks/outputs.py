@@ -40,6 +40,7 @@ class Look:
         is_logged: Whether pictures go to loggers.
         index: Which of the trainer's callbacks of the same name this is, from 0.
         scalars: The scalars that earlier outputs of this look have logged.
+        monitored: The scalars that callbacks or schedulers of the trainer monitor, by the last part of their names.
     """
 
     stage: str
@@ -59,6 +60,7 @@ class Look:
     is_logged: bool
     index: int = 0
     scalars: Mapping[str, float] = field(default_factory=dict)
+    monitored: frozenset[str] = frozenset()
 
     @property
     def modules(self) -> tuple[Any, ...]:
@@ -115,12 +117,12 @@ class Output(ABC):
     def __call__(self, look: Look) -> Logged:
         """Return the pictures and scalars to log for a look."""
 
-    def worst(self, scalar: str) -> float | None:
-        """Return the worst value of a scalar that the output may return, by the last part of its name; else None.
+    def worst(self) -> Mapping[str, float]:
+        """Return the worst value of each scalar that the output may return, by the last part of its name.
 
-        What monitors the scalar, such as `EarlyStopping`, finds this value until the first is logged. It is finite.
+        What monitors a scalar, such as `EarlyStopping`, finds this value until the first is logged. It is finite.
         """
-        return None
+        return {}
 
     def end(self, loggers: Sequence[Any]) -> Logged:
         """Return the pictures and scalars to log at the end of a training."""

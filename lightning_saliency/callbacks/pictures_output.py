@@ -1,11 +1,11 @@
-"""`PicturesOutput`: logs a sheet for each method, one of all methods, and the maps of several classes."""
+"""`PicturesOutput`: logs a sheet of all methods, one of each, and the maps of several classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
-from lightning_saliency.visualization import Style, draw_sheets
+from lightning_saliency.visualization import ALL_METHODS, Style, draw_sheets
 
 
 class PicturesOutput(Output):
@@ -23,8 +23,10 @@ class PicturesOutput(Output):
         self.methods = tuple(methods)
 
     def tags(self) -> set[str]:
-        """Return a tag for each method, and one for the sheet of all methods."""
-        return {*self.methods, *(["overview"] if len(self.methods) > 1 else [])}
+        """Return the tag of the sheet of all methods, and those of single ones as far as they are drawn."""
+        is_alone = len(self.methods) == 1
+        methods = self.methods if is_alone or self.style.cards == "all" else ()
+        return {*methods, *([] if is_alone else [ALL_METHODS])}
 
     def wants(self, look: Look) -> bool:
         """Whether somebody gets the pictures, or errors are to come out before training."""

@@ -45,24 +45,24 @@ class SaliencyCallback(LookCallback):
     without it, bit for bit. Also works in `trainer.validate` and `trainer.test`.
 
     Logged, with the same steps as Lightning's scalars:
-        - `saliency/<method>`: rows are samples; columns are the image and the overlay. In `trainer.test`,
-          `saliency/<method>/test`.
-        - `saliency/overview`: the image and the overlays of all methods, where there are several.
+        - `saliency/all_methods`: of each sample the image and the overlays of all methods. In `trainer.test`,
+          `saliency/all_methods/test`.
+        - `saliency/<method>`: the image and the overlay of a method, where it is the only one, or with
+          `Style(cards="all")`.
         - `saliency/class_maps`: the image and CAM of its `top_k` most probable classes, where the style's `top_k` is
           above 1.
         - `saliency/<method>/filmstrip`: rows are samples, columns are epochs, the untrained network first; drawn
-          during the run, less and less often, and at its end.
+          during the run, less and less often, and at its end. Of the first method, or with `Style(cards="all")` of
+          each.
         - `saliency/<method>/animation`: the same as a GIF, which TensorBoard plays; at the end of `fit`. It is also a
           file, `saliency/<method>/animation.gif`, beside the event file.
-        - `saliency/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
-        - `saliency/<method>/<metric>`, scalars in `fit`, `validate` and `test` (there ending in `/test`): the rows of
-          `lightning_saliency.metrics.METRICS`. Always: `entropy`, `area_above_half`, `blank_fraction`, `raw_maximum`,
-          and for several methods `agreement`. In `fit`, from the second look on: `rank_correlation_previous` and
-          `center_shift_previous`; and `rank_correlation_untrained` and `center_shift_untrained`, where sanity checking
-          has shown the untrained network. With `Samples(objects=...)`: `pointing_game`, `energy_in_box`, `box_iou`,
-          `box_accuracy`, `max_box_accuracy`. With `Metrics(faithfulness=True)`: `average_drop`,
-          `increase_in_confidence`, `deletion`, `insertion`. With `Metrics(randomization_every_n_epochs=...)`:
-          `rank_correlation_random_head`.
+        - `xai_saliency/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
+        - `xai_saliency/<method>/<metric>`, scalars in `fit`, `validate` and `test` (there ending in `/test`): of the
+          first method's maps `entropy`, in `fit` `rank_correlation_untrained`, and with `Samples(objects=...)`
+          `energy_in_box`. With `Metrics("all")` every row of `lightning_saliency.metrics.METRICS`, of each method; with
+          `Metrics(faithfulness=True)` `average_drop`, `increase_in_confidence`, `deletion`, `insertion`; with
+          `Metrics(randomization_every_n_epochs=...)` `rank_correlation_random_head`. What monitors one of them finds it
+          as `saliency_<method>_<metric>`, too.
 
     All looks are kept in the run's record, the folder `saliency.record` beside the event file, which
     `lightning_saliency.load_record` reads.

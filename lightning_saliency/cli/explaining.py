@@ -130,7 +130,7 @@ class _ImageWriter:
             title=path.name,
             explained="predicted class" if target is None else f"class {find_names(self.style)[target]}",
         )
-        sheet = pictures["overview"] if len(maps) > 1 else pictures[next(iter(maps))]
+        sheet = next(iter(pictures.values()))
         self._put(f"{name}{SHEET}", _png(sheet))
         for key, raw in maps.items():
             # file names of Windows must not hold a colon, which is part of a layer's name with `:activated`

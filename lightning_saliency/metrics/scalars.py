@@ -66,6 +66,7 @@ def measure(
     previous: Sequence[CoarseHeatmaps] = (),
     untrained: Sequence[CoarseHeatmaps] = (),
     measured: Iterable[Mapping[str, Mapping[str, Tensor]]] = (),
+    wants: Callable[[str, str], bool] = lambda method, name: True,
 ) -> dict[str, float]:
     """Return the scalars of a look: of each method's maps each metric of `METRICS` whose inputs there are.
 
@@ -79,6 +80,7 @@ def measure(
         untrained: What is remembered of the untrained network's look.
         measured: Values per image of metrics that take running the model, `(N,)` by method and metric, as
             `measure_faithfulness` returns them; several, such as one for each size, are joined.
+        wants: Whether a metric of a method's maps is measured, by their names; by default all are.
 
     Returns:
         By `<method>/<metric>`.
@@ -105,7 +107,7 @@ def measure(
             inputs |= _earlier("previous", previous, heatmaps, method)
             inputs |= _earlier("untrained", untrained, heatmaps, method)
             for name, metric in METRICS.items():
-                if given := _read(inputs, metric.inputs):
+                if wants(method, name) and (given := _read(inputs, metric.inputs)):
                     values[method, name].append(metric.function(*given))
     for method, name, of_images in _flat(measured):
         values[method, name].append(of_images.cpu())

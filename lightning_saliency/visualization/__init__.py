@@ -6,7 +6,7 @@ from lightning_saliency.visualization.colors import Shading, colorize, overlay, 
 from lightning_saliency.visualization.encode import encode_gif, encode_picture, to_pil
 from lightning_saliency.visualization.film import animation, filmstrip
 from lightning_saliency.visualization.images import Channels, shown_channels, to_curves, to_rgb
-from lightning_saliency.visualization.method_sheets import draw_sheets
+from lightning_saliency.visualization.method_sheets import ALL_METHODS, draw_sheets
 from lightning_saliency.visualization.sheet import fit_images, grid, tiles
 from lightning_saliency.visualization.style import PixelScale, Style, find_names, find_pixel_scale, to_pictures
 from lightning_saliency.visualization.theme import THEMES, Theme
@@ -14,6 +14,7 @@ from lightning_saliency.visualization.tutorial import TUTORIAL_PANELS, tutorial_
 from lightning_saliency.visualization.views import Cut, View, Volumes, cut_images, make_views
 
 __all__ = [
+    "ALL_METHODS",
     "THEMES",
     "TUTORIAL_PANELS",
     "Caption",

@@ -35,6 +35,9 @@ _CELLS_AREA = 900_000
 _LEAST_CELL_SIDE = 130
 """In pixels, however many cells there are: the words keep so much room in any case, and 64 pixels are doubled."""
 
+ALL_METHODS = "all_methods"
+"""The tag of the sheet of all methods, which is sorted before those of single ones."""
+
 _SCALES = {"max": OWN_SCALE, "minmax": ("least", "each map's maximum"), "shared": ("0", "the maximum of all")}
 """What stands at the ends of the color scale."""
 
@@ -60,7 +63,7 @@ def draw_sheets(
     dataset: Any = None,
     modules: Sequence[Any] = (),
 ) -> dict[str, Tensor]:
-    """Draw a sheet for each method, and one with all of them where there are several.
+    """Draw a sheet of all methods, and where the style wants all cards one of each.
 
     Args:
         looked: The explained samples: one entry for each size of image. Rows stand in the order of their positions.
@@ -71,7 +74,9 @@ def draw_sheets(
         modules: The data module and the module of the training, where to look next.
 
     Returns:
-        uint8 pictures `(3, H, W)` by method key, under `overview`, and under `class_maps` for `top_k` above 1.
+        uint8 pictures `(3, H, W)`: that of all methods under `all_methods`, where there are several; one of each
+        method by its key, where the style wants all cards or there is one alone; and one of classes under
+        `class_maps`, for `top_k` above 1.
 
     Raises:
         ValueError: There are no samples, or `top_k` is above 1 and `cam` is not among the methods.
@@ -85,7 +90,7 @@ def draw_sheets(
         >>> samples = SampleBatch(explanation.call, truths=(None, None), positions=(0, 1))
         >>> looked = ExplainedSamples(samples, explanation, HeatmapStage(explanation))
         >>> list(draw_sheets([looked], Style(), title="epoch 1", explained="predicted class"))
-        ['grad_cam', 'saliency', 'overview']
+        ['all_methods']
     """
     if not looked:
         raise ValueError("Expected `looked` to hold at least one entry of explained samples, got none.")
@@ -121,9 +126,12 @@ def draw_sheets(
         )
 
     columns = {key: _method_column(looked, key, style.normalize) for key in explanations[0].attributions}
-    sheets = {key: sheet({method_title(key): column}, explained, [key]) for key, column in columns.items()}
+    sheets = {}
     if len(columns) > 1:
-        sheets["overview"] = sheet({method_title(key): column for key, column in columns.items()}, explained, columns)
+        by_title = {method_title(key): column for key, column in columns.items()}
+        sheets[ALL_METHODS] = sheet(by_title, explained, columns)
+    if len(columns) == 1 or style.cards == "all":
+        sheets |= {key: sheet({method_title(key): column}, explained, [key]) for key, column in columns.items()}
     if style.top_k is not None and style.top_k > 1:
         by_rank = _class_columns(looked, names, style, style.top_k)
         scale = ("0", "the sample's maximum of these classes") if style.normalize == "max" else None

@@ -41,6 +41,9 @@ from lightning_saliency.visualization.views import Volumes
 ChannelChoice: TypeAlias = Literal["first", "mean", "rgb"] | Sequence[int]
 """Which channels of multispectral images are shown; see `Style`."""
 
+Cards: TypeAlias = Literal["few", "all"]
+"""How many pictures of a look there are; see `Style`."""
+
 _LEAST_CELL = 32
 
 _PIXELS = Normalization([0.0], [1.0])
@@ -65,6 +68,8 @@ class Style:
         alpha: Weight of the color in the overlay, in [0, 1]; where it fades, that of the largest value.
         fade: Whether the color fades out toward 0, so that what is not attended stays the photograph.
         contour: A number in (0, 1): a line is drawn around what is above this part of the scale; None for no line.
+        cards: How many pictures of a look there are. `few`: the sheet of all methods, and the filmstrip and the
+            animation of the first method. `all`: a sheet, a filmstrip and an animation of each method, too.
         theme: `light` or `dark` paper.
         cell: The larger side of the sheets' cells, in pixels; None for what suits the number of samples and their size.
         normalize: How raw maps become colors: `max` (negative values cut, each map divided by its maximum), `minmax`
@@ -94,6 +99,7 @@ class Style:
     alpha: float = 0.85
     fade: bool = True
     contour: float | None = None
+    cards: Cards = "few"
     theme: ThemeName = "light"
     cell: int | None = None
     normalize: Normalize = "max"
@@ -113,6 +119,7 @@ class Style:
                 "alpha": check_alpha,
                 "fade": check_flag,
                 "contour": optional(partial(check_number, interval="(0, 1)")),
+                "cards": partial(check_choice, allowed=get_args(Cards)),
                 "theme": partial(check_choice, allowed=tuple(THEMES)),
                 "cell": optional(partial(check_count, least=_LEAST_CELL)),
                 "normalize": partial(check_choice, allowed=get_args(Normalize)),
