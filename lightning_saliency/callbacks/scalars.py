@@ -98,7 +98,7 @@ class Scalars:
 
 
 def monitored_keys(trainer: Any) -> set[str]:
-    """Return the keys of the scalars that the callbacks and the schedulers of a trainer monitor, or put in file names."""
+    """Return the keys of the scalars that callbacks and schedulers of a trainer monitor, or put in file names."""
     monitors = [getattr(callback, "monitor", None) for callback in trainer.callbacks]
     monitors += [config.monitor for config in trainer.lr_scheduler_configs]
     file_names = [getattr(callback, "filename", None) for callback in trainer.callbacks]
