@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -19,8 +19,10 @@ from lightning_saliency.visualization.captions import (
     Names,
     class_captions,
     join_notes,
+    map_captions,
     method_title,
     prediction_captions,
+    reason_words,
 )
 from lightning_saliency.visualization.cells import CELL_SIDE
 from lightning_saliency.visualization.colors import class_overlay, to_common_scale, to_percentile
@@ -117,7 +119,7 @@ def draw_sheets(
             {name: cut_images(column.heatmaps, views) for name, column in columns.items()},
             title=title,
             captions=captions,
-            blanks={name: column.reasons for name, column in columns.items()},
+            blanks={name: reason_words(column.reasons) for name, column in columns.items()},
             labels={name: column.labels for name, column in columns.items() if column.labels},
             fine=[name for name, column in columns.items() if column.is_fine],
             note=join_notes(f"explained: {note}", read, *channels, pixel_scale.note),
@@ -125,7 +127,13 @@ def draw_sheets(
             drawing=drawing,
         )
 
-    columns = {key: _method_column(looked, key, style.normalize) for key in explanations[0].attributions}
+    labels = _in_order(looked, [map_captions(group, names) for group in explanations])
+    columns = {
+        key: replace(
+            _method_column(looked, key, style.normalize), labels=labels if any(label.text for label in labels) else None
+        )
+        for key in explanations[0].attributions
+    }
     sheets = {}
     if len(columns) > 1:
         by_title = {method_title(key): column for key, column in columns.items()}
