@@ -73,37 +73,49 @@ def join_notes(*notes: str | bool | None) -> str:
     return " · ".join(str(note) for note in notes if note)
 
 
-def prediction_captions(
-    truths: Sequence[Answer | None],
-    answers: Sequence[Answer | None],
-    confidences: Sequence[Sequence[float]],
-    names: Names,
-    of_what: str = "",
-) -> list[Caption]:
-    """Say of each sample what is predicted and how probable that is, and what is true, unless it is the same.
+def prediction_captions(explanation: Explanation, truths: Sequence[Answer | None], names: Names) -> list[Caption]:
+    """Say of each sample what is predicted and how probable that is, what is true, and which class its map explains.
+
+    What is right, and what explains the predicted class, is not said twice.
 
     Args:
+        explanation: What the model says.
         truths: A class, a set of classes, or values; None where that is not known.
-        answers: The same of the model; None where there is nothing to read.
-        confidences: The probability of each predicted class; none of values.
         names: The names of the classes.
-        of_what: What stands behind a probability.
 
     Example:
-        >>> captions = prediction_captions([0, 0], [0, 1], [(0.97,), (0.6,)], Names(["cat", "dog"]))
+        >>> import torch
+        >>> from lightning_saliency import explain
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> parameters = {"0.weight": torch.zeros(2, 3, 3, 3), "0.bias": torch.tensor([1.0, 0.0])}
+        >>> matched = model.load_state_dict(parameters)
+        >>> explanation = explain(model, torch.rand(3, 3, 8, 8), methods="saliency", target=[0, 1, 1])
+        >>> captions = prediction_captions(explanation, [0, 1, None], Names(["cat", "dog"]))
         >>> [caption.text for caption in captions]
-        ['cat 97%', 'predicted dog 60% · true cat']
-        >>> prediction_captions([(39.0,)], [(37.25,)], [()], Names())[0].text
-        'predicted 37.25 · true 39'
+        ['cat 73%', 'predicted cat 73% · map of: true dog 27%', 'predicted cat 73% · map of: dog 27%']
     """
+    task, probabilities = explanation.task, explanation.probabilities
+    predictions, answers = explanation.predictions.tolist(), explanation.answers
+    classes = [None] * len(answers) if explanation.classes is None else explanation.classes.tolist()
     captions = []
-    for truth, answer, row in zip(truths, answers, confidences, strict=True):
-        correct = is_right(answer, truth)
-        said = Caption("") if answer is None else _in_words(answer, names, row)
-        said = replace(said, text=said.text + of_what if row and said.text else said.text)
-        if not correct:
-            said = _joined("predicted " if answer is not None else "", said, _truth(truth, names))
-        captions.append(replace(said, correct=correct))
+    for row, (truth, answer, index) in enumerate(zip(truths, answers, classes, strict=True)):
+        correct, parts = is_right(answer, truth), []
+        if answer is not None:
+            confidences = explanation.answer_probabilities[row]
+            said = _in_words(answer, names, confidences)
+            said = replace(said, text=said.text + task.of_what if confidences else said.text)
+            parts.append(said if correct else _joined("predicted ", said))
+        is_other = index is not None and index != predictions[row]
+        if truth is not None and not correct and not (is_other and truth == index):
+            parts.append(_truth(truth, names))
+        if is_other:
+            explained = (
+                Caption(f"value {index}")
+                if probabilities is None
+                else names.caption(index, float(probabilities[row, index]))
+            )
+            parts.append(_joined("map of: true " if truth == index else "map of: ", explained))
+        captions.append(replace(_joined("", *parts), correct=correct))
     return captions
 
 
@@ -152,28 +164,6 @@ def _in_words(answer: Answer, names: Names, confidences: Sequence[float] = ()) -
     ]
     text = ", ".join([*(word.text for word in words), *(["…"] if len(answer) > _MOST_NAMED else [])])
     return Caption(text, names=_names_of(words))
-
-
-def explanation_captions(explanation: Explanation, names: Names) -> list[Caption]:
-    """Say of each image what is predicted, and how probable that is."""
-    answers = explanation.answers
-    of_what = explanation.task.of_what
-    return prediction_captions([None] * len(answers), answers, explanation.answer_probabilities, names, of_what)
-
-
-def map_captions(explanation: Explanation, names: Names) -> list[Caption]:
-    """Say of each image which class its map explains, and how probable that is, where it is not the predicted one."""
-    predictions, probabilities = explanation.predictions.tolist(), explanation.probabilities
-    classes = [None] * len(predictions) if explanation.classes is None else explanation.classes.tolist()
-    captions = []
-    for row, (predicted, index) in enumerate(zip(predictions, classes, strict=True)):
-        if index in (None, predicted):
-            captions.append(Caption(""))
-        elif probabilities is None:
-            captions.append(Caption(f"map of: value {index}"))
-        else:
-            captions.append(_joined("map of: ", names.caption(index, float(probabilities[row, index]))))
-    return captions
 
 
 def class_captions(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -19,7 +19,6 @@ from lightning_saliency.visualization.captions import (
     Names,
     class_captions,
     join_notes,
-    map_captions,
     method_title,
     prediction_captions,
     reason_words,
@@ -100,7 +99,9 @@ def draw_sheets(
     names = find_names(style, dataset, modules, explanations[0].num_classes)
     pixel_scale = find_pixel_scale([explanation.images for explanation in explanations], style, dataset, modules)
     images = _in_rows(looked, [with_boxes(pixel_scale(group.images), group) for group in explanations])
-    captions = _in_order(looked, [_captions(group, names) for group in looked])
+    captions = _in_order(
+        looked, [prediction_captions(group.explanation, group.samples.truths, names) for group in looked]
+    )
     channels = dict.fromkeys(pixel_scale.describe_channels(explanation.images) for explanation in explanations)
     fitted = cache(partial(fit_images, images))  # most sheets have cells of the same size
 
@@ -127,13 +128,7 @@ def draw_sheets(
             drawing=drawing,
         )
 
-    labels = _in_order(looked, [map_captions(group, names) for group in explanations])
-    columns = {
-        key: replace(
-            _method_column(looked, key, style.normalize), labels=labels if any(label.text for label in labels) else None
-        )
-        for key in explanations[0].attributions
-    }
+    columns = {key: _method_column(looked, key, style.normalize) for key in explanations[0].attributions}
     sheets = {}
     if len(columns) > 1:
         by_title = {method_title(key): column for key, column in columns.items()}
@@ -210,12 +205,6 @@ def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Styl
         )
         for rank in range(count)
     }
-
-
-def _captions(group: ExplainedSamples, names: Names) -> list[Caption]:
-    explanation = group.explanation
-    words = (explanation.answers, explanation.answer_probabilities, names, explanation.task.of_what)
-    return prediction_captions(group.samples.truths, *words)
 
 
 def _true_classes(group: ExplainedSamples) -> list[int | None]:

@@ -16,10 +16,9 @@ from lightning_saliency.attribution import (
     make_heatmaps,
 )
 from lightning_saliency.visualization.captions import (
-    explanation_captions,
     join_notes,
-    map_captions,
     method_title,
+    prediction_captions,
     reason_words,
 )
 from lightning_saliency.visualization.colors import signed_to_rgb, to_percentile
@@ -79,9 +78,7 @@ def tutorial_figure(
         columns[title], blanks[title] = _draw_panel(explanation, key, rows, style)
     # where several layers were read, the panels name them
     read = describe_readings(explanation, [key for key in keys if key in METHODS])
-    names = find_names(style)
-    captions, every_label = explanation_captions(explanation, names), map_captions(explanation, names)
-    labels = [every_label[row] for row in rows]
+    captions = prediction_captions(explanation, [None] * len(explanation.images), find_names(style))
     scale = find_pixel_scale([explanation.images[rows]], style)
     images = scale(explanation.images[rows])
     views = make_views(images, [panel for panel in columns.values() if panel.is_floating_point()], style.volumes)
@@ -89,7 +86,6 @@ def tutorial_figure(
         cut_images(images, views),
         {title: cut_images(panel, views) for title, panel in columns.items()},
         captions=[captions[row] for row in rows],
-        labels={title: labels for title in columns} if any(label.text for label in labels) else None,
         blanks={title: reason_words(reasons) for title, reasons in blanks.items()},
         note=join_notes(
             read,
