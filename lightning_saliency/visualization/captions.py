@@ -87,7 +87,7 @@ def prediction_captions(explanation: Explanation, truths: Sequence[Answer | None
         >>> import torch
         >>> from lightning_saliency import explain
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
-        >>> parameters = {"0.weight": torch.zeros(2, 3, 3, 3), "0.bias": torch.tensor([1.0, 0.0])}
+        >>> parameters = {"0.weight": torch.zeros(2, 3, 3, 3), "0.bias": torch.tensor([3.0, 2.0])}
         >>> matched = model.load_state_dict(parameters)
         >>> explanation = explain(model, torch.rand(3, 3, 8, 8), methods="saliency", target=[0, 1, 1])
         >>> captions = prediction_captions(explanation, [0, 1, None], Names(["cat", "dog"]))
