@@ -137,9 +137,9 @@ def draw_sheets(
 
     columns = {key: _method_column(looked, key, style.normalize) for key in explanations[0].attributions}
     sheets = {}
-    by_title: dict[str, _Column] = {}
-    for key, column in columns.items():
-        by_title |= {method_title(key): column, **_predicted_column(looked, key, style.normalize)}
+    by_title = {method_title(key): column for key, column in columns.items()}
+    for key in columns:  # last, since they have gaps
+        by_title |= _predicted_column(looked, key, style.normalize)
     if len(columns) > 1:
         sheets[ALL_METHODS] = sheet(by_title, explained, columns)
     if len(columns) == 1 or style.cards == "all":
