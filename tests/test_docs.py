@@ -131,7 +131,7 @@ def test_the_commands_of_a_page_name_what_there_is(page):
             assert (ROOT / program).exists()
 
 
-@pytest.mark.parametrize("words", commands(TEXTS["docs/command_line.md"]), ids=lambda words: words[5])
+@pytest.mark.parametrize("words", list(commands(TEXTS["docs/command_line.md"])), ids=lambda words: words[5])
 def test_the_command_line_runs_as_its_page_says(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
