@@ -16,6 +16,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from cluttered_digits import main as run_cluttered_digits
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger
 from sklearn.datasets import load_sample_images
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.ops import Conv2dNormActivation as Conv
@@ -59,12 +61,12 @@ def digits(output: Path, *, small: bool) -> None:
 
 
 def photographs(output: Path, *, small: bool) -> None:
-    """Train a CNN to tell crops of two photographs apart, and let it look at both photographs whole."""
+    """Train a CNN on crops of two photographs, and let it look at both photographs whole."""
     photos = Photographs()
     with working_in_temporary_folder():
         model = PhotographClassifier()
         L.Trainer(max_epochs=1 if small else 8, logger=False, enable_checkpointing=False).fit(
-            model, DataLoader(Crops(photos, 64 if small else 2000), batch_size=32, num_workers=0)
+            model, DataLoader(Crops(photos, 66 if small else 1998), batch_size=33, shuffle=True)
         )
         logger = CSVLogger("logs")
         methods = ["grad_cam", "grad_cam_plus_plus", "saliency", "guided_backprop"]
@@ -101,19 +103,20 @@ PICTURES: dict[str, Callable[..., None]] = {
 
 
 class Photographs(TensorDataset):
-    """Scikit-learn's two sample photographs at half their size, each a class, with their names."""
+    """Scikit-learn's two sample photographs at half their size, and the class of what each shows."""
 
-    classes = ("china", "flower")
+    classes = ("pagoda", "dahlia", "background")
+    boxes = ((45, 15, 165, 165), (88, 45, 220, 175))  # of pagoda and dahlia: x1, y1, x2, y2
 
     def __init__(self) -> None:
         pixels = torch.from_numpy(np.stack(load_sample_images().images)).permute(0, 3, 1, 2) / 255
         super().__init__(F.avg_pool2d(pixels, 2), torch.tensor([0, 1]))
 
 
-class Crops(Dataset[tuple[Tensor, Tensor]]):
-    """Square crops of two photographs in turn, each from a place that its index decides."""
+class Crops(Dataset[tuple[Tensor, int]]):
+    """Square crops of two photographs, from inside an object's box or from outside of it; the index decides which."""
 
-    def __init__(self, photos: Photographs, num_crops: int, side: int = 64) -> None:
+    def __init__(self, photos: Photographs, num_crops: int, side: int = 48) -> None:
         self.photos = photos
         self.num_crops = num_crops
         self.side = side
@@ -121,28 +124,33 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return self.num_crops
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, label = self.photos[index % 2]
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        photo, shows_object = index % 2, index // 2 % 3 > 0
+        image, box, side = self.photos[photo][0], self.photos.boxes[photo], self.side
         rng = np.random.default_rng(index)
-        y, x = (int(rng.integers(length - self.side + 1)) for length in image.shape[1:])
-        return image[:, y : y + self.side, x : x + self.side], label
+        while True:
+            y, x = (int(rng.integers(length - side + 1)) for length in image.shape[1:])
+            is_inside = box[0] <= x <= box[2] - side and box[1] <= y <= box[3] - side
+            is_outside = x + side <= box[0] or box[2] <= x or y + side <= box[1] or box[3] <= y
+            if is_inside if shows_object else is_outside:
+                return image[:, y : y + side, x : x + side], photo if shows_object else 2
 
 
 class PhotographClassifier(L.LightningModule):
-    """A small CNN with global average pooling, for images of any size."""
+    """A small CNN with global average pooling: pagoda, dahlia or background, of images of any size."""
 
     def __init__(self) -> None:
         super().__init__()
         features = [Conv(3, 24, 5, 2), Conv(24, 48, stride=2), Conv(48, 48), Conv(48, 96, stride=2), Conv(96, 96)]
-        self.net = nn.Sequential(*features, GAPHead(96, num_classes=2))
+        self.net = nn.Sequential(*features, GAPHead(96, num_classes=3))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits `(N, 2)`."""
+        """Return the logits `(N, 3)`."""
         logits: Tensor = self.net(images)
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Learn which photograph a crop is from."""
+        """Learn what a crop shows."""
         return F.cross_entropy(self(batch[0]), batch[1])
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -161,13 +169,9 @@ def fewer_pairs(code: str) -> str:
 
 def last_picture(log_dir: Path, tag: str) -> Image.Image:
     """Return the newest picture of a tag: a PNG file of the CSV logger, else what is in TensorBoard's event file."""
-    files = sorted(file for file in log_dir.glob(f"{tag}/**/*.png"))
+    files = sorted(log_dir.glob(f"{tag}/**/*.png"))
     if files:
         return Image.open(files[-1])
-    from io import BytesIO
-
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     events = EventAccumulator(str(log_dir), size_guidance={"images": 0})
     events.Reload()
     return Image.open(BytesIO(events.Images(tag)[-1].encoded_image_string))
