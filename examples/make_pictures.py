@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as L
@@ -87,9 +88,11 @@ def notebook(output: Path, *, small: bool) -> None:
             cell.source = fewer_pairs(cell.source)
     with tempfile.TemporaryDirectory() as folder:
         NotebookClient(document, resources={"metadata": {"path": folder}}).execute()
-    document.metadata = {name: document.metadata[name] for name in ("kernelspec",)}  # nothing of this machine
+    document.metadata = {"kernelspec": document.metadata["kernelspec"]}  # nothing of this machine
     for cell in document.cells:
         cell.metadata = {}
+        if cell.cell_type == "code":
+            cell.outputs = [tidied(shown) for shown in cell.outputs if shown.get("name") != "stderr"]
     nbformat.write(document, output / NOTEBOOK.name if small else NOTEBOOK)
 
 
@@ -160,6 +163,13 @@ class PhotographClassifier(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam."""
         return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+def tidied(output: Any) -> Any:
+    """Return an output of a notebook's cell with a picture once, as JPEG, which is a fraction of its PNG."""
+    if "image/jpeg" in output.get("data", {}):
+        output.data.pop("image/png", None)
+    return output
 
 
 def fewer_pairs(code: str) -> str:

@@ -23,7 +23,7 @@ def outputs(path):
     """What the notebook's cells have shown, by kind."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     shown = [output for cell in cells if cell["cell_type"] == "code" for output in cell["outputs"]]
-    return shown, [output for output in shown if "image/png" in output.get("data", {})]
+    return shown, [output for output in shown if "image/jpeg" in output.get("data", {})]
 
 
 @pytest.mark.parametrize("name", ["digits", "pairs", "photographs"])
@@ -50,9 +50,9 @@ def test_the_notebook_runs(script, tmp_path):
 def test_the_notebook_shows_its_pictures_unrun():
     shown, pictures = outputs(NOTEBOOK)
     assert len(pictures) == 3
-    assert NOTEBOOK.stat().st_size < 1_000_000
-    assert "/tmp" not in NOTEBOOK.read_text(encoding="utf-8")
-    assert all(output["output_type"] != "error" for output in shown)
+    assert NOTEBOOK.stat().st_size < 300_000
+    assert all(output["output_type"] != "error" and output.get("name") != "stderr" for output in shown)
+    assert "site-packages" not in NOTEBOOK.read_text(encoding="utf-8")  # no path of the machine that ran it
 
 
 def test_a_picture_that_there_is_not_is_refused(script, capsys):
