@@ -272,7 +272,7 @@ def test_named_weights_bring_their_own_preprocessing_and_names(own, monkeypatch)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--methods gradcam", "--methods: Expected `methods` out of cam, .*, got 'gradcam'. Did you mean 'grad_cam'?"),
+        ("--methods gradcma", "--methods: Expected `methods` out of cam, .*, got 'gradcma'. Did you mean 'grad_cam'?"),
         ("--size 0", "argument --size: expected a whole number from 1 to 8192, got '0'"),
         ("--batch-size many", "argument --batch-size: expected a whole number from 1, got 'many'"),
         ("--target -1", "argument --target: expected a whole number from 0, got '-1'"),

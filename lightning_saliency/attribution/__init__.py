@@ -38,6 +38,8 @@ from lightning_saliency.attribution.methods import (
     METHODS,
     MethodChoice,
     default_methods,
+    find_map,
+    find_method,
     is_fine,
     parse_methods,
 )
@@ -71,6 +73,8 @@ __all__ = [
     "eigen_cam",
     "explain",
     "explain_call",
+    "find_map",
+    "find_method",
     "fused",
     "fused_signed",
     "grad_cam",
