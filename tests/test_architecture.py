@@ -51,7 +51,7 @@ KNOWN_TO = {
     "torchvision": {"visualization", "models", "metrics", "data", "gradient_ascent", "cli"},
     "tqdm": {"evidence", "cli"},
     "matplotlib": {"visualization"},
-    "PIL": {"visualization", "loggers", "cli"},
+    "PIL": {"data", "visualization", "loggers", "cli"},
     "tensorboard": {"loggers", "dashboard"},
 }
 KNOWS_LIGHTNING = {"callbacks", "loggers", "models/classifier", "_lightning"}

@@ -16,8 +16,8 @@ from torchvision.transforms import v2
 from lightning_saliency import CAMClassifier, Style, explain
 from lightning_saliency.attribution import ExplainedSamples, HeatmapStage
 from lightning_saliency.cli import main
-from lightning_saliency.cli.image_files import find_images, output_names, read_image
-from lightning_saliency.data import SampleBatch
+from lightning_saliency.cli.image_files import find_images, output_names
+from lightning_saliency.data import SampleBatch, read_image
 from lightning_saliency.visualization import draw_sheets
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -17,7 +17,8 @@ from PIL import Image
 from torch import nn
 from torchvision.models import SqueezeNet1_1_Weights
 
-from lightning_saliency.cli.image_files import NoImageError, find_images, output_names, read_image
+from lightning_saliency.cli.image_files import find_images, output_names
+from lightning_saliency.data import NoImageError, read_image
 
 posix = pytest.mark.skipif(os.name != "posix", reason="pipes, links and users are others there")
 

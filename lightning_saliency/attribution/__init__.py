@@ -15,7 +15,7 @@ from lightning_saliency.attribution.cam_family import (
     xgrad_cam,
 )
 from lightning_saliency.attribution.explaining import Layer, explain, explain_call, parse_images
-from lightning_saliency.attribution.explanation import ExplainedSamples, Explanation, Fuse, HeatmapStage, Settings
+from lightning_saliency.attribution.explanation import ExplainedSamples, Explanation, HeatmapStage
 from lightning_saliency.attribution.gradient import (
     input_x_gradient,
     integrated_gradients,
@@ -47,6 +47,7 @@ from lightning_saliency.attribution.perturbation import ablation_cam, occlusion,
 from lightning_saliency.attribution.readings import describe_reading, describe_readings
 from lightning_saliency.attribution.rectified import deconvnet, guided_backprop, guided_grad_cam
 from lightning_saliency.attribution.relevance import lrp
+from lightning_saliency.attribution.settings import Fuse, Settings
 
 __all__ = [
     "DEFAULT_METHODS",

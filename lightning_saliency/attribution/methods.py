@@ -63,21 +63,22 @@ def find_method(name: str) -> str | None:
     return next((key for key, spellings in names if spelled in map(_plain_spelling, spellings)), None)
 
 
-def find_map(name: str, maps: Collection[str], argument: str) -> str:
+def find_map(name: str, maps: Collection[str], argument: str = "method", expected: str = "one of") -> str:
     """Return the key of a map by its method's name, however that is spelled, and the layer behind an `@`.
 
     Args:
         name: Of a method, or of a method and a layer: `"Grad-CAM"`, `"grad_cam@layer3"`.
         maps: The keys that there are.
         argument: The argument's name in errors.
+        expected: What the maps are, as the sentence goes on after "to be".
 
     Raises:
         ValueError: There is no such map; the message names the nearest and those that there are.
 
     Example:
-        >>> find_map("Grad-CAM", ["saliency", "grad_cam"], "method")
+        >>> find_map("Grad-CAM", ["saliency", "grad_cam"])
         'grad_cam'
-        >>> find_map("salency", ["saliency", "grad_cam"], "method")
+        >>> find_map("salency", ["saliency", "grad_cam"])
         Traceback (most recent call last):
         ValueError: Expected `method` to be one of saliency, grad_cam, got 'salency'. Did you mean 'saliency'?
     """
@@ -86,7 +87,7 @@ def find_map(name: str, maps: Collection[str], argument: str) -> str:
         key = f"{find_method(method) or method}{at}{layer}"
         if name in maps or key in maps:
             return name if name in maps else key
-    return refuse(argument, f"one of {', '.join(maps)}", shown(name), hint=_suggest(name, maps))
+    return refuse(argument, f"{expected} {', '.join(maps)}", shown(name), hint=_suggest(name, maps))
 
 
 def _plain_spelling(name: str) -> str:

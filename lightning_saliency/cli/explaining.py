@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from lightning_saliency._names import printable, to_file_name
 from lightning_saliency.attribution import ExplainedSamples, Explanation, HeatmapStage, explain, parse_methods
-from lightning_saliency.cli.image_files import FIGURE, SHEET, NoImageError, find_images, output_names, read_image
-from lightning_saliency.data import SampleBatch
+from lightning_saliency.cli.image_files import FIGURE, SHEET, find_images, output_names
+from lightning_saliency.data import NoImageError, SampleBatch, read_image
 from lightning_saliency.history.folders import LocalFolder
 from lightning_saliency.models.sources import WrongArgumentError, describe_raised, load_model, user_code
 from lightning_saliency.visualization import TUTORIAL_PANELS, Style, draw_sheets, find_names, tutorial_figure

@@ -341,7 +341,7 @@ def _open_film(
     known = {key: None for look in looks for key in look.attributions}
     if samples is None or not known:
         refuse("record", "one of a run that has shown something", "none yet")
-    method = find_map(method, known, "method")
+    method = find_map(method, known, expected="one that the record holds,")
     shown = looks.of(method)
     selected = samples.positions if positions is None else tuple(positions)
     if not selected or not set(selected) <= set(samples.positions):
