@@ -14,7 +14,7 @@ from lightning_saliency.attribution.cam_family import (
     summed_hires_cam,
     xgrad_cam,
 )
-from lightning_saliency.attribution.explaining import Layer, explain, explain_call, parse_images
+from lightning_saliency.attribution.explaining import Layer, explain, explain_call
 from lightning_saliency.attribution.explanation import ExplainedSamples, Explanation, HeatmapStage
 from lightning_saliency.attribution.gradient import (
     input_x_gradient,
@@ -32,6 +32,7 @@ from lightning_saliency.attribution.heatmaps import (
     make_heatmaps,
     to_heatmaps,
 )
+from lightning_saliency.attribution.inputs import parse_images
 from lightning_saliency.attribution.method import Method
 from lightning_saliency.attribution.methods import (
     DEFAULT_METHODS,

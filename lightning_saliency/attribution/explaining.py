@@ -11,10 +11,20 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency._checks import check_choice, check_count, check_each, check_flag, check_function, check_text, optional, refuse, shown
+from lightning_saliency._checks import (
+    check_choice,
+    check_count,
+    check_each,
+    check_flag,
+    check_function,
+    check_text,
+    optional,
+    refuse,
+    shown,
+)
 from lightning_saliency.attribution.explanation import Explanation
 from lightning_saliency.attribution.heatmaps import fused, fused_signed
-from lightning_saliency.attribution.inputs import parse_images, parse_inputs
+from lightning_saliency.attribution.inputs import parse_inputs
 from lightning_saliency.attribution.methods import METHODS, MethodChoice, parse_methods
 from lightning_saliency.attribution.settings import Fuse, Settings
 from lightning_saliency.data import Call, find_class_names, over_axes
@@ -92,7 +102,7 @@ def explain(
             image), a dotted name, a module of the model, or what `find_target_layer` returned, which saves that
             run. Several layers are read from the same pass.
         transform: What turns a photograph, an RGB image of Pillow, into a tensor `(C, H, W)`: that of the validation.
-        weights: torchvision's weights of the model, `ResNet50_Weights.DEFAULT`, for their own transform and class names.
+        weights: torchvision's weights of the model, `ResNet50_Weights.DEFAULT`, for their transform and class names.
         class_names: The names of the classes. Default: those of `weights`, or that the model has in its config, if any.
         fuse: How the maps of several layers become one: the `"mean"` or `"max"` of their heatmaps; None for one map per
             layer.

@@ -271,7 +271,9 @@ class Explanation:
         """Return the explanation of one image, or of a slice of them; its tensors keep their axis N."""
         if not isinstance(rows, slice):
             if not is_int(rows):
-                raise TypeError(f"Expected the index of an image or a slice of them, such as [2] or [2:4], got {rows!r}.")
+                raise TypeError(
+                    f"Expected the index of an image or a slice of them, such as [2] or [2:4], got {rows!r}."
+                )
             if not -len(self) <= rows < len(self):
                 raise IndexError(f"Expected the index of an image to be below {len(self)}, got {rows}.")
             rows = slice(rows % len(self), rows % len(self) + 1)

@@ -86,9 +86,7 @@ class LookPass:
         Raises:
             ValueError: The module does not hold one.
         """
-        names = tuple(
-            layer if isinstance(layer, str) else name_layer(pl_module, layer).name for layer in self.layer
-        )
+        names = tuple(layer if isinstance(layer, str) else name_layer(pl_module, layer).name for layer in self.layer)
         self.layer = names
         return names
 
@@ -220,9 +218,7 @@ class LookPass:
             forward=forward,
             methods={key: options for key, options in self.methods.items() if key not in self.left_out},
             target=self.target,
-            layers=self._layers or tuple(
-                self.part.layer(forward.model, name) for name in self.name_layers(pl_module)
-            ),
+            layers=self._layers or tuple(self.part.layer(forward.model, name) for name in self.name_layers(pl_module)),
             found=self._found,
             fuse=self.execution.fuse,
             flip=self.execution.flip,

@@ -75,9 +75,10 @@ class SaliencyCallback(LookCallback):
     fails or is left out, and before the first one the metric's worst.
 
     Args:
-        methods: Keys of `lightning_saliency.METHODS`, one or several, however they are spelled (`"Grad-CAM++"`, `"ig"`),
-            or a dict from keys to the options of their functions in `lightning_saliency.attribution`, such as `{"smooth_grad": {"num_samples": 50}}`. Default:
-            those that suit the model; see `lightning_saliency.attribution.default_methods`.
+        methods: Keys of `lightning_saliency.METHODS`, one or several, in any usual spelling (`"Grad-CAM++"`), or a
+            dict from keys to the options of their functions in `lightning_saliency.attribution`, such as
+            `{"smooth_grad": {"num_samples": 50}}`. Default: those that suit the model; see
+            `lightning_saliency.attribution.default_methods`.
         samples: The number of samples, the first of the validation stream; positions in it; images `(N, C, H, W)`, or
             a pair of images and labels; or `Samples(...)`. Images that are passed are shown
             after each training epoch where the trainer has no validation.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lightning_saliency._names import printable, to_file_name
 from lightning_saliency.data import image_extensions
-from lightning_saliency.models.sources import WrongArgumentError
+from lightning_saliency.models.errors import WrongArgumentError
 
 SHEET, FIGURE, OVERLAY, RAW = ".sheet.png", ".figure.png", ".overlay.jpg", ".npy"
 """The ends of the names of our own files, which are not explained in turn."""

@@ -26,6 +26,7 @@ from lightning_saliency.data.photos import (
     to_photo,
     transformed,
 )
+from lightning_saliency.data.placement import Placement, find_placement
 from lightning_saliency.data.samples import (
     FixedSamples,
     LabelFn,
@@ -54,6 +55,7 @@ __all__ = [
     "Normalization",
     "Objects",
     "Photo",
+    "Placement",
     "Positions",
     "Sample",
     "SampleBatch",
@@ -73,6 +75,7 @@ __all__ = [
     "find_label_rows",
     "find_labels",
     "find_normalizations",
+    "find_placement",
     "find_rgb_bands",
     "find_truths",
     "find_values",

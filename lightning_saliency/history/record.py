@@ -251,8 +251,8 @@ def load_record(path: str | os.PathLike[str]) -> Record:
     """Open what a run has shown.
 
     Args:
-        path: The record's folder, the run's folder that holds it, or a folder of one such run, up to three levels above:
-            `lightning_logs`; a path, or the address of a remote store.
+        path: The record's folder, the run's folder that holds it, or up to three levels above a folder with one such
+            run, `lightning_logs`; a path, or the address of a remote store.
 
     Returns:
         The record, whose looks are read when they are asked for; `refresh` takes in what is written later.
@@ -292,8 +292,8 @@ def load_record(path: str | os.PathLike[str]) -> Record:
         )
     if not found:
         raise FileNotFoundError(
-            f"Expected `path` to be a record's folder or a run's folder that holds one, itself or up to {_LEVELS} levels "
-            f"below, got {folder.path}{'' if entries else ', which is empty or not there'}."
+            f"Expected `path` to be a record's folder or a run's folder that holds one, itself or up to {_LEVELS} "
+            f"levels below, got {folder.path}{'' if entries else ', which is empty or not there'}."
         )
     return Record(found[0])
 

@@ -9,6 +9,7 @@ from lightning_saliency.visualization.explained import (
     explanation_overlay,
     explanation_picture,
     explanation_png,
+    lay_over,
     save_explanation,
     show_explanation,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "fit_images",
     "fooling_caption",
     "grid",
+    "lay_over",
     "make_views",
     "method_title",
     "overlay",

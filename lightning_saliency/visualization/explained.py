@@ -90,7 +90,7 @@ def explanation_overlay(explanation: Explanation, key: str, style: Style | None 
     modules = [explanation.settings.forward.model]
     images = find_pixel_scale([explanation.images], style, explanation.transform, modules)(explanation.images)
     heatmaps = make_heatmaps(explanation.attributions[key], images.shape[2:], style.normalize)
-    return _laid_over(images, heatmaps.maps.cpu(), style, heatmaps.peaks.cpu(), is_fine=is_fine(key))
+    return lay_over(images, heatmaps.maps.cpu(), style, heatmaps.peaks.cpu(), is_fine=is_fine(key))
 
 
 def show_explanation(explanation: Explanation, style: Style | None = None) -> None:
@@ -153,10 +153,22 @@ def draw_heatmap(image: Any, heatmap: Any, *, style: Style = Style(), is_fine: b
     if raw.dim() != 2 or not raw.numel():
         refuse("heatmap", "one map (h, w) or (1, h, w)", f"shape {tuple(torch.as_tensor(heatmap).shape)}")
     heatmaps = make_heatmaps(raw[None, None], pixels.shape[2:], style.normalize)
-    return to_pil(_laid_over(pixels, heatmaps.maps, style, heatmaps.peaks, is_fine=is_fine)[0])
+    return to_pil(lay_over(pixels, heatmaps.maps, style, heatmaps.peaks, is_fine=is_fine)[0])
 
 
-def _laid_over(images: Tensor, heatmaps: Tensor, style: Style, peaks: Tensor, *, is_fine: bool) -> Tensor:
+def lay_over(images: Tensor, heatmaps: Tensor, style: Style, peaks: Tensor, *, is_fine: bool) -> Tensor:
+    """Lay heatmaps over their images, without words.
+
+    Args:
+        images: `(N, 3, H, W)`, uint8.
+        heatmaps: `(N, 1, H, W)` in [0, 1].
+        style: The colors.
+        peaks: The raw value that 1 stands for in each, `(N,)`.
+        is_fine: Whether their single pixels are to be seen: scaled at the 99th percentile, over the image in dark gray.
+
+    Returns:
+        `(N, 3, H, W)`, uint8.
+    """
     maps = to_percentile(heatmaps, peaks)[0] if is_fine else heatmaps
     return under_heatmaps(images, maps, style.drawing(max(images.shape[2:])).shading, is_fine=is_fine)
 

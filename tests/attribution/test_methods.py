@@ -59,7 +59,9 @@ def test_no_two_methods_share_a_spelling_and_each_title_is_one():
 
 
 def test_a_method_of_ones_own_goes_by_any_spelling_too(monkeypatch):
-    monkeypatch.setitem(METHODS, "My Method", Method(lambda evidence: evidence.images, "Mine", frozenset({"input_grads"})))
+    monkeypatch.setitem(
+        METHODS, "My Method", Method(lambda evidence: evidence.images, "Mine", frozenset({"input_grads"}))
+    )
     assert list(parse_methods(["my_method", "saliency"])) == ["My Method", "saliency"]
 
 

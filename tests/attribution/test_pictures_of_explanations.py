@@ -34,7 +34,11 @@ def test_its_words_are_three_lines(explanation):
     assert lines[0].startswith(f"Explanation of 3 images (3×48×64): ant {probability:.0%}, bee ")
     assert lines[1:] == ["methods: grad_cam, saliency", "layer: 1"]
     function = explain(network(), IMAGES[:1], methods="saliency", target=lambda logits: logits.sum(1))
-    assert repr(function).splitlines() == ["Explanation of 1 image (3×48×64): a function", "methods: saliency", "layer: none"]
+    assert repr(function).splitlines() == [
+        "Explanation of 1 image (3×48×64): a function",
+        "methods: saliency",
+        "layer: none",
+    ]
     values = explain(network(), IMAGES, task="regression")
     assert "value 0, value 0, value 0\n" in repr(values)
     assert len(repr(explain(network(), IMAGES.repeat(20, 1, 1, 1)))) < 200
@@ -46,7 +50,9 @@ def test_a_heatmap_is_taken_by_any_spelling_of_its_method(explanation):
     assert torch.equal(explanation.heatmap("Grad-CAM"), expected["grad_cam"])
     assert torch.equal(explanation.heatmap("vanilla_gradient"), expected["saliency"])
     assert explanation.heatmap("GradCAM", size=(5, 7)).shape == (3, 1, 5, 7)
-    with pytest.raises(ValueError, match="`method` to be one of the explanation's methods grad_cam, saliency, got 'cam'"):
+    with pytest.raises(
+        ValueError, match="`method` to be one of the explanation's methods grad_cam, saliency, got 'cam'"
+    ):
         explanation.heatmap("cam")
     layers = explain(network(), IMAGES, layer=["0", "1"])
     assert torch.equal(layers.heatmap("Grad-CAM@1"), layers.heatmaps()["grad_cam@1"])
@@ -64,7 +70,9 @@ def test_an_overlay_is_the_image_under_its_heatmap(explanation):
 def test_the_normalization_of_the_transform_is_undone_in_pictures():
     pixels = np.full((48, 64, 3), 200, np.uint8)
     pixels[:24] = 40
-    transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.2, 0.4, 0.6], [0.3, 0.2, 0.1])])
+    transform = v2.Compose(
+        [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.2, 0.4, 0.6], [0.3, 0.2, 0.1])]
+    )
     explanation = explain(network(), pixels, transform=transform)
     plain = explanation.overlay(style=Style(alpha=0.0))[0].permute(1, 2, 0).numpy()
     assert np.abs(plain.astype(int) - pixels).max() <= 1
@@ -75,8 +83,14 @@ def test_a_notebook_shows_it_and_its_files_are_written(explanation, tmp_path):
         assert shown.format == "PNG"
         assert shown.size == explanation.picture().size
     files = explanation.save(tmp_path / "new" / "folder")
-    names = {f"{row}.{method}.{end}" for row in range(3) for method in ("grad_cam", "saliency") for end in ("npy", "png")}
-    assert {file.name for file in files} == {path.name for path in (tmp_path / "new/folder").iterdir()} == names | {"sheet.png"}
+    names = {
+        f"{row}.{method}.{end}" for row in range(3) for method in ("grad_cam", "saliency") for end in ("npy", "png")
+    }
+    assert (
+        {file.name for file in files}
+        == {path.name for path in (tmp_path / "new/folder").iterdir()}
+        == names | {"sheet.png"}
+    )
     raw = np.load(tmp_path / "new/folder/1.grad_cam.npy")
     assert np.array_equal(raw, explanation.attributions["grad_cam"][1, 0].numpy())
     with Image.open(tmp_path / "new/folder/2.saliency.png") as picture:

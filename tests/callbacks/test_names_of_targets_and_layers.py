@@ -21,7 +21,11 @@ def named(classes=NAMES):
 def fit(folder, module=None, *, dataset=None, methods="grad_cam", **options):
     kept = Keeps()
     callback = SaliencyCallback(
-        methods, samples=4, outputs=[kept], execution=Execution(on_error="raise", fuse=options.pop("fuse", None)), **options
+        methods,
+        samples=4,
+        outputs=[kept],
+        execution=Execution(on_error="raise", fuse=options.pop("fuse", None)),
+        **options,
     )
     runner = trainer(folder, callback, max_epochs=1)
     runner.fit(module or TinyClassifier(), loader(), loader(dataset if dataset is not None else named()))
@@ -111,12 +115,20 @@ def test_a_layer_of_a_part_of_the_module_is_found_in_it(tmp_path):
 
 def test_a_layer_of_another_model_is_refused_when_the_run_begins(tmp_path):
     callback = SaliencyCallback("grad_cam", samples=4, layer=TinyClassifier().backbone[2])
-    with pytest.raises(ValueError, match=r"`layer` to be a module of the model, got a ReLU that TinyClassifier does not"):
+    with pytest.raises(
+        ValueError, match=r"`layer` to be a module of the model, got a ReLU that TinyClassifier does not"
+    ):
         trainer(tmp_path, callback).fit(TinyClassifier(), loader(), loader(named()))
 
 
-@pytest.mark.parametrize("methods", [["GradCAM", "Grad-CAM++", "Saliency"], {"ig": {"steps": 4}, "SmoothGrad": {"num_samples": 2}}])
+@pytest.mark.parametrize(
+    "methods", [["GradCAM", "Grad-CAM++", "Saliency"], {"ig": {"steps": 4}, "SmoothGrad": {"num_samples": 2}}]
+)
 def test_methods_are_called_by_their_keys_however_they_are_spelled(tmp_path, methods):
     _, look = fit(tmp_path, methods=methods)
-    keys = ["grad_cam", "grad_cam_plus_plus", "saliency"] if isinstance(methods, list) else ["integrated_gradients", "smooth_grad"]
+    keys = (
+        ["grad_cam", "grad_cam_plus_plus", "saliency"]
+        if isinstance(methods, list)
+        else ["integrated_gradients", "smooth_grad"]
+    )
     assert list(look.explained[0].explanation.attributions) == keys

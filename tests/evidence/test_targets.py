@@ -48,7 +48,11 @@ def test_every_form_of_target_gives_its_scores(target, classes, scores):
         (torch.eye(2), TypeError, r"`target` to hold integer .* torch.float32.*labels.argmax\(1\)"),
         (torch.tensor([True, False]), TypeError, r"`target` to hold integer class indices, got dtype torch.bool"),
         ("", ValueError, r"`target` to be a text that is not empty, got ''"),
-        ("cat", ValueError, r"`target` to be label, predicted or a class's index, as the classes have no names .* 'cat'"),
+        (
+            "cat",
+            ValueError,
+            r"`target` to be label, predicted or a class's index, as the classes have no names .* 'cat'",
+        ),
         ("label", ValueError, r"`target` to be the labels themselves, got 'label': pass `target=labels`"),
         (["cat", "dog"], ValueError, r"`target` to be .*, as the classes have no names here, got 'cat'"),
         (["cat", 1.5], TypeError, r"`target` to be None, a class index, .* got \['cat', 1.5\]"),
@@ -68,7 +72,9 @@ def test_a_wrong_target_is_refused_before_the_model_runs(target, error, says):
 
 @pytest.mark.parametrize(("logits", "target", "classes"), [(LOGITS, -4, 3), (LOGITS[:, :1], -3, 2)])
 def test_a_class_from_the_end_that_the_logits_lack_is_refused(logits, target, classes):
-    with pytest.raises(ValueError, match=rf"`target` to be one of .* {classes} classes .* or -{classes} to -1\), got {target}"):
+    with pytest.raises(
+        ValueError, match=rf"`target` to be one of .* {classes} classes .* or -{classes} to -1\), got {target}"
+    ):
         check_classes(Target(target).resolve(2), logits)
     check_classes(Target(target + 1).resolve(2), logits)
 

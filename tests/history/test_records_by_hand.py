@@ -18,7 +18,9 @@ def test_a_record_is_found_from_the_log_folder_above_its_run(tmp_path):
 def test_of_several_runs_the_message_names_each(tmp_path):
     for number in range(7):
         make_writer(tmp_path / "logs" / f"version_{number}")
-    with pytest.raises(ValueError, match=r"a folder of 7: .*version_0.*version_1.*version_4.*…\. Pass one of these") as raised:
+    with pytest.raises(
+        ValueError, match=r"a folder of 7: .*version_0.*version_1.*version_4.*…\. Pass one of these"
+    ) as raised:
         load_record(tmp_path / "logs")
     assert "version_5" not in str(raised.value)
 
@@ -56,5 +58,7 @@ def test_a_filmstrip_takes_the_path_of_a_run_and_any_spelling_of_the_method(tmp_
     expected = filmstrip(load_record(tmp_path), "grad_cam")
     for path in (tmp_path, str(tmp_path / "logs")):
         assert filmstrip(path, "Grad-CAM").equal(expected)
-    with pytest.raises(ValueError, match="one that the record holds, grad_cam, saliency, got 'salency'. Did you mean 'saliency'"):
+    with pytest.raises(
+        ValueError, match="one that the record holds, grad_cam, saliency, got 'salency'. Did you mean 'saliency'"
+    ):
         filmstrip(tmp_path, "salency")
