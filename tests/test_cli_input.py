@@ -263,7 +263,7 @@ def test_each_odd_file_of_a_folder_is_named_in_one_line_and_the_others_are_expla
     assert skipped["device.jpg"] == "it is a device"
     assert skipped["gone.jpg"] == "No such file or directory"
     assert skipped["itself.jpg"] == "Too many levels of symbolic links"
-    assert len(written()) == 2 * 7
+    assert len(written()) == 3 * 7
     assert all(len(os.fsencode(name)) <= 200 and name.isprintable() for name in written())
 
 

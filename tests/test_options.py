@@ -105,6 +105,7 @@ WRONG_METHODS = [3, NAN, *BOOLS, [], (), {}, "", "gradcma", b"cam", ["grad_cam",
                  {"grad_cam": {"principal": "False"}}, {"smooth_grad": {"num_samples": True}}]  # fmt: skip
 CLASS_INDEX = [True, b"x", "", 1.5, NAN, 10**30, [], {}, Odd(), [0.5], [True], [[0, 1]], 1j, [None], ["a", 0.5],
                torch.tensor([0.5]), np.True_]  # fmt: skip
+NOT_FROM_0 = [*CLASS_INDEX, "x", -1, [-1, 0]]
 CLASS_NAMES = Kind([3, NAN, *BOOLS, "cat", b"cat", "", [], (), {}, Odd(), [None], [True, "a"], [["a"]], [b"a"]],
                    [["cat", "dog"], ("a\n", "b\r\n", "\0"), [1, 2], np.array(["a", "b"]), [""], ["\ud800", "x" * 9999],
                     None])  # fmt: skip
@@ -213,7 +214,8 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
     }),
     explain: ({"model": NET, "images": IMAGES}, {
         "model": MODEL, "images": INPUTS, "methods": Kind(WRONG_METHODS, ONE_METHOD),
-        "target": Kind([*CLASS_INDEX, "label", "x", [0, 1, 0], 99, -99], [None, 1, -1, [0, np.int64(1)], lambda logits: logits[:, 0],
+        "target": Kind([*CLASS_INDEX, "label", "x", [0, 1, 0], 99, -99], [None, 1, -1, [0, np.int64(1)],
+                                                                                  lambda logits: logits[:, 0],
                                                                  torch.tensor([1, 0])]),
         "layer": Kind([*LAYER.wrong, "no such layer", nn.ReLU()], ["0", NET[0], None]),
         "fuse": choice("mean", "max").or_none(), "flip": FLAG,
@@ -223,7 +225,7 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
         "class_names": Kind([*CLASS_NAMES.wrong, ["a", "b", "c", "d"]], [None]),
     }),
     class_model_image: ({"model": NET, "classes": [0, 1], "image_size": (2, 12, 12), "steps": 1}, {
-        "model": MODEL, "classes": Kind([*CLASS_INDEX, "x", -1, [-1, 0], None, 99], [0, [1], np.array([1, 0]), torch.tensor([0])]),
+        "model": MODEL, "classes": Kind([*NOT_FROM_0, None, 99], [0, [1], np.array([1, 0]), torch.tensor([0])]),
         "image_size": Kind([3, None, *BOOLS, "abc", "", [], {}, Odd(), (12, 12), (2, 12, 0), (2, 12, 1.5),
                             (2, 12, True), (2, -12, 12), (2, 10**30, 12)],
                            [(2, 12, 12), [np.int64(2), 12, 12], torch.Size([2, 9, 9])]),
@@ -235,7 +237,7 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
         "jitter": count(0).but(0, 2**63 - 1), "seed": count(0).but(0, 2**63 - 1),
     }),
     fooling_image: ({"model": NET, "images": IMAGES, "max_steps": 1}, {
-        "model": MODEL, "images": INPUTS, "target": Kind([*CLASS_INDEX, "label", "x", -1, [-1, 0], [0, 1, 0], 99, torch.sum], [None, 1]),
+        "model": MODEL, "images": INPUTS, "target": Kind([*NOT_FROM_0, "label", [0, 1, 0], 99, torch.sum], [None, 1]),
         "method": choice("sign", "gradient"), "step_size": LENGTH, "max_steps": count(),
         "bounds": Kind([3, True, "ab", "", [], {}, Odd(), (1, 0), (0, 0), (0, NAN), (0, "1"), (False, True), (0,),
                         (None, 1), (torch.zeros(3), 1)], [None, (0, 1), (-INF, torch.ones(2, 1, 1))]),

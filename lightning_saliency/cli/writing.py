@@ -194,15 +194,11 @@ class ImageWriter:
 
     def _describe(self, rows: Explanation) -> str:
         """Return in words what is predicted, and which classes are explained."""
-        return f"{self._describe_prediction(rows)}explained: {self._describe_explained(rows)}"
-
-    def _describe_prediction(self, rows: Explanation) -> str:
         if rows.probabilities is None or rows.classes is None:
-            return ""
-        predicted = int(rows.predictions[0])
-        if rows.classes.tolist() == [predicted]:
-            return ""
-        return f"predicted {self._with_probability(rows, 0, predicted)}, "
+            return f"explained: {self._describe_explained(rows)}"
+        predicted = self._with_probability(rows, 0, int(rows.predictions[0]))
+        explained = "" if self.options.target is None else f", explained: {self._describe_explained(rows)}"
+        return f"predicted {predicted}{explained}"
 
     def _describe_explained(self, rows: Explanation) -> str:
         if rows.classes is None or self.options.target is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from difflib import get_close_matches
 from functools import partial
@@ -32,8 +33,8 @@ def make_timm_model(name: str, weights: str | None, num_classes: int | None, *, 
     Raises:
         WrongArgumentError: timm is not installed or has no such model, or the weights are not its own.
     """
-    _check_installed("timm", f"--model timm:{name}")
-    import timm
+    with _installed("timm", f"--model timm:{name}"):
+        import timm
 
     base = name.partition(".")[0]
     if "/" not in name and not timm.is_model(base):
@@ -80,8 +81,8 @@ def make_hugging_face_model(
     Raises:
         WrongArgumentError: transformers is not installed, there is no such model, or the weights are not its own.
     """
-    _check_installed("transformers", f"--model hf:{name}")
-    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageClassification
+    with _installed("transformers", f"--model hf:{name}"):
+        from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageClassification
 
     is_kind = name in CONFIG_MAPPING and not Path(name).is_dir()
     with _reading(name):
@@ -157,10 +158,12 @@ def _with_weights(
     return WeightFile.open(path, unsafe=unsafe).load_into(model, make if num_classes is None else None)
 
 
-def _reading(name: str) -> Any:
+def _reading(name: str) -> AbstractContextManager[None]:
     return user_code(f"--model hf:{shown(name)} to be a folder with a model, one on the hub, or a kind of model as vit")
 
 
-def _check_installed(package: str, what: str) -> None:
+def _installed(package: str, what: str) -> AbstractContextManager[None]:
+    """Return the context in which an optional package is imported, whose own imports may fail."""
     if find_spec(package) is None:
         raise WrongArgumentError(f"Expected the package {package} to be installed for {what}: `pip install {package}`.")
+    return user_code(f"the package {package} to be importable for {what}")

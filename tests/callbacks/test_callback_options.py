@@ -70,7 +70,11 @@ def test_a_group_of_options_is_frozen_and_documents_each(group):
         ),
         ({"every_n_epochs": -1}, ValueError, "`every_n_epochs` to be a positive int, got -1"),
         ({"target": ""}, ValueError, "`target`"),
-        ({"target": "rat", "style": Style(class_names=["cat", "dog"])}, ValueError, "`target`.*got 'rat'. Nearest: cat"),
+        (
+            {"target": "rat", "style": Style(class_names=["cat", "dog"])},
+            ValueError,
+            "`target`.*got 'rat'. Nearest: cat",
+        ),
         ({"target": 1.5}, TypeError, "`target`"),
         ({"target": [0, 1]}, ValueError, "`target`.*each of the 8 samples, got 2"),
         ({"layer": 3}, TypeError, "`layer` to be a dotted name, a module, several of these, or None, got int"),
