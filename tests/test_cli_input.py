@@ -491,7 +491,7 @@ def test_the_names_of_layers_do_not_leave_the_output_folder(own):
     before = sorted(Path().rglob("*"))
     assert run("--layer", "up/up", "x" * 300, model="own:odd", output="deep/out") == 0
     assert sorted(path for path in Path().rglob("*") if path not in before and "deep" not in path.parts) == []
-    assert len(written("deep/out")) == 3
+    assert len(written("deep/out")) == 5
     assert written("deep/out")[0].startswith("one.grad_cam@up-up-")
 
 

@@ -1,4 +1,4 @@
-"""What the command line writes and says of photographs: targets by name, maps on the photograph, and other people's models."""
+"""What the command line writes of photographs: targets by name, maps on the photograph, other people's models."""
 
 from argparse import Namespace
 from importlib.util import find_spec

@@ -190,7 +190,8 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
     }),
     SaliencyCallback: ({}, {
         "methods": Kind(WRONG_METHODS, [*ONE_METHOD, None]), "samples": SAMPLES,
-        "target": Kind(CLASS_INDEX, ["label", "predicted", "a cat", 3, -1, np.int64(2), [0] * 8, torch.zeros(8).long(), torch.sum]),
+        "target": Kind(CLASS_INDEX, ["label", "predicted", "a cat", 3, -1, np.int64(2), [0] * 8,
+                                     torch.zeros(8).long(), torch.sum]),
         "layer": LAYER, "metrics": group(Metrics(), True, False, np.True_),
         "history": group(History(), True, False, np.False_),
         "outputs": Kind([3, NAN, True, "a", b"", {}, Odd(), [3], [None], ["a"], [print]], [None, [], ()]), **MADE,
@@ -204,7 +205,8 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
         "target": count(0).but(0).or_none(), "method": choice("sign", "gradient"), "step_size": LENGTH,
         "max_steps": STEPS, "samples": SAMPLES, **MADE,
     }),
-    Target: ({}, {"choice": Kind(CLASS_INDEX, [None, "label", "a cat", ["a", 1], 3, -1, np.int64(2), [1, 2], range(3), torch.sum])}),
+    Target: ({}, {"choice": Kind(CLASS_INDEX, [None, "label", "a cat", ["a", 1], 3, -1, np.int64(2), [1, 2], range(3),
+                                               torch.sum])}),
     Forward: ({"model": NET}, {
         "model": Kind(MODEL.wrong, [NET]), "output_fn": OUTPUT.but(()),
         "task": Kind([3, True, "x", Odd(), Task], list(TASKS.values())),

@@ -109,7 +109,8 @@ def find_placement(transform: Callable[[Image.Image], Any], size: tuple[int, int
     low, gain = black[:, is_photo].median(1).values, span[:, is_photo].median(1).values
 
     def fraction(result: Tensor) -> Tensor:
-        return ((result - low[:, None, None]) / gain[:, None, None]).mean(0)
+        values: Tensor = (result - low[:, None, None]) / gain[:, None, None]
+        return values.mean(0)
 
     x = _fit(fraction(across), is_photo, width, axis=1)
     y = _fit(fraction(down), is_photo, height, axis=0)

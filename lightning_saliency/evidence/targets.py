@@ -57,7 +57,7 @@ class Target:
     def __post_init__(self) -> None:
         if isinstance(self.choice, str):
             object.__setattr__(self, "choice", check_text("target", self.choice))
-        elif _are_texts(self.choice):
+        elif isinstance(self.choice, list | tuple) and _are_texts(self.choice):
             object.__setattr__(self, "choice", tuple(self.choice))
         elif self.choice is not None and not callable(self.choice):
             classes = _class_indices(self.choice)
@@ -151,13 +151,10 @@ class Target:
         return f"class {self.choice}" if isinstance(self.choice, int | str) else "chosen target"
 
 
-def _are_texts(choice: Any) -> bool:
+def _are_texts(choice: Sequence[Any]) -> bool:
     """Whether a choice holds a class for each image by name, perhaps besides indices."""
-    return (
-        isinstance(choice, list | tuple)
-        and any(isinstance(entry, str) and entry for entry in choice)
-        and all((isinstance(entry, str) and entry) or is_int(entry) for entry in choice)
-    )
+    are_names = [isinstance(entry, str) and bool(entry) for entry in choice]
+    return any(are_names) and all(name or is_int(entry) for name, entry in zip(are_names, choice, strict=True))
 
 
 def _find_class(name: str, names: Sequence[str] | None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -118,7 +118,7 @@ class WeightFile:
             "other sizes": [] if match.num_classes is not None else match.described_sizes,
             "no tensors": [key for key in match.model if key in match.file and not isinstance(match.file[key], Tensor)],
             "missing": match.missing,
-            "unexpected": match.unexpected if match.missing else [],
+            "unexpected": match.unexpected if match.missing or match.is_mostly_unexpected else [],
         }
         if any(faults.values()):
             listed = "; ".join(f"{fault}: {_first_few(keys)}" for fault, keys in faults.items() if keys)
@@ -144,6 +144,15 @@ class _Match:
     def unexpected(self) -> list[str]:
         """What the model has no place for."""
         return [key for key in self.file if key not in self.model]
+
+    @property
+    def is_mostly_unexpected(self) -> bool:
+        """Whether that is more than what the model has a place for: then it is another model's file."""
+        return self._count(self.unexpected) > self._count(self.file.keys() & self.model.keys())
+
+    def _count(self, keys: Iterable[str]) -> int:
+        tensors = (self.file[key] for key in keys)
+        return sum(tensor.numel() for tensor in tensors if isinstance(tensor, Tensor))
 
     @property
     def other_sizes(self) -> list[str]:

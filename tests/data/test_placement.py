@@ -15,7 +15,6 @@ SIZES = [(400, 300), (300, 400), (37, 50), (1200, 1999), (224, 224)]
 
 def expected_of(resize, crop, size):
     """Of a resize of the shorter side and a crop of the center, as torchvision rounds them."""
-    height, width = size
     short = min(size)
     new = [int(resize * length / short) if length != short else resize for length in size]
     scale = [length / resized for length, resized in zip(size, new, strict=True)]

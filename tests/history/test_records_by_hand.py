@@ -27,7 +27,7 @@ def test_of_several_runs_the_message_names_each(tmp_path):
 
 def test_a_folder_without_records_is_said_to_be_one(tmp_path):
     (tmp_path / "data" / "images").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match="itself or up to 3 levels below, got .*data$|below, got .*data\\.$"):
+    with pytest.raises(FileNotFoundError, match=r"itself or up to 3 levels below, got .*data$|below, got .*data\\.$"):
         load_record(tmp_path / "data")
     with pytest.raises(FileNotFoundError, match="which is empty or not there"):
         load_record(tmp_path / "nowhere")
@@ -59,6 +59,6 @@ def test_a_filmstrip_takes_the_path_of_a_run_and_any_spelling_of_the_method(tmp_
     for path in (tmp_path, str(tmp_path / "logs")):
         assert filmstrip(path, "Grad-CAM").equal(expected)
     with pytest.raises(
-        ValueError, match="one that the record holds, grad_cam, saliency, got 'salency'. Did you mean 'saliency'"
+        ValueError, match=r"one that the record holds, grad_cam, saliency, got 'salency'\. Did you mean 'saliency'"
     ):
         filmstrip(tmp_path, "salency")
