@@ -54,8 +54,17 @@ def guided_grad_cam(evidence: Evidence, passes: Passes) -> Tensor:
 
 
 ROWS = {
-    "guided_backprop": Method(guided_backprop, "Guided backprop", _NONE, reduce="absolute", extra="rectified"),
-    "deconvnet": Method(deconvnet, "Deconvnet", _NONE, reduce="absolute", extra="rectified"),
+    "guided_backprop": Method(
+        guided_backprop,
+        "Guided backprop",
+        _NONE,
+        reduce="absolute",
+        extra="rectified",
+        aliases=("guided_backpropagation",),
+    ),
+    "deconvnet": Method(
+        deconvnet, "Deconvnet", _NONE, reduce="absolute", extra="rectified", aliases=("deconvolution", "deconv")
+    ),
     "guided_grad_cam": Method(guided_grad_cam, "Guided Grad-CAM", _MAP, reduce="absolute", extra="rectified"),
 }
 """Rows of the method table."""
