@@ -17,9 +17,9 @@ def describe_reading(explanation: Explanation, key: str) -> str:
         key: The map's key in its attributions: a method, or a method and a layer.
 
     Returns:
-        Such as `layer: layer4` or `layer: blocks.11.norm1 · 14×14 tokens after 1+4`: there the patches come after one
-        token that the score reads, a class token, and four that it does not, registers. Empty for a map of the image's
-        pixels.
+        Such as `read at layer layer4` or `read at layer blocks.11.norm1 · 14×14 tokens after 1+4`: there the patches
+        come after one token that the score reads, a class token, and four that it does not, registers. Empty for a map
+        of the image's pixels.
 
     Example:
         >>> import torch
@@ -27,7 +27,7 @@ def describe_reading(explanation: Explanation, key: str) -> str:
         >>> from lightning_saliency import explain
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
         >>> describe_reading(explain(model, torch.randn(2, 3, 32, 32)), "grad_cam")
-        'layer: 1'
+        'read at layer 1'
     """
     method, _, layer = key.partition("@")
     settings, found = explanation.settings, explanation.settings.found or Layers()
@@ -40,7 +40,7 @@ def describe_reading(explanation: Explanation, key: str) -> str:
     layers = [one for one in settings.layers_of(method) if not layer or str(one) == layer]
     if not layers:
         return ""
-    return f"layer: {', '.join(map(str, layers))}{_tokens(layers[0], found, grid)}"
+    return f"read at layer {', '.join(map(str, layers))}{_tokens(layers[0], found, grid)}"
 
 
 def describe_readings(explanation: Explanation, keys: Iterable[str]) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lightning_saliency.attribution import METHODS, Explanation
 from lightning_saliency.data import Answer
 
 _MOST_NAMED = 3  # classes or values in a caption
-_LONGEST_NAME = 40  # characters of a class name in a caption, so that what follows it is seen too
 
 
 @dataclass(frozen=True)
@@ -17,19 +16,21 @@ class Caption:
     """A line of words about a sample or a cell.
 
     Args:
-        text: The words. What is too long for its place is cut with "…".
+        text: The words. What is too long for its place is broken into two lines, then its names are shortened.
         correct: Whether the prediction is right: the text is green after a ✓ for True, red after a ✗ for False, and
             neutral for None.
         detail: What stands small below a cell's words, such as which slice of a volume is shown.
+        names: The names of classes in the text, which may be shortened in the middle.
 
     Example:
         >>> Caption("true cat · predicted dog 93%", correct=False)
-        Caption(text='true cat · predicted dog 93%', correct=False, detail='')
+        Caption(text='true cat · predicted dog 93%', correct=False, detail='', names=())
     """
 
     text: str
     correct: bool | None = None
     detail: str = ""
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ class Names:
         names = self.names or ()
         return (str(names[index]) if 0 <= index < len(names) else "") or str(index)
 
-    def short(self, index: int, probability: float | None = None) -> str:
-        """Return the name, cut where it is longer than 40 characters, with the class's probability behind it."""
-        name = self[index] if len(self[index]) <= _LONGEST_NAME else self[index][: _LONGEST_NAME - 1].rstrip() + "…"
-        return name if probability is None else f"{name} {probability:.0%}"
+    def caption(self, index: int, probability: float | None = None) -> Caption:
+        """Return the name, with the class's probability behind it."""
+        name = self[index]
+        return Caption(name if probability is None else f"{name} {probability:.0%}", names=(name,))
 
 
 def method_title(key: str) -> str:
@@ -72,35 +73,67 @@ def join_notes(*notes: str | bool | None) -> str:
     return " · ".join(str(note) for note in notes if note)
 
 
-def prediction_captions(
-    truths: Sequence[Answer | None],
-    answers: Sequence[Answer | None],
-    confidences: Sequence[Sequence[float]],
-    names: Names,
-    of_what: str = "",
-) -> list[Caption]:
-    """Say of each sample what is true of it, where that is known, what is predicted, and how probable that is.
+def prediction_captions(explanation: Explanation, truths: Sequence[Answer | None], names: Names) -> list[Caption]:
+    """Say of each sample what is predicted and how probable that is, what is true, and which class its map explains.
+
+    What is right, and what explains the predicted class, is not said twice.
 
     Args:
+        explanation: What the model says.
         truths: A class, a set of classes, or values; None where that is not known.
-        answers: The same of the model; None where there is nothing to read.
-        confidences: The probability of each predicted class; none of values.
         names: The names of the classes.
-        of_what: What stands behind a probability.
 
     Example:
-        >>> prediction_captions([(39.0,)], [(37.25,)], [()], Names())[0].text
-        'true 39 · predicted 37.25'
+        >>> import torch
+        >>> from lightning_saliency import explain
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> parameters = {"0.weight": torch.zeros(2, 3, 3, 3), "0.bias": torch.tensor([3.0, 2.0])}
+        >>> matched = model.load_state_dict(parameters)
+        >>> explanation = explain(model, torch.rand(3, 3, 8, 8), methods="saliency", target=[0, 1, 1])
+        >>> captions = prediction_captions(explanation, [0, 1, None], Names(["cat", "dog"]))
+        >>> [caption.text for caption in captions]
+        ['cat 73%', 'predicted cat 73% · map of: true dog 27%', 'predicted cat 73% · map of: dog 27%']
     """
+    task, probabilities = explanation.task, explanation.probabilities
+    predictions, answers = explanation.predictions.tolist(), explanation.answers
+    classes = [None] * len(answers) if explanation.classes is None else explanation.classes.tolist()
+    captions = []
+    for row, (truth, answer, index) in enumerate(zip(truths, answers, classes, strict=True)):
+        correct, parts = is_right(answer, truth), []
+        if answer is not None:
+            confidences = explanation.answer_probabilities[row]
+            said = _in_words(answer, names, confidences)
+            said = replace(said, text=said.text + task.of_what if confidences else said.text)
+            parts.append(said if correct else _joined("predicted ", said))
+        is_other = index is not None and index != predictions[row]
+        if truth is not None and not correct and not (is_other and truth == index):
+            parts.append(_truth(truth, names))
+        if is_other:
+            explained = (
+                Caption(f"value {index}")
+                if probabilities is None
+                else names.caption(index, float(probabilities[row, index]))
+            )
+            parts.append(_joined("map of: true " if truth == index else "map of: ", explained))
+        captions.append(replace(_joined("", *parts), correct=correct))
+    return captions
+
+
+def reason_words(reasons: Sequence[str | None]) -> list[str | None]:
+    """Say in plain words why maps are blank; see `lightning_saliency.attribution.blank_reasons`.
+
+    Example:
+        >>> reason_words(["constant 0", "constant 2.5", None])
+        ['nothing speaks for it: 0 everywhere', 'the same everywhere: 2.5', None]
+    """
+    plain = {
+        "constant 0": "nothing speaks for it: 0 everywhere",
+        "all negative": "all speaks against it: negative everywhere",
+        "not finite": "no numbers: infinite, or not defined",
+    }
     return [
-        Caption(
-            join_notes(
-                _truth(truth, names),
-                answer is not None and f"predicted {_in_words(answer, names, row)}{of_what if row else ''}",
-            ),
-            None if truth is None else is_right(answer, truth),
-        )
-        for truth, answer, row in zip(truths, answers, confidences, strict=True)
+        None if reason is None else plain.get(reason, reason.replace("constant ", "the same everywhere: "))
+        for reason in reasons
     ]
 
 
@@ -119,40 +152,18 @@ def _is_values(answer: Answer) -> bool:
     return isinstance(answer, tuple) and any(isinstance(value, float) for value in answer)
 
 
-def _in_words(answer: Answer, names: Names, confidences: Sequence[float] = ()) -> str:
+def _in_words(answer: Answer, names: Names, confidences: Sequence[float] = ()) -> Caption:
     """Return an answer in words, the first three of several."""
     if not isinstance(answer, tuple):
-        return names.short(answer, *confidences[:1])
+        return names.caption(answer, *confidences[:1])
     if not answer:
-        return "none"
+        return Caption("none")
     words = [
-        f"{value:.4g}" if isinstance(value, float) else names.short(value, *confidences[index : index + 1])
+        Caption(f"{value:.4g}") if isinstance(value, float) else names.caption(value, *confidences[index : index + 1])
         for index, value in enumerate(answer[:_MOST_NAMED])
     ]
-    return ", ".join([*words, *(["…"] if len(answer) > _MOST_NAMED else [])])
-
-
-def explanation_captions(explanation: Explanation, names: Names) -> list[Caption]:
-    """Say of each image the predicted class, how probable it is, and which class is explained."""
-    predictions = explanation.predictions.tolist()
-    classes = [None] * len(predictions) if explanation.classes is None else explanation.classes.tolist()
-    probabilities = explanation.probabilities
-    said = prediction_captions(
-        [None] * len(predictions),
-        explanation.answers,
-        explanation.answer_probabilities,
-        names,
-        explanation.task.of_what,
-    )
-    captions = []
-    for row, (predicted, index, caption) in enumerate(zip(predictions, classes, said, strict=True)):
-        explained = "predicted class" if index == predicted else "chosen target"
-        if probabilities is None and index is not None:
-            explained = f"value {index}"
-        elif probabilities is not None and index not in (None, predicted):
-            explained = names.short(index, float(probabilities[row, index]))
-        captions.append(Caption(join_notes(caption.text, f"explained: {explained}")))
-    return captions
+    text = ", ".join([*(word.text for word in words), *(["…"] if len(answer) > _MOST_NAMED else [])])
+    return Caption(text, names=_names_of(words))
 
 
 def class_captions(
@@ -164,24 +175,27 @@ def class_captions(
 ) -> list[Caption]:
     """Name a class of each sample and its probability; marked as right where it is the true one."""
     return [
-        Caption(f"{names[index]} · {as_text.format(probability)}", True if index == label else None)
+        Caption(
+            f"{names[index]} {as_text.format(probability)}", True if index == label else None, names=(names[index],)
+        )
         for index, probability, label in zip(classes, probabilities, labels, strict=True)
     ]
 
 
 def label_captions(labels: Sequence[Answer | None], names: Names) -> list[Caption]:
     """Say what is true of each sample, where that is known."""
-    return [Caption(_truth(label, names)) for label in labels]
+    return [_truth(label, names) for label in labels]
 
 
 def answer_caption(label: Answer | None, answer: Answer | None, names: Names) -> Caption:
     """Say what is predicted alone, and whether it is right, where that is known."""
-    return Caption("" if answer is None else _in_words(answer, names), is_right(answer, label))
+    said = Caption("") if answer is None else _in_words(answer, names)
+    return replace(said, correct=is_right(answer, label))
 
 
 def class_model_caption(index: int, names: Names, blank_reason: str | None = None) -> Caption:
     """Name the class that a class model image shows, and why there is no image, where that is so."""
-    return Caption(join_notes(names[index], blank_reason))
+    return Caption(join_notes(names[index], blank_reason), names=(names[index],))
 
 
 def fooling_caption(
@@ -193,13 +207,22 @@ def fooling_caption(
         >>> fooling_caption(0, 1, 3, True, None, Names(["cat", "dog"])).text
         'true cat · taken for dog after 3 steps'
     """
-    outcome = f"taken for {names.short(target)}"
+    outcome = f"taken for {names[target]}"
     if fooled:
         outcome += f" after {steps} step{'' if steps == 1 else 's'}"
     else:
         outcome = f"not {outcome}" + (f": {blank_reason}" if blank_reason else f" within {steps} steps")
-    return Caption(join_notes(_truth(label, names), outcome))
+    return _joined("", _truth(label, names), Caption(outcome, names=(names[target],)))
 
 
-def _truth(label: Answer | None, names: Names) -> str:
-    return "" if label is None else f"true {_in_words(label, names)}"
+def _truth(label: Answer | None, names: Names) -> Caption:
+    return Caption("") if label is None else _joined("true ", _in_words(label, names))
+
+
+def _joined(begin: str, *parts: Caption) -> Caption:
+    """Join captions to one, with these words before the first."""
+    return Caption(begin + join_notes(*(part.text for part in parts)), names=_names_of(parts))
+
+
+def _names_of(captions: Sequence[Caption]) -> tuple[str, ...]:
+    return tuple(name for caption in captions for name in caption.names)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_saliency.data import averaged, interpolated
 from lightning_saliency.visualization.cells import WIDE, Drawing
 from lightning_saliency.visualization.colors import colorize
-from lightning_saliency.visualization.text import get_font, line_height
+from lightning_saliency.visualization.fonts import get_font
 from lightning_saliency.visualization.theme import Color, Theme
 
 _SHARPNESS = 3  # columns that are drawn for one of pixels
@@ -110,7 +110,7 @@ def _draw_axis(length: int, width: int, font_size: int, theme: Theme) -> NDArray
     """Draw the axis of time, `(h, w, 3)`, with a few of its points."""
     font = get_font(font_size)
     tick = max(3, font_size // 3)
-    page = Image.new("RGB", (width, tick + line_height(font) + 2), theme.paper)
+    page = Image.new("RGB", (width, tick + font.height + 2), theme.paper)
     draw = ImageDraw.Draw(page)
     draw.line((0, 0, width, 0), fill=theme.faint)
     for time in _ticks(length):
@@ -118,7 +118,7 @@ def _draw_axis(length: int, width: int, font_size: int, theme: Theme) -> NDArray
         draw.line((x, 0, x, tick), fill=theme.faint)
         half = font.getlength(str(time)) / 2
         middle = min(max(x, half + 1), width - half - 1)
-        draw.text((middle, tick + 1 + font.getmetrics()[0]), str(time), fill=theme.faint, font=font, anchor="ms")
+        font.write(draw, middle - half, tick + 1 + font.ascent, str(time), theme.faint)
     return np.asarray(page)
 
 

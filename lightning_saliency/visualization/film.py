@@ -23,6 +23,7 @@ from lightning_saliency.visualization.captions import (
     join_notes,
     label_captions,
     method_title,
+    reason_words,
 )
 from lightning_saliency.visualization.colors import to_common_scale, to_percentile
 from lightning_saliency.visualization.encode import encode_gif
@@ -142,7 +143,7 @@ def filmstrip(
         film.shown_images,
         {frame.title: frame.heatmaps for frame in frames},
         title=f"{method_title(method)}, {film.titles[0]} to {film.titles[-1]}",
-        blanks={frame.title: frame.reasons for frame in frames},
+        blanks={frame.title: reason_words(frame.reasons) for frame in frames},
         labels={"": film.labels, **{frame.title: frame.labels for frame in frames}},
         note=film.note,
         fine=[frame.title for frame in frames] if is_fine(method) else [],
@@ -191,7 +192,7 @@ def animation(
             frame.heatmaps,
             title=frame.title,
             labels=frame.labels,
-            blanks=frame.reasons,
+            blanks=reason_words(frame.reasons),
             note=join_notes(method_title(method), film.note),
             progress=index / max(len(film.looks) - 1, 1),
             is_fine=is_fine(method),
@@ -252,7 +253,7 @@ class _Film:
         last = self.looks[-1]
         return join_notes(
             f"explained: {last.explained}" if last.explained else "",
-            f"layer: {', '.join(last.layers)}" if last.layers and self.reads_layer else "",
+            f"read at layer {', '.join(last.layers)}" if last.layers and self.reads_layer else "",
         )
 
     @property

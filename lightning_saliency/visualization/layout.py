@@ -13,14 +13,8 @@ from torch import Tensor
 
 from lightning_saliency.visualization.captions import Caption
 from lightning_saliency.visualization.colors import Shading, overlay
-from lightning_saliency.visualization.text import (
-    TextBlock,
-    cut_label,
-    cut_line,
-    get_font,
-    line_height,
-    wrap_lines,
-)
+from lightning_saliency.visualization.fonts import Font, get_font
+from lightning_saliency.visualization.text import TextBlock, cut_line, fit_lines, wrap_lines
 from lightning_saliency.visualization.theme import Color, Theme
 
 _BAND = (18, 19, 22, 205)
@@ -127,20 +121,20 @@ def plan(
     large, text, small = get_font(em + em // 4, "-Bold"), get_font(em), get_font(_small(em))
     top_lines = wrap_lines(words.title, large, inner, words.title_lines)
     heading_lines = [wrap_lines(heading, text, slot_width) for heading in words.headings]
-    caption_lines = [
-        wrap_lines(theme.mark(caption.correct)[0] + caption.text, text, block) for caption in words.captions
-    ]
+    caption_lines = [_lines(caption, theme, text, block) for caption in words.captions]
+    label_lines = [[_lines(label, theme, text, slot_width) for label in labels] for labels in words.labels]
     note_lines = wrap_lines(words.note, small, inner, lines=3)
 
-    margin, line = _margin(em), line_height(text)
-    headings_top = margin + len(top_lines) * line_height(large) + (em if top_lines else 0)
+    margin, line = _margin(em), text.height
+    headings_top = margin + len(top_lines) * large.height + (em if top_lines else 0)
     rows_top = headings_top + max(map(len, heading_lines)) * line + (em if words.captions else em // 2)
     counts = [len(lines) for lines in caption_lines] or [0]
     caption_heights = [max(counts[start : start + per_row]) * line for start in range(0, len(counts), per_row)]
     caption_heights = [height + em // 2 if height else 0 for height in caption_heights]
     caption_heights += [0] * (len(slot_heights) - len(caption_heights))
-    gap = (line + em // 4 if any(words.labels) else 0) + (3 * em // 2 if any(caption_heights) else em)
-    gap += line_height(small) if any(label.detail for column in words.labels for label in column) else 0
+    most_lines = max((len(lines) for labels in label_lines for lines in labels), default=0)
+    gap = (most_lines * line + em // 4 if most_lines else 0) + (3 * em // 2 if any(caption_heights) else em)
+    gap += small.height if any(label.detail for column in words.labels for label in column) else 0
     bottoms = list(
         accumulate(caption + height + gap for caption, height in zip(caption_heights, slot_heights, strict=True))
     )
@@ -149,7 +143,7 @@ def plan(
     foot = len(note_lines)
     if words.scale and (not foot or small.getlength(note_lines[-1]) + 2 * em + _scale_width(em, words.scale) > inner):
         foot += 1  # the color scale stands beside the note's last line, or alone
-    foot_bottom = foot_top + foot * line_height(small)
+    foot_bottom = foot_top + foot * small.height
     size = (foot_bottom + (3 * em // 2 if foot else em), inner + 2 * margin)
     layout = Layout(
         em, columns, per_row, slot_width, slot_heights, slot_tops, headings_top, foot_top, foot_bottom, size
@@ -157,7 +151,9 @@ def plan(
     return layout, [
         TextBlock(top_lines, margin, margin, large, theme.ink),
         TextBlock(note_lines, margin, foot_top, small, theme.faint),
-        *_place_words(layout, heading_lines, caption_lines, words, theme),
+        *_place_headings(layout, heading_lines, theme),
+        *_place_captions(layout, caption_lines, words, theme),
+        *_place_labels(layout, label_lines, words, theme),
     ]
 
 
@@ -179,12 +175,12 @@ def draw_scale(
 ) -> None:
     """Draw the colors at the bottom right as they are in the picture, over mid gray, with what stands at their ends."""
     em, font = layout.em, get_font(_small(layout.em))
-    left, top = layout.size[1] - layout.margin - _scale_width(em, words), layout.foot_bottom - line_height(font)
+    left, top = layout.size[1] - layout.margin - _scale_width(em, words), layout.foot_bottom - font.height
     begin = left + round(font.getlength(words[0])) + em // 2
     values = torch.linspace(0, 1, _SCALE * em).expand(1, 1, 2 * em // 3, -1)
     colors = overlay(torch.full((1, 3, *values.shape[2:]), 128, dtype=torch.uint8), values, shading)
     bar = Image.fromarray(colors[0].permute(1, 2, 0).contiguous().numpy())
-    page.paste(bar, (begin, top + (line_height(font) - bar.height) // 2))
+    page.paste(bar, (begin, top + (font.height - bar.height) // 2))
     TextBlock([words[0]], left, top, font, theme.faint).write(draw)
     TextBlock([words[1]], begin + bar.width + em // 2, top, font, theme.faint).write(draw)
 
@@ -195,7 +191,7 @@ def draw_reason(
     """Write why a cell is blank on a dark band in its middle."""
     top, left, height = layout.slot(sample, column)
     width, font, pad = layout.slot_width, get_font(layout.em), layout.em // 2
-    pitch = line_height(font)
+    pitch = font.height
     lines = wrap_lines(reason or "blank", font, width - 2 * pad, lines=(height - 2 * pad) // pitch)
     middle, half = left + width // 2, (len(lines) * pitch) // 2 + pad
     band_width = cell_width if cell_width > width // 2 else width
@@ -220,33 +216,44 @@ def _size_of_words(width: int, slot_width: int) -> int:
     return max(_LEAST_EM, min(round(width * _LEAST_TEXT / _CARD), slot_width // _WORDS_IN_A_SLOT))
 
 
-def _place_words(
-    layout: Layout,
-    headings: Sequence[Sequence[str]],
-    captions: Sequence[Sequence[str]],
-    words: Words,
-    theme: Theme,
-) -> Iterator[TextBlock]:
-    em, font, small, half = layout.em, get_font(layout.em), get_font(_small(layout.em)), layout.slot_width // 2
-    headings_bottom = layout.headings_top + max(map(len, headings)) * line_height(font)
+def _lines(caption: Caption, theme: Theme, font: Font, width: int) -> tuple[str, ...]:
+    return fit_lines(theme.mark(caption.correct)[0] + caption.text, caption.names, font, width)
+
+
+def _place_headings(layout: Layout, headings: Sequence[Sequence[str]], theme: Theme) -> Iterator[TextBlock]:
+    """Place the columns' headings above the blocks of the first row."""
+    font = get_font(layout.em)
+    bottom = layout.headings_top + max(map(len, headings)) * font.height
     for place in range(layout.per_row):
         for column, lines in enumerate(headings):
-            top = headings_bottom - len(lines) * line_height(font)
-            yield TextBlock(lines, layout.slot(place, column)[1] + half, top, font, theme.faint, centered=True)
+            middle = layout.slot(place, column)[1] + layout.slot_width // 2
+            yield TextBlock(lines, middle, bottom - len(lines) * font.height, font, theme.faint, centered=True)
+
+
+def _place_captions(
+    layout: Layout, captions: Sequence[Sequence[str]], words: Words, theme: Theme
+) -> Iterator[TextBlock]:
+    """Place what stands above each sample."""
+    font = get_font(layout.em)
     for sample, (caption, lines) in enumerate(zip(words.captions, captions, strict=True)):
         top, left, _ = layout.slot(sample, 0)
-        top -= em // 2 + len(lines) * line_height(font)
+        top -= layout.em // 2 + len(lines) * font.height
         yield TextBlock(lines, left, top, font, theme.mark(caption.correct)[1])
+
+
+def _place_labels(
+    layout: Layout, labels: Sequence[Sequence[Sequence[str]]], words: Words, theme: Theme
+) -> Iterator[TextBlock]:
+    """Place what stands below each cell."""
+    font, small = get_font(layout.em), get_font(_small(layout.em))
     for column, column_labels in enumerate(words.labels):
-        for sample, label in enumerate(column_labels):
-            mark, color = theme.mark(label.correct)
+        for sample, (label, lines) in enumerate(zip(column_labels, labels[column], strict=True)):
             top, left, height = layout.slot(sample, column)
-            line = cut_label(mark + label.text, font, layout.slot_width)
-            below = top + height + em // 4
-            yield TextBlock([line], left + half, below, font, color, centered=True)
+            middle, below = left + layout.slot_width // 2, top + height + layout.em // 4
+            yield TextBlock(lines, middle, below, font, theme.mark(label.correct)[1], centered=True)
             if label.detail:
-                detail, below = cut_line(label.detail, small, layout.slot_width), below + line_height(font)
-                yield TextBlock([detail], left + half, below, small, theme.faint, centered=True)
+                detail, below = cut_line(label.detail, small, layout.slot_width), below + len(lines) * font.height
+                yield TextBlock([detail], middle, below, small, theme.faint, centered=True)
 
 
 def _margin(em: int) -> int:

@@ -21,6 +21,7 @@ from lightning_saliency.visualization.captions import (
     join_notes,
     method_title,
     prediction_captions,
+    reason_words,
 )
 from lightning_saliency.visualization.cells import CELL_SIDE
 from lightning_saliency.visualization.colors import class_overlay, to_common_scale, to_percentile
@@ -98,7 +99,9 @@ def draw_sheets(
     names = find_names(style, dataset, modules, explanations[0].num_classes)
     pixel_scale = find_pixel_scale([explanation.images for explanation in explanations], style, dataset, modules)
     images = _in_rows(looked, [with_boxes(pixel_scale(group.images), group) for group in explanations])
-    captions = _in_order(looked, [_captions(group, names) for group in looked])
+    captions = _in_order(
+        looked, [prediction_captions(group.explanation, group.samples.truths, names) for group in looked]
+    )
     channels = dict.fromkeys(pixel_scale.describe_channels(explanation.images) for explanation in explanations)
     fitted = cache(partial(fit_images, images))  # most sheets have cells of the same size
 
@@ -117,7 +120,7 @@ def draw_sheets(
             {name: cut_images(column.heatmaps, views) for name, column in columns.items()},
             title=title,
             captions=captions,
-            blanks={name: column.reasons for name, column in columns.items()},
+            blanks={name: reason_words(column.reasons) for name, column in columns.items()},
             labels={name: column.labels for name, column in columns.items() if column.labels},
             fine=[name for name, column in columns.items() if column.is_fine],
             note=join_notes(f"explained: {note}", read, *channels, pixel_scale.note),
@@ -202,12 +205,6 @@ def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Styl
         )
         for rank in range(count)
     }
-
-
-def _captions(group: ExplainedSamples, names: Names) -> list[Caption]:
-    explanation = group.explanation
-    words = (explanation.answers, explanation.answer_probabilities, names, explanation.task.of_what)
-    return prediction_captions(group.samples.truths, *words)
 
 
 def _true_classes(group: ExplainedSamples) -> list[int | None]:

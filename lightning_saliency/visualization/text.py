@@ -1,4 +1,4 @@
-"""Words on a picture: the font, lines that fit a width, and lines at their place."""
+"""Words on a picture: lines that fit a width, and lines at their place."""
 
 from __future__ import annotations
 
@@ -7,29 +7,18 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Literal
 
-import matplotlib
-from PIL import ImageDraw, ImageFont
+from PIL import ImageDraw
 
 from lightning_saliency._names import one_line
+from lightning_saliency.visualization.fonts import Font
 from lightning_saliency.visualization.theme import Color
 
-
-@lru_cache
-def get_font(size: int, weight: Literal["", "-Bold"] = "") -> ImageFont.FreeTypeFont:
-    """Return DejaVu Sans, which ships inside matplotlib, at a size in pixels."""
-    path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"DejaVuSans{weight}.ttf")
-    return ImageFont.truetype(str(path), size)
+_NAME_LENGTHS = (40, 32, 26, 20, 16, 12, 9)
+"""To how many characters names are shortened, until the words fit."""
 
 
-def line_height(font: ImageFont.FreeTypeFont) -> int:
-    """Return the distance from one line to the next, in pixels."""
-    return sum(font.getmetrics())
-
-
-def cut_line(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def cut_line(text: str, font: Font, width: int) -> str:
     """Cut a line that is wider than `width` pixels, and end it with "…"; line ends within it are spaces."""
     text = one_line(text)
     if font.getlength(text) <= width:
@@ -37,16 +26,43 @@ def cut_line(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     return text[: _count_fitting(text, font, width, "…")].rstrip(" ·,;:") + "…"
 
 
-def cut_label(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Cut a line like "class · 24%" in its first part, so that the last is seen."""
-    text = one_line(text)
-    first, dot, last = text.rpartition(" · ")
-    rest = width - math.ceil(font.getlength(dot + last))
-    return cut_line(first, font, rest) + dot + last if rest > width // 3 else cut_line(text, font, width)
+def shorten(name: str, length: int) -> str:
+    """Shorten a name in its middle to so many characters.
+
+    Example:
+        >>> shorten("soft-coated wheaten terrier", 16)
+        'soft-coa…terrier'
+    """
+    if len(name) <= length:
+        return name
+    head = length // 2
+    return f"{name[:head].rstrip()}…{name[len(name) - (length - head - 1) :].lstrip()}"
 
 
 @lru_cache(maxsize=1024)  # the same captions stand on several sheets
-def wrap_lines(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int = 2) -> tuple[str, ...]:
+def fit_lines(text: str, names: tuple[str, ...], font: Font, width: int, lines: int = 2) -> tuple[str, ...]:
+    """Break a text into lines; where it is too long, its names are shortened in the middle, so that all else is seen.
+
+    Args:
+        text: What is written.
+        names: The names in it.
+        font: The font.
+        width: The most pixels of a line.
+        lines: The most lines; what is too long even with short names is cut.
+    """
+    text, names = one_line(text), tuple(map(one_line, names))
+    for length in (max(map(len, names), default=0), *_NAME_LENGTHS):
+        shortened = text
+        for name in sorted(set(names), key=len, reverse=True):
+            shortened = shortened.replace(name, shorten(name, length))
+        broken = wrap_lines(shortened, font, width, lines)
+        if not broken or not broken[-1].endswith("…") or shortened.endswith("…"):
+            return broken
+    return broken
+
+
+@lru_cache(maxsize=1024)
+def wrap_lines(text: str, font: Font, width: int, lines: int = 2) -> tuple[str, ...]:
     """Break a text into lines no wider than `width` pixels; what is left after the last line is cut with "…"."""
     text = one_line(text)
     if lines < 2 or font.getlength(text) <= width:
@@ -82,19 +98,18 @@ class TextBlock:
     lines: Sequence[str]
     x: int
     top: int
-    font: ImageFont.FreeTypeFont
+    font: Font
     color: Color
     centered: bool = False
 
     def write(self, draw: ImageDraw.ImageDraw) -> None:
         """Write the lines on a page."""
-        ascent, pitch = self.font.getmetrics()[0], line_height(self.font)
         for index, line in enumerate(self.lines):
-            baseline = (self.x, self.top + index * pitch + ascent)
-            draw.text(baseline, line, fill=self.color, font=self.font, anchor="ms" if self.centered else "ls")
+            left = self.x - self.font.getlength(line) / 2 if self.centered else self.x
+            self.font.write(draw, left, self.top + index * self.font.height + self.font.ascent, line, self.color)
 
 
-def _count_fitting(text: str, font: ImageFont.FreeTypeFont, width: int, tail: str = "") -> int:
+def _count_fitting(text: str, font: Font, width: int, tail: str = "") -> int:
     """Return how many characters of a text fit a width, with a tail behind them."""
     return bisect_right(
         range(1, len(text) + 1), width, key=lambda count: math.ceil(font.getlength(text[:count].rstrip() + tail))

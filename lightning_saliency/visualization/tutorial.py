@@ -15,7 +15,12 @@ from lightning_saliency.attribution import (
     is_fine,
     make_heatmaps,
 )
-from lightning_saliency.visualization.captions import explanation_captions, join_notes, method_title
+from lightning_saliency.visualization.captions import (
+    join_notes,
+    method_title,
+    prediction_captions,
+    reason_words,
+)
 from lightning_saliency.visualization.colors import signed_to_rgb, to_percentile
 from lightning_saliency.visualization.sheet import grid
 from lightning_saliency.visualization.style import Style, find_names, find_pixel_scale
@@ -73,7 +78,7 @@ def tutorial_figure(
         columns[title], blanks[title] = _draw_panel(explanation, key, rows, style)
     # where several layers were read, the panels name them
     read = describe_readings(explanation, [key for key in keys if key in METHODS])
-    captions = explanation_captions(explanation, find_names(style))
+    captions = prediction_captions(explanation, [None] * len(explanation.images), find_names(style))
     scale = find_pixel_scale([explanation.images[rows]], style)
     images = scale(explanation.images[rows])
     views = make_views(images, [panel for panel in columns.values() if panel.is_floating_point()], style.volumes)
@@ -81,7 +86,7 @@ def tutorial_figure(
         cut_images(images, views),
         {title: cut_images(panel, views) for title, panel in columns.items()},
         captions=[captions[row] for row in rows],
-        blanks=blanks,
+        blanks={title: reason_words(reasons) for title, reasons in blanks.items()},
         note=join_notes(
             read,
             scale.describe_channels(explanation.images),
