@@ -80,6 +80,11 @@ def loader(dataset: Dataset | None = None, *, batch_size: int = 8, shuffle: bool
     return DataLoader(dataset if dataset is not None else data(), batch_size=batch_size, shuffle=shuffle, **options)
 
 
+def is_own(key: str) -> bool:
+    """Whether a key of `callback_metrics` is of a callback of ours that is called `saliency`, or begins so."""
+    return key.startswith(("xai_saliency", "saliency_"))
+
+
 def trainer(folder: Path, *callbacks: L.Callback, **options) -> L.Trainer:
     defaults = {
         "max_epochs": 2,

@@ -111,7 +111,7 @@ def test_of_the_default_methods_those_that_work_are_shown(tmp_path):
     assert texts(caught, "could not show") == []
     assert sheets(tmp_path / "with") == {"saliency/saliency"}
     assert len(events(tmp_path / "with").Images("saliency/saliency")) == 4
-    assert "saliency/saliency/entropy" in runner.callback_metrics
+    assert "xai_saliency/saliency/entropy" in runner.callback_metrics
     record = load_record(tmp_path / "with")
     assert record.epochs == [None, 0, 1, 2]
     assert list(record[-1].attributions) == ["saliency"]
@@ -161,7 +161,7 @@ def test_a_transformer_is_shown_by_its_attentions(tmp_path, recwarn, options):
     assert texts(recwarn, "SaliencyCallback") == []
     keys = ("attention_relevance", "grad_cam", "saliency")
     assert sheets(tmp_path / "with") == {f"saliency/{key}" for key in (*keys, "overview")}
-    assert 0 <= runner.callback_metrics["saliency/attention_relevance/prefix_relevance"] <= 1
+    assert 0 <= runner.callback_metrics["xai_saliency/attention_relevance/prefix_relevance"] <= 1
     record = load_record(tmp_path / "with")
     assert record.epochs == [None, 0, 1, 2]
     assert [maps[0].shape for maps in record[-1].attributions.values()] == [(4, 4), (4, 4), (16, 16)]
