@@ -6,6 +6,7 @@ import os
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,52 +25,68 @@ class LoggerKind:
     Attributes:
         name: Which loggers these are.
         recognizes: Whether a logger, with its experiment, is one of them: by what it can do, not by its class.
-        convert: From a picture, uint8 `(3, H, W)`, to what the logger takes.
+        convert: From the logger and a picture, uint8 `(3, H, W)`, to what the logger takes.
         log_picture: Hands over what `convert` returned: logger, tag, picture, step.
         log_animation: Hands over the path of an animated GIF: logger, tag, path, step.
+        takes_pictures: Whether pictures are seen where the logger shows what it has; else they are files.
     """
 
     name: str
     recognizes: Callable[[Any, Any], bool]
-    convert: Callable[[Tensor], Any]
+    convert: Callable[[Any, Tensor], Any]
     log_picture: Callable[[Any, str, Any, int], None]
     log_animation: Callable[[Any, str, Path, int], None]
+    takes_pictures: bool = True
 
 
-def log_pictures(logger: Any, pictures: Mapping[str, Tensor | Path], step: int) -> None:
+def log_pictures(logger: Any, pictures: Mapping[str, Tensor | Path], step: int, default: str = "") -> str:
     """Write pictures and animations to a Lightning logger, by the first row of `LOGGER_KINDS` that recognizes it.
 
-    TensorBoard gets the bytes of a PNG or JPEG (see `encode_picture`), and animations as they are, which it plays. A
-    logger that takes no pictures, such as the CSV logger, gets a PNG file `<tag>/step=<step>.png` in its own `log_dir`,
-    which may be a URL; an animation is a file already. To be called on one rank only: it never asks the trainer for a
-    folder, which would wait for the other ranks.
+    TensorBoard gets the bytes of a PNG or JPEG (see `encode_picture`), and animations as they are, which it plays. Of a
+    logger that takes no pictures, such as the CSV logger, they become PNG files `<tag>/step=<step>.png` in the folder
+    of its run, which may be a URL; an animation is a file already. To be called on one rank only: it never asks the
+    trainer for a folder, which would wait for the other ranks.
 
     Args:
         logger: One of `trainer.loggers`.
         pictures: By tag, as in TensorBoard, `saliency/grad_cam`: uint8 `(3, H, W)`, or the path of an animated GIF.
         step: On the same axis as Lightning's scalars; see `scalar_step`.
+        default: The folder for files where the logger has none.
 
-    Raises:
-        ValueError: The logger can take no pictures and has no folder.
+    Returns:
+        The folder into which files were written; empty where the logger has taken the pictures.
     """
     experiment = getattr(logger, "experiment", None)
     kind = next(kind for kind in LOGGER_KINDS if kind.recognizes(logger, experiment))
+    if not kind.takes_pictures:
+        folder = run_folder([logger], default)
+        for tag, picture in pictures.items():
+            if isinstance(picture, Tensor):
+                _write_png(folder, tag, picture, step)
+        return folder
     # all before the first is written: TensorBoard's thread sums bytes up in Python, which would slow this down
-    converted = {tag: kind.convert(picture) for tag, picture in pictures.items() if isinstance(picture, Tensor)}
+    converted = {tag: kind.convert(logger, picture) for tag, picture in pictures.items() if isinstance(picture, Tensor)}
     for tag, picture in pictures.items():
         if isinstance(picture, Tensor):
             kind.log_picture(logger, tag, converted[tag], step)
         else:
             kind.log_animation(logger, tag, picture, step)
+    return ""
 
 
-def run_folder(loggers: Sequence[Any]) -> str | None:
+def run_folder(loggers: Sequence[Any], default: str) -> str:
     """Return the folder of the run: that of TensorBoard's event file, else the first logger's that has one.
+
+    A logger's hidden folder is not meant for people: it holds the logger's own data base.
 
     To be called on one rank only, as `log_pictures`.
 
+    Args:
+        loggers: Those of the trainer.
+        default: The folder of a run whose loggers have none.
+
     Returns:
-        A path or a URL such as `gs://bucket/run`, as the logger has it; None where no logger has a folder.
+        A path or a URL such as `gs://bucket/run`, as the logger has it.
     """
     folders: list[str] = []
     for logger in loggers:
@@ -78,9 +95,9 @@ def run_folder(loggers: Sequence[Any]) -> str | None:
             return os.fspath(folder)
         if isinstance(folder, str | Path):
             folders.append(os.fspath(folder))
-        elif isinstance(saved, str | Path):
+        elif isinstance(saved, str | Path) and not posixpath.basename(os.fspath(saved)).startswith("."):
             folders.append(_join(os.fspath(saved), str(logger.name), str(logger.version)))
-    return folders[0] if folders else None
+    return folders[0] if folders else default
 
 
 def scalar_step(trainer: Any) -> int:
@@ -113,18 +130,22 @@ def _add_animation(logger: Any, tag: str, path: Path, step: int) -> None:
         _add_file(logger, tag, (path.read_bytes(), image.size), step)
 
 
-def _write_png(logger: Any, tag: str, picture: Image.Image, step: int) -> None:
-    folder = getattr(logger, "log_dir", None) or getattr(logger, "save_dir", None)
-    if not folder:
-        raise ValueError(
-            f"{type(logger).__name__} takes no pictures and has no `log_dir` to write PNG files to. "
-            "Add a TensorBoardLogger to the Trainer's `logger` list."
-        )
-    system, root = url_to_fs(os.fspath(folder))
+def _write_png(folder: str, tag: str, picture: Tensor, step: int) -> None:
+    system, root = url_to_fs(folder)
     path = f"{root}/{to_file_path(tag)}"
     system.makedirs(path, exist_ok=True)
     with system.open(f"{path}/step={step:07d}.png", "wb") as file:
-        picture.save(file, "PNG")
+        to_pil(picture).save(file, "PNG")
+
+
+def _own_image(logger: Any, picture: Any) -> Any:
+    """Return a picture, or the path of one, as the image of the package that the logger's experiment is of."""
+    package = import_module(type(logger.experiment).__module__.partition(".")[0])
+    return package.Image(to_pil(picture) if isinstance(picture, Tensor) else str(picture))
+
+
+def _track(logger: Any, tag: str, image: Any, step: int) -> None:
+    logger.experiment.track(image, name=tag, step=step)
 
 
 def _log_video(logger: Any, tag: str, path: Path, step: int) -> None:
@@ -132,8 +153,8 @@ def _log_video(logger: Any, tag: str, path: Path, step: int) -> None:
         logger.log_video(key=tag, videos=[str(path)], step=step)
 
 
-def _skip(logger: Any, tag: str, path: Path, step: int) -> None:
-    """Leave an animation alone, which is a file already, where the logger takes none."""
+def _skip(logger: Any, tag: str, picture: Any, step: int) -> None:
+    """Leave alone what is a file already, where the logger takes none."""
 
 
 LOGGER_KINDS = [
@@ -142,28 +163,28 @@ LOGGER_KINDS = [
         recognizes=lambda logger, experiment: (
             hasattr(experiment, "add_image") and _event_writer(experiment) is not None
         ),
-        convert=lambda picture: (encode_picture(picture)[0], (picture.shape[2], picture.shape[1])),
+        convert=lambda logger, picture: (encode_picture(picture)[0], (picture.shape[2], picture.shape[1])),
         log_picture=_add_file,
         log_animation=_add_animation,
     ),
     LoggerKind(
         "others with TensorBoard's `add_image`",
         recognizes=lambda logger, experiment: hasattr(experiment, "add_image"),
-        convert=lambda picture: picture,
+        convert=lambda logger, picture: picture,
         log_picture=lambda logger, tag, picture, step: logger.experiment.add_image(tag, picture, step),
         log_animation=_skip,
     ),
     LoggerKind(
         "Weights & Biases",
         recognizes=lambda logger, experiment: hasattr(logger, "log_image") or hasattr(logger, "log_video"),
-        convert=to_pil,
+        convert=lambda logger, picture: to_pil(picture),
         log_picture=lambda logger, tag, picture, step: logger.log_image(key=tag, images=[picture], step=step),
         log_animation=_log_video,
     ),
     LoggerKind(
         "MLflow",
         recognizes=lambda logger, experiment: hasattr(experiment, "log_image") and hasattr(logger, "run_id"),
-        convert=lambda picture: picture.permute(1, 2, 0).numpy(),
+        convert=lambda logger, picture: picture.permute(1, 2, 0).numpy(),
         log_picture=lambda logger, tag, picture, step: logger.experiment.log_image(
             logger.run_id, picture, key=tag, step=step
         ),
@@ -174,16 +195,24 @@ LOGGER_KINDS = [
     LoggerKind(
         "Comet",
         recognizes=lambda logger, experiment: hasattr(experiment, "log_image"),
-        convert=to_pil,
+        convert=lambda logger, picture: to_pil(picture),
         log_picture=lambda logger, tag, picture, step: logger.experiment.log_image(picture, name=tag, step=step),
         log_animation=lambda logger, tag, path, step: logger.experiment.log_image(str(path), name=tag, step=step),
     ),
     LoggerKind(
-        "CSV and other loggers with a folder",
+        "Aim",
+        recognizes=lambda logger, experiment: hasattr(experiment, "track") and hasattr(experiment, "repo"),
+        convert=_own_image,
+        log_picture=_track,
+        log_animation=lambda logger, tag, path, step: _track(logger, tag, _own_image(logger, path), step),
+    ),
+    LoggerKind(
+        "CSV and other loggers, which take no pictures",
         recognizes=lambda logger, experiment: True,
-        convert=to_pil,
-        log_picture=_write_png,
+        convert=lambda logger, picture: picture,
+        log_picture=_skip,
         log_animation=_skip,
+        takes_pictures=False,
     ),
 ]
 """What is known of each kind of logger; a new kind is a row, before the last."""

@@ -56,7 +56,7 @@ def test_tensorboard_gets_the_pixels_at_the_step(tmp_path):
 
 def test_a_logger_without_pictures_gets_a_png_in_its_own_folder(tmp_path):
     logger = CSVLogger(tmp_path, name="run", version=3)
-    log_pictures(logger, {"saliency/cam": PICTURE}, 7)
+    assert log_pictures(logger, {"saliency/cam": PICTURE}, 7) == str(tmp_path / "run/version_3")
     with Image.open(tmp_path / "run/version_3/saliency/cam/step=0000007.png") as image:
         assert np.array_equal(np.array(image), PICTURE.permute(1, 2, 0).numpy())
 
@@ -64,7 +64,7 @@ def test_a_logger_without_pictures_gets_a_png_in_its_own_folder(tmp_path):
 def test_a_folder_in_a_remote_store_gets_the_png_too():
     logger = Remote()
     log_pictures(logger, {"saliency/cam": PICTURE}, 7)
-    assert run_folder([logger]) == "memory://bucket/run"
+    assert run_folder([logger], "default") == "memory://bucket/run"
     with MemoryFileSystem().open("/bucket/run/saliency/cam/step=0000007.png") as file, Image.open(file) as image:
         assert np.array_equal(np.array(image), PICTURE.permute(1, 2, 0).numpy())
 
@@ -72,19 +72,24 @@ def test_a_folder_in_a_remote_store_gets_the_png_too():
 def test_a_name_and_version_are_added_to_a_remote_folder_of_all_runs_by_slashes():
     logger = Saves()
     logger.save_dir = "s3://bucket/runs"
-    assert run_folder([logger]) == "s3://bucket/runs/saves/v7"
+    assert run_folder([logger], "default") == "s3://bucket/runs/saves/v7"
 
 
 def test_the_first_row_that_recognizes_a_logger_serves_it(tmp_path):
     csv, board = CSVLogger(tmp_path, name="run", version=3), TensorBoardLogger(tmp_path, name="", version="")
     other_board = WithExperiment(SimpleNamespace(add_image=print))
-    wandb, mlflow, comet = (
+    wandb, mlflow, comet, aim = (
         WithExperiment(SimpleNamespace(**{name: print for name in experiment}), **dict.fromkeys(attributes, print))
-        for experiment, attributes in (((), ("log_image",)), (("log_image",), ("run_id",)), (("log_image",), ()))
+        for experiment, attributes in (
+            ((), ("log_image",)),
+            (("log_image",), ("run_id",)),
+            (("log_image",), ()),
+            (("track", "repo"), ()),
+        )
     )
     served = [
         next(kind.name for kind in LOGGER_KINDS if kind.recognizes(logger, logger.experiment))
-        for logger in (board, other_board, wandb, mlflow, comet, csv)
+        for logger in (board, other_board, wandb, mlflow, comet, aim, csv)
     ]
     assert served == [kind.name for kind in LOGGER_KINDS]
 
@@ -99,9 +104,15 @@ def test_experiments_that_take_images_get_them_in_their_own_terms():
     assert calls == [("r1", (4, 5, 3), "saliency/cam", 7), ((5, 4), "saliency/cam", 7)]
 
 
-def test_a_logger_that_can_do_nothing_is_named():
-    with pytest.raises(ValueError, match="Plain takes no pictures and has no `log_dir`"):
-        log_pictures(Plain(), {"saliency/cam": PICTURE}, 0)
+def test_a_logger_that_can_do_nothing_gets_files_in_the_default_folder(tmp_path):
+    assert log_pictures(Plain(), {"saliency/cam": PICTURE}, 0, str(tmp_path)) == str(tmp_path)
+    assert (tmp_path / "saliency/cam/step=0000000.png").is_file()
+
+
+def test_a_hidden_folder_of_a_logger_is_left_alone():
+    logger = Saves()
+    logger.save_dir = "runs/.saves"
+    assert run_folder([logger], "default") == "default"
 
 
 def test_the_step_falls_back_to_the_optimizer_steps():
@@ -147,8 +158,8 @@ def test_the_runs_folder_is_that_of_the_event_file_or_the_first_there_is(tmp_pat
     board = TensorBoardLogger(tmp_path / "tb", name="run", version=2)
     csv = CSVLogger(tmp_path / "csv", name="run", version=3)
     saves = Saves()
-    assert run_folder([csv, saves, board]) == str(tmp_path / "tb/run/version_2")
-    assert run_folder([csv, saves]) == str(tmp_path / "csv/run/version_3")
-    assert run_folder([Plain(), saves]) == str(Path("somewhere/saves/v7"))
-    assert run_folder([Plain()]) is None
-    assert run_folder([]) is None
+    assert run_folder([csv, saves, board], "default") == str(tmp_path / "tb/run/version_2")
+    assert run_folder([csv, saves], "default") == str(tmp_path / "csv/run/version_3")
+    assert run_folder([Plain(), saves], "default") == str(Path("somewhere/saves/v7"))
+    assert run_folder([Plain()], "default") == "default"
+    assert run_folder([], "default") == "default"

@@ -260,6 +260,7 @@ class _Reader:
             needs=needs,
             layers=settings.read_layers,
             found=settings.found,
+            compares=settings.compared is not None,
         )
         first = shared_pass.evidence
         classes = first.classes if first.classes is not None else target
@@ -274,6 +275,11 @@ class _Reader:
             signed |= maps.signed
             notes |= maps.notes
             class_evidence = maps.evidence if maps.evidence.class_weights is not None else class_evidence
+        predicted: Mapping[str, Tensor] = {}
+        if settings.compared is not None:
+            of_predicted = shared_pass.of_predicted or shared_pass  # all right: the maps are those of the prediction
+            classes = of_predicted.evidence.classes
+            predicted = self._attribute(settings.compared, call, of_predicted, classes, {}).attributions
         return Explanation(
             settings,
             call,
@@ -289,6 +295,7 @@ class _Reader:
             shared_pass.reading.task,
             shared_pass.reading.masks,
             shared_pass.reading.boxes,
+            predicted,
         )
 
     def _attribute(
@@ -390,6 +397,7 @@ def _joined(settings: Settings, call: Call, inputs: Tensor, chunks: Sequence[Exp
         attributions=cat_each("attributions"),
         signed=cat_each("signed"),
         notes=cat_each("notes"),
+        predicted_attributions=cat_each("predicted_attributions"),
         all_class_weights=None if weights is None else weights.clone(),  # training will change the model's own
         pooled_activations=cat(chunk.pooled_activations for chunk in chunks),
         masks=cat(chunk.masks for chunk in chunks),

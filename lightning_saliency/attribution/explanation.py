@@ -41,6 +41,8 @@ class Settings:
         flip: Whether each map is averaged with the map of the mirrored image.
         chunk_size: The most images that go through the model together; None for as many as are fast.
         progress: Whether to show a progress bar for methods that take many passes.
+        compares: Whether the map of the predicted class is made, too, where another class is explained: by the first
+            method that reads a layer in the shared pass. Not with `flip`.
     """
 
     forward: Forward
@@ -52,6 +54,7 @@ class Settings:
     flip: bool = False
     chunk_size: int | None = None
     progress: bool = False
+    compares: bool = False
 
     def layers_of(self, key: str) -> tuple[TargetLayer, ...]:
         """Return the target layers that a method reads; empty for a method that reads none.
@@ -67,6 +70,14 @@ class Settings:
         if layer is None:
             raise ValueError(found.problem)
         return (layer,)
+
+    @property
+    def compared(self) -> str | None:
+        """The key of the method whose map of the predicted class is made; None for none."""
+        if not self.compares or self.flip or (self.fuse is None and len(self.layers) > 1):
+            return None
+        plain = (key for key in self.methods if METHODS[key].reads_layer and METHODS[key].extra is None)
+        return next(plain, None)
 
     @property
     def read_layers(self) -> tuple[TargetLayer, ...]:
@@ -106,6 +117,8 @@ class Explanation:
         masks: The predicted class of each pixel, `(N, H, W)` int64, of a segmentation; else None.
         boxes: Of a detection the best box of each class, `(N, K, 4)`, (x1, y1, x2, y2) in pixels, not a number where
             there is none; else None.
+        predicted_attributions: Those of the predicted class, of one method, where another class is explained; see
+            `Settings.compares`.
     """
 
     settings: Settings
@@ -122,6 +135,7 @@ class Explanation:
     task: Task = TASKS["multiclass"]
     masks: Tensor | None = None
     boxes: Tensor | None = None
+    predicted_attributions: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -241,6 +255,7 @@ class Explanation:
             pooled_activations=None if self.pooled_activations is None else self.pooled_activations[rows],
             masks=None if self.masks is None else self.masks[rows],
             boxes=None if self.boxes is None else self.boxes[rows],
+            predicted_attributions={key: maps[rows] for key, maps in self.predicted_attributions.items()},
         )
 
 

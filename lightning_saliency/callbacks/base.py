@@ -125,8 +125,8 @@ class LookCallback(LossReadingCallback):
                 )
         if not trainer.loggers:
             self._notices.once(
-                f"{type(self).__name__} has no logger to write pictures to, so it logs its numbers alone. Give the "
-                "Trainer one: `Trainer(logger=TensorBoardLogger('logs'))`."
+                f"{type(self).__name__} has no logger to write pictures to. What it shows is kept in the run's record, "
+                f"in {trainer.default_root_dir}. Give the Trainer one: `Trainer(logger=TensorBoardLogger('logs'))`."
             )
         if not overrides(pl_module, "configure_model"):  # which creates layers after `setup`
             self._check(pl_module)
@@ -343,7 +343,7 @@ class LookCallback(LossReadingCallback):
             target=self._describe_target(samples),
             dataset=dataset_of(trainer, self.samples.dataloader_idx, in_test=in_test),
             fraction=fraction,
-            is_logged=is_logged and bool(trainer.loggers),
+            is_logged=is_logged,
             index=self._peers(trainer).index(self),
             monitored=self._scalars.monitored(trainer),
         )
@@ -385,8 +385,16 @@ class LookCallback(LossReadingCallback):
             self._guarded(trainer, pl_module, partial(run, make))
         suffix = "/test" if stream_of(trainer) == "test" else ""
         tagged = {f"{self.name}/{tag}{suffix}": picture for tag, picture in pictures.items()}
+
+        def log(logger: Any) -> None:
+            folder = log_pictures(logger, tagged, step, trainer.default_root_dir)
+            if folder:
+                self._notices.once(
+                    f"{type(self).__name__}: {type(logger).__name__} takes no pictures, so they are files in {folder}."
+                )
+
         for logger in loggers if tagged else ():
-            self._guarded(trainer, pl_module, partial(log_pictures, logger, tagged, step))
+            self._guarded(trainer, pl_module, partial(log, logger))
 
     def _log_scalars(self, trainer: Trainer, pl_module: LightningModule, suffix: str = "") -> None:
         """Log the scalars of rank 0 on all ranks."""

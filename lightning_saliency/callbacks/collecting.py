@@ -14,6 +14,7 @@ from lightning_saliency.callbacks.model_part import ModelPart
 from lightning_saliency.callbacks.notices import Notices
 from lightning_saliency.callbacks.options import Execution, Samples
 from lightning_saliency.callbacks.stream import SampleStream
+from lightning_saliency.callbacks.validation import stream_labels
 from lightning_saliency.data import SampleCollector
 
 _CHECKPOINT_ENTRY = "lightning_saliency"
@@ -200,7 +201,12 @@ class CollectingCallback(Callback):
         if trainer.is_global_zero and self._is_active:
             # which of the outputs is explained, and what it means, is best told by the loss, which is yet to come
             keeps = trainer.sanity_checking and self._part.loss_terms is None
-            begin = partial(self._stream.begin, stream_of(trainer), pl_module, keeps=keeps)
+
+            def begin() -> None:
+                in_test = stream_of(trainer) == "test"
+                labels = stream_labels(trainer, self.samples.dataloader_idx, in_test=in_test)
+                self._stream.begin(stream_of(trainer), pl_module, labels, keeps=keeps)
+
             self._guarded(trainer, pl_module, begin, is_audited=False)
 
     def _begin_step(self, trainer: Trainer, pl_module: LightningModule, batch: Any, dataloader_idx: int) -> None:

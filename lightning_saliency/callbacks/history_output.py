@@ -18,6 +18,7 @@ from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.data import Answer
 from lightning_saliency.history import Record, RecordedLook, RecordedSamples, RecordWriter
 from lightning_saliency.history.folders import LocalFolder, open_folder
+from lightning_saliency.history.record import SUFFIX
 from lightning_saliency.loggers import run_folder
 from lightning_saliency.visualization import Style, animation, filmstrip, find_names, find_pixel_scale
 
@@ -65,14 +66,12 @@ class HistoryOutput(Output):
         self._writer = None
 
     def wants(self, look: Look) -> bool:
-        """Whether a look belongs to a training and is logged."""
-        return look.in_fit and look.is_logged
+        """Whether a look belongs to a training and is logged; not one that runs a batch or two as a test."""
+        return look.in_fit and look.is_logged and not getattr(look.trainer, "fast_dev_run", False)
 
     def __call__(self, look: Look) -> Logged:
         """Write a look to the record, and draw the pictures that are due."""
         writer = self._writer_for(look)
-        if writer is None:
-            return Logged()
         writer.write(_recorded(look))
         self._last_step = look.step
         pictures: dict[str, Tensor | Path] = {}
@@ -93,11 +92,9 @@ class HistoryOutput(Output):
         pictures = self._filmstrips(record) if len(record) > self._drawn_looks else {}
         return Logged(pictures=pictures | self._animations(record))
 
-    def _writer_for(self, look: Look) -> RecordWriter | None:
-        """Return the writer of the record, with the look's samples written; None where no logger has a folder."""
-        folder = run_folder(look.trainer.loggers)
-        if folder is None:
-            return None
+    def _writer_for(self, look: Look) -> RecordWriter:
+        """Return the writer of the record, with the look's samples written."""
+        folder = run_folder(look.trainer.loggers, look.trainer.default_root_dir)
         if self._writer is None or folder != self._run_folder:
             state = self.state_dict() or None
             resumed_step = None if state is None else state["step"]
@@ -141,7 +138,8 @@ class HistoryOutput(Output):
     def _animations(self, record: Record) -> dict[str, Tensor | Path]:
         """Put the animations beside the record; if that is a remote store, loggers get copies on this machine."""
         run_folder = open_folder(self._run_folder)
-        folders = [run_folder.child(self.name)]
+        own_name = record.path.rpartition("/")[2].removesuffix(SUFFIX)  # another run's may be beside it
+        folders = [run_folder.child(own_name)]
         if not isinstance(run_folder, LocalFolder):
             copies = mkdtemp()
             finalize(self, rmtree, copies, ignore_errors=True)

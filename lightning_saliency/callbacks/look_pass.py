@@ -210,6 +210,7 @@ class LookPass:
             fuse=self.execution.fuse,
             flip=self.execution.flip,
             chunk_size=self._fitting_chunk or self.execution.chunk_size or at_once,
+            compares=self.target.choice == "label",
         )
 
 

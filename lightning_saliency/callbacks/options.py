@@ -25,7 +25,7 @@ from lightning_saliency._checks import (
     shown,
 )
 from lightning_saliency.attribution import Fuse
-from lightning_saliency.data import CHOOSERS, Choose, Chooser, FixedSamples, Objects, Positions, SampleCollector
+from lightning_saliency.data import CHOOSERS, Choose, Chooser, First, FixedSamples, Objects, Positions, SampleCollector
 from lightning_saliency.data import describe as _describe
 from lightning_saliency.data import given_samples as _given_samples
 from lightning_saliency.evidence import OutputChoice, TaskName, check_output_choice
@@ -40,8 +40,10 @@ class Samples:
 
     Args:
         num: The number of samples.
-        choose: `first`: the first of the validation stream; `per_class`: spread evenly over the classes;
-            `hardest`: those with the largest loss in the first pass over the whole stream.
+        choose: `spread`: spread over the classes where the data set has its labels at hand (`targets` and the like) and
+            the loader takes its samples in order, else the first; `first`: the first of the validation stream;
+            `per_class`: spread over the classes by the labels of the whole stream; `hardest`: those with the largest
+            loss in the first pass over the whole stream.
         positions: Positions in the validation stream, in place of `num` and `choose`.
         images: Images that the model is called with as `model(images)`, `(N, C, H, W)`, or a pair of images and labels
             `(N,)`, in place of the stream's. Also volumes `(N, C, D, H, W)`; and in a pair signals `(N, C, T)`.
@@ -63,7 +65,7 @@ class Samples:
     """
 
     num: int = 8
-    choose: Choose = "first"
+    choose: Choose = "spread"
     positions: Sequence[int] | None = None
     images: Tensor | tuple[Tensor, Tensor] | None = None
     dataloader_idx: int = 0
@@ -94,7 +96,9 @@ class Samples:
         """The rule by which samples are chosen from the stream."""
         if self.positions is not None:
             return Positions(len(self.positions), tuple(self.positions))
-        return CHOOSERS[self.choose](self.num)
+        # what is given for each sample is meant for the first ones
+        is_of_each = self.objects is not None and not callable(self.objects)
+        return (First if self.choose == "spread" and is_of_each else CHOOSERS[self.choose])(self.num)
 
     @property
     def given(self) -> FixedSamples | None:

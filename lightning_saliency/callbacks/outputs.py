@@ -37,7 +37,8 @@ class Look:
         target: Which class is explained, in words.
         dataset: The data set, in which the normalization and the class names are searched first.
         fraction: The fraction of all samples that are explained: below 1 where the time budget leaves some out.
-        is_logged: Whether pictures go to loggers.
+        is_logged: Whether it belongs to what the run shows: neither a rehearsal, nor an untrained network that is not
+            to be shown.
         index: Which of the trainer's callbacks of the same name this is, from 0.
         scalars: The scalars that earlier outputs of this look have logged.
         monitored: The scalars that callbacks or schedulers of the trainer monitor, by the last part of their names.

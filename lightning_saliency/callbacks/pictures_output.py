@@ -30,7 +30,8 @@ class PicturesOutput(Output):
 
     def wants(self, look: Look) -> bool:
         """Whether somebody gets the pictures, or errors are to come out before training."""
-        return look.is_logged or look.is_untrained or look.is_rehearsal
+        is_shown = look.is_logged and bool(look.trainer.loggers)
+        return is_shown or look.is_untrained or look.is_rehearsal
 
     def __call__(self, look: Look) -> Logged:
         """Return the sheets of a look."""

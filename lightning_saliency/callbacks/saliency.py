@@ -28,7 +28,7 @@ from lightning_saliency.callbacks.options import (
 )
 from lightning_saliency.callbacks.outputs import Output
 from lightning_saliency.callbacks.pictures_output import PicturesOutput
-from lightning_saliency.data import First, FixedSamples, SampleCollector
+from lightning_saliency.data import FixedSamples, SampleCollector, Spread
 from lightning_saliency.evidence import TASKS, Target
 from lightning_saliency.visualization import Style
 
@@ -131,6 +131,8 @@ class SaliencyCallback(LookCallback):
         execution = check_group("execution", execution, Execution)
         self.style = self._parse_style(style, parsed_methods)
         self.target = _parse_target(target, parsed_samples)
+        if isinstance(self.target.choice, tuple) and parsed_samples.choose == "spread":
+            parsed_samples = replace(parsed_samples, choose="first")  # which the classes are meant for
         unset = _unset_options(chosen_methods, layer, self.target.choice)
         metrics = parse_switch("metrics", metrics, Metrics)
         history = parse_switch("history", history, History)
@@ -268,7 +270,7 @@ def _metrics_samples(metrics: Metrics, samples: Samples) -> SampleCollector | No
     """Return what collects the samples that are measured in place of the shown ones; None if the shown ones are."""
     if metrics.samples is None:
         return None
-    return SampleCollector(First(metrics.samples), samples.objects, samples.labels)
+    return SampleCollector(Spread(metrics.samples), samples.objects, samples.labels)
 
 
 class GradCAMCallback(SaliencyCallback):

@@ -81,7 +81,7 @@ class SampleStream:
 
     def is_complete(self, stage: str) -> bool:
         """Whether all samples of a stream are there, or the steps that hold them."""
-        needed = [collector.chooser.num_needed for collector in self._incomplete(stage)]
+        needed = [collector.num_needed for collector in self._incomplete(stage)]
         num_kept = 0 if self._kept is None else self._kept.num_samples
         return all(count is not None and count <= num_kept for count in needed)
 
@@ -90,12 +90,15 @@ class SampleStream:
         """Whether the steps of a pass are kept."""
         return self._kept is not None
 
-    def begin(self, stage: str, pl_module: LightningModule, *, keeps: bool = False) -> None:
+    def begin(
+        self, stage: str, pl_module: LightningModule, labels: Tensor | None = None, *, keeps: bool = False
+    ) -> None:
         """Begin a pass over a stream; where samples are to be collected, register hooks on the module.
 
         Args:
             stage: The stream.
             pl_module: The module.
+            labels: Those of the stream's samples, where they are known beforehand.
             keeps: Whether the steps are kept as they are, and the samples collected from them in `end`.
         """
         self._kept, self.buffers = KeptSteps() if keeps else None, None
@@ -103,7 +106,7 @@ class SampleStream:
         self.was_recorded = self._shown[stage].fixed is None
         self._is_whole = False
         for collector in incomplete:
-            collector.begin()
+            collector.begin(labels)
         if incomplete:
             self.part.start(pl_module)
         self._is_whole = True

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from lightning_saliency._lightning import Trainer, overrides
-from lightning_saliency.data import find_dataset
+from lightning_saliency.data import find_dataset, find_loader, find_stream_labels
 
 
 def why_never_validated(trainer: Any) -> str:
@@ -30,6 +32,19 @@ def _why_disabled(trainer: Any) -> str:
     if trainer.limit_val_batches == 0:
         return "`limit_val_batches` is 0. Leave it above"
     return "there is no validation loader. Give `trainer.fit` one"
+
+
+def stream_labels(trainer: Any, dataloader_idx: int, *, in_test: bool) -> Tensor | None:
+    """Return the labels of the samples that a validation or test loader will give, where they are known beforehand."""
+    loaders = trainer.test_dataloaders if in_test else trainer.val_dataloaders
+    num_batches = trainer.num_test_batches if in_test else trainer.num_val_batches
+    loader = find_loader(loaders, dataloader_idx)
+    labels = find_stream_labels(loader)
+    batch_size = getattr(loader, "batch_size", None)
+    if labels is None or batch_size is None or dataloader_idx >= len(num_batches):
+        return None
+    num_run = num_batches[dataloader_idx]
+    return labels if num_run == float("inf") else labels[: int(num_run) * batch_size]
 
 
 def dataset_of(trainer: Trainer, dataloader_idx: int, *, in_test: bool) -> Any:

@@ -12,9 +12,9 @@ from lightning_saliency.data.batches import (
     read_classes,
 )
 from lightning_saliency.data.calls import Call, channels_first, join_calls, like_layout, make_call, plain_call
-from lightning_saliency.data.choosing import CHOOSERS, Candidate, Choose, Chooser, First, Positions, Selection
+from lightning_saliency.data.choosing import CHOOSERS, Candidate, Choose, Chooser, First, Positions, Selection, Spread
 from lightning_saliency.data.class_names import find_class_names
-from lightning_saliency.data.datasets import find_dataset
+from lightning_saliency.data.datasets import find_dataset, find_loader
 from lightning_saliency.data.normalization import Normalization, find_normalizations, to_unit_range
 from lightning_saliency.data.objects import boxes_to_masks, masks_to_boxes, objects_to_masks
 from lightning_saliency.data.samples import (
@@ -27,6 +27,7 @@ from lightning_saliency.data.samples import (
     given_samples,
 )
 from lightning_saliency.data.spatial import averaged, interpolated, over_axes, shorter_lengths, spatial_axes, times
+from lightning_saliency.data.spread import find_stream_labels, spread_positions
 from lightning_saliency.data.trees import children, describe, mapped
 from lightning_saliency.data.truths import Answer, Truths, find_truths
 
@@ -48,6 +49,7 @@ __all__ = [
     "SampleBatch",
     "SampleCollector",
     "Selection",
+    "Spread",
     "Truths",
     "averaged",
     "boxes_to_masks",
@@ -61,8 +63,10 @@ __all__ = [
     "find_label_masks",
     "find_label_rows",
     "find_labels",
+    "find_loader",
     "find_normalizations",
     "find_rgb_bands",
+    "find_stream_labels",
     "find_truths",
     "find_values",
     "given_samples",
@@ -79,6 +83,7 @@ __all__ = [
     "read_classes",
     "shorter_lengths",
     "spatial_axes",
+    "spread_positions",
     "times",
     "to_unit_range",
 ]

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
-Choose: TypeAlias = Literal["first", "per_class", "hardest"]
+from torch import Tensor
+
+from lightning_saliency.data.spread import spread_positions
+
+Choose: TypeAlias = Literal["spread", "first", "per_class", "hardest"]
 """The names of the choosers in `CHOOSERS`."""
 
 
@@ -56,6 +60,10 @@ class Chooser:
     def num_needed(self) -> int | None:
         """The number of samples of the stream after which the choice stands, whatever they are; None if it may not."""
         return self.num
+
+    def for_labels(self, labels: Tensor | None) -> Chooser:
+        """Return the rule for a stream whose labels, `(n,)`, are known beforehand; None where they are not."""
+        return self
 
     def admits(self, candidate: Candidate) -> bool:
         """Whether a sample may be chosen at all."""
@@ -109,6 +117,19 @@ class Positions(Chooser):
 
 
 @dataclass(frozen=True)
+class Spread(Chooser):
+    """Samples spread over the classes where the data set has its labels at hand; else the first of the stream.
+
+    Many validation sets are sorted by class, so that their first samples are all of one.
+    """
+
+    def for_labels(self, labels: Tensor | None) -> Chooser:
+        """Return the positions that are spread over the labels' classes."""
+        positions = () if labels is None else spread_positions(labels, self.num)
+        return Positions(len(positions), positions) if positions else First(self.num)
+
+
+@dataclass(frozen=True)
 class PerClass(Chooser):
     """Samples spread as evenly over the classes as the stream allows: one of each class, then the next of each."""
 
@@ -143,7 +164,7 @@ class Hardest(Chooser):
         return False
 
 
-CHOOSERS: dict[str, type[Chooser]] = {"first": First, "per_class": PerClass, "hardest": Hardest}
+CHOOSERS: dict[str, type[Chooser]] = {"spread": Spread, "first": First, "per_class": PerClass, "hardest": Hardest}
 """The choosers that need only the number of samples, by name. To add one of your own, add an entry."""
 
 

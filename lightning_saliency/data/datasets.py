@@ -32,12 +32,17 @@ _Value = TypeVar("_Value")
 
 def find_dataset(loaders: Any, index: int = 0) -> Any:
     """Return the data set of one of a trainer's loaders (one, a list, a dict, a CombinedLoader), or None."""
+    return read(find_loader(loaders, index), "dataset")
+
+
+def find_loader(loaders: Any, index: int = 0) -> Any:
+    """Return one of a trainer's loaders (one, a list, a dict, a CombinedLoader), or None."""
     loaders = getattr(loaders, "flattened", loaders)
     if isinstance(loaders, Mapping):
         loaders = list(loaders.values())
     if isinstance(loaders, list | tuple):
-        loaders = loaders[index] if index < len(loaders) else None
-    return read(loaders, "dataset")
+        return loaders[index] if index < len(loaders) else None
+    return loaders
 
 
 def attempt(function: Callable[[], _Value | None]) -> _Value | None:

@@ -157,9 +157,18 @@ class SampleCollector:
         self.fixed = None if self.given is None else self._with_objects(self.given)
         self.begin()
 
-    def begin(self) -> None:
-        """Begin at the start of the stream; the samples of an incomplete earlier pass are dropped."""
-        self._kept, self._selection = {}, Selection(self.chooser)
+    @property
+    def num_needed(self) -> int | None:
+        """The number of samples of the stream after which the choice stands; None where that is not known."""
+        return self._selection.chooser.num_needed
+
+    def begin(self, labels: Tensor | None = None) -> None:
+        """Begin at the start of the stream; the samples of an incomplete earlier pass are dropped.
+
+        Args:
+            labels: Those of the whole stream, `(n,)`, where they are known.
+        """
+        self._kept, self._selection = {}, Selection(self.chooser.for_labels(labels))
 
     def offer(self, batch: Any, call: Call, logits: Tensor | None, task: str = "multiclass", key: str = "") -> None:
         """Keep the samples of a batch that the chooser wants; does nothing once the samples are complete.
@@ -178,14 +187,15 @@ class SampleCollector:
             return
         truths = self._truths(batch, len(call), logits, task, key)
         labels = [Sample(call, truth).label for truth in truths.answers]
-        if self.chooser.needs_labels and all(label is None for label in labels):
+        chooser = self._selection.chooser
+        if chooser.needs_labels and all(label is None for label in labels):
             raise OptionError(
                 f"Expected the batch to hold integer labels (N,), which the choice of the samples "
-                f"({type(self.chooser).__name__}) needs, found none that fit. Pass `Samples(labels=...)`, a function "
+                f"({type(chooser).__name__}) needs, found none that fit. Pass `Samples(labels=...)`, a function "
                 "that takes them out of the batch.",
                 "samples.choose",
             )
-        losses = _losses(logits, labels) if self.chooser.needs_losses else [None] * len(labels)
+        losses = _losses(logits, labels) if chooser.needs_losses else [None] * len(labels)
         start = self._selection.num_seen
         for label, loss in zip(labels, losses, strict=True):
             self._selection.offer(label, loss)

@@ -99,6 +99,8 @@ class SharedPass:
         reading: What the model's output says, in the precision in which the model computed it.
         maps: The map of each target layer, `(N, D, h, w)`.
         map_grads: Their gradients, at least float32, where the methods read them.
+        of_predicted: The same for the predicted classes in place of the explained ones, as far as the target layers are
+            read; None where it was not asked for, or is not known.
     """
 
     evidence: Evidence
@@ -107,6 +109,7 @@ class SharedPass:
     reading: Reading
     maps: Mapping[TargetLayer, Tensor]
     map_grads: Mapping[TargetLayer, Tensor]
+    of_predicted: SharedPass | None = None
 
     def at(self, layer: TargetLayer | None, needs: Set[Need]) -> Evidence:
         """Return the evidence at a target layer that was read; None for the evidence without one.
@@ -259,6 +262,7 @@ def collect(
     found: Layers | None = None,
     rectifier: Rectifier | None = None,
     is_repeated: bool = False,
+    compares: bool = False,
 ) -> SharedPass:
     """Run the model once, forward and, if a method needs a gradient, backward.
 
@@ -277,6 +281,8 @@ def collect(
         found: The model's other layers, for the methods that read attentions.
         rectifier: Another backward rule for ReLUs than that of the gradient.
         is_repeated: Whether an earlier pass has given the warnings already.
+        compares: Whether the target layers are read for the predicted classes, too, which takes a further backward
+            through the layers behind them.
 
     Raises:
         UnknownLayoutError: It takes a further run to tell how a layer's output is read as a map.
@@ -306,6 +312,7 @@ def collect(
         wanted: dict[TargetLayer | None, Wanted] = {layer: taps[layer].wanted() for layer in plan.differentiated}
         if plan.wants_input:
             wanted[None] = (leaf, 0)
+        rival = _rival(reading, classes, {layer: taps[layer] for layer in layers}, plan) if compares else None
         if rectifier is not None and scores.requires_grad:
             rectify(scores, leaf, rectifier)
         reader = partial(plan.reader, len(call))
@@ -331,7 +338,38 @@ def collect(
         **plan.attention_evidence(taps, gradients),
     )
     map_grads = {layer: taps[layer].map(gradients.of[layer]) for layer in maps if layer in gradients.of}
-    return SharedPass(evidence, replace(forward, task=reading.task), target, reading, maps, map_grads)
+    shared_pass = SharedPass(evidence, replace(forward, task=reading.task), target, reading, maps, map_grads)
+    if rival is None:
+        return shared_pass
+    of_predicted = replace(evidence, scores=rival.scores, classes=rival.classes, input_grads=None)
+    return replace(
+        shared_pass,
+        of_predicted=replace(shared_pass, evidence=of_predicted, target=rival.classes, map_grads=rival.map_grads),
+    )
+
+
+@dataclass(frozen=True)
+class _Rival:
+    """The predicted classes, where they are explained beside others, with their scores and gradients."""
+
+    classes: Tensor
+    scores: Tensor
+    map_grads: Mapping[TargetLayer, Tensor]
+
+
+def _rival(reading: Reading, classes: Tensor | None, taps: Mapping[TargetLayer, Tap], plan: _Plan) -> _Rival | None:
+    """Return the predicted classes, if the model has one for each image, and it is another one than the explained."""
+    predicted = reading.predictions
+    if not reading.task.has_one_class or classes is None or bool((predicted == classes).all()):
+        return None
+    with torch.set_grad_enabled(plan.wants_gradient):
+        scores, _ = select_scores(widen(reading.logits), predicted, reading.task, predicted)
+    wanted = {layer: tap.wanted() for layer, tap in taps.items() if layer in plan.differentiated}
+    gradients = differentiate(scores, wanted, reading.logits.dtype, keeps_graph=True)
+    if gradients is None:
+        return None
+    map_grads = {layer: taps[layer].map(gradient) for layer, gradient in gradients.of.items()}
+    return _Rival(predicted, scores.detach(), map_grads)
 
 
 def _no_gradient(layers: Sequence[TargetLayer]) -> str:

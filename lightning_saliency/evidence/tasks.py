@@ -52,6 +52,8 @@ class Task(ABC):
     """What stands behind a probability in words."""
     has_values: ClassVar[bool] = False
     """Whether the output is values rather than scores of classes."""
+    has_one_class: ClassVar[bool] = False
+    """Whether a sample has one class alone, so that a prediction is wrong where it is another one."""
 
     @abstractmethod
     def read(self, output: Tensor) -> Reading | None:
@@ -84,6 +86,7 @@ class Multiclass(Task):
     """Each sample has one of K classes: softmax; or one of two, by a single logit: sigmoid."""
 
     name: ClassVar[TaskName] = "multiclass"
+    has_one_class: ClassVar[bool] = True
 
     def read(self, output: Tensor) -> Reading | None:
         """Return the logits of an output `(N,)`, `(N, K)` or `(N, K, 1, 1)`."""

@@ -132,7 +132,7 @@ def reason_words(reasons: Sequence[str | None]) -> list[str | None]:
         "not finite": "no numbers: infinite, or not defined",
     }
     return [
-        None if reason is None else plain.get(reason, reason.replace("constant ", "the same everywhere: "))
+        reason if not reason else plain.get(reason, reason.replace("constant ", "the same everywhere: "))
         for reason in reasons
     ]
 

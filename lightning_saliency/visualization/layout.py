@@ -163,6 +163,8 @@ def paste(cells: Sequence[Sequence[Tensor]], layout: Layout, theme: Theme) -> Te
     frame = torch.tensor(theme.frame, dtype=torch.uint8)
     for sample, row_cells in enumerate(cells):
         for column, cell in enumerate(row_cells):
+            if not cell.numel():
+                continue
             (top, left, slot_height), (height, width) = layout.slot(sample, column), cell.shape[:2]
             top, left = top + (slot_height - height) // 2, left + (layout.slot_width - width) // 2
             canvas[top - 1 : top + height + 1, left - 1 : left + width + 1] = frame

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -12,7 +12,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution import ExplainedSamples, Normalize, describe_readings, is_fine, make_heatmaps
+from lightning_saliency.attribution import (
+    ExplainedSamples,
+    HeatmapStage,
+    Normalize,
+    describe_readings,
+    is_fine,
+    make_heatmaps,
+)
 from lightning_saliency.visualization.boxes import with_boxes
 from lightning_saliency.visualization.captions import (
     Caption,
@@ -26,7 +33,7 @@ from lightning_saliency.visualization.captions import (
 from lightning_saliency.visualization.cells import CELL_SIDE
 from lightning_saliency.visualization.colors import class_overlay, to_common_scale, to_percentile
 from lightning_saliency.visualization.images import Images
-from lightning_saliency.visualization.sheet import OWN_SCALE, fit_images, grid
+from lightning_saliency.visualization.sheet import NO_CELL, OWN_SCALE, fit_images, grid
 from lightning_saliency.visualization.style import Style, find_names, find_pixel_scale
 from lightning_saliency.visualization.views import cut_images, make_views
 
@@ -130,11 +137,15 @@ def draw_sheets(
 
     columns = {key: _method_column(looked, key, style.normalize) for key in explanations[0].attributions}
     sheets = {}
+    by_title = {method_title(key): column for key, column in columns.items()}
+    for key in columns:  # last, since they have gaps
+        by_title |= _predicted_column(looked, key, style.normalize)
     if len(columns) > 1:
-        by_title = {method_title(key): column for key, column in columns.items()}
         sheets[ALL_METHODS] = sheet(by_title, explained, columns)
     if len(columns) == 1 or style.cards == "all":
-        sheets |= {key: sheet({method_title(key): column}, explained, [key]) for key, column in columns.items()}
+        for key, column in columns.items():
+            own = {method_title(key): column, **_predicted_column(looked, key, style.normalize)}
+            sheets[key] = sheet(own, explained, [key])
     if style.top_k is not None and style.top_k > 1:
         by_rank = _class_columns(looked, names, style, style.top_k)
         scale = ("0", "the sample's maximum of these classes") if style.normalize == "max" else None
@@ -154,6 +165,29 @@ def _method_column(looked: Sequence[ExplainedSamples], key: str, normalize: Norm
         maps = [to_common_scale(*group, largest) for group in zip(maps, peaks, strict=True)]
     reasons = _in_order(looked, [group.reasons for group in heatmaps])
     return _Column(_in_rows(looked, maps), reasons, is_fine=is_fine(key))
+
+
+def _predicted_column(looked: Sequence[ExplainedSamples], key: str, normalize: Normalize) -> dict[str, _Column]:
+    """Make a column of the maps of the predicted classes, of samples of which another one is explained."""
+    explanations = [group.explanation for group in looked]
+    if not all(key in one.predicted_attributions for one in explanations):
+        return {}
+    pairs = [(one.predictions if one.classes is None else one.classes, one.predictions) for one in explanations]
+    is_other = _in_order(looked, [torch.ne(*pair).tolist() for pair in pairs])
+    if not any(is_other):
+        return {}
+    of_predicted = [
+        replace(group, explanation=one, heatmaps=HeatmapStage(one))
+        for group in looked
+        for one in [replace(group.explanation, attributions=group.explanation.predicted_attributions)]
+    ]
+    column = _method_column(of_predicted, key, normalize)
+    shown = zip(column.reasons, is_other, strict=True)
+    return {
+        f"{method_title(key)}, predicted class": replace(
+            column, reasons=[reason if other else NO_CELL for reason, other in shown]
+        )
+    }
 
 
 def _mask_columns(looked: Sequence[ExplainedSamples], images: Images) -> dict[str, _Column]:

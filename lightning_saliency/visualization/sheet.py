@@ -35,6 +35,9 @@ from lightning_saliency.visualization.views import Cut, Shown, cut_images, make_
 OWN_SCALE = ("0", "each map's maximum")
 """What stands at the ends of the color scale where each map is divided by its own maximum."""
 
+NO_CELL = ""
+"""In place of a reason: there is no cell."""
+
 _BAR_HEIGHT = 6
 
 
@@ -71,7 +74,7 @@ def grid(
         title: Stands on top, such as "epoch 12".
         captions: One for each sample, above its cells.
         blanks: For a column's title and each sample the reason why that cell is blank, or None where it is not. A blank
-            cell shows the plain image, dimmed, with the reason written on it.
+            cell shows the plain image, dimmed, with the reason written on it; with an empty reason there is no cell.
         labels: For a column's title and each sample what stands below that cell, such as the class that it shows; for
             the images under "".
         fine: The titles of columns of heatmaps whose single pixels are to be seen: over the image in dark gray.
@@ -239,13 +242,17 @@ def _draw_cells(
                 picture = under_heatmaps(fitted, heatmaps, drawing.shading, is_fine=name in fine)
             else:
                 picture = resize_image(pixels, size)
-            blank = [index for index, row in enumerate(rows) if name in blanks and blanks[name][row] is not None]
+            blank = [index for index, row in enumerate(rows) if name in blanks and blanks[name][row]]
             if blank:
                 picture = picture.clone()  # it may be the caller's
                 picture[blank] = (fitted[blank] * DIMMED).round().to(torch.uint8)
             pictures.append(picture)
         for index, row in enumerate(rows):
             cells[row] = [picture[index].permute(1, 2, 0) for picture in pictures]
+    for column, name in enumerate(columns, start=1):
+        for row in range(len(images)):
+            if name in blanks and blanks[name][row] == NO_CELL:
+                cells[row][column] = torch.empty(0, 0, 3, dtype=torch.uint8)
     return cells
 
 
@@ -301,7 +308,7 @@ def _draw_page(
     for block in blocks:
         block.write(draw)
     for (row, column), reason in reasons.items():
-        if reason is not None:
+        if reason is not None and reason != NO_CELL:
             draw_reason(draw, layout, row, column, reason, cells[row][column].shape[1])
     if scale is not None:
         draw_scale(page, draw, layout, drawing.shading, scale, drawing.theme)
