@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from looking import Keeps
-from tiny import L, TinyClassifier, data, events, loader, picture, sheets, trainer
+from tiny import L, TinyClassifier, data, events, first, loader, picture, sheets, trainer
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 from torchvision.transforms import v2
@@ -53,22 +53,31 @@ def test_the_last_picture_is_the_trained_model_explained_by_hand(tmp_path):
     L.seed_everything(0)
     model = TinyClassifier()
     keys = {"grad_cam": "Grad-CAM", "saliency": "Saliency"}
-    trainer(tmp_path, SaliencyCallback(list(keys), samples=3)).fit(model, loader(), loader())
+    trainer(tmp_path, SaliencyCallback(list(keys), samples=first(3))).fit(model, loader(), loader())
     images, labels = data()[:3]
     explanation = explain(model, images, methods=list(keys), target=labels)
     heatmaps = {title: make_heatmaps(explanation.attributions[key], (16, 16)) for key, title in keys.items()}
+    predicted = explain(model, images, methods="grad_cam").attributions["grad_cam"]
+    heatmaps["Grad-CAM, predicted class"] = of_predicted = make_heatmaps(predicted, (16, 16))
+    is_wrong = (explanation.predictions != labels).tolist()
+    assert any(is_wrong)
+    reasons = {title: reason_words(made.reasons) for title, made in heatmaps.items()}
+    reasons["Grad-CAM, predicted class"] = [  # there is no cell where the maps would be the same
+        reason if wrong else "" for reason, wrong in zip(reason_words(of_predicted.reasons), is_wrong, strict=True)
+    ]
     expected = grid(
         to_rgb(images),
         {
             "Grad-CAM": heatmaps["Grad-CAM"].maps,
             "Saliency": to_percentile(heatmaps["Saliency"].maps, heatmaps["Saliency"].peaks)[0],
+            "Grad-CAM, predicted class": of_predicted.maps,
         },
         title="epoch 1 · step 5",
         captions=[
             caption_of(true, row, range(3))
             for true, row in zip(labels.tolist(), explanation.probabilities, strict=True)
         ],
-        blanks={title: reason_words(made.reasons) for title, made in heatmaps.items()},
+        blanks=reasons,
         fine=["Saliency"],
         note="explained: true class · read at layer backbone",
     )
@@ -197,7 +206,7 @@ def test_cam_of_the_most_probable_classes_takes_one_forward_and_no_backward(tmp_
     L.seed_everything(0)
     model, forwards = TinyClassifier(), SharedList()
     model.head.register_forward_hook(lambda _, args, output: forwards.append((len(args[0]), output.requires_grad)))
-    callback = CAMCallback(samples=5, style=Style(class_names=["cat", "dog", "owl"], top_k=2), execution=RAISES)
+    callback = CAMCallback(samples=first(5), style=Style(class_names=["cat", "dog", "owl"], top_k=2), execution=RAISES)
     runner = trainer(tmp_path, callback)
     runner.validate(model, loader(batch_size=5), verbose=False)
     forwards.clear()
@@ -267,7 +276,9 @@ def test_the_options_of_methods_and_mirroring_reach_the_maps(tmp_path):
     images, labels = data()[:4]
     methods = {"smooth_grad": {"num_samples": 3, "noise": 0.3, "reduce": "signed"}}
     keeps, model = Keeps(), TinyClassifier()
-    callback = SaliencyCallback(methods, samples=4, execution=Execution(on_error="raise", flip=True), outputs=[keeps])
+    callback = SaliencyCallback(
+        methods, samples=first(4), execution=Execution(on_error="raise", flip=True), outputs=[keeps]
+    )
     trainer(tmp_path, callback).validate(model, loader(), verbose=False)
     (group,) = keeps.looks[0].explained
     expected = explain(model, images, methods=methods, target=labels, flip=True).attributions["smooth_grad"]
