@@ -16,6 +16,7 @@ from lightning_saliency._checks import OptionError
 from lightning_saliency._lightning import LightningModule, Trainer, overrides, rank_zero_info
 from lightning_saliency._names import check_tag
 from lightning_saliency.attribution import ExplainedSamples
+from lightning_saliency.callbacks.announcing import announcement
 from lightning_saliency.callbacks.audit import forward_fingerprint
 from lightning_saliency.callbacks.budget import Budget
 from lightning_saliency.callbacks.collecting import stream_of
@@ -80,7 +81,7 @@ class LookCallback(LossReadingCallback):
         self._budget = Budget(execution.max_fraction)
         self._last_end: float | None = None
         self._unlogged_seconds = 0.0
-        self._is_never_validated = self._lack_is_told = False
+        self._is_never_validated = self._lack_is_told = self._is_announced = False
 
     @abstractmethod
     def _explain(
@@ -218,6 +219,7 @@ class LookCallback(LossReadingCallback):
         self._schedule.reset()
         self._budget = Budget(self.execution.max_fraction)
         self._unlogged_seconds = 0.0
+        self._is_announced = False
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -273,6 +275,9 @@ class LookCallback(LossReadingCallback):
                 counts.append(len(affordable))
                 fraction = len(affordable) / len(samples)
                 looks.append(self._make_look(trainer, pl_module, affordable, fraction, is_logged, step))
+                if looks[0].in_fit and looks[0].is_logged and not self._is_announced:
+                    self._is_announced = True
+                    rank_zero_info(announcement(type(self).__name__, looks[0]))
             return Logged()
 
         def call_output(index: int, output: Output) -> Logged:

@@ -15,7 +15,8 @@ from lightning_saliency.data.batches import is_images, read_classes
 from lightning_saliency.data.calls import Call, join_calls, plain_call
 from lightning_saliency.data.choosing import Chooser, Selection
 from lightning_saliency.data.objects import objects_to_masks
-from lightning_saliency.data.trees import describe
+from lightning_saliency.data.packing import pack, unpack
+from lightning_saliency.data.trees import Path, describe, mapped
 from lightning_saliency.data.truths import LABEL_FORMS, Answer, Truths, find_truths
 
 Objects: TypeAlias = Callable[[Any], Any] | Tensor | Sequence[Tensor]
@@ -371,8 +372,19 @@ def _is_plain(sample: Sample) -> bool:
 
 def _state_of(sample: Sample) -> dict[str, Any]:
     call = sample.call
+    packed: dict[Path, dict[str, Any]] = {}
+
+    def kept(path: Path, value: Any) -> Any:
+        smaller = pack(value) if isinstance(value, Tensor) else None
+        if smaller is None:
+            return value
+        packed[path] = smaller
+        return None
+
+    arguments = mapped(dict(call.arguments), kept)
     return {
-        "arguments": dict(call.arguments),
+        "arguments": arguments,
+        "packed": packed,
         "image": call.image,
         "per_sample": sorted(call.per_sample, key=str),
         "truth": sample.truth,
@@ -383,5 +395,7 @@ def _state_of(sample: Sample) -> dict[str, Any]:
 
 
 def _from_state(state: Mapping[str, Any]) -> Sample:
-    call = Call(state["arguments"], tuple(state["image"]), frozenset(map(tuple, state["per_sample"])))
+    packed = {path: unpack(values) for path, values in state["packed"].items()}
+    arguments = mapped(state["arguments"], lambda path, value: packed.get(path, value))
+    call = Call(arguments, tuple(state["image"]), frozenset(map(tuple, state["per_sample"])))
     return Sample(call, state["truth"], state["mask"], state["logits"], state["pixel_labels"])
