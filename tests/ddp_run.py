@@ -66,9 +66,9 @@ def main(folder: str, strategy: str, mode: str) -> None:
         execution=Execution(on_error="raise", audit=True),
     )
     monitors = [
-        L.callbacks.EarlyStopping("saliency/seconds", patience=9, check_on_train_epoch_end=False, strict=True),
-        L.callbacks.EarlyStopping("saliency/cam/entropy", patience=9, check_on_train_epoch_end=False, strict=True),
-        L.callbacks.ModelCheckpoint(folder, filename="best", monitor="saliency/cam/rank_correlation_previous"),
+        L.callbacks.EarlyStopping("xai_saliency/seconds", patience=9, check_on_train_epoch_end=False, strict=True),
+        L.callbacks.EarlyStopping("xai_saliency/cam/entropy", patience=9, check_on_train_epoch_end=False, strict=True),
+        L.callbacks.ModelCheckpoint(folder, filename="best", monitor="xai_saliency/cam/rank_correlation_previous"),
     ]
     callbacks = [ours, *monitors] if mode == "with" else []
     trainer(

@@ -3,7 +3,21 @@
 import numpy as np
 import torch
 
+from lightning_saliency.visualization import Drawing, Shading
+
 FRAME, PAPER = 218, 255
+
+
+def shaded(colormap="plasma", alpha=0.85, fade=True, **options):
+    """A drawing whose heatmaps have these colors."""
+    return Drawing(shading=Shading(colormap, alpha, fade), **options)
+
+
+BARE = shaded(alpha=0.0)
+"""Heatmaps that cannot be seen."""
+
+GRAY = shaded("gray", 1.0, fade=False)
+"""Heatmaps alone, white where they are 1."""
 
 
 def uint8(*shape, seed=0):

@@ -56,7 +56,7 @@ def test_the_demo_trains_logs_and_reports(demo, tmp_path, capsys):
     assert sheets(Path(result.log_dir)) == expected
     assert len(found.Images("saliency/cam")) == 1 + 2  # before training, and two epochs
     assert {"saliency/cam/filmstrip", "saliency/cam/animation"} <= set(found.Tags()["images"])
-    assert len(found.Scalars("saliency/cam/energy_in_box")) == 2
+    assert len(found.Scalars("xai_saliency/cam/energy_in_box")) == 2
     printed = capsys.readouterr().out
     assert f"Validation accuracy: {result.accuracy:.1%}" in printed
     assert f"tensorboard --logdir {tmp_path} --samples_per_plugin images=500" in printed
@@ -115,7 +115,7 @@ def test_the_demos_training_ends_bit_for_bit_the_same_with_and_without_the_callb
         states = (model.state_dict(), runner.optimizers[0].state_dict(), torch.get_rng_state())
         endings.append(digest([*states, random.getstate(), np.random.get_state()]))
     assert endings[0] == endings[1]
-    assert len(events(tmp_path / "1").Images("saliency/overview")) == 3
+    assert len(events(tmp_path / "1").Images("saliency/all_methods")) == 3
 
 
 def test_the_demos_network_takes_its_own_class_images_for_what_they_show_and_is_fooled(demo, tmp_path):

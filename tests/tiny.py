@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_saliency._lightning import PACKAGES
 from lightning_saliency.attribution import ExplainedSamples, HeatmapStage
+from lightning_saliency.callbacks import Samples
 from lightning_saliency.data import SampleBatch
 from lightning_saliency.models import GAPHead
 
@@ -78,6 +79,16 @@ def data(num: int = 24, channels: int = 3, size: int = 16) -> TensorDataset:
 
 def loader(dataset: Dataset | None = None, *, batch_size: int = 8, shuffle: bool = False, **options) -> DataLoader:
     return DataLoader(dataset if dataset is not None else data(), batch_size=batch_size, shuffle=shuffle, **options)
+
+
+def is_own(key: str) -> bool:
+    """Whether a key of `callback_metrics` is of a callback of ours that is called `saliency`, or begins so."""
+    return key.startswith(("xai_saliency", "saliency_"))
+
+
+def first(num: int, **options) -> Samples:
+    """The first samples of the validation stream, which the tests know."""
+    return Samples(num=num, choose="first", **options)
 
 
 def trainer(folder: Path, *callbacks: L.Callback, **options) -> L.Trainer:

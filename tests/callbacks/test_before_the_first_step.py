@@ -162,7 +162,7 @@ def one_process(monkeypatch):
 @pytest.mark.filterwarnings("default:.*sync_dist=True")
 def test_under_a_sharded_strategy_the_callback_is_left_out_with_a_warning(tmp_path, one_process):
     strategy = L.strategies.ModelParallelStrategy()
-    monitors = L.callbacks.EarlyStopping("saliency/saliency/entropy")
+    monitors = L.callbacks.EarlyStopping("xai_saliency/saliency/entropy")
     callback = SaliencyCallback()
     runner = trainer(tmp_path, callback, monitors, strategy=strategy)
     with pytest.warns(UserWarning, match=r"ModelParallelStrategy does not keep.*goes on without it") as caught:

@@ -300,8 +300,16 @@ def test_the_configuration_that_is_printed_can_be_read_and_used_again(package, t
     (callback,) = trainer["callbacks"]
     init = callback["init_args"]
     assert init["samples"] | {"num": 16, "choose": "per_class", "positions": None} == init["samples"]
-    assert init["style"] | {"mean": 0.5, "std": 0.25, "colormap": "turbo"} == init["style"]
-    assert init["metrics"] == {"samples": 30, "faithfulness": False, "randomization_every_n_epochs": None}
+    assert (
+        init["style"] | {"mean": 0.5, "std": 0.25, "colormap": "plasma", "theme": "light", "cards": "few"}
+        == init["style"]
+    )
+    assert init["metrics"] == {
+        "names": "few",
+        "samples": 30,
+        "faithfulness": False,
+        "randomization_every_n_epochs": None,
+    }
     assert init["history"] is False
     assert init["methods"] == {"smooth_grad": {"num_samples": 3}}
     assert init["execution"] | {"chunk_size": 4, "on_error": "warn"} == init["execution"]

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import events
+from tiny import events, is_own
 
 from lightning_saliency.callbacks.audit import changed
 
@@ -48,10 +48,10 @@ def test_two_processes_end_like_those_without_the_callback_and_can_monitor_its_s
     weights = [{name: part for name, part in parts.items() if "parameter" in name} for parts, _ in ours]
     assert weights[0] == weights[1]
     assert len(weights[0]) == 8
-    assert ours[0][1]["saliency/seconds"] == ours[1][1]["saliency/seconds"] > 0
-    own = [{name: value for name, value in ending.items() if name.startswith("saliency/")} for _, ending in ours]
+    assert ours[0][1]["xai_saliency/seconds"] == ours[1][1]["xai_saliency/seconds"] > 0
+    own = [{name: value for name, value in ending.items() if is_own(name)} for _, ending in ours]
     assert own[0] == own[1]
-    assert {"saliency/cam/deletion", "saliency/saliency/rank_correlation_random_head"} <= own[0].keys()
+    assert {"xai_saliency/cam/deletion", "xai_saliency/saliency/rank_correlation_random_head"} <= own[0].keys()
     assert (tmp_path / "with/best.ckpt").exists()
     assert len(events(tmp_path / "with").Images("saliency/cam")) == 3  # from one rank only
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 from recipes import Sizes, fit, squares
-from tiny import CSVLogger, L, Logger, TensorBoardLogger, TinyClassifier, data, events, loader, sheets, trainer
+from tiny import CSVLogger, L, Logger, TensorBoardLogger, TinyClassifier, data, events, is_own, loader, sheets, trainer
 
 from lightning_saliency import CAMCallback, GradCAMCallback, SaliencyCallback, explain
-from lightning_saliency.callbacks import Execution, History, Samples
+from lightning_saliency.callbacks import Execution, History, Metrics, Samples, Style
 from lightning_saliency.history import load_record
 from lightning_saliency.visualization import animation, encode_picture, filmstrip, to_rgb
 
@@ -22,7 +22,10 @@ RAISES = Execution(on_error="raise")
 
 
 def callback(methods=METHODS, **options) -> SaliencyCallback:
-    return SaliencyCallback(methods, **({"samples": 4, "execution": RAISES} | options))
+    return SaliencyCallback(
+        methods,
+        **({"samples": 4, "execution": RAISES, "style": Style(cards="all"), "metrics": Metrics("all")} | options),
+    )
 
 
 def small(**options) -> SaliencyCallback:
@@ -62,7 +65,7 @@ def test_the_record_holds_each_epoch_as_it_was_explained(tmp_path):
             spans = raw.amax((1, 2, 3)) - raw.amin((1, 2, 3))
             for map_read, map_made, span in zip(look.attributions[method], raw[:, 0].numpy(), spans, strict=True):
                 assert (np.abs(map_read - map_made) <= float(span) / 500).all()  # 8 bits a value
-    logged = [event.value for event in events(tmp_path).Scalars("saliency/cam/energy_in_box")]
+    logged = [event.value for event in events(tmp_path).Scalars("xai_saliency/cam/energy_in_box")]
     assert [look.scalars["cam/energy_in_box"] for look in record][1:] == pytest.approx(logged, abs=1e-6)
 
 
@@ -235,15 +238,15 @@ def test_without_a_folder_there_is_no_record_and_all_else_is_shown(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     bare = Bare()
     fit(tmp_path, callback(), logger=bare)
-    assert bare.seen == ["saliency/cam", "saliency/saliency", "saliency/overview"] * 3
+    assert bare.seen == ["saliency/all_methods", "saliency/cam", "saliency/saliency"] * 3
     assert not list(tmp_path.iterdir())
 
 
 def test_without_history_or_metrics_nothing_of_them_is_there(tmp_path):
     fit(tmp_path, callback(history=False, metrics=False))
     found = events(tmp_path)
-    assert set(found.Tags()["images"]) == {"saliency/cam", "saliency/saliency", "saliency/overview"}
-    assert [tag for tag in found.Tags()["scalars"] if tag.startswith("saliency")] == ["saliency/seconds"]
+    assert set(found.Tags()["images"]) == {"saliency/cam", "saliency/saliency", "saliency/all_methods"}
+    assert [tag for tag in found.Tags()["scalars"] if is_own(tag)] == ["xai_saliency/seconds"]
     assert not list(tmp_path.glob("*.record"))
 
 
@@ -276,9 +279,9 @@ def test_a_record_that_cannot_be_written_is_one_warning_and_the_pictures_are_the
     with pytest.warns(UserWarning, match=r"saliency\.record") as caught:
         fit(tmp_path, ours, After(put_a_file_in_its_place), max_epochs=4)
     assert sum("could not show its pictures" in str(warning.message) for warning in caught) == 1
-    assert sheets(tmp_path) == {"saliency/cam", "saliency/saliency", "saliency/overview"}
+    assert sheets(tmp_path) == {"saliency/cam", "saliency/saliency", "saliency/all_methods"}
     assert len(events(tmp_path).Images("saliency/cam")) == 5
-    assert len(events(tmp_path).Scalars("saliency/cam/entropy")) == 4
+    assert len(events(tmp_path).Scalars("xai_saliency/cam/entropy")) == 4
     assert record.read_bytes() == b"something else, of somebody else"
 
 

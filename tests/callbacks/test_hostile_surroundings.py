@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 import torch
 from beside import fit_beside, texts
-from tiny import L, Logger, TinyClassifier, events, loader, sheets, trainer
+from tiny import L, Logger, TinyClassifier, events, is_own, loader, sheets, trainer
 
 from lightning_saliency import SaliencyCallback, load_record
-from lightning_saliency.callbacks import Execution, Logged, Output, Samples
+from lightning_saliency.callbacks import Execution, Logged, Output, Samples, Style
 
 SHOWN = 5
-PICTURES = {"saliency/cam", "saliency/saliency", "saliency/overview"}
+PICTURES = {"saliency/cam", "saliency/saliency", "saliency/all_methods"}
 
 
 def callback(on_error="warn", **options) -> SaliencyCallback:
     execution = Execution(audit=True, on_error=on_error)
-    return SaliencyCallback(["cam", "saliency"], **({"samples": SHOWN, "execution": execution} | options))
+    return SaliencyCallback(
+        ["cam", "saliency"], **({"samples": SHOWN, "execution": execution, "style": Style(cards="all")} | options)
+    )
 
 
 class Raises(TinyClassifier):
@@ -286,20 +288,20 @@ def test_an_output_that_returns_no_number_is_one_warning_and_the_other_numbers_a
     with pytest.warns(UserWarning, match="could not convert string to float: 'many'") as caught:
         runner = fit_beside(tmp_path, TinyClassifier, callback(outputs=[LogsBadly()]))
     assert len(texts(caught, "many")) == 1
-    assert "saliency/cam/entropy" in runner.callback_metrics
-    assert "saliency/odd" not in runner.callback_metrics
+    assert "xai_saliency/cam/entropy" in runner.callback_metrics
+    assert "xai_saliency/odd" not in runner.callback_metrics
 
 
 class LogsTheSame(TinyClassifier):
     """Logs a scalar of ours itself, in another way."""
 
     def on_validation_epoch_end(self):
-        self.log("saliency/seconds", 1.0, prog_bar=True)
+        self.log("xai_saliency/seconds", 1.0, prog_bar=True)
 
 
 class RefusesToLog(TinyClassifier):
     def log(self, name, *args, **kwargs):
-        if name.startswith("saliency/"):
+        if is_own(name):
             raise ValueError(f"no {name}")
         super().log(name, *args, **kwargs)
 

@@ -10,9 +10,10 @@ from tiny import NUM_CLASSES, L, TinyClassifier, data, events, loader, sheets, t
 from torch import nn
 
 from lightning_saliency import GradCAMCallback, SaliencyCallback, load_record
-from lightning_saliency.callbacks import Execution
+from lightning_saliency.callbacks import Execution, Style
 
-ALL = {f"saliency/{key}" for key in ("grad_cam", "grad_cam_plus_plus", "saliency", "overview")}
+ALL = {f"saliency/{key}" for key in ("grad_cam", "grad_cam_plus_plus", "saliency", "all_methods")}
+EACH = Style(cards="all")
 
 
 class Classifies(TinyClassifier):
@@ -111,7 +112,7 @@ def test_of_the_default_methods_those_that_work_are_shown(tmp_path):
     assert texts(caught, "could not show") == []
     assert sheets(tmp_path / "with") == {"saliency/saliency"}
     assert len(events(tmp_path / "with").Images("saliency/saliency")) == 4
-    assert "saliency/saliency/entropy" in runner.callback_metrics
+    assert "xai_saliency/saliency/entropy" in runner.callback_metrics
     record = load_record(tmp_path / "with")
     assert record.epochs == [None, 0, 1, 2]
     assert list(record[-1].attributions) == ["saliency"]
@@ -157,11 +158,11 @@ def test_what_the_user_names_must_work(tmp_path, options, message):
 
 @pytest.mark.parametrize("options", [{}, {"layer": "net.embed"}])
 def test_a_transformer_is_shown_by_its_attentions(tmp_path, recwarn, options):
-    runner = fit_beside(tmp_path, Transformer, SaliencyCallback(execution=Execution(audit=True), **options))
+    runner = fit_beside(tmp_path, Transformer, SaliencyCallback(style=EACH, execution=Execution(audit=True), **options))
     assert texts(recwarn, "SaliencyCallback") == []
     keys = ("attention_relevance", "grad_cam", "saliency")
-    assert sheets(tmp_path / "with") == {f"saliency/{key}" for key in (*keys, "overview")}
-    assert 0 <= runner.callback_metrics["saliency/attention_relevance/prefix_relevance"] <= 1
+    assert sheets(tmp_path / "with") == {f"saliency/{key}" for key in (*keys, "all_methods")}
+    assert 0 <= runner.callback_metrics["xai_saliency/attention_relevance/prefix_relevance"] <= 1
     record = load_record(tmp_path / "with")
     assert record.epochs == [None, 0, 1, 2]
     assert [maps[0].shape for maps in record[-1].attributions.values()] == [(4, 4), (4, 4), (16, 16)]
@@ -170,7 +171,9 @@ def test_a_transformer_is_shown_by_its_attentions(tmp_path, recwarn, options):
 def test_a_layer_that_all_methods_can_read_brings_them_back(tmp_path):
     with pytest.warns(UserWarning, match="shows saliency alone"):
         trainer(tmp_path / "none", SaliencyCallback(), max_epochs=1).fit(Pooled(), loader(), loader())
-    trainer(tmp_path / "one", SaliencyCallback(layer="net.0"), max_epochs=1).fit(Pooled(), loader(), loader())
+    trainer(tmp_path / "one", SaliencyCallback(layer="net.0", style=EACH), max_epochs=1).fit(
+        Pooled(), loader(), loader()
+    )
     assert sheets(tmp_path / "one") >= {"saliency/grad_cam", "saliency/saliency"}
 
 
@@ -218,7 +221,7 @@ class Ripens(TinyClassifier):
 
 def test_a_model_that_can_be_explained_later_is_shown_from_then_on(tmp_path):
     with pytest.warns(UserWarning, match="RuntimeError: not ready") as caught:
-        fit_beside(tmp_path, Ripens, SaliencyCallback(samples=5))
+        fit_beside(tmp_path, Ripens, SaliencyCallback(samples=5, style=EACH))
     assert len(texts(caught, "SaliencyCallback")) == 1
     assert sheets(tmp_path / "with") == ALL
     assert load_record(tmp_path / "with").epochs == [0, 1, 2]
@@ -235,7 +238,7 @@ class FailsOnce(TinyClassifier):
 
 def test_a_fault_after_a_look_that_went_well_leaves_no_method_out(tmp_path):
     with pytest.warns(UserWarning, match="RuntimeError: only now") as caught:
-        fit_beside(tmp_path, FailsOnce, SaliencyCallback(samples=5))
+        fit_beside(tmp_path, FailsOnce, SaliencyCallback(samples=5, style=EACH))
     assert len(texts(caught, "SaliencyCallback")) == 1
     assert sheets(tmp_path / "with") == ALL
     assert load_record(tmp_path / "with").epochs == [None, 0, 2]
@@ -251,7 +254,7 @@ class TakesOne(TinyClassifier):
 
 
 def test_too_little_memory_leaves_no_method_out(tmp_path):
-    fit_beside(tmp_path, TakesOne, SaliencyCallback(samples=5))
+    fit_beside(tmp_path, TakesOne, SaliencyCallback(samples=5, style=EACH))
     assert sheets(tmp_path / "with") == ALL
 
 

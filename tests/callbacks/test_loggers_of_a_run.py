@@ -114,5 +114,5 @@ def test_pictures_and_scalars_stand_at_the_steps_of_lightnings_scalars_with_seve
     found = events(tmp_path)
     steps = [event.step for event in found.Scalars("val_loss")]
     assert [event.step for event in found.Images("saliency/grad_cam")] == [0, *steps]
-    assert [event.step for event in found.Scalars("saliency/seconds")] == steps
+    assert [event.step for event in found.Scalars("xai_saliency/seconds")] == steps
     assert isinstance(runner.logger, L.loggers.TensorBoardLogger)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from looking import Keeps, images_of
 from recipes import Sizes, fit, squares
-from tiny import L, TinyClassifier, data, events, loader, trainer
+from tiny import L, TinyClassifier, data, events, is_own, loader, trainer
 from torch import nn
 
 from lightning_saliency import SaliencyCallback, explain
@@ -25,7 +25,7 @@ BOXES = squares(data()[:])
 
 
 def callback(methods=METHODS, **options) -> SaliencyCallback:
-    defaults = {"samples": 4, "history": False, "execution": Execution(on_error="raise")}
+    defaults = {"samples": 4, "history": False, "metrics": Metrics("all"), "execution": Execution(on_error="raise")}
     return SaliencyCallback(methods, **(defaults | options))
 
 
@@ -35,8 +35,10 @@ def with_objects(num: int = 4, objects=squares) -> Samples:
 
 def logged(metrics, suffix="") -> set[str]:
     """The metrics of CAM."""
-    own = {name.removesuffix(suffix) for name in metrics if name.startswith("saliency/cam/") and name.endswith(suffix)}
-    return {name.removeprefix("saliency/cam/") for name in own}
+    own = {
+        name.removesuffix(suffix) for name in metrics if name.startswith("xai_saliency/cam/") and name.endswith(suffix)
+    }
+    return {name.removeprefix("xai_saliency/cam/") for name in own}
 
 
 def by_hand(model, num: int, masks=None, **options) -> ExplainedSamples:
@@ -55,7 +57,7 @@ def check(runner, expected: dict[str, float]):
     """The last scalars are these, but for the order in which floats were added."""
     assert expected
     for name, value in expected.items():
-        assert float(runner.callback_metrics[f"saliency/{name}"]) == pytest.approx(value, abs=1e-5), name
+        assert float(runner.callback_metrics[f"xai_saliency/{name}"]) == pytest.approx(value, abs=1e-5), name
 
 
 def test_each_epoch_has_its_numbers_and_the_last_are_those_of_the_trained_model(tmp_path):
@@ -64,7 +66,7 @@ def test_each_epoch_has_its_numbers_and_the_last_are_those_of_the_trained_model(
     check(runner, measured(by_hand(model, 4)))
     scalars = events(tmp_path)
     for metric in ALWAYS | DRIFT:
-        assert [event.step for event in scalars.Scalars(f"saliency/cam/{metric}")] == [2, 5, 8], metric
+        assert [event.step for event in scalars.Scalars(f"xai_saliency/cam/{metric}")] == [2, 5, 8], metric
     assert "cam/rank_correlation_previous" not in load_record(tmp_path)[0].scalars
 
 
@@ -90,8 +92,8 @@ def test_drift_is_measured_from_the_last_look_and_from_the_untrained_network(tmp
 def test_without_sanity_checking_drift_is_there_from_the_second_epoch_on(tmp_path):
     runner, _ = fit(tmp_path, callback(), max_epochs=2, num_sanity_val_steps=0)
     assert logged(runner.callback_metrics) == ALWAYS | {name for name in DRIFT if name.endswith("previous")}
-    assert len(events(tmp_path).Scalars("saliency/cam/rank_correlation_previous")) == 1
-    assert len(events(tmp_path).Scalars("saliency/cam/entropy")) == 2
+    assert len(events(tmp_path).Scalars("xai_saliency/cam/rank_correlation_previous")) == 1
+    assert len(events(tmp_path).Scalars("xai_saliency/cam/entropy")) == 2
 
 
 def test_samples_of_several_sizes_are_measured_together(tmp_path):
@@ -136,7 +138,7 @@ def test_a_resumed_run_whose_checkpoint_knows_no_objects_finds_them(tmp_path):
 
 
 def test_the_first_samples_of_the_stream_are_measured_in_place_of_the_shown_ones(tmp_path):
-    ours = callback(samples=with_objects(2), metrics=Metrics(samples=21), history=True)
+    ours = callback(samples=with_objects(2), metrics=Metrics("all", samples=21), history=True)
     runner, model = fit(tmp_path, ours, max_epochs=2)
     check(runner, measured(by_hand(model, 21, objects_to_masks(BOXES[:21], 21, (16, 16)), chunk_size=5)))
     assert load_record(tmp_path)[-1].positions == (0, 1)
@@ -144,18 +146,18 @@ def test_the_first_samples_of_the_stream_are_measured_in_place_of_the_shown_ones
 
 def test_evaluation_logs_them_too(tmp_path):
     model = TinyClassifier()
-    ours = callback(samples=with_objects(), metrics=Metrics(faithfulness=True))
+    ours = callback(samples=with_objects(), metrics=Metrics("all", faithfulness=True))
     (validated,) = trainer(tmp_path, ours).validate(model, loader(), verbose=False)
     assert logged(validated) == ALWAYS | ON_OBJECTS | FAITHFULNESS
     expected = measured(by_hand(model, 4))
-    assert validated["saliency/cam/entropy"] == pytest.approx(expected["cam/entropy"], abs=1e-5)
+    assert validated["xai_saliency/cam/entropy"] == pytest.approx(expected["cam/entropy"], abs=1e-5)
     (tested,) = trainer(tmp_path, ours).test(model, loader(), verbose=False)
     assert logged(tested, "/test") == logged(validated)
-    assert not [name for name in tested if name.startswith("saliency") and not name.endswith("/test")]
+    assert not [name for name in tested if is_own(name) and not name.endswith("/test")]
 
 
 def test_faithfulness_is_that_of_the_maps(tmp_path):
-    runner, model = fit(tmp_path, callback(metrics=Metrics(faithfulness=True)), max_epochs=1)
+    runner, model = fit(tmp_path, callback(metrics=Metrics("all", faithfulness=True)), max_epochs=1)
     expected = measure_faithfulness(model, by_hand(model, 4).explanation)
     assert set(expected) == set(METHODS)
     check(
@@ -188,7 +190,7 @@ def test_randomization_is_measured_every_so_many_epochs_and_says_which_maps_do_n
     assert [text for text in texts if "of the untrained network" in text]
     assert [text for text in texts if "with a randomized head" in text]
     assert not [text for text in texts if text.startswith("cam")]
-    scalars = events(tmp_path).Scalars("saliency/eigen_cam/rank_correlation_random_head")
+    scalars = events(tmp_path).Scalars("xai_saliency/eigen_cam/rank_correlation_random_head")
     assert [event.step for event in scalars] == [5, 11]
     assert [event.value for event in scalars] == pytest.approx([1.0, 1.0])
     images, labels = data()[:4]
@@ -198,9 +200,13 @@ def test_randomization_is_measured_every_so_many_epochs_and_says_which_maps_do_n
 
 def test_stopping_and_saving_can_go_by_them(tmp_path):
     stopping = L.callbacks.EarlyStopping(
-        "saliency/cam/energy_in_box", mode="max", divergence_threshold=1.1, check_on_train_epoch_end=False, strict=True
+        "xai_saliency/cam/energy_in_box",
+        mode="max",
+        divergence_threshold=1.1,
+        check_on_train_epoch_end=False,
+        strict=True,
     )  # which no fraction can reach: it stops at once
-    saving = L.callbacks.ModelCheckpoint(tmp_path / "best", monitor="saliency/saliency/rank_correlation_previous")
+    saving = L.callbacks.ModelCheckpoint(tmp_path / "best", monitor="xai_saliency/saliency/rank_correlation_previous")
     ours = callback(samples=with_objects())
     runner, _ = fit(tmp_path, ours, stopping, saving, max_epochs=9, enable_checkpointing=True)
     assert runner.current_epoch == 1
@@ -217,13 +223,13 @@ class Dead(TinyClassifier):
 
 def test_maps_that_have_died_are_numbers_too_and_end_no_training(tmp_path):
     stopping = L.callbacks.EarlyStopping(
-        "saliency/cam/entropy", patience=99, check_on_train_epoch_end=False, strict=True
+        "xai_saliency/cam/entropy", patience=99, check_on_train_epoch_end=False, strict=True
     )
-    ours = callback(samples=with_objects(), metrics=Metrics(faithfulness=True))
+    ours = callback(samples=with_objects(), metrics=Metrics("all", faithfulness=True))
     runner, _ = fit(tmp_path, ours, stopping, model=Dead(), max_epochs=3)
     assert runner.global_step == 9
-    assert float(runner.callback_metrics["saliency/cam/blank_fraction"]) == 1
-    assert float(runner.callback_metrics["saliency/cam/raw_maximum"]) == 0
+    assert float(runner.callback_metrics["xai_saliency/cam/blank_fraction"]) == 1
+    assert float(runner.callback_metrics["xai_saliency/cam/raw_maximum"]) == 0
     assert all(bool(value.isfinite()) for value in runner.callback_metrics.values())
 
 
@@ -275,7 +281,7 @@ def test_samples_without_an_entry_have_no_object_and_that_is_said_once(tmp_path)
     assert sum("2 entries" in str(warning.message) for warning in caught) == 1
     masks = [sample.mask.any().item() for sample in keeps.looks[-1].samples.samples]
     assert masks == [True, True, False, False]
-    assert events(tmp_path).Scalars("saliency/cam/pointing_game")
+    assert events(tmp_path).Scalars("xai_saliency/cam/pointing_game")
 
 
 def test_masks_follow_the_samples_that_are_chosen(tmp_path):

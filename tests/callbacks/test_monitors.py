@@ -17,7 +17,7 @@ from lightning_saliency.metrics import METRICS
 
 EarlyStopping, ModelCheckpoint = L.callbacks.EarlyStopping, L.callbacks.ModelCheckpoint
 SHOWN = 5
-KEY = "saliency/cam/entropy"
+KEY = "xai_saliency/cam/entropy"
 
 
 def callback(methods="cam", **options) -> SaliencyCallback:
@@ -125,7 +125,9 @@ def test_a_scheduler_that_reads_it_goes_on(tmp_path, module, options):
     assert runner.global_step == 12
 
 
-@pytest.mark.parametrize("key", ["saliency/cam/entropi", "saliency/grad_cam/entropy", "salience/cam/entropy", "cam"])
+@pytest.mark.parametrize(
+    "key", ["xai_saliency/cam/entropi", "xai_saliency/grad_cam/entropy", "salience/cam/entropy", "cam"]
+)
 def test_a_misspelled_key_is_lightnings_own_error(tmp_path, key):
     with pytest.raises(RuntimeError, match=f"conditioned on metric `{key}` which is not available"):
         fit_monitored(tmp_path, TinyClassifier, EarlyStopping(key))
@@ -134,11 +136,11 @@ def test_a_misspelled_key_is_lightnings_own_error(tmp_path, key):
 @pytest.mark.parametrize(
     ("key", "options"),
     [
-        ("saliency/cam/energy_in_box", {}),
-        ("saliency/cam/deletion", {}),
-        ("saliency/cam/agreement", {}),
-        ("saliency/cam/rank_correlation_random_head", {}),
-        ("saliency/cam/entropy", {"metrics": False}),
+        ("xai_saliency/cam/energy_in_box", {}),
+        ("xai_saliency/cam/deletion", {}),
+        ("xai_saliency/cam/agreement", {}),
+        ("xai_saliency/cam/rank_correlation_random_head", {}),
+        ("xai_saliency/cam/entropy", {"metrics": False}),
     ],
 )
 def test_a_metric_that_the_options_leave_out_is_lightnings_own_error(tmp_path, key, options):
@@ -148,7 +150,7 @@ def test_a_metric_that_the_options_leave_out_is_lightnings_own_error(tmp_path, k
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_each_metric_has_a_worst_value_that_is_found_first(tmp_path, metric):
-    sees = Sees(f"saliency/cam/{metric}")
+    sees = Sees(f"xai_saliency/cam/{metric}")
     boxes = Samples(num=SHOWN, objects=lambda batch: torch.tensor([[1.0, 1.0, 5.0, 5.0]]).expand(len(batch[0]), 4))
     ours = callback(
         ["cam", "saliency"],
@@ -163,7 +165,7 @@ def test_each_metric_has_a_worst_value_that_is_found_first(tmp_path, metric):
 
 def test_the_maps_of_several_layers_are_found_by_their_names(tmp_path):
     layers = ["backbone.0", "backbone.5"]
-    sees = Sees("saliency/grad_cam@backbone.5/entropy")
+    sees = Sees("xai_saliency/grad_cam@backbone.5/entropy")
     ours = SaliencyCallback("grad_cam", layer=layers, samples=SHOWN, every_n_epochs=2)
     fit_monitored(tmp_path, TinyClassifier, sees, EarlyStopping(sees.key), ours=ours, max_epochs=2)
     assert sees.values[0] == 1 != sees.values[1]
@@ -171,7 +173,7 @@ def test_the_maps_of_several_layers_are_found_by_their_names(tmp_path):
         fit_monitored(
             tmp_path,
             TinyClassifier,
-            EarlyStopping("saliency/grad_cam@backbone.4/entropy"),
+            EarlyStopping("xai_saliency/grad_cam@backbone.4/entropy"),
             ours=SaliencyCallback("grad_cam", layer=layers, samples=SHOWN),
         )
 
@@ -179,15 +181,15 @@ def test_the_maps_of_several_layers_are_found_by_their_names(tmp_path):
 class Brightness(Output):
     """Logs a number of its own, and knows the worst."""
 
-    def worst(self, scalar):
-        return -1.0 if scalar == "brightness" else None
+    def worst(self):
+        return {"brightness": -1.0}
 
     def __call__(self, look):
         return Logged(scalars={"brightness": torch.tensor(0.5)})
 
 
 def test_an_output_of_ones_own_says_its_worst_value(tmp_path):
-    sees = Sees("saliency/brightness")
+    sees = Sees("xai_saliency/brightness")
     ours = callback(outputs=[Brightness()], every_n_epochs=2)
     fit_monitored(tmp_path, TinyClassifier, sees, EarlyStopping(sees.key), ours=ours, max_epochs=2)
     assert sees.values == [-1, 0.5]
@@ -210,9 +212,9 @@ def test_without_a_logger_numbers_are_the_same_and_can_be_monitored(tmp_path):
     metrics = {}
     for name, logger in (("with", {}), ("without", {"logger": False})):
         L.seed_everything(1)
-        stops = EarlyStopping("saliency/saliency/entropy", patience=100, check_on_train_epoch_end=False)
+        stops = EarlyStopping("xai_saliency/saliency/entropy", patience=100, check_on_train_epoch_end=False)
         keeps = Keeps()
-        ours = SaliencyCallback(samples=4, outputs=[keeps])
+        ours = SaliencyCallback(samples=4, outputs=[keeps], metrics=Metrics("all"))
         runner = trainer(tmp_path / name, ours, stops, **logger)
         if name == "without":
             with pytest.warns(UserWarning, match="no logger to write pictures to"):
@@ -222,7 +224,7 @@ def test_without_a_logger_numbers_are_the_same_and_can_be_monitored(tmp_path):
         metrics[name] = {key: float(value) for key, value in runner.callback_metrics.items() if "seconds" not in key}
         assert [look.is_logged for look in keeps.looks] == [name == "with"] * 3
     assert metrics["with"] == metrics["without"]
-    assert "saliency/saliency/agreement" in metrics["with"]
+    assert "xai_saliency/saliency/agreement" in metrics["with"]
     assert not list((tmp_path / "without").glob("**/*.record"))
 
 
@@ -253,4 +255,6 @@ def test_the_readmes_example_runs_without_a_logger(tmp_path):
     with pytest.warns(UserWarning, match="no logger to write pictures to"):
         runner.fit(TakesDicts(), loader(collate_fn=with_boxes), loader(collate_fn=with_boxes))
     assert runner.current_epoch == 3
-    assert 0 < runner.callback_metrics["saliency/grad_cam/energy_in_box"] < 1
+    (stops,) = (one for one in namespace["callbacks"] if isinstance(one, EarlyStopping))
+    assert stops.monitor.endswith("grad_cam/energy_in_box") or stops.monitor.endswith("grad_cam_energy_in_box")
+    assert 0 < runner.callback_metrics[stops.monitor] < 1

@@ -102,13 +102,13 @@ def test_given_images_are_shown_after_each_training_epoch(tmp_path, reason):
     assert torch.equal(keeps.images, IMAGES)
     assert keeps.labels == LABELS.tolist()
     written = events(tmp_path)
-    assert [event.step for event in written.Images("saliency/grad_cam")] == [0, 2, 5]
-    assert [event.step for event in written.Scalars("saliency/grad_cam/entropy")] == [2, 5]
-    assert {"saliency/grad_cam/filmstrip", "saliency/overview", "saliency/grad_cam/animation"} <= set(
+    assert [event.step for event in written.Images("saliency/all_methods")] == [0, 2, 5]
+    assert [event.step for event in written.Scalars("xai_saliency/grad_cam/entropy")] == [2, 5]
+    assert {"saliency/grad_cam/filmstrip", "saliency/all_methods", "saliency/grad_cam/animation"} <= set(
         written.Tags()["images"]
     )
     assert load_record(tmp_path).epochs == [None, 0, 1]
-    assert "saliency/seconds" in runner.callback_metrics
+    assert "xai_saliency/seconds" in runner.callback_metrics
 
 
 def test_every_second_epoch_and_the_untrained_network_only_where_it_is_wanted(tmp_path):
@@ -170,7 +170,7 @@ def test_the_training_is_untouched(tmp_path, options):
     callback = SaliencyCallback(["grad_cam", "saliency"], samples=(IMAGES, LABELS), execution=STRICT)
     runner = fit_beside(tmp_path, NeverValidates, callback, **options)
     assert runner.global_step > 0
-    assert len(events(tmp_path / "with").Images("saliency/grad_cam")) == 4
+    assert len(events(tmp_path / "with").Images("saliency/all_methods")) == 4
 
 
 class ByItself(TinyClassifier):
@@ -221,11 +221,11 @@ def test_a_second_fit_goes_on(tmp_path):
 
 def test_what_monitors_a_scalar_finds_it(tmp_path):
     callback = SaliencyCallback("grad_cam", samples=IMAGES, execution=STRICT)
-    monitor = L.callbacks.ModelCheckpoint(tmp_path / "best", monitor="saliency/grad_cam/entropy")
+    monitor = L.callbacks.ModelCheckpoint(tmp_path / "best", monitor="xai_saliency/grad_cam/entropy")
     trainer(tmp_path, callback, monitor, enable_checkpointing=True).fit(NeverValidates(), loader())
     assert monitor.best_model_score.isfinite()
     assert monitor.best_model_score == min(
-        event.value for event in events(tmp_path).Scalars("saliency/grad_cam/entropy")
+        event.value for event in events(tmp_path).Scalars("xai_saliency/grad_cam/entropy")
     )
 
 

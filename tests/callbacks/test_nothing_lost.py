@@ -14,7 +14,7 @@ from lightning_saliency.callbacks import Execution, Metrics, Samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*sampler has shuffling enabled")
 
-DRIFT = "saliency/cam/rank_correlation_untrained"
+DRIFT = "xai_saliency/cam/rank_correlation_untrained"
 RAISES = Execution(on_error="raise", audit=True)
 
 
@@ -78,7 +78,7 @@ def test_a_second_fit_goes_on_with_the_first(tmp_path, between):
     assert torch.equal(keeps.images, images)
     record = load_record(tmp_path)
     assert record.epochs == [None, 0, 1, 2, 3]
-    assert [DRIFT.removeprefix("saliency/") in look.scalars for look in record] == [False, True, True, True, True]
+    assert [DRIFT.removeprefix("xai_saliency/") in look.scalars for look in record] == [False, True, True, True, True]
     # compared with the maps of the look before, and with those of the untrained network
     assert len(events(tmp_path).Scalars(DRIFT)) >= 4
 
@@ -231,9 +231,9 @@ def test_measured_samples_that_another_order_has_changed_are_not_compared(tmp_pa
     other = trainer(tmp_path / "other", callback(**measured))
     fit(other, TinyClassifier(), epochs=3, val=backwards, ckpt_path=path)
     assert DRIFT not in other.callback_metrics
-    assert "saliency/cam/rank_correlation_previous" not in other.callback_metrics
+    assert "xai_saliency/cam/rank_correlation_previous" not in other.callback_metrics
     fit(other, other.lightning_module, epochs=4)
-    assert "saliency/cam/rank_correlation_previous" in other.callback_metrics
+    assert "xai_saliency/cam/rank_correlation_previous" in other.callback_metrics
 
 
 def test_a_checkpoint_does_not_grow_with_the_samples_that_are_measured(tmp_path):
@@ -308,7 +308,7 @@ def test_callbacks_that_share_a_name_and_samples_have_each_their_state(tmp_path)
     runner = trainer(tmp_path / "rest", *both())
     fit(runner, TinyClassifier(), epochs=3, ckpt_path=path)
     for method in METHODS:
-        assert f"saliency/{method}/rank_correlation_untrained" in runner.callback_metrics
+        assert f"xai_saliency/{method}/rank_correlation_untrained" in runner.callback_metrics
     assert load_record(tmp_path / "rest/saliency.record").epochs == [None, 0, 1, 2]
     assert load_record(tmp_path / "rest/saliency.1.record").epochs == [None, 0, 1, 2]
 

@@ -52,18 +52,18 @@ class Margin(Output):
 
 
 def test_what_an_output_logs_reaches_the_loggers_and_who_monitors_it(tmp_path):
-    stopping = L.callbacks.EarlyStopping("saliency/margin", patience=9, check_on_train_epoch_end=False, strict=True)
+    stopping = L.callbacks.EarlyStopping("xai_saliency/margin", patience=9, check_on_train_epoch_end=False, strict=True)
     runner, model = fit(tmp_path, callback(Margin()), stopping)
     found = events(tmp_path)
     assert [event.step for event in found.Images("saliency/margin")] == [0, 2, 5]
     assert [event.step for event in found.Images("saliency/margin/end")] == [6]
-    assert [event.step for event in found.Scalars("saliency/margin")] == [2, 5]
+    assert [event.step for event in found.Scalars("xai_saliency/margin")] == [2, 5]
     with torch.no_grad():
         logits = model.eval()(data()[:3][0])
     expected = float(logits.sort(1).values[:, -2:].diff(dim=1).mean())
-    assert float(runner.callback_metrics["saliency/margin"]) == pytest.approx(expected, abs=1e-5)
+    assert float(runner.callback_metrics["xai_saliency/margin"]) == pytest.approx(expected, abs=1e-5)
     assert load_record(tmp_path)[-1].scalars.keys() == {  # it came after the record
-        name.removeprefix("saliency/") for name in runner.callback_metrics if name.startswith("saliency/cam/")
+        name.removeprefix("xai_saliency/") for name in runner.callback_metrics if name.startswith("xai_saliency/cam/")
     }
 
 
@@ -131,7 +131,7 @@ def test_an_output_that_raises_does_not_keep_the_others_from_theirs(tmp_path, pl
     assert len(keeps.looks) == margin.looks == 3
     assert sheets(tmp_path) == {"saliency/cam", "saliency/margin", "saliency/margin/end"}
     assert len(events(tmp_path).Images("saliency/cam")) == 3
-    assert {"saliency/margin", "saliency/cam/entropy", "saliency/seconds"} <= runner.callback_metrics.keys()
+    assert {"xai_saliency/margin", "xai_saliency/cam/entropy", "xai_saliency/seconds"} <= runner.callback_metrics.keys()
     assert load_record(tmp_path).epochs == [None, 0, 1]
 
 
@@ -154,7 +154,7 @@ def test_an_output_that_raises_in_sanity_checking_too_is_one_warning_and_the_oth
     assert sum("at once" in str(warning.message) for warning in caught) == 1
     assert runner.state.finished
     assert len(events(tmp_path).Images("saliency/cam")) == 3
-    assert "saliency/margin" in runner.callback_metrics
+    assert "xai_saliency/margin" in runner.callback_metrics
 
 
 def test_an_output_that_raises_ends_the_run_before_its_first_step_where_that_is_asked_for(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from looking import Keeps
-from tiny import L, TinyClassifier, data, events, loader, picture, sheets, trainer
+from tiny import L, TinyClassifier, data, events, first, loader, picture, sheets, trainer
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 from torchvision.transforms import v2
@@ -15,9 +15,21 @@ from watching import SharedList
 from lightning_saliency import CAMCallback, GradCAMCallback, GradCAMPlusPlusCallback, SaliencyCallback, explain
 from lightning_saliency.attribution import make_heatmaps
 from lightning_saliency.callbacks import Execution, GradientSaliencyCallback, Style
-from lightning_saliency.visualization import Caption, encode_picture, grid, to_rgb
+from lightning_saliency.visualization import Caption, Drawing, encode_picture, grid, to_rgb
+from lightning_saliency.visualization.captions import reason_words
+from lightning_saliency.visualization.colors import to_percentile
 
 RAISES = Execution(on_error="raise")
+
+
+def caption_of(true: int, probabilities: torch.Tensor, names) -> Caption:
+    """What stands above a sample whose true class is explained."""
+    predicted = int(probabilities.argmax())
+    said = f"{names[predicted]} {probabilities[predicted]:.0%}"
+    if predicted == true:
+        return Caption(said, True, names=(str(names[predicted]),))
+    text = f"predicted {said} · map of: true {names[true]} {probabilities[true]:.0%}"
+    return Caption(text, False, names=(str(names[predicted]), str(names[true])))
 
 
 def cells(sheet: torch.Tensor, color) -> torch.Tensor:
@@ -27,10 +39,10 @@ def cells(sheet: torch.Tensor, color) -> torch.Tensor:
 
 def test_every_epoch_and_the_untrained_network_are_in_the_event_file_at_the_scalars_steps(tmp_path):
     L.seed_everything(0)
-    callback = SaliencyCallback(["cam", "saliency"])
+    callback = SaliencyCallback(["cam", "saliency"], style=Style(cards="all"))
     trainer(tmp_path, callback, max_epochs=3).fit(TinyClassifier(), loader(shuffle=True), loader())
     found = events(tmp_path)
-    assert sheets(tmp_path) == {"saliency/cam", "saliency/saliency", "saliency/overview"}
+    assert sheets(tmp_path) == {"saliency/cam", "saliency/saliency", "saliency/all_methods"}
     scalar_steps = [event.step for event in found.Scalars("val_loss")]
     assert scalar_steps == [2, 5, 8]
     for tag in sheets(tmp_path):
@@ -41,26 +53,35 @@ def test_the_last_picture_is_the_trained_model_explained_by_hand(tmp_path):
     L.seed_everything(0)
     model = TinyClassifier()
     keys = {"grad_cam": "Grad-CAM", "saliency": "Saliency"}
-    trainer(tmp_path, SaliencyCallback(list(keys), samples=3)).fit(model, loader(), loader())
+    trainer(tmp_path, SaliencyCallback(list(keys), samples=first(3))).fit(model, loader(), loader())
     images, labels = data()[:3]
     explanation = explain(model, images, methods=list(keys), target=labels)
-    probabilities, predictions = explanation.logits.softmax(1).max(1)
     heatmaps = {title: make_heatmaps(explanation.attributions[key], (16, 16)) for key, title in keys.items()}
+    predicted = explain(model, images, methods="grad_cam").attributions["grad_cam"]
+    heatmaps["Grad-CAM, predicted class"] = of_predicted = make_heatmaps(predicted, (16, 16))
+    is_wrong = (explanation.predictions != labels).tolist()
+    assert any(is_wrong)
+    reasons = {title: reason_words(made.reasons) for title, made in heatmaps.items()}
+    reasons["Grad-CAM, predicted class"] = [  # there is no cell where the maps would be the same
+        reason if wrong else "" for reason, wrong in zip(reason_words(of_predicted.reasons), is_wrong, strict=True)
+    ]
     expected = grid(
         to_rgb(images),
-        {title: made.maps for title, made in heatmaps.items()},
+        {
+            "Grad-CAM": heatmaps["Grad-CAM"].maps,
+            "Saliency": to_percentile(heatmaps["Saliency"].maps, heatmaps["Saliency"].peaks)[0],
+            "Grad-CAM, predicted class": of_predicted.maps,
+        },
         title="epoch 1 · step 5",
         captions=[
-            Caption(f"true {true} · predicted {predicted} {probability:.0%}", true == predicted)
-            for true, predicted, probability in zip(
-                labels.tolist(), predictions.tolist(), probabilities.tolist(), strict=True
-            )
+            caption_of(true, row, range(3))
+            for true, row in zip(labels.tolist(), explanation.probabilities, strict=True)
         ],
-        blanks={title: made.reasons for title, made in heatmaps.items()},
-        note="explained: true class · layer: backbone",
-        cell_side=235,
+        blanks=reasons,
+        fine=["Saliency"],
+        note="explained: true class · read at layer backbone",
     )
-    last = events(tmp_path).Images("saliency/overview")[-1]
+    last = events(tmp_path).Images("saliency/all_methods")[-1]
     assert last.encoded_image_string == encode_picture(expected)[0]
 
 
@@ -113,7 +134,7 @@ def test_images_of_one_channel_and_of_many_are_shown(tmp_path, channels):
     trainer(tmp_path, SaliencyCallback(samples=2, history=False), max_epochs=1).fit(
         TinyClassifier(channels), sets, sets
     )
-    assert len(events(tmp_path).Images("saliency/overview")) == 2
+    assert len(events(tmp_path).Images("saliency/all_methods")) == 2
 
 
 class Pictures(torch.utils.data.Dataset):
@@ -146,12 +167,12 @@ def test_the_normalization_and_the_class_names_come_from_the_validation_data_set
 
 
 def test_validate_and_test_run_under_inference_mode_and_have_their_own_tags(tmp_path):
-    runner = trainer(tmp_path, SaliencyCallback(["grad_cam", "saliency"], samples=2))
+    runner = trainer(tmp_path, SaliencyCallback(["grad_cam", "saliency"], samples=2, style=Style(cards="all")))
     runner.validate(TinyClassifier(), loader(), verbose=False)
     runner.test(TinyClassifier(), loader(), verbose=False)
     tags = set(events(tmp_path).Tags()["images"])
     assert tags == {
-        f"saliency/{name}{stage}" for name in ("grad_cam", "saliency", "overview") for stage in ("", "/test")
+        f"saliency/{name}{stage}" for name in ("grad_cam", "saliency", "all_methods") for stage in ("", "/test")
     }
 
 
@@ -185,7 +206,7 @@ def test_cam_of_the_most_probable_classes_takes_one_forward_and_no_backward(tmp_
     L.seed_everything(0)
     model, forwards = TinyClassifier(), SharedList()
     model.head.register_forward_hook(lambda _, args, output: forwards.append((len(args[0]), output.requires_grad)))
-    callback = CAMCallback(samples=5, style=Style(class_names=["cat", "dog", "owl"], top_k=2), execution=RAISES)
+    callback = CAMCallback(samples=first(5), style=Style(class_names=["cat", "dog", "owl"], top_k=2), execution=RAISES)
     runner = trainer(tmp_path, callback)
     runner.validate(model, loader(batch_size=5), verbose=False)
     forwards.clear()
@@ -203,29 +224,27 @@ def test_cam_of_the_most_probable_classes_takes_one_forward_and_no_backward(tmp_
         peaks = [max(float(maps[image, rank].max()), 0.0) for rank in (0, 1)]
         for rank in (0, 1):
             heatmaps[rank][image] *= peaks[rank] / max(*peaks, 1e-9)
-    names, predictions = ["cat", "dog", "owl"], explanation.predictions.tolist()
+    names = ["cat", "dog", "owl"]
     expected = grid(
         to_rgb(images),
         {"top 1": heatmaps[0], "top 2": heatmaps[1]},
         title="validate",
         captions=[
-            Caption(f"true {names[true]} · predicted {names[predicted]} {probability:.0%}", true == predicted)
-            for true, predicted, probability in zip(
-                labels.tolist(), predictions, probabilities[:, 0].tolist(), strict=True
-            )
+            caption_of(true, row, names) for true, row in zip(labels.tolist(), explanation.probabilities, strict=True)
         ],
-        blanks={f"top {rank + 1}": made[rank].reasons for rank in (0, 1)},
+        blanks={f"top {rank + 1}": reason_words(made[rank].reasons) for rank in (0, 1)},
         labels={
             f"top {rank + 1}": [
-                Caption(f"{names[index]} · {probability:.0%}", True if index == true else None)
+                Caption(f"{names[index]} {probability:.0%}", True if index == true else None, names=(names[index],))
                 for index, probability, true in zip(
                     classes[:, rank].tolist(), probabilities[:, rank].tolist(), labels.tolist(), strict=True
                 )
             ]
             for rank in (0, 1)
         },
-        note=f"explained: the 2 most probable classes, one scale a row · layer: {explanation.layer}",
-        cell_side=182,
+        note=f"explained: the 2 most probable classes · read at layer {explanation.layer}",
+        scale=("0", "the sample's maximum of these classes"),
+        drawing=Drawing(cell_side=244),
     )
     found = events(tmp_path)
     assert set(found.Tags()["images"]) == {"saliency/cam", "saliency/class_maps"}
@@ -244,9 +263,9 @@ def test_of_more_classes_than_there_are_all_are_shown_and_others_have_none(tmp_p
 
 def test_several_layers_have_a_picture_each_or_one_that_is_fused(tmp_path):
     layers = ["backbone.2", "backbone.6"]
-    each = GradCAMCallback(layer=layers, execution=RAISES)
+    each = GradCAMCallback(layer=layers, style=Style(cards="all"), execution=RAISES)
     trainer(tmp_path / "each", each).validate(TinyClassifier(), loader(), verbose=False)
-    tags = {"saliency/grad_cam@backbone.2", "saliency/grad_cam@backbone.6", "saliency/overview"}
+    tags = {"saliency/grad_cam@backbone.2", "saliency/grad_cam@backbone.6", "saliency/all_methods"}
     assert set(events(tmp_path / "each").Tags()["images"]) == tags
     fused = GradCAMCallback(layer=layers, execution=Execution(on_error="raise", fuse="max"))
     trainer(tmp_path / "one", fused).validate(TinyClassifier(), loader(), verbose=False)
@@ -257,7 +276,9 @@ def test_the_options_of_methods_and_mirroring_reach_the_maps(tmp_path):
     images, labels = data()[:4]
     methods = {"smooth_grad": {"num_samples": 3, "noise": 0.3, "reduce": "signed"}}
     keeps, model = Keeps(), TinyClassifier()
-    callback = SaliencyCallback(methods, samples=4, execution=Execution(on_error="raise", flip=True), outputs=[keeps])
+    callback = SaliencyCallback(
+        methods, samples=first(4), execution=Execution(on_error="raise", flip=True), outputs=[keeps]
+    )
     trainer(tmp_path, callback).validate(model, loader(), verbose=False)
     (group,) = keeps.looks[0].explained
     expected = explain(model, images, methods=methods, target=labels, flip=True).attributions["smooth_grad"]

@@ -33,12 +33,14 @@ class Sleeps(Output):
 
 
 def seconds_logged(folder) -> list[float]:
-    return [event.value for event in events(folder).Scalars("saliency/seconds")]
+    return [event.value for event in events(folder).Scalars("xai_saliency/seconds")]
 
 
 def test_its_seconds_are_logged_and_can_be_monitored(tmp_path):
-    stopping = L.callbacks.EarlyStopping("saliency/seconds", patience=100, check_on_train_epoch_end=False, strict=True)
-    saving = L.callbacks.ModelCheckpoint(tmp_path / "best", monitor="saliency/seconds")
+    stopping = L.callbacks.EarlyStopping(
+        "xai_saliency/seconds", patience=100, check_on_train_epoch_end=False, strict=True
+    )
+    saving = L.callbacks.ModelCheckpoint(tmp_path / "best", monitor="xai_saliency/seconds")
     ours = SaliencyCallback("cam", history=False, outputs=[Sleeps(0.1)])
     runner = trainer(tmp_path, ours, stopping, saving, enable_checkpointing=True)
     runner.fit(TinyClassifier(), loader(), loader())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from recipes import METHODS, RECIPES, STRICT, Careless, Deterministic, Witness, parametrized, run
 from recipes.optimization import Scheduled
-from tiny import L, TinyClassifier, events, loader, sheets, trainer
+from tiny import L, TinyClassifier, events, is_own, loader, sheets, trainer
 
 from lightning_saliency.callbacks import Execution, Output, SaliencyCallback
 from lightning_saliency.callbacks.audit import changed, digest
@@ -26,8 +26,8 @@ def test_training_with_the_callback_is_the_training_without_it(recipe, tmp_path)
     assert changed(without, with_callback) == []
     assert len(without) > 40
     if recipe.pictures is not None:
-        overview = ["overview"] if len(recipe.methods) > 1 else []
-        tags = {f"saliency/{tag}" for tag in [*recipe.methods, *overview, *recipe.more_tags]}
+        all_methods = ["all_methods"] if len(recipe.methods) > 1 else []
+        tags = {f"saliency/{tag}" for tag in [*recipe.methods, *all_methods, *recipe.more_tags]}
         found = events(tmp_path / "with")
         assert sheets(tmp_path / "with") == tags
         assert {tag: len(found.Images(tag)) for tag in tags} == dict.fromkeys(tags, recipe.pictures)
@@ -36,7 +36,7 @@ def test_training_with_the_callback_is_the_training_without_it(recipe, tmp_path)
 
 def own_scalars(found):
     """Return what the user has logged, by its tags: as texts, in which a NaN equals a NaN."""
-    tags = [tag for tag in found.Tags()["scalars"] if not tag.startswith("saliency/")]
+    tags = [tag for tag in found.Tags()["scalars"] if not is_own(tag)]
     return {tag: [f"{event.step}: {event.value}" for event in found.Scalars(tag)] for tag in tags}
 
 
@@ -93,7 +93,7 @@ def test_evaluation_under_inference_mode_leaves_everything_as_it_was(tmp_path, s
         module, witness = TinyClassifier(), Witness()
         runner = trainer(tmp_path, *callbacks, witness)
         (logged,) = getattr(runner, stage)(module, loader(), verbose=False)
-        metrics = {key: value for key, value in logged.items() if not key.startswith("saliency/")}
+        metrics = {key: value for key, value in logged.items() if not is_own(key)}
         assert metrics.keys() == {"val_loss"}
         witness.note(runner, module)
         endings.append(witness.ending | {"metrics": digest(metrics)})

@@ -65,13 +65,13 @@ def test_a_run_with_default_settings_shows_measures_and_records_its_samples(tmp_
     log = events(tmp_path)
     methods = ("grad_cam", "grad_cam_plus_plus", "saliency")
     expected = {f"saliency/{method}{part}" for method in methods for part in ("", "/filmstrip", "/animation")}
-    assert set(log.Tags()["images"]) == expected | {"saliency/overview"}
-    assert len(log.Images("saliency/overview")) == 3  # untrained, and two epochs
+    assert set(log.Tags()["images"]) == expected | {"saliency/all_methods"}
+    assert len(log.Images("saliency/all_methods")) == 3  # untrained, and two epochs
     for tag in log.Tags()["images"]:
         assert min(picture(log.Images(tag)[-1]).shape[1:]) > 100
     scalars = log.Tags()["scalars"]
     for metric in ("entropy", "area_above_half", "raw_maximum", "rank_correlation_untrained", "center_shift_previous"):
-        values = [event.value for event in log.Scalars(f"saliency/grad_cam/{metric}")]
+        values = [event.value for event in log.Scalars(f"xai_saliency/grad_cam/{metric}")]
         assert values
         assert all(map(math.isfinite, values)), metric
     assert not any("box" in name for name in scalars)
@@ -150,8 +150,8 @@ def test_objects_are_masks_and_every_metric_has_a_value(tmp_path, kind):
         "pointing_game", "energy_in_box", "average_drop", "deletion", "insertion", "rank_correlation_random_head",
     ):  # fmt: skip
         for method in ("grad_cam", "saliency"):
-            assert all(math.isfinite(event.value) for event in log.Scalars(f"saliency/{method}/{metric}"))
-    assert "saliency/grad_cam/box_iou" not in log.Tags()["scalars"]
+            assert all(math.isfinite(event.value) for event in log.Scalars(f"xai_saliency/{method}/{metric}"))
+    assert "xai_saliency/grad_cam/box_iou" not in log.Tags()["scalars"]
 
 
 def test_boxes_of_volumes_are_refused_before_training(tmp_path):

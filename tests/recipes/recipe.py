@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tiny import L, TensorBoardLogger, TinyClassifier, data, loader, trainer
+from tiny import L, TensorBoardLogger, TinyClassifier, data, is_own, loader, trainer
 
-from lightning_saliency.callbacks import Execution, SaliencyCallback
+from lightning_saliency.callbacks import Execution, Metrics, SaliencyCallback, Style
 from lightning_saliency.callbacks.audit import digest, fingerprint
 
 METHODS = ("cam", "grad_cam", "grad_cam_plus_plus", "eigen_cam", "saliency")
@@ -56,7 +56,8 @@ class Recipe:
 
     def ours(self) -> list[L.Callback]:
         """Return our callbacks, which raise what goes wrong, and audit themselves."""
-        options = {"methods": list(self.methods), "samples": 4, "execution": STRICT} | self.options
+        everything = {"style": Style(cards="all"), "metrics": Metrics("all")}
+        options = {"methods": list(self.methods), "samples": 4, "execution": STRICT} | everything | self.options
         return [SaliencyCallback(**options), *self.more()]
 
 
@@ -88,7 +89,7 @@ class Witness(L.Callback):
     on_test_batch_start = on_validation_batch_start
 
     def note(self, trainer, pl_module):
-        own = {key: value for key, value in trainer.callback_metrics.items() if not key.startswith("saliency/")}
+        own = {key: value for key, value in trainer.callback_metrics.items() if not is_own(key)}
         self.ending = fingerprint(trainer, pl_module) | {
             "the order of the samples": digest(self.samples),
             "the user's metrics": digest(own),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from drawing import rand, randn, uint8
 
-from lightning_saliency.visualization import colorize, overlay, signed_to_rgb
+from lightning_saliency.visualization import Shading, colorize, overlay, signed_to_rgb
 from lightning_saliency.visualization.colors import to_common_scale
 
 
@@ -32,23 +32,27 @@ def test_rounding_errors_at_the_ends_are_forgiven():
     assert colorize(ends.half(), "gray")[0, 0, 0].tolist() == [0, 0, 255, 255]
 
 
+@pytest.mark.parametrize("fade", [True, False])
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 0.4, 0.5, 1.0])
-def test_overlay_is_the_rounded_blend(alpha):
+def test_overlay_is_the_rounded_blend(alpha, fade):
     images, maps = torch.randint(0, 256, (2, 3, 9, 11), dtype=torch.uint8), rand(2, 1, 9, 11)
-    out = overlay(images, maps, "viridis", alpha)
+    out = overlay(images, maps, Shading("viridis", alpha, fade))
     assert (out.dtype, out.shape) == (torch.uint8, (2, 3, 9, 11))
     for n, y, x in np.ndindex(2, 9, 11):
         color = matplotlib.colormaps["viridis"](maps[n, 0, y, x].numpy(), bytes=True)
+        weight = alpha * (float(maps[n, 0, y, x]) if fade else 1.0)
         for c in range(3):
-            exact = (1 - alpha) * int(images[n, c, y, x]) + alpha * int(color[c])
+            exact = (1 - weight) * int(images[n, c, y, x]) + weight * int(color[c])
             assert abs(int(out[n, c, y, x]) - exact) <= 0.5 + 1e-4
 
 
+@pytest.mark.parametrize("fade", [True, False])
 @pytest.mark.parametrize("alpha", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
 @pytest.mark.parametrize("value", [0, 255])
-def test_extremes_neither_overflow_nor_drift(alpha, value):
+def test_extremes_neither_overflow_nor_drift(alpha, value, fade):
     images = torch.full((1, 3, 4, 4), value, dtype=torch.uint8)
-    assert torch.equal(overlay(images, torch.full((1, 1, 4, 4), value / 255), "gray", alpha), images)
+    shading = Shading("gray", alpha, fade)
+    assert torch.equal(overlay(images, torch.full((1, 1, 4, 4), value / 255), shading), images)
 
 
 def test_overlay_leaves_its_inputs_alone():
@@ -72,15 +76,30 @@ def test_overlay_leaves_its_inputs_alone():
         ({"heatmaps": torch.full((2, 1, 4, 4), 3.0)}, r"`heatmaps` to be in \[0, 1\], got values from 3 to 3"),
         ({"heatmaps": -rand(2, 1, 4, 4) - 1}, r"`heatmaps` to be in \[0, 1\]"),
         ({"heatmaps": torch.full((2, 1, 4, 4), math.nan)}, r"`heatmaps` to be in \[0, 1\], got values from nan"),
-        ({"alpha": 1.5}, r"`alpha` to be a number in \[0, 1\], got 1.5"),
-        ({"alpha": math.nan}, r"`alpha`"),
-        ({"colormap": "virdis"}, r"`colormap`.*'virdis'. Did you mean 'viridis'"),
-        ({"colormap": "1234567"}, r"`colormap` to be a name in `matplotlib.colormaps`, got '1234567'.$"),
     ],
 )
 def test_overlay_says_what_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
         overlay(**({"images": uint8(2, 3, 4, 4), "heatmaps": rand(2, 1, 4, 4)} | arguments))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"alpha": 1.5}, ValueError, r"`alpha` to be a number in \[0, 1\], got 1.5"),
+        ({"alpha": math.nan}, ValueError, r"`alpha`"),
+        ({"alpha": -0.1}, ValueError, r"`alpha` to be a number in \[0, 1\], got -0.1"),
+        ({"colormap": "virdis"}, ValueError, r"`colormap`.*'virdis'. Did you mean 'viridis'"),
+        ({"colormap": "turbi"}, ValueError, r"`colormap`.*Did you mean.*'turbo'"),
+        ({"colormap": "1234567"}, ValueError, r"`colormap` to be a name in `matplotlib.colormaps`, got '1234567'.$"),
+        ({"contour": 1.0}, ValueError, r"`contour` to be a number in \(0, 1\), got 1.0"),
+        ({"contour": 0}, ValueError, r"`contour` to be a number in \(0, 1\), got 0"),
+        ({"fade": "yes"}, TypeError, r"`fade` to be .*got 'yes'"),
+    ],
+)
+def test_a_shading_says_what_is_wrong(options, error, message):
+    with pytest.raises(error, match=message):
+        Shading(**options)
 
 
 def test_signed_values_are_brought_around_mid_gray_by_the_99th_percentile_of_what_is_not_0():

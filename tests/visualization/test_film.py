@@ -6,13 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from drawing import cells_of, rand, uint8
+from drawing import cells_of, rand, shaded, uint8
 from PIL import Image, ImageSequence
 
 from lightning_saliency.attribution import blank_reasons, to_heatmaps
 from lightning_saliency.visualization import Caption, Style, animation, filmstrip, fit_images, grid, tiles
+from lightning_saliency.visualization.captions import reason_words
 
-NOTE = "explained: true class · layer: layer4 · one scale a sample"
+NOTE = "explained: true class · read at layer layer4"
+ONE_SCALE = ("0", "the sample's maximum of all looks")
+DRAWING = shaded(cell_side=144)
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,16 @@ def expected_strip(record, titles, heatmaps, **words):
         dict(zip(titles, heatmaps, strict=True)),
         title=f"Grad-CAM, {titles[0]} to {titles[-1]}",
         note=NOTE,
-        cell_side=144,
+        scale=ONE_SCALE,
+        per_row=1,
+        drawing=DRAWING,
         **words,
     )
+
+
+def named(text, correct=None):
+    """A caption whose last word is a class's name."""
+    return Caption(text, correct, names=(text.split()[-1],))
 
 
 def on_scale(maps, strengths, size=(128, 128)):
@@ -92,16 +102,16 @@ def test_a_filmstrip_has_a_row_a_sample_a_column_a_look_and_one_scale_a_row():
         ["untrained", "epoch 0", "epoch 1"],
         map(on_scale, maps, strengths),
         labels={
-            "": [Caption("true bee"), Caption("true cat")],
-            "untrained": [Caption("bee", True), Caption("dog", False)],
-            "epoch 0": [Caption("cat", False), Caption("cat", True)],
-            "epoch 1": [Caption("bee", True), Caption("ant", False)],
+            "": [named("true bee"), named("true cat")],
+            "untrained": [named("bee", True), named("dog", False)],
+            "epoch 0": [named("cat", False), named("cat", True)],
+            "epoch 1": [named("bee", True), named("ant", False)],
         },
-        blanks={"untrained": [None] * 2, "epoch 0": [None] * 2, "epoch 1": [None, "constant 0"]},
+        blanks={"untrained": [None] * 2, "epoch 0": [None] * 2, "epoch 1": [None, *reason_words(["constant 0"])]},
     )
     assert torch.equal(filmstrip(record, "grad_cam"), expected)
     own_scale = filmstrip(record, "grad_cam", normalize="max")
-    assert own_scale.shape == expected.shape
+    assert own_scale.shape[2] == expected.shape[2]
     assert not torch.equal(own_scale, expected)
 
 
@@ -112,13 +122,13 @@ def test_the_style_says_the_colors_and_the_names_where_they_are_not_the_records(
         {"epoch 0": on_scale([ramp(1.0)] * 2, [1.0, 1.0])},
         title="Grad-CAM, epoch 0 to epoch 0",
         labels={
-            "": [Caption("true dog"), Caption("true 2")],
-            "epoch 0": [Caption("dog", True), Caption("2", True)],
+            "": [named("true dog"), named("true 2")],
+            "epoch 0": [named("dog", True), named("2", True)],
         },
         note=NOTE,
-        cell_side=144,
-        colormap="viridis",
-        alpha=0.25,
+        scale=ONE_SCALE,
+        per_row=1,
+        drawing=shaded("viridis", 0.25, cell_side=144),
     )
     style = Style(class_names=["cat", "dog"], colormap="viridis", alpha=0.25)
     assert torch.equal(filmstrip(record, "grad_cam", style=style), expected)
@@ -143,9 +153,9 @@ def test_what_was_not_explained_is_said_and_an_epoch_that_is_there_twice_has_its
         titles,
         [on_scale(whole, [0.0, 1.0]), on_scale(whole, [1.0, 1.0]), on_scale(whole, [1.0, 1.0])],
         labels={
-            "": [Caption(""), Caption("true 2")],
-            titles[0]: [Caption(""), Caption("1", False)],
-            **{title: [Caption("1"), Caption("2", True)] for title in titles[1:]},
+            "": [Caption(""), named("true 2")],
+            titles[0]: [Caption(""), named("1", False)],
+            **{title: [named("1"), named("2", True)] for title in titles[1:]},
         },
         blanks={titles[0]: ["not explained", None], titles[1]: [None, None], titles[2]: [None, None]},
     )
@@ -155,20 +165,20 @@ def test_what_was_not_explained_is_said_and_an_epoch_that_is_there_twice_has_its
 def test_the_reason_for_a_blank_is_the_records_and_a_negative_map_is_shown_from_its_minimum():
     maps = [-1 - ramp(1.0), ramp(1.0)]
     record = run([look(0, 10, maps, [1, 2], reasons=("all negative", "too weak"))])
-    words = {
-        "labels": {"": [Caption("true 1"), Caption("true 2")], "epoch 0": [Caption("1", True), Caption("2", True)]}
-    }
-    for normalize, reasons, note in (
-        ("shared", ["all negative", "too weak"], NOTE),
-        ("minmax", [None, "too weak"], NOTE.removesuffix(" · one scale a sample")),
+    words = {"labels": {"": [named("true 1"), named("true 2")], "epoch 0": [named("1", True), named("2", True)]}}
+    for normalize, reasons, scale in (
+        ("shared", ["all negative", "too weak"], ONE_SCALE),
+        ("minmax", [None, "too weak"], ("least", "each map's maximum")),
     ):
         expected = grid(
             images_of(record),
             {"epoch 0": to_heatmaps(torch.stack(maps), (128, 128), "minmax")},
             title="Grad-CAM, epoch 0 to epoch 0",
-            blanks={"epoch 0": reasons},
-            note=note,
-            cell_side=144,
+            blanks={"epoch 0": reason_words(reasons)},
+            note=NOTE,
+            scale=scale,
+            per_row=1,
+            drawing=DRAWING,
             **words,
         )
         assert torch.equal(filmstrip(record, "grad_cam", normalize=normalize), expected)
@@ -180,7 +190,7 @@ def test_a_map_that_is_not_finite_is_blank_and_does_not_touch_the_others():
     strip, alone = filmstrip(record, "grad_cam"), filmstrip(run([record[0]], labels=(1,)), "grad_cam")
     image, first, blank = cells_of(strip, 128, 128)
     assert all(map(torch.equal, (image, first), cells_of(alone, 128, 128)))
-    assert (blank[:, :40] == (image[:, :40] * 0.5).round()).all()
+    assert (blank[:, :30] == (image[:, :30] * 0.5).round()).all()
 
 
 def test_images_and_maps_may_differ_in_size():
@@ -195,12 +205,12 @@ def test_images_and_maps_may_differ_in_size():
             to_heatmaps(torch.tensor(raw)[None, None], image.shape[1:])[0] * strength[column]
             for raw, image, strength in zip(raw_maps, images, strengths, strict=True)
         ]
-    labels = [Caption(str(index), True) for index in range(3)]
+    labels = [named(str(index), True) for index in range(3)]
     expected = expected_strip(
         record,
         ["epoch 0", "epoch 1"],
         columns.values(),
-        labels={"": [Caption(f"true {index}") for index in range(3)], "epoch 0": labels, "epoch 1": labels},
+        labels={"": [named(f"true {index}") for index in range(3)], "epoch 0": labels, "epoch 1": labels},
     )
     assert (filmstrip(record, "grad_cam").int() - expected.int()).abs().max() <= 1
     with opened(animation(record, "grad_cam")) as film:
@@ -259,9 +269,10 @@ def test_an_animation_has_a_frame_a_look_repeats_for_ever_and_rests_at_its_end()
         on_scale([ramp(5.0), ramp(1.0)], [1.0, 1.0]),
         title="epoch 3",
         note=f"Grad-CAM · {NOTE}",
-        labels=[Caption("0", False), Caption("2", True)],
+        labels=[named("0", False), named("2", True)],
+        scale=ONE_SCALE,
         progress=1.0,
-        cell_side=144,
+        drawing=DRAWING,
     )
     assert last.shape == expected.shape
     difference = (last.float() - expected.float()).abs()

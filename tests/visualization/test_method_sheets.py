@@ -1,12 +1,18 @@
 import pytest
 import torch
-from drawing import randn
+from drawing import randn, shaded
 from tiny import explained_samples
 from torch import nn
 
 from lightning_saliency.attribution import blank_reasons, explain, to_heatmaps
 from lightning_saliency.visualization import Caption, Style, draw_sheets, fit_images, grid, to_rgb
+from lightning_saliency.visualization.captions import reason_words
 
+SCALES = {
+    "max": ("0", "each map's maximum"),
+    "minmax": ("least", "each map's maximum"),
+    "shared": ("0", "the maximum of all"),
+}
 METHODS = ("cam", "grad_cam")
 
 
@@ -29,19 +35,37 @@ def draw(*looked, **options):
 
 def captions(looked, names):
     predictions, probabilities = looked.explanation.predictions, looked.explanation.probabilities.amax(1)
-    return [
-        Caption(f"true {names[label]} · predicted {names[prediction]} {probability:.0%}", label == prediction)
-        for label, prediction, probability in zip(
-            looked.samples.labels, predictions.tolist(), probabilities.tolist(), strict=True
-        )
-    ]
+    said = []
+    for row, (label, prediction) in enumerate(zip(looked.samples.labels, predictions.tolist(), strict=True)):
+        text, named = f"{names[prediction]} {probabilities[row]:.0%}", [names[prediction]]
+        if label != prediction:
+            text = f"predicted {text}"
+            if label != 1:  # of class 1 is the map
+                text, named = f"{text} · true {names[label]}", [*named, names[label]]
+        if prediction != 1:
+            of_map = "map of: true" if label == 1 else "map of:"
+            text += f" · {of_map} {names[1]} {looked.explanation.probabilities[row, 1]:.0%}"
+            named.append(names[1])
+        said.append(Caption(text, label == prediction, names=tuple(map(str, named))))
+    return said
+
+
+def unlabeled_captions(explanation):
+    """What is said where nothing is known of the truth, of maps of class 1."""
+    said = []
+    for prediction, probabilities in zip(explanation.predictions.tolist(), explanation.probabilities, strict=True):
+        text, named = f"predicted {prediction} {probabilities[prediction]:.0%}", [str(prediction)]
+        if prediction != 1:
+            text, named = f"{text} · map of: 1 {probabilities[1]:.0%}", [*named, "1"]
+        said.append(Caption(text, names=tuple(named)))
+    return said
 
 
 @pytest.mark.parametrize("normalize", ["max", "minmax"])
-def test_a_sheet_for_each_method_and_one_of_all(normalize):
+def test_there_is_one_sheet_of_all_methods(normalize):
     looked, names = explained(128, 128), ["ant", "bee", "cat", "dog", "eel"]
     sheets = draw(looked, class_names=names, normalize=normalize, colormap="viridis", alpha=0.4)
-    assert list(sheets) == ["cam", "grad_cam", "overview"]
+    assert list(sheets) == ["all_methods"]
     raw, images = looked.explanation.attributions, to_rgb(looked.explanation.images)
     shown = {"CAM": "cam", "Grad-CAM": "grad_cam"}
     maps = {title: to_heatmaps(raw[key], (128, 128), normalize) for title, key in shown.items()}
@@ -50,13 +74,35 @@ def test_a_sheet_for_each_method_and_one_of_all(normalize):
         maps,
         title="epoch 1",
         captions=captions(looked, names),
-        blanks={title: blank_reasons(raw[key], normalize) for title, key in shown.items()},
-        note="explained: class 1 · layer: 1",
-        colormap="viridis",
-        alpha=0.4,
+        blanks={title: reason_words(blank_reasons(raw[key], normalize)) for title, key in shown.items()},
+        note="explained: class 1 · read at layer 1",
+        scale=SCALES[normalize],
+        drawing=shaded("viridis", 0.4),
     )
-    assert torch.equal(sheets["overview"], expected)
+    assert torch.equal(sheets["all_methods"], expected)
     assert list(draw(explained(16, 16, methods="saliency"))) == ["saliency"]
+
+
+@pytest.mark.parametrize("normalize", ["max", "minmax"])
+def test_where_all_cards_are_wanted_each_method_has_a_sheet_of_its_own_after_that_of_all(normalize):
+    looked, names = explained(128, 128), ["ant", "bee", "cat", "dog", "eel"]
+    sheets = draw(looked, class_names=names, normalize=normalize, cards="all")
+    assert list(sheets) == ["all_methods", "cam", "grad_cam"]
+    assert sorted(sheets) == list(sheets)
+    raw = looked.explanation.attributions
+    for title, key in {"CAM": "cam", "Grad-CAM": "grad_cam"}.items():
+        expected = grid(
+            to_rgb(looked.explanation.images),
+            {title: to_heatmaps(raw[key], (128, 128), normalize)},
+            title="epoch 1",
+            captions=captions(looked, names),
+            blanks={title: reason_words(blank_reasons(raw[key], normalize))},
+            note="explained: class 1 · read at layer 1",
+            scale=SCALES[normalize],
+        )
+        assert torch.equal(sheets[key], expected)
+    alone = draw(explained(128, 128, methods="cam"), class_names=names, normalize=normalize)
+    assert torch.equal(alone["cam"], sheets["cam"])
 
 
 def test_heatmaps_that_the_look_has_are_not_changed():
@@ -80,9 +126,10 @@ def test_a_shared_scale_is_shared_by_samples_of_all_sizes():
         {"CAM": heatmaps},
         title="epoch 1",
         captions=captions(small, range(5)) + captions(large, range(5)),
-        blanks={"CAM": blank_reasons(raw[0]) + blank_reasons(raw[1])},
-        note="explained: class 1 · layer: 1",
-        cell_side=250,
+        blanks={"CAM": reason_words(blank_reasons(raw[0]) + blank_reasons(raw[1]))},
+        note="explained: class 1 · read at layer 1",
+        scale=SCALES["shared"],
+        drawing=shaded(cell_side=250),
     )
     assert torch.equal(draw(small, large, normalize="shared")["cam"], expected)
 
@@ -96,8 +143,8 @@ def test_rows_stand_in_the_order_of_the_positions_whatever_their_sizes():
         {"Grad-CAM": [looked.heatmaps("max")["grad_cam"].maps[row] for looked, row in order]},
         title="epoch 1",
         captions=[captions(looked, range(5))[row] for looked, row in order],
-        blanks={"Grad-CAM": [looked.heatmaps("max")["grad_cam"].reasons[row] for looked, row in order]},
-        note="explained: class 1 · layer: 1",
+        blanks={"Grad-CAM": reason_words([looked.heatmaps("max")["grad_cam"].reasons[row] for looked, row in order])},
+        note="explained: class 1 · read at layer 1",
     )
     assert torch.equal(draw(first, second)["grad_cam"], expected)
     assert torch.equal(draw(second, first)["grad_cam"], expected)
@@ -119,23 +166,24 @@ def test_the_maps_of_the_most_probable_classes_stand_side_by_side(normalize):
         f"top {rank + 1}": to_heatmaps(raw[:, rank, None], (128, 128), own_scale) * strength[:, rank, None, None, None]
         for rank in (0, 1)
     }
-    scale = {"max": ", one scale a row", "minmax": "", "shared": ", one scale"}[normalize]
+    scale = ("0", "the sample's maximum of these classes") if normalize == "max" else SCALES[normalize]
     expected = grid(
         to_rgb(looked.explanation.images),
         columns,
         title="epoch 1",
         captions=captions(looked, range(5)),
-        blanks={f"top {rank + 1}": blank_reasons(raw[:, rank, None], own_scale) for rank in (0, 1)},
+        blanks={f"top {rank + 1}": reason_words(blank_reasons(raw[:, rank, None], own_scale)) for rank in (0, 1)},
         labels={
             f"top {rank + 1}": [
-                Caption(f"{index} · {probability:.0%}", True if index == label else None)
+                Caption(f"{index} {probability:.0%}", True if index == label else None, names=(str(index),))
                 for index, probability, label in zip(
                     classes[:, rank].tolist(), probabilities[:, rank].tolist(), (0, 1), strict=True
                 )
             ]
             for rank in (0, 1)
         },
-        note=f"explained: the 2 most probable classes{scale} · layer: 1",
+        note="explained: the 2 most probable classes · read at layer 1",
+        scale=scale,
     )
     sheet = draw(looked, normalize=normalize, top_k=2)["class_maps"]
     assert (sheet.int() - expected.int()).abs().max() <= 1
@@ -147,18 +195,14 @@ def test_the_maps_of_the_most_probable_classes_stand_side_by_side(normalize):
 def test_labels_may_be_unknown_and_images_of_many_channels_say_what_is_shown():
     looked = explained(128, 128, methods="grad_cam", channels=5)
     unlabeled = explained_samples(looked.explanation, looked.samples.positions)
-    probabilities = looked.explanation.probabilities.amax(1).tolist()
     expected = grid(
         fit_images(to_rgb(looked.explanation.images), 250),
         {"Grad-CAM": looked.heatmaps("max")["grad_cam"].maps},
         title="epoch 1",
-        captions=[
-            Caption(f"predicted {prediction} {probability:.0%}")
-            for prediction, probability in zip(looked.explanation.predictions.tolist(), probabilities, strict=True)
-        ],
-        blanks={"Grad-CAM": looked.heatmaps("max")["grad_cam"].reasons},
-        note="explained: class 1 · layer: 1 · channels 1–3 of 5",
-        cell_side=250,
+        captions=unlabeled_captions(looked.explanation),
+        blanks={"Grad-CAM": reason_words(looked.heatmaps("max")["grad_cam"].reasons)},
+        note="explained: class 1 · read at layer 1 · channels 1–3 of 5",
+        drawing=shaded(cell_side=250),
     )
     assert torch.equal(draw(unlabeled)["grad_cam"], expected)
 
@@ -170,14 +214,14 @@ def test_no_samples_are_refused():
 
 @pytest.mark.parametrize(
     ("count", "side", "shown"),
-    [(1, 300, 256), (4, 300, 158), (10, 300, 130), (10, 64, 128), (1, 32, 192), (10, 32, 96)],
+    [(1, 300, 256), (4, 300, 212), (10, 300, 134), (20, 300, 130), (10, 64, 128), (1, 32, 192), (10, 32, 96)],
 )
 def test_the_more_cells_a_sheet_has_the_smaller_they_are_down_to_what_can_be_read(count, side, shown):
     images = torch.zeros(count, 3, side, side)
     images[:, 0] = 1
     explanation = explain(network(), images, methods=["grad_cam", "hires_cam", "layer_cam", "saliency"])
     looked = explained_samples(explanation, range(count))
-    sheet = draw(looked, mean=0.0, std=1.0, alpha=0.0)["overview"]
+    sheet = draw(looked, mean=0.0, std=1.0, alpha=0.0)["all_methods"]
     red = (sheet == torch.tensor([255, 0, 0]).view(3, 1, 1)).all(0)
     first = red[:, red.any(0).nonzero()[0].item()]  # the left edge of all images
     assert first.sum() == count * shown

@@ -4,26 +4,39 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from drawing import PAPER, cells_of, corners, flat, ink, rand, uint8
+from drawing import BARE, GRAY, PAPER, cells_of, corners, flat, ink, rand, shaded, uint8
 
-from lightning_saliency.visualization import Caption, fit_images, grid, overlay, tiles
+from lightning_saliency.visualization import THEMES, Caption, Drawing, Shading, fit_images, grid, overlay, tiles
+from lightning_saliency.visualization.fonts import get_font
 
-GREEN, RED = (0, 114, 84), (184, 66, 0)
+GREEN, RED = (THEMES["light"].mark(correct)[1] for correct in (True, False))
 LONG = "true: golden retriever · predicted: labrador 93 %"
 ENDLESS = "Rindfleischetikettierungsueberwachungsaufgaben" * 4
+
+
+def scale_line(sheet, top, left, ends):
+    """The pixels of the color scale `(3, w)`, from its first to its last color, in the row that has most of them."""
+    below = sheet[:, top:, left:]
+    rows = [(below == torch.tensor(end).view(3, 1, 1)).all(0) for end in ends]
+    both = (rows[0].any(1) & rows[1].any(1)).nonzero().flatten()
+    row = int(both[len(both) // 2])
+    first, last = int(rows[0][row].nonzero()[0]), int(rows[1][row].nonzero()[-1])
+    return below[:, row, first : last + 1]
 
 
 def test_cells_hold_the_right_overlays_in_the_right_order():
     images = uint8(3, 3, 150, 140)
     maps = {name: rand(3, 1, 150, 140, seed=seed) for seed, name in enumerate("zab")}
-    sheet = grid(images, maps, title="epoch 1", captions=[Caption("a"), Caption("b"), Caption("c")], alpha=0.4)
+    sheet = grid(
+        images, maps, title="epoch 1", captions=[Caption("a"), Caption("b"), Caption("c")], drawing=shaded("turbo", 0.4)
+    )
     assert (sheet.dtype, sheet.ndim, sheet.shape[0]) == (torch.uint8, 3, 3)
     found = cells_of(sheet, 150, 140)
     assert len(found) == 12
     for row in range(3):
         assert torch.equal(found[4 * row], images[row])
         for column, name in enumerate("zab", start=1):
-            expected = overlay(images[row : row + 1], maps[name][row : row + 1], "turbo", 0.4)[0]
+            expected = overlay(images[row : row + 1], maps[name][row : row + 1], Shading("turbo", 0.4))[0]
             assert torch.equal(found[4 * row + column], expected)
 
 
@@ -33,7 +46,63 @@ def test_cells_are_aligned_and_never_touch():
     assert at == [(y, x) for y in tops for x in lefts]
     assert len({b - a for a, b in itertools.pairwise(tops)}) == 1
     assert tops[1] - tops[0] >= 130 + 8
-    assert lefts[1] - lefts[0] >= 140 + 8
+    assert lefts[1] - lefts[0] >= 140 + 6
+
+
+@pytest.mark.parametrize(("count", "methods", "per_row"), [(8, 1, 2), (4, 0, 2), (9, 0, 4), (5, 1, 2), (8, 2, 1)])
+def test_samples_stand_in_blocks_several_in_a_row_and_aligned(count, methods, per_row):
+    images = uint8(count, 3, 130, 140)
+    maps = {name: rand(count, 1, 130, 140, seed=seed) for seed, name in enumerate("abc"[:methods])}
+    sheet = grid(images, maps, captions=[Caption(f"sample {index}") for index in range(count)])
+    at, found = corners(sheet, 130, 140), cells_of(sheet, 130, 140)
+    tops, lefts = sorted({y for y, _ in at}), sorted({x for _, x in at})
+    columns = 1 + methods
+    assert len(at) == count * columns
+    assert len(lefts) == per_row * columns
+    assert at == [(y, x) for y in tops for x in lefts][: len(at)]
+    for index in range(count):
+        block = found[index * columns : (index + 1) * columns]
+        expected = [images[index], *(overlay(images[index][None], maps[name][index][None])[0] for name in maps)]
+        assert all(map(torch.equal, block, expected))
+    gaps = [right - left - 140 for left, right in itertools.pairwise(lefts)]
+    within = [gap for place, gap in enumerate(gaps, start=1) if place % columns]
+    between = [gap for place, gap in enumerate(gaps, start=1) if place % columns == 0]
+    assert len({*within}) <= 1
+    assert len({*between}) <= 1
+    if within and between:
+        assert min(between) >= 2 * max(within)  # a sample's cells are seen to belong together
+
+
+def test_each_samples_words_stand_above_its_own_block():
+    images, maps = flat((90, 90, 90), (60, 60, 60), size=(200, 200)), {"m": torch.zeros(2, 1, 200, 200)}
+    for texts in (("cat", "dog"), (LONG, ENDLESS)):
+        right, wrong = (Caption(text, correct) for text, correct in zip(texts, (True, False), strict=True))
+        sheet = grid(images, maps, captions=[right, wrong], labels={"m": [right, wrong]}, per_row=2)
+        at = corners(sheet, 200, 200)
+        assert len({y for y, _ in at}) == 1
+        middle = (at[1][1] + 200 + at[2][1]) // 2
+        half = (at[2][1] - at[1][1] - 200) // 2
+        halves = sheet[:, :, :middle], sheet[:, :, middle:]
+        for part, color, other in zip(halves, (GREEN, RED), (RED, GREEN), strict=True):
+            above, below = part[:, : at[0][0] - 1], part[:, at[0][0] + 201 :]
+            for strip in (above, below):
+                colors = strip.flatten(1).T.unique(dim=0).tolist()
+                assert list(color) in colors
+                assert list(other) not in colors
+        between = (sheet[:, : at[0][0] - 1, middle - half + 4 : middle + half - 4] == PAPER).all()
+        assert between  # nothing stands between the blocks
+
+
+def test_headings_stand_above_each_block_of_the_first_row():
+    images, maps = uint8(4, 3, 150, 150), {"m": rand(4, 1, 150, 150)}
+    sheet = grid(images, maps, per_row=2)
+    at = corners(sheet, 150, 150)
+    top, lefts = at[0][0] - 1, sorted({x for _, x in at})
+    strips = [sheet[:, :top, left : left + 150] for left in lefts]
+    assert all((strip != PAPER).any() for strip in strips)
+    assert torch.equal(strips[0], strips[2])
+    assert torch.equal(strips[1], strips[3])
+    assert not torch.equal(strips[0], strips[1])
 
 
 @pytest.mark.parametrize("size", [(28, 28), (224, 224), (512, 512), (200, 300)])
@@ -41,7 +110,7 @@ def test_a_bright_corner_stays_at_the_top_left(size):
     images, maps = torch.zeros(2, 3, *size, dtype=torch.uint8), torch.zeros(2, 1, *size)
     maps[1, :, : size[0] // 4, : size[1] // 4] = 1
     side = {28: 168, 224: 224, 512: 256, 200: 171}[size[0]], {28: 168, 224: 224, 512: 256, 300: 256}[size[1]]
-    found = cells_of(grid(images, {"m": maps}, colormap="gray", alpha=1), *side)
+    found = cells_of(grid(images, {"m": maps}, drawing=GRAY), *side)
     assert [int(cell.max()) for cell in found] == [0, 0, 0, 255]
     bright = (found[3][0] > 127).nonzero()
     assert bright.min(0).values.tolist() == [0, 0]
@@ -64,7 +133,7 @@ def test_small_images_are_enlarged_by_a_whole_factor_with_crisp_pixels(size):
 def test_heatmaps_of_small_images_are_interpolated():
     images, maps = torch.zeros(1, 3, 28, 28, dtype=torch.uint8), torch.zeros(1, 1, 28, 28)
     maps[..., 14:] = 1
-    cell = cells_of(grid(images, {"m": maps}, colormap="gray", alpha=1), 168, 168)[1]
+    cell = cells_of(grid(images, {"m": maps}, drawing=GRAY), 168, 168)[1]
     middle = cell[0, 80, 80:90].tolist()
     assert middle == sorted(middle)
     assert len(set(middle)) > 4
@@ -73,7 +142,7 @@ def test_heatmaps_of_small_images_are_interpolated():
 def test_maps_may_come_at_another_size():
     maps = rand(2, 1, 7, 7)
     expected = torch.nn.functional.interpolate(maps, size=(130, 140), mode="bilinear", align_corners=False)
-    cell = cells_of(grid(uint8(2, 3, 130, 140), {"m": maps}, colormap="gray", alpha=1), 130, 140)[3]
+    cell = cells_of(grid(uint8(2, 3, 130, 140), {"m": maps}, drawing=GRAY), 130, 140)[3]
     assert (cell[0].float() - (expected[1, 0] * 256).floor().clamp(max=255)).abs().max() <= 1
 
 
@@ -92,7 +161,7 @@ def test_maps_may_come_at_another_size():
 )
 def test_larger_images_are_kept_or_reduced_in_proportion(size, cell):
     images = flat((10, 20, 30), (30, 20, 10), size=size)
-    found = cells_of(grid(images, {"m": torch.ones(2, 1, *size)}, alpha=0), *cell)
+    found = cells_of(grid(images, {"m": torch.ones(2, 1, *size)}, drawing=BARE), *cell)
     assert len(found) == 4
     assert (found[0] == torch.tensor([10, 20, 30]).view(3, 1, 1)).all()
     assert (found[3] == torch.tensor([30, 20, 10]).view(3, 1, 1)).all()
@@ -101,7 +170,7 @@ def test_larger_images_are_kept_or_reduced_in_proportion(size, cell):
 def test_reducing_is_antialiased():
     images, maps = torch.zeros(1, 3, 1024, 1024, dtype=torch.uint8), torch.zeros(1, 1, 1024, 1024)
     images[..., ::4], maps[..., ::4] = 200, 0.8  # lines that lie between the points where plain sampling looks
-    for cell in cells_of(grid(images, {"m": maps}, colormap="gray", alpha=1), 256, 256):
+    for cell in cells_of(grid(images, {"m": maps}, drawing=GRAY), 256, 256):
         inner = cell[:, 8:-8, 8:-8].float()
         assert inner.std() < 5
         assert abs(inner.mean() - 50) < 5
@@ -145,12 +214,13 @@ def test_a_reason_stays_within_its_own_place(size, reason):
 def test_words_are_never_cut_off_and_never_leave_their_place(methods, size, text):
     images = flat((90, 90, 90), (60, 60, 60), size=size)
     maps = {f"{text} {i}": torch.zeros(2, 1, *size) for i in range(methods)}
-    sheet = grid(images, maps, title=text, note=text, captions=[Caption(text, True), Caption(text, False)])
+    captions = [Caption(text, True), Caption(text, False)]
+    sheet = grid(images, maps, title=text, note=text, captions=captions, per_row=1)
     rows, columns = ink(sheet, 0, None)
     assert rows[0] >= 16
     assert rows[-1] < sheet.shape[1] - 8
-    assert columns[0] >= 24
-    assert columns[-1] < sheet.shape[2] - 24
+    assert columns[0] >= 18
+    assert columns[-1] < sheet.shape[2] - 18
     cell = next(
         (h, w)
         for h, w in [(168, 168), (100, 128), (256, 171), (256, 256), (256, 2), (2, 256)]
@@ -195,7 +265,7 @@ def test_labels_stand_below_their_own_cells():
         {name: torch.zeros(2, 1, 160, 160) for name in "ab"},
     )
     labels = {"b": [Caption("cat · 83%", True), Caption(LONG, None)]}
-    sheet, bare = grid(images, maps, alpha=0.0, labels=labels), grid(images, maps, alpha=0.0)
+    sheet, bare = grid(images, maps, drawing=BARE, labels=labels), grid(images, maps, drawing=BARE)
     is_cell = (sheet == 9).all(0)
     tops, bottoms = (
         (is_cell.any(1).int().diff() == 1).nonzero()[:, 0] + 1,
@@ -209,14 +279,14 @@ def test_labels_stand_below_their_own_cells():
     assert len(lefts) == 3
     words = ((sheet != 255) & (sheet != 218)).any(0) & ~is_cell
     for row in range(2):
-        below = words[bottoms[row] + 2 : bottoms[row] + 24]
+        below = words[bottoms[row] + 2 : bottoms[row] + tops[1] - bottoms[0] - 1]
         assert below.any()
         assert not below[-3:].any()  # with room to what follows
         columns = below.any(0).nonzero()
         assert lefts[2] <= columns.min()
         assert columns.max() <= rights[2]
-    line = (sheet.shape[1] - bare.shape[1]) / 2
-    assert 12 < line < 26
+    lines = (sheet.shape[1] - bare.shape[1]) / 2
+    assert 24 < lines < 52  # the long one takes two
     assert sheet.shape[2] == bare.shape[2]
     green = (sheet[1].int() - sheet[0].int() > 60).nonzero()[:, 0]
     assert bottoms[0] < green.min() < green[green < bottoms[1]].max() < tops[1]  # below that are the colors' scale
@@ -230,16 +300,41 @@ def test_title_and_note_and_scale_stand_where_they_should():
     assert full.shape[2] == bare.shape[2]
     left, right = ink(full, full_top + 202, None, 0, 200)[1], ink(bare, bare_top + 202, None)[1]
     assert len(left) > 0  # the note, at the left
-    assert right[0] > bare.shape[2] // 2  # the colors from low to high, at the right
-    ends = bare[:, bare_top + 202 :].flatten(1).T.tolist()
-    assert all(list(matplotlib.colormaps["turbo"](i, bytes=True)[:3]) in ends for i in (0, 255))
+    assert right[0] > bare.shape[2] // 3  # the colors from low to high, at the right
+    assert right[-1] > bare.shape[2] - 24
+
+
+@pytest.mark.parametrize("shading", [Shading(), Shading("turbo", 0.5, fade=False), Shading("viridis", 1.0)])
+def test_the_color_scale_shows_the_colors_as_they_are_in_the_picture(shading):
+    sheet = grid(flat((9, 9, 9), size=(200, 200)), {"m": torch.zeros(1, 1, 200, 200)}, drawing=Drawing(shading=shading))
+    gray, values = torch.full((1, 3, 1, 999), 128, dtype=torch.uint8), torch.linspace(0, 1, 999).view(1, 1, 1, -1)
+    expected = overlay(gray, values, shading)[0, :, 0].T
+    line = scale_line(sheet, *corners(sheet, 200, 200)[0], expected[[0, -1]].tolist())
+    assert line.shape[1] > 80
+    nearest = torch.cdist(line.T.double(), expected.double())
+    assert nearest.min(1).values.max() <= 8
+    assert (nearest.argmin(1).diff() >= 0).all()
+
+
+@pytest.mark.parametrize(("least", "most"), [("0", "each map's maximum"), ("least", "the maximum of all"), ("0", "1")])
+def test_the_ends_of_the_color_scale_say_what_they_stand_for(least, most):
+    images, maps = flat((9, 9, 9), size=(200, 200)), {"m": torch.zeros(1, 1, 200, 200)}
+    drawing, font = shaded("turbo", 1.0, fade=False), get_font(11)
+    sheet, other = (grid(images, maps, scale=ends, drawing=drawing) for ends in ((least, most), ("2", most)))
+    top = corners(sheet, 200, 200)[0][0] + 202
+    columns = ink(sheet, top, None)[1]
+    line = scale_line(sheet, top, 0, [matplotlib.colormaps["turbo"](end, bytes=True)[:3] for end in (0, 255)])
+    width = int(columns[-1] - columns[0])
+    assert abs(width - (font.getlength(least) + font.getlength(most) + line.shape[1] + 13)) < 8
+    assert not torch.equal(sheet, other)
 
 
 @pytest.mark.parametrize("words", range(1, 40, 3))
 def test_note_and_scale_never_overlap(words):
     images, maps = flat((9, 9, 9), size=(200, 200)), {"m": torch.zeros(1, 1, 200, 200)}
     bare, full = grid(images, maps), grid(images, maps, note="word " * words)
-    assert torch.equal(bare[:, -36:, -180:], full[:, -36:, -180:])
+    left = int(ink(bare, corners(bare, 200, 200)[0][0] + 202, None)[1][0])  # where the scale begins
+    assert torch.equal(bare[:, -36:, left:], full[:, -36:, left:])
     for sheet in (bare, full):
         below = corners(sheet, 200, 200)[0][0] + 201
         assert ink(sheet, below, None)[0][0] >= below + 6
@@ -262,6 +357,7 @@ def test_the_same_sheet_comes_out_twice_and_inputs_are_left_alone():
     assert torch.equal(maps, kept[1])
 
 
+@pytest.mark.filterwarnings("ignore:No font of this system")
 @pytest.mark.parametrize("text", ["\n\n", "a\x00b", "\ud83d", "犬 🐕", "\u200b", "e\u0301" * 300])
 def test_odd_characters_do_not_stop_a_training(text):
     maps = {text: rand(1, 1, 32, 32)}
@@ -283,8 +379,7 @@ def test_odd_characters_do_not_stop_a_training(text):
         ({"blanks": {"m": "no"}}, r"`blanks\['m'\]` to hold 2 entries, one per image, got str"),
         ({"labels": {"x": []}}, r"`labels` to name columns among \['', 'm'\], got 'x'"),
         ({"labels": {"m": [Caption("a")]}}, r"`labels\['m'\]` to hold 2 entries, one per image, got list of 1"),
-        ({"colormap": "turbi"}, r"`colormap`.*Did you mean.*'turbo'"),
-        ({"alpha": -0.1}, r"`alpha` to be a number in \[0, 1\], got -0.1"),
+        ({"fine": ["x"]}, r"`fine` to name columns among \['m'\], got 'x'"),
     ],
 )
 def test_grid_says_what_is_wrong(arguments, message):
@@ -297,7 +392,7 @@ def test_grid_says_what_is_wrong(arguments, message):
 )
 def test_tiles_stand_in_few_rows_without_gaps_where_that_can_be(count, columns):
     images = torch.zeros(count, 3, 128, 128, dtype=torch.uint8)
-    sheet = tiles(images, torch.zeros(count, 1, 128, 128), alpha=0.0, cell_side=128)
+    sheet = tiles(images, torch.zeros(count, 1, 128, 128), drawing=shaded(alpha=0.0, cell_side=128))
     black = (sheet == 0).all(0)
     assert sum(int(column) for column in (black.sum(0) > 100).int().diff() == 1) == columns
     assert sum(int(row) for row in (black.sum(1) > 100).int().diff() == 1) == -(-count // columns)
@@ -323,7 +418,7 @@ def test_images_of_several_sizes_share_a_sheet_each_at_its_own_size():
     sizes = [(128, 200), (200, 128), (128, 200), (150, 150)]
     images = [uint8(3, *size, seed=seed) for seed, size in enumerate(sizes)]
     maps = [rand(1, *size, seed=seed) for seed, size in enumerate(sizes)]
-    sheet = grid(images, {"a": maps}, captions=[Caption(LONG)] * 4, cell_side=200)
+    sheet = grid(images, {"a": maps}, captions=[Caption(LONG)] * 4, per_row=1, drawing=Drawing(cell_side=200))
     places = []
     for row, size in enumerate(sizes):
         (height, width), possible = size, corners(sheet, *size)
@@ -338,6 +433,27 @@ def test_images_of_several_sizes_share_a_sheet_each_at_its_own_size():
     assert len(set(gaps)) == 1  # a row is as high as its own image
 
 
+def test_images_of_several_sizes_stand_in_the_middle_of_their_rows():
+    sizes = [(128, 200), (200, 128), (128, 200), (150, 150)]
+    images = [uint8(3, *size, seed=seed) for seed, size in enumerate(sizes)]
+    maps = [rand(1, *size, seed=seed) for seed, size in enumerate(sizes)]
+    sheet = grid(images, {"a": maps}, captions=[Caption("a")] * 4, per_row=2, drawing=Drawing(cell_side=200))
+    middles = []
+    for index, (height, width) in enumerate(sizes):
+        pictures = images[index], overlay(images[index][None], maps[index][None])[0]
+        for picture in pictures:
+            (place,) = [
+                (y, x)
+                for y, x in corners(sheet, height, width)
+                if torch.equal(sheet[:, y : y + height, x : x + width], picture)
+            ]
+            middles.append((place[0] + height / 2, place[1] + width / 2))
+    rows, columns = [y for y, _ in middles], [x for _, x in middles]
+    assert all(max(row) - min(row) <= 0.5 for row in (rows[:4], rows[4:]))
+    assert all(abs(upper - lower) <= 0.5 for upper, lower in zip(columns[:4], columns[4:], strict=True))
+    assert rows[4] - rows[0] > 100 + 75
+
+
 def test_a_list_of_images_of_one_size_is_drawn_as_a_batch_is():
     images, maps = uint8(3, 3, 60, 80), rand(3, 1, 60, 80)
     options = {"blanks": {"a": [None, "no", None]}, "title": "t"}
@@ -350,7 +466,9 @@ def test_a_list_of_images_of_one_size_is_drawn_as_a_batch_is():
 
 def test_tiles_of_several_sizes_each_keep_their_aspect():
     images = [torch.zeros(3, 64, 128, dtype=torch.uint8), torch.zeros(3, 128, 64, dtype=torch.uint8)]
-    frame = tiles(images, [torch.zeros(1, *image.shape[1:]) for image in images], alpha=0.0, cell_side=128)
+    frame = tiles(
+        images, [torch.zeros(1, *image.shape[1:]) for image in images], drawing=shaded(alpha=0.0, cell_side=128)
+    )
     black = (frame == 0).all(0)
     assert abs(int(black.sum()) - 2 * 64 * 128) < 300
 

@@ -1,7 +1,8 @@
 import pytest
 from PIL import ImageFont
 
-from lightning_saliency.visualization.text import cut_label, cut_line, get_font, wrap_lines
+from lightning_saliency.visualization.fonts import get_font
+from lightning_saliency.visualization.text import cut_line, fit_lines, shorten, wrap_lines
 
 LONG = "true: golden retriever · predicted: labrador 93 %"
 ENDLESS = "Rindfleischetikettierungsueberwachungsaufgaben" * 4
@@ -43,17 +44,54 @@ def test_a_cut_text_is_as_long_as_it_can_be():
 
 def test_the_font_is_the_one_that_comes_with_matplotlib():
     font = get_font(13)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    assert font.getname() == ("DejaVu Sans", "Book")
+    assert isinstance(font.primary, ImageFont.FreeTypeFont)
+    assert font.primary.getname() == ("DejaVu Sans", "Book")
+    assert get_font(13, "-Bold").primary.getname() == ("DejaVu Sans", "Bold")
     assert get_font(13) is font
 
 
-def test_a_cut_label_keeps_its_last_part():
+@pytest.mark.parametrize("width", [150, 200, 300, 500])
+def test_long_names_are_shortened_in_their_middle_and_all_else_is_seen(width):
+    font, name = get_font(13), "Rindfleischetikettierungsueberwachung"
+    lines = fit_lines(f"✗ predicted {name} 97%", (name,), font, width)
+    text = " ".join(lines)
+    assert len(lines) <= 2
+    assert all(font.getlength(line) <= width for line in lines)
+    assert text.startswith("✗ predicted Rind")
+    assert text.endswith("ung 97%")
+    assert ("…" in text) != (name in "".join(lines))
+
+
+def test_the_numbers_of_several_names_are_all_seen():
+    font, names = get_font(13), ("a very long name of a kind of soup", "another very long name of a kind of soup")
+    text = f"predicted {names[0]} 97% · map of: true {names[1]} 1%"
+    lines = fit_lines(text, names, font, 250)
+    assert "97%" in " ".join(lines)
+    assert lines[-1].endswith("soup 1%")
+    assert "another" in " ".join(lines)
+    assert fit_lines(text, names, font, 2000) == (text,)
+
+
+def test_names_are_cut_no_shorter_than_they_must_be():
+    font, name = get_font(13), "Rindfleischetikettierungsueberwachung"
+    kept = [
+        sum(map(len, fit_lines(f"predicted {name} 97%", (name,), font, width))) for width in (120, 150, 200, 300, 500)
+    ]
+    assert kept == sorted(kept)
+    assert len(set(kept)) > 2
+
+
+def test_a_shortened_name_keeps_its_begin_and_its_end():
+    assert shorten("cat", 3) == "cat"
+    short = shorten(ENDLESS, 20)
+    assert len(short) == 20
+    assert ENDLESS.startswith(short[:10])
+    assert ENDLESS.endswith(short[11:])
+    assert short[10] == "…"
+
+
+@pytest.mark.parametrize("text", [ENDLESS, f"a · {ENDLESS}"])
+def test_what_fits_even_with_short_names_in_no_way_is_cut_at_its_end(text):
     font = get_font(13)
-    cut = cut_label("✓ Rindfleischetikettierungsueberwachung · 24%", font, 150)
-    assert cut.startswith("✓ Rindfleisch")
-    assert cut.endswith("… · 24%")
-    assert font.getlength(cut) <= 150
-    assert cut_label("cat · 24%", font, 150) == "cat · 24%"
-    for text in (ENDLESS, f"a · {ENDLESS}"):
-        assert cut_label(text, font, 150) == cut_line(text, font, 150)
+    (line,) = fit_lines(text, (), font, 150, lines=1)
+    assert line == cut_line(text, font, 150)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from drawing import cells_of, randn
+from drawing import cells_of, randn, shaded
 from torch import nn
 
 from lightning_saliency import Style, explain
@@ -16,10 +16,11 @@ from lightning_saliency.visualization import (
     to_rgb,
     tutorial_figure,
 )
+from lightning_saliency.visualization.captions import reason_words
 
 LONG = "Rindfleischetikettierungsueberwachungsaufgabenuebertragungsgesetz with $a$ formula_{x} in its name"
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
-LAYER, SIGNED = "layer: 3", "signed values: 0 is mid gray, positive is brighter"
+LAYER, SIGNED = "read at layer 3", "signed values: 0 is mid gray, positive is brighter"
 STYLE = Style(MEAN, STD)
 
 
@@ -43,16 +44,21 @@ def signed(explanation, key):
     return signed_to_rgb(explanation.signed[key])
 
 
-def captions(explanation, explained="predicted class", names=range(5)):
+def captions(explanation, names=range(5)):
     predictions, probabilities = explanation.predictions.tolist(), explanation.probabilities
     return [
-        Caption(f"predicted {names[index]} {probabilities[row, index]:.0%} · explained: {explained}")
+        Caption(f"predicted {names[index]} {probabilities[row, index]:.0%}", names=(str(names[index]),))
         for row, index in enumerate(predictions)
     ]
 
 
 def figure(explanation, columns, note=f"{LAYER} · {SIGNED}", **options):
-    options = {"captions": captions(explanation), "cell_side": 300, "note": note} | options
+    options = {
+        "captions": captions(explanation),
+        "per_row": 1,
+        "drawing": shaded(cell_side=300),
+        "note": note,
+    } | options
     return grid(to_rgb(explanation.images, MEAN, STD), columns, **options)
 
 
@@ -92,7 +98,10 @@ def test_the_style_is_that_of_the_sheets():
     explanation = explained(methods="grad_cam")
     style = Style(MEAN, STD, colormap="viridis", alpha=0.25, normalize="minmax")
     maps = to_heatmaps(explanation.attributions["grad_cam"], (160, 160), "minmax")
-    expected = figure(explanation, {"Grad-CAM": maps}, note=LAYER, colormap="viridis", alpha=0.25)
+    drawing = shaded("viridis", 0.25, cell_side=300)
+    expected = figure(
+        explanation, {"Grad-CAM": maps}, note=LAYER, drawing=drawing, scale=("least", "each map's maximum")
+    )
     assert torch.equal(tutorial_figure(explanation, "grad_cam", style=style), expected)
 
 
@@ -125,16 +134,19 @@ def test_the_captions_say_the_prediction_and_what_is_explained():
         explanation.probabilities,
         explanation.predictions,
     )
-    texts = []
+    words = []
     for row, (target, predicted) in enumerate(zip((0, 1), predictions.tolist(), strict=True)):
-        other = "predicted class" if predicted == target else f"{names[target]} {probabilities[row, target]:.0%}"
-        texts.append(f"predicted {names[predicted]} {probabilities[row, predicted]:.0%} · explained: {other}")
+        text, named = f"predicted {names[predicted]} {probabilities[row, predicted]:.0%}", [names[predicted]]
+        if predicted != target:
+            text += f" · map of: {names[target]} {probabilities[row, target]:.0%}"
+            named.append(names[target])
+        words.append(Caption(text, names=tuple(named)))
+    assert any("map of" in caption.text for caption in words)
     columns = {"Saliency": signed(explanation, "saliency")}
-    expected = figure(explanation, columns, note=SIGNED, captions=[Caption(text) for text in texts])
+    expected = figure(explanation, columns, note=SIGNED, captions=words)
     assert torch.equal(tutorial_figure(explanation, "saliency", style=Style(MEAN, STD, names)), expected)
     chosen = explained(target=lambda logits: logits[:, 0], methods="cam")
-    words = captions(chosen, "chosen target")
-    expected = figure(chosen, {"CAM": heatmaps(chosen, "cam")}, note=LAYER, captions=words)
+    expected = figure(chosen, {"CAM": heatmaps(chosen, "cam")}, note=LAYER)
     assert torch.equal(tutorial_figure(chosen, "cam", style=STYLE), expected)
 
 
@@ -152,12 +164,12 @@ def test_a_blank_panel_is_the_dimmed_image_with_the_reason_on_it():
         "Guided Grad-CAM": signed(explanation, "guided_grad_cam"),
     }
     reasons = [["all negative", None], [None, "constant 0"], [None, "not finite"]]
-    expected = figure(explanation, columns, blanks=dict(zip(columns, reasons, strict=True)))
+    expected = figure(explanation, columns, blanks=dict(zip(columns, map(reason_words, reasons), strict=True)))
     assert torch.equal(drawn, expected)
     dimmed = (to_rgb(explanation.images, MEAN, STD) * 0.5).round().to(torch.uint8)
     cells = cells_of(drawn, 160, 160)
     for place, row in ((1, 0), (6, 1), (7, 1)):
-        assert torch.equal(cells[place][:, :50], dimmed[row][:, :50])
+        assert torch.equal(cells[place][:, :40], dimmed[row][:, :40])
 
 
 @pytest.mark.parametrize("size", [(24, 24), (60, 20), (20, 60), (8, 200), (200, 8)])
@@ -169,7 +181,7 @@ def test_long_words_stay_inside_the_margins_of_small_and_odd_images(size, panels
         raw[0] = math.nan
     drawn = tutorial_figure(explanation, panels, style=Style(class_names=[LONG] * 5))
     paper = (drawn == 255).all(0)
-    assert all(edge.all() for edge in (paper[:8], paper[-8:], paper[:, :24], paper[:, -24:]))
+    assert all(edge.all() for edge in (paper[:8], paper[-8:], paper[:, :18], paper[:, -18:]))
 
 
 def test_images_of_other_channels_and_models_of_one_logit():
@@ -179,7 +191,7 @@ def test_images_of_other_channels_and_models_of_one_logit():
         {"CAM": heatmaps(explanation, "cam")},
         captions=captions(explanation, names=["no", "yes"]),
         note=f"{LAYER} · channels 1–3 of 5",
-        cell_side=300,
+        drawing=shaded(cell_side=300),
     )
     assert torch.equal(tutorial_figure(explanation, "cam", style=Style(class_names=["no", "yes"])), expected)
     gray = explain(network(1), randn(1, 1, 16, 16), methods=TUTORIAL_PANELS[4])

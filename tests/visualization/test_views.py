@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from drawing import cells_of, ink, rand, uint8
+from drawing import BARE, GRAY, cells_of, ink, rand, shaded, uint8
 
 from lightning_saliency.visualization import Caption, colorize, fit_images, grid, overlay, tiles, to_curves, to_rgb
 from lightning_saliency.visualization.curves import draw_curves
@@ -27,7 +27,7 @@ def test_a_volume_is_shown_as_the_three_slices_through_the_maximum_each_at_its_p
     volume, heatmap = uint8(2, 1, 6, 16, 20), torch.zeros(2, 1, 6, 16, 20)
     heatmap[0, 0, 4, 3, 11] = 1.0
     heatmap[1, 0, 1, 12, 2] = 0.5
-    sheet = grid(volume, {"m": heatmap}, alpha=0.0)
+    sheet = grid(volume, {"m": heatmap}, drawing=BARE)
     factor = 256 // (20 + 6)
     height, width = (16 + 6) * factor + GAP, (20 + 6) * factor + GAP
     found = cells_of(sheet, height, width)
@@ -58,7 +58,7 @@ def test_the_heatmap_of_a_slice_is_laid_over_it():
     views = make_views(volume, [heatmap])
     assert views[0].panels[0].index[0] == 5
     factor = 256 // 40
-    cell = cells_of(grid(volume, {"m": heatmap}, colormap="gray", alpha=1.0), 40 * factor + GAP, 40 * factor + GAP)[1]
+    cell = cells_of(grid(volume, {"m": heatmap}, drawing=GRAY), 40 * factor + GAP, 40 * factor + GAP)[1]
     expected = torch.nn.functional.interpolate(heatmap[:, :, 5], size=(192, 192), mode="bilinear", align_corners=False)
     shown = cell[0, :185, :185].float()  # without the cross
     assert (shown - (expected[0, 0, :185, :185] * 256).floor().clamp(max=255)).abs().max() <= 1
@@ -177,22 +177,21 @@ def test_a_signal_is_a_curve_from_the_left_to_the_right_colored_where_the_map_is
     signal = torch.tensor([[0] * 50 + [255] * 50], dtype=torch.uint8)
     heatmap = torch.zeros(1, 100)
     heatmap[0, 60:] = 1
-    options = {"is_blank": False, "cell_side": 256, "colormap": "gray", "alpha": 0.5}
-    plain = draw_curves(signal, None, **options).permute(2, 0, 1)
+    plain = draw_curves(signal, None, GRAY, is_blank=False).permute(2, 0, 1)
     assert plain.shape[2] == 384
     dark = (plain[0, :96] < 100).float()
     rows = torch.arange(96)[:, None]
     middle = (dark * rows).sum(0) / dark.sum(0)  # of the curve, in each column
     assert middle[:180].min() > 80
     assert middle[-180:].max() < 15
-    options["colormap"] = "turbo"
-    colored = draw_curves(signal, heatmap, **options).permute(2, 0, 1).int()
+    drawing = shaded("turbo", 1.0)
+    colored = draw_curves(signal, heatmap, drawing, is_blank=False).permute(2, 0, 1).int()
     spread = (colored.amax(0) - colored.amin(0))[:96].amax(0)
-    red = colorize(torch.ones(1, 1, 1, 1))[0, :, 0, 0].int()
+    red = colorize(torch.ones(1, 1, 1, 1), "turbo")[0, :, 0, 0].int()
     assert spread[:200].max() < 40
     assert spread[-100:].min() > 60
     assert ((colored[:, :96, -50:] - red[:, None, None]).abs().amax(0) < 3).any()
-    faint = draw_curves(signal, heatmap, **options | {"is_blank": True})
+    faint = draw_curves(signal, heatmap, drawing, is_blank=True)
     assert int(faint[:96].min()) > 150
 
 
@@ -201,8 +200,8 @@ def test_a_signal_is_a_curve_from_the_left_to_the_right_colored_where_the_map_is
 def test_signals_of_any_length_are_drawn_in_the_same_room(length, channels):
     curves = to_curves(torch.randn(2, channels, length, generator=torch.Generator().manual_seed(0)))
     sheet = grid(curves, {"m": rand(2, 1, length)}, blanks={"m": [None, "constant 0"]}, captions=[Caption("a")] * 2)
-    assert sheet.shape[2] == 384 * 2 + 15 + 60
-    assert sheet.shape[1] == grid(uint8(2, channels, 50), {"m": rand(2, 1, 50)}, captions=[Caption("a")] * 2).shape[1]
+    assert sheet.shape[2] == 384 * 2 + 10 + 60
+    assert sheet.shape == grid(uint8(2, channels, 50), {"m": rand(2, 1, 50)}, captions=[Caption("a")] * 2).shape
 
 
 def test_curves_fill_their_height_each_channel_on_its_own():
