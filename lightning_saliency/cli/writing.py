@@ -209,8 +209,8 @@ class ImageWriter:
 
     def _with_probability(self, rows: Explanation, row: int, index: int) -> str:
         probabilities = rows.probabilities
-        name = Names(rows.class_names).short(index)
-        return name if probabilities is None else f"{name} {float(probabilities[row, index]):.0%}"
+        probability = None if probabilities is None else float(probabilities[row, index])
+        return Names(rows.class_names).caption(index, probability).text
 
     def _class_part(self, rows: Explanation, row: int) -> str:
         """Return the part of a file's name that tells the targets of a photograph apart; empty for a single one."""
