@@ -69,6 +69,7 @@ class ModelPart:
         self.buffers: Mapping[str, Tensor] | None = None
         self._chosen: str | None = name
         self._recorder: CallRecorder | None = None
+        self._subclasses: tuple[str, ...] = ()
 
     def forget(self) -> None:
         """Drop the module, and the choice of its part."""
@@ -163,7 +164,11 @@ class ModelPart:
         others = [name for name in self._trainable_children(pl_module) if name != self._chosen]
         choice = f", one of {', '.join(others[:_MOST_NAMED])}" if others else ""
         image = "" if self.image is not None else ", or the argument that holds the images: `Samples(image=...)`"
-        return f"Name what can be called by itself, and turns images into logits: `model=...`{choice}{image}."
+        plain = ""
+        if self._subclasses:
+            kinds = ", ".join(self._subclasses)
+            plain = f"In the step it was called with {kinds}: it is called again with plain tensors of the same values. "
+        return f"{plain}Name what can be called by itself, and turns images into logits: `model=...`{choice}{image}."
 
     def layer(self, model: nn.Module, name: str) -> TargetLayer:
         """Return a layer of the part, by its name in the part or in the whole module.
@@ -313,7 +318,7 @@ class ModelPart:
         """Return a call, and what its output says, by the meaning that the first one had."""
         call = self._call(recorded)
         meaning = self._meaning(recorded, batch) if self.meaning is None else self.meaning
-        self.meaning = meaning
+        self.meaning, self._subclasses = meaning, recorded.subclasses
         return call, read_output(recorded.output, len(call), meaning.output, meaning.task, call.first_repeated)
 
     def _forward_call(

@@ -14,7 +14,7 @@ from lightning_saliency.callbacks.kept_steps import KeptSteps
 from lightning_saliency.callbacks.model_part import ModelPart
 from lightning_saliency.callbacks.options import Samples
 from lightning_saliency.callbacks.surroundings import buffers_of
-from lightning_saliency.data import FixedSamples, SampleCollector, mapped
+from lightning_saliency.data import FixedSamples, SampleCollector, plain_tensors
 from lightning_saliency.evidence import RecordedCall
 
 
@@ -117,7 +117,7 @@ class SampleStream:
         if self.part.is_recording and dataloader_idx == self.dataloader_idx:
             self._is_whole = False  # until its samples are collected
             # new containers, since a step may modify its batch
-            self._batch = mapped(batch, lambda _, value: value)
+            self._batch = plain_tensors(batch)
             self.part.begin_step()
 
     @property

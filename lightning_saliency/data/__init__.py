@@ -27,7 +27,7 @@ from lightning_saliency.data.samples import (
     given_samples,
 )
 from lightning_saliency.data.spatial import averaged, interpolated, over_axes, shorter_lengths, spatial_axes, times
-from lightning_saliency.data.trees import children, describe, mapped
+from lightning_saliency.data.trees import children, describe, is_subclass, mapped, plain_tensors
 from lightning_saliency.data.truths import Answer, Truths, find_truths
 
 __all__ = [
@@ -68,6 +68,7 @@ __all__ = [
     "given_samples",
     "interpolated",
     "is_images",
+    "is_subclass",
     "join_calls",
     "like_layout",
     "make_call",
@@ -76,6 +77,7 @@ __all__ = [
     "objects_to_masks",
     "over_axes",
     "plain_call",
+    "plain_tensors",
     "read_classes",
     "shorter_lengths",
     "spatial_axes",

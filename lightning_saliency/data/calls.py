@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_saliency.data.trees import Path, at_path, children, describe, dotted, leaves, mapped
+from lightning_saliency.data.trees import Path, at_path, children, describe, dotted, leaves, mapped, plain_tensors
 
 _IMAGE_NAMES = ("image", "images", "img", "imgs", "pixel_values", "x", "input", "inputs", "data")
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
@@ -209,6 +209,7 @@ def make_call(
     args = (args,) if isinstance(args, Tensor) else args  # `(images)` is not a tuple
     arguments: dict[int | str, Any] = dict(enumerate(args))
     arguments.update(kwargs)
+    arguments = plain_tensors(arguments)
     tensors = {path: value for path, value in leaves(arguments) if isinstance(value, Tensor)}
     lists = dict(_image_lists(arguments))
     values = {

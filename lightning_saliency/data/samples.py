@@ -15,7 +15,7 @@ from lightning_saliency.data.batches import is_images, read_classes
 from lightning_saliency.data.calls import Call, join_calls, plain_call
 from lightning_saliency.data.choosing import Chooser, Selection
 from lightning_saliency.data.objects import objects_to_masks
-from lightning_saliency.data.trees import describe
+from lightning_saliency.data.trees import describe, plain_tensors
 from lightning_saliency.data.truths import LABEL_FORMS, Answer, Truths, find_truths
 
 Objects: TypeAlias = Callable[[Any], Any] | Tensor | Sequence[Tensor]
@@ -325,7 +325,7 @@ def given_samples(images: Any, labels: Any = None) -> FixedSamples:
             f"Expected `samples` to hold one integer class for each of the {len(images)} images, got "
             f"{describe(labels)}."
         )
-    call = plain_call(images.detach().cpu())
+    call = plain_call(plain_tensors(images).detach().cpu())
     known = [None] * len(images) if classes is None else [x if x >= 0 else None for x in classes.tolist()]
     samples = tuple(Sample(call[row : row + 1], label) for row, label in enumerate(known))
     return FixedSamples(samples, tuple(range(len(samples))))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lightning_saliency._checks import check_type, refuse, shown
-from lightning_saliency.data import Call, channels_first, like_layout, plain_call
+from lightning_saliency.data import Call, channels_first, like_layout, plain_call, plain_tensors
 from lightning_saliency.evidence.call_notes import noting_call
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
 from lightning_saliency.evidence.outputs import OutputChoice, OutputReader, check_output_choice
@@ -143,6 +143,7 @@ class Forward:
     def call_of(self, images: Tensor) -> Call:
         """Return the call `model(images)`, with the images on the model's device and in its precision."""
         parameter = self._parameter
+        images = plain_tensors(images)
         return plain_call(images if parameter is None else images.to(parameter))
 
     def floating_point_images(self, call: Call) -> Tensor:
