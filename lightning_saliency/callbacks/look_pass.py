@@ -142,7 +142,7 @@ class LookPass:
             for position, logits in zip(group.samples.positions, group.explanation.logits, strict=True):
                 expected = recorded[position]
                 # a model that ends in a softmax or sigmoid is explained by what goes into it
-                answers = (logits, logits.softmax(0), logits.sigmoid())
+                answers = (logits, logits.softmax(0), logits.log_softmax(0), logits.sigmoid())
                 count += expected is not None and not any(same_logits(answer, expected) for answer in answers)
         return count
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -47,11 +47,13 @@ class Meaning:
         output: Where it stands in the output, or what the user said of that.
         task: What it means; None where a run is to show whether it is probabilities, of one class or several.
         others: What else of the output could be explained, by keys.
+        rank: How likely it is what the training is about, the lowest first: by the loss, then by the labels.
     """
 
     output: OutputChoice = None
     task: Task | None = None
     others: tuple[str, ...] = ()
+    rank: tuple[int, ...] = field(default=(), compare=False)
 
     @property
     def key(self) -> str:
@@ -139,6 +141,7 @@ def choose_meaning(
         chosen.path,
         None if by_form else chosen.task,
         tuple(dict.fromkeys(dotted(other.path) for other in others if other.is_labeled >= chosen.is_labeled)),
+        _rank(chosen)[:-1],
     )
 
 
@@ -229,18 +232,17 @@ def _is_read_as(tensor: Tensor, term: LossTerm) -> bool:
 
 def _best(candidates: Sequence[_Candidate]) -> _Candidate:
     """Return the likeliest: what the loss reads, classes first; what has labels; of equal ones the last exit."""
-    order = list(TASKS)
-
-    def rank(candidate: _Candidate) -> tuple[Any, ...]:
-        use = (*_CERTAIN, "similarity", "").index(candidate.use)
-        is_embedding = candidate.task.name == "embedding" and not candidate.use
-        return (use, is_embedding, not candidate.is_labeled, order.index(candidate.task.name))
-
-    best = min(map(rank, candidates))
-    equal = [candidate for candidate in candidates if rank(candidate) == best]
+    best = min(map(_rank, candidates))
+    equal = [candidate for candidate in candidates if _rank(candidate) == best]
     exits = [other for other in equal if other.tensor.shape == equal[0].tensor.shape]
     is_exit = len(exits) == len(equal) > 1 and not any(map(_is_named, equal))
     return equal[-1] if is_exit else equal[0]
+
+
+def _rank(candidate: _Candidate) -> tuple[int, ...]:
+    use = (*_CERTAIN, "similarity", "").index(candidate.use)
+    is_embedding = candidate.task.name == "embedding" and not candidate.use
+    return (use, int(is_embedding), int(not candidate.is_labeled), list(TASKS).index(candidate.task.name))
 
 
 def _is_named(candidate: _Candidate) -> bool:

@@ -175,7 +175,7 @@ class SaliencyCallback(LookCallback):
         has_labels = any(sample.label is not None for sample in samples.samples)
         meaning = self._part.meaning or Meaning()
         described = self.target.describe(has_labels=has_labels, task=meaning.task or TASKS["multiclass"])
-        return f"{described} of {meaning.key}" if meaning.others and meaning.key else described
+        return f"{described} of {self._part.key}" if meaning.others and self._part.key else described
 
     def _forget(self) -> None:
         super()._forget()

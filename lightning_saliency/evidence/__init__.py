@@ -5,6 +5,7 @@ The only package with hooks, modes, autograd, random states and autocast.
 
 from lightning_saliency.evidence.attention import Attention, AttentionPart, AttentionReader
 from lightning_saliency.evidence.call_notes import call_note
+from lightning_saliency.evidence.chain import Chain, Link, Stages, find_link, find_stages, same_outputs, same_tensors
 from lightning_saliency.evidence.class_weights import POOLINGS, find_class_weights
 from lightning_saliency.evidence.detections import boxes_beside, is_list_of_detections
 from lightning_saliency.evidence.forward import Forward, ForwardContext, as_forward
@@ -12,7 +13,7 @@ from lightning_saliency.evidence.head import find_head, own_parameters, replace_
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
 from lightning_saliency.evidence.layers import AttentionSites, Layers, find_layers, find_target_layer, with_layout
 from lightning_saliency.evidence.layout import Layout, TokenGrid
-from lightning_saliency.evidence.loss import LossTerm, LossUse, read_loss
+from lightning_saliency.evidence.loss import LossTerm, LossUse, read_loss, trained_parameters
 from lightning_saliency.evidence.outputs import OutputChoice, check_output_choice, output_tensors, read_output
 from lightning_saliency.evidence.passes import Passes, forward_logits, forward_logits_in_chunks
 from lightning_saliency.evidence.process_state import ProcessKept, evaluation_modes
@@ -42,12 +43,14 @@ __all__ = [
     "AttentionReader",
     "AttentionSites",
     "CallRecorder",
+    "Chain",
     "Detection",
     "Evidence",
     "Forward",
     "ForwardContext",
     "Layers",
     "Layout",
+    "Link",
     "LossTerm",
     "LossUse",
     "Need",
@@ -62,6 +65,7 @@ __all__ = [
     "Regression",
     "Shadow",
     "SharedPass",
+    "Stages",
     "Surroundings",
     "Target",
     "TargetChoice",
@@ -81,6 +85,8 @@ __all__ = [
     "find_class_weights",
     "find_head",
     "find_layers",
+    "find_link",
+    "find_stages",
     "find_target_layer",
     "forward_logits",
     "forward_logits_in_chunks",
@@ -92,7 +98,10 @@ __all__ = [
     "read_loss",
     "read_output",
     "replace_parameters",
+    "same_outputs",
+    "same_tensors",
     "select_scores",
+    "trained_parameters",
     "uninterrupted",
     "with_layout",
 ]

@@ -115,6 +115,29 @@ def read_loss(loss: Tensor) -> tuple[LossTerm, ...]:
     return tuple(sorted(terms, key=lambda term: _USES.index(term.use)))
 
 
+def trained_parameters(loss: Tensor) -> list[Tensor] | None:
+    """Return the parameters on which a loss depends; None where it has no graph, or one too large to be read.
+
+    Example:
+        >>> import torch
+        >>> body, head = nn.Linear(4, 3), nn.Linear(3, 2)
+        >>> loss = head(body(torch.ones(1, 4)).detach()).sum()
+        >>> [tuple(parameter.shape) for parameter in trained_parameters(loss)]
+        [(2,), (2, 3)]
+    """
+    nodes: set[Any] = set()
+
+    def stop(node: Any) -> bool:
+        nodes.add(node)
+        return len(nodes) >= _MOST_NODES
+
+    ancestors([loss.grad_fn], stop)
+    if loss.grad_fn is None or len(nodes) >= _MOST_NODES:
+        return None
+    leaves = [node.variable for node in nodes if operation(node) == "torch::autograd::AccumulateGrad"]
+    return sorted((leaf for leaf in leaves if isinstance(leaf, nn.Parameter)), key=lambda leaf: tuple(leaf.shape))
+
+
 def _edges(root: Any) -> Edges:
     """Return the inputs of the nodes from the loss to the first layers, which themselves get none."""
     edges: dict[Any, Sequence[tuple[Any, int]]] = {}

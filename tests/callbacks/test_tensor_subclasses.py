@@ -88,7 +88,9 @@ def test_given_images_of_a_subclass_are_explained():
 
 def test_only_tensors_whose_data_is_a_plain_tensors_are_replaced():
     jagged = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)], layout=torch.jagged)
-    tree = plain_tensors({"scan": torch.ones(2).as_subclass(Scan), "jagged": jagged, "weight": nn.Parameter(torch.ones(1))})
+    tree = plain_tensors(
+        {"scan": torch.ones(2).as_subclass(Scan), "jagged": jagged, "weight": nn.Parameter(torch.ones(1))}
+    )
     assert type(tree["scan"]) is torch.Tensor
     assert tree["jagged"] is jagged
     assert type(tree["weight"]) is torch.Tensor
@@ -100,5 +102,3 @@ def test_it_is_the_same_memory():
     scan = torch.zeros(2).as_subclass(Scan)
     plain_tensors([scan])[0][0] = 1
     assert scan.as_subclass(torch.Tensor).tolist() == [1, 0]
-
-
