@@ -12,22 +12,29 @@ from torch import Tensor, nn
 from lightning_saliency._checks import OptionError, check_text, optional
 from lightning_saliency._lightning import PACKAGES, LightningModule, Trainer, overrides
 from lightning_saliency.callbacks.meaning import Meaning, choose_meaning
-from lightning_saliency.callbacks.part_choice import SAME_RUN, CallReader, Step, choose_part, describe_calls
+from lightning_saliency.callbacks.own_forward import call_of_batch, with_forward
+from lightning_saliency.callbacks.part_choice import (
+    SAME_RUN,
+    CallReader,
+    Step,
+    StepReading,
+    choose_part,
+    describe_calls,
+)
 from lightning_saliency.callbacks.surroundings import quiet_surroundings
-from lightning_saliency.data import Call, SampleBatch, find_images, make_call
+from lightning_saliency.callbacks.windowed_steps import find_step_windows, goes_by_windows, in_whole
+from lightning_saliency.data import SampleBatch
 from lightning_saliency.evidence import (
     CallRecorder,
     Forward,
     LossTerm,
     OutputChoice,
-    Reading,
     RecordedCall,
     Stages,
     TargetLayer,
     Task,
     name_layer,
     read_loss,
-    same_outputs,
     trained_parameters,
 )
 
@@ -245,7 +252,7 @@ class ModelPart:
 
     def read_step(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, recorded: Mapping[str, RecordedCall]
-    ) -> tuple[Call, Reading | None]:
+    ) -> StepReading:
         """Return what the explained part was called with in a step, and what it said.
 
         Args:
@@ -257,23 +264,39 @@ class ModelPart:
         Raises:
             ValueError: The part was not called, or no part of the module says of images what can be explained.
         """
+        step = Step(batch, recorded)
+        windows = find_step_windows(step)
+        step = step if windows is None else Step(windows.cut(batch), recorded)
+        call = self._explained_call(trainer, pl_module, step)
+        if call is None:  # no submodule is called, so there is no output to compare with
+            return StepReading(step.batch, call_of_batch(step.batch), None)
+        meaning = self._reader.meaning(call, step.batch) if self.meaning is None else self.meaning
+        self.meaning, self._subclasses = meaning, call.subclasses
+        note = None
+        if windows is not None and goes_by_windows(call, windows):
+            whole, note = in_whole(call, windows, self.forward(trainer, pl_module))
+            step, call = (step, call) if whole is None else (Step(batch, recorded), whole)
+        return StepReading(step.batch, self._reader.call(call), self._reader.read(call, meaning), note)
+
+    def _explained_call(self, trainer: Trainer, pl_module: LightningModule, step: Step) -> RecordedCall | None:
+        """Return the call of the explained part in a step; choose the part, if none is chosen yet."""
+        recorded = step.recorded
         if self._chosen is not None and all(name in recorded for name in self._chosen.names):
-            return self._read(self._chosen.call(recorded), batch)
+            return self._chosen.call(recorded)
         if self.name is not None:
             raise OptionError(
                 f"Expected `model`, {self.name!r}, to be called in the validation step, where it is not. "
                 f"{describe_calls(recorded)}",
                 "model",
             )
-        step = Step(batch, recorded)
         if overrides(pl_module, "forward") and "" not in recorded:
-            step = self._with_forward(trainer, pl_module, step)
-        if not recorded and step.within:  # no submodule is called, so there is no output to compare with
+            step = with_forward(step, self.forward(trainer, pl_module, pl_module))
+        if not recorded and step.within:
             self._chosen = Stages("")
-            return self._reader.call(step.recorded[""]), None
+            return None
         choice = choose_part(step, self._reader, partial(self._is_trained, pl_module), type(pl_module).__name__)
         self._chosen, self.meaning = choice.stages, choice.meaning
-        return self._read(choice.stages.call(step.recorded), batch)
+        return choice.stages.call(step.recorded)
 
     @staticmethod
     def _trainable_children(pl_module: LightningModule) -> list[str]:
@@ -300,14 +323,6 @@ class ModelPart:
     def _reader(self) -> CallReader:
         return CallReader(self.image, self.output_fn, self.task, self.loss_terms)
 
-    def _read(self, recorded: RecordedCall, batch: Any) -> tuple[Call, Reading]:
-        """Return a call, and what its output says, by the meaning that the first one had."""
-        reader = self._reader
-        call = reader.call(recorded)
-        meaning = reader.meaning(recorded, batch) if self.meaning is None else self.meaning
-        self.meaning, self._subclasses = meaning, recorded.subclasses
-        return call, reader.read(recorded, meaning)
-
     def _is_trained(self, pl_module: LightningModule, stages: Stages) -> bool:
         """Whether the training changes any of these modules, as far as that is known."""
         parameters = [
@@ -317,41 +332,6 @@ class ModelPart:
             parameter.requires_grad and (self._trained is None or name in self._trained)
             for name, parameter in parameters
         )
-
-    def _with_forward(self, trainer: Trainer, pl_module: LightningModule, step: Step) -> Step:
-        """Return a step with the call `forward(images)`, if that makes the calls that the step has made.
-
-        The images are those of the first recorded call, which the step may have normalized; or of the batch, if it is
-        `forward` that changes them.
-        """
-        recorded = [record.call.given for record in step.recorded.values() if record.call is not None]
-        candidates = recorded[:1]
-        try:
-            candidates.append(find_images(step.batch, signals=True))
-        except ValueError:  # the step takes its images from elsewhere
-            if not candidates:
-                raise
-        for images in candidates:
-            whole = self._run_forward(trainer, pl_module, step, make_call((images,), {}, signals=True))
-            if whole is not None:
-                return whole
-        return step
-
-    def _run_forward(self, trainer: Trainer, pl_module: LightningModule, step: Step, call: Call) -> Step | None:
-        try:
-            with self.forward(trainer, pl_module, pl_module).undisturbed() as isolated:
-                recorder = CallRecorder({name: isolated.model.get_submodule(name) for name in step.recorded})
-                recorder.start()
-                recorder.begin_step()
-                output = isolated.output(call)
-                made = recorder.end_step()
-        except Exception:  # `forward` is not what the step computes, and may not even take images
-            return None
-        is_same = all(same_outputs(made[name].output, step.recorded[name].output, SAME_RUN) for name in made)
-        if not is_same or (step.recorded and not made):
-            return None
-        whole = RecordedCall("", call, output, None)
-        return Step(step.batch, {"": whole, **step.recorded}, tuple(made) or ("",))
 
 
 def same_logits(logits: Tensor, others: Tensor) -> bool:

@@ -111,6 +111,23 @@ class Step:
 
 
 @dataclass(frozen=True)
+class StepReading:
+    """What the explained part of a module was called with in a step, and what it said.
+
+    Attributes:
+        batch: What is true of the samples: the batch of the step, or of windows of its images.
+        call: The call.
+        reading: What it said; None where that is not known.
+        note: What to say of the samples, or None.
+    """
+
+    batch: Any
+    call: Call
+    reading: Reading | None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class PartChoice:
     """Modules that can be explained, and what their output means; the lower the rank, the likelier it is that."""
 

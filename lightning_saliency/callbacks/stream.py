@@ -208,13 +208,17 @@ class SampleStream:
     ) -> list[str]:
         self._is_whole = False
         incomplete = self._incomplete(stage)
+        notes = []
         if incomplete:
-            call, reading = self.part.read_step(trainer, pl_module, batch, recorded)
-            logits, task = (None, "multiclass") if reading is None else (reading.logits, reading.task.name)
+            step = self.part.read_step(trainer, pl_module, batch, recorded)
+            logits, task = (
+                (None, "multiclass") if step.reading is None else (step.reading.logits, step.reading.task.name)
+            )
+            notes += [] if step.note is None else [step.note]
             for collector in incomplete:
-                collector.offer(batch, call, logits, task, self.part.key)
+                collector.offer(step.batch, step.call, logits, task, self.part.key)
         self._is_whole = True
-        return [
+        return notes + [
             f"labels that do not fit the model's logits are taken for none: {collector.unfit_labels}"
             for collector in incomplete
             if collector.unfit_labels is not None

@@ -1,4 +1,4 @@
-"""Which modules of a step are explained: a head that is called outside, `forward` as a method, the one that is trained."""
+"""Which modules of a step are explained: a head called outside, `forward` as a method, the network that is trained."""
 
 import pytest
 import torch

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from looking import Keeps
-from tiny import L, TinyClassifier, data, trainer
+from tiny import TinyClassifier, data, trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
