@@ -103,7 +103,8 @@ class Explanation:
             `Evidence`.
         pooled_activations: The activations that they weigh; see `Evidence`.
         task: What the model's output means.
-        masks: The predicted class of each pixel, `(N, H, W)` int64, of a segmentation; else None.
+        masks: The predicted class of each pixel, `(N, H, W)` int64, of a segmentation, or where the classes overlap
+            the pixels of each, `(N, K, H, W)` bool; else None.
         boxes: Of a detection the best box of each class, `(N, K, 4)`, (x1, y1, x2, y2) in pixels, not a number where
             there is none; else None.
     """
@@ -153,6 +154,11 @@ class Explanation:
     def probabilities(self) -> Tensor | None:
         """The probability of each class, `(N, K)`, `(N, 2)` for a single logit; None where the output is values."""
         return self.task.probabilities(self.logits, self.masks)
+
+    @property
+    def pixel_classes(self) -> Tensor | None:
+        """The predicted class of each pixel, one of several, `(N, H, W)`, −1 for none; None but of segmentations."""
+        return None if self.masks is None else self.task.pixel_classes(self.masks)
 
     @property
     def num_classes(self) -> int:

@@ -9,7 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from lightning_saliency._checks import OptionError
-from lightning_saliency.data import describe, find_label_masks, find_label_rows, find_labels, find_values
+from lightning_saliency.data import (
+    describe,
+    find_label_channels,
+    find_label_masks,
+    find_label_rows,
+    find_labels,
+    find_values,
+)
 from lightning_saliency.data.batches import fit_labels
 from lightning_saliency.data.trees import Path, dotted
 from lightning_saliency.data.truths import find_truths, under_key
@@ -17,6 +24,7 @@ from lightning_saliency.evidence import (
     TASKS,
     Detection,
     LossTerm,
+    MultilabelSegmentation,
     OutputChoice,
     Regression,
     Task,
@@ -29,7 +37,7 @@ from lightning_saliency.evidence import (
 
 _TASKS_OF: dict[str, frozenset[TaskName]] = {
     "softmax": frozenset({"multiclass", "segmentation", "detection_softmax"}),
-    "sigmoid": frozenset({"multilabel", "multiclass", "segmentation", "detection"}),
+    "sigmoid": frozenset({"multilabel", "multiclass", "segmentation", "multilabel_segmentation", "detection"}),
     "distance": frozenset({"regression"}),
     "similarity": frozenset({"embedding"}),
 }
@@ -146,7 +154,7 @@ def choose_meaning(
 
 
 def _needs_loss(found: _Candidate) -> bool:
-    is_of_maps = isinstance(found.task, Regression | Detection) and found.tensor.dim() > 2
+    is_of_maps = isinstance(found.task, Regression | Detection | MultilabelSegmentation) and found.tensor.dim() > 2
     return found.task.name == "embedding" or is_of_maps
 
 
@@ -170,6 +178,10 @@ def _candidates(path: Path, tensor: Tensor, batch: Any, images: Tensor, task: Ta
             is_whole = tensor.shape[-(images.dim() - 2) :] == images.shape[2:] and tensor.shape != images.shape
             if task is not None or masks is not None or is_whole:
                 yield _Candidate(path, tensor, meaning, masks is not None)
+        elif meaning.name == "multilabel_segmentation":
+            # masks of one class a pixel say that the classes exclude each other, whatever the loss
+            if task is not None or find_label_masks(batch, count) is None:
+                yield _Candidate(path, tensor, meaning, find_label_channels(batch, count, width) is not None)
         elif isinstance(meaning, Detection):
             yield _Candidate(path, tensor, meaning, find_truths(batch, count, width, meaning.name) is not None)
         elif meaning.name == "regression":
@@ -197,6 +209,8 @@ def _as_the_loss_uses(
             and (found.task.name == "multilabel") == (use == "sigmoid" and _is_of_several(found.tensor))
             and any(_is_read_as(found.tensor, term) for term in matching)
         ]
+    overlapping = {found.path for found in used if isinstance(found.task, MultilabelSegmentation)}
+    used = [found for found in used if found.path not in overlapping or found.task.name != "segmentation"]
     if used:
         return used
     certain = [term for term in terms if term.use in _CERTAIN]

@@ -3,6 +3,7 @@
 from lightning_saliency.data.bands import Bands, find_rgb_bands
 from lightning_saliency.data.batches import (
     find_images,
+    find_label_channels,
     find_label_columns,
     find_label_masks,
     find_label_rows,
@@ -10,6 +11,7 @@ from lightning_saliency.data.batches import (
     find_values,
     is_images,
     read_classes,
+    smallest_classes,
 )
 from lightning_saliency.data.calls import Call, channels_first, join_calls, like_layout, make_call, plain_call
 from lightning_saliency.data.choosing import CHOOSERS, Candidate, Choose, Chooser, First, Positions, Selection
@@ -57,6 +59,7 @@ __all__ = [
     "find_class_names",
     "find_dataset",
     "find_images",
+    "find_label_channels",
     "find_label_columns",
     "find_label_masks",
     "find_label_rows",
@@ -80,6 +83,7 @@ __all__ = [
     "plain_tensors",
     "read_classes",
     "shorter_lengths",
+    "smallest_classes",
     "spatial_axes",
     "times",
     "to_unit_range",

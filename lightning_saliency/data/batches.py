@@ -168,6 +168,48 @@ def find_label_masks(batch: Any, count: int, size: Sequence[int] | None = None) 
     return next((masks for _, masks in _columns(batch, read_masks)), None)
 
 
+def find_label_channels(batch: Any, count: int, num_classes: int) -> Tensor | None:
+    """Return the labels of a batch for a segmentation whose classes may overlap: whether each pixel has each class.
+
+    Args:
+        batch: A tensor, list, tuple, named tuple, mapping or dataclass, also nested.
+        count: N, the number of images.
+        num_classes: K, the number of logits.
+
+    Returns:
+        `(N, K, H, W)` bool, or None where there are none.
+
+    Example:
+        >>> import torch
+        >>> find_label_channels((torch.rand(2, 1, 8, 8), torch.ones(2, 3, 8, 8)), 2, 3).shape
+        torch.Size([2, 3, 8, 8])
+    """
+
+    def read_channels(value: Any) -> Tensor | None:
+        masks = _to_tensor(value)
+        fits = masks is not None and masks.dim() > 3 and masks.shape[:2] == (count, num_classes)
+        return masks == 1 if masks is not None and fits and _is_binary(masks) else None
+
+    return next((masks for _, masks in _columns(batch, read_channels)), None)
+
+
+def smallest_classes(masks: Tensor) -> Tensor:
+    """Return one class for each pixel of overlapping masks: of several that with the fewest pixels, −1 where is none.
+
+    Args:
+        masks: `(N, K, H, W)` bool.
+
+    Example:
+        >>> import torch
+        >>> smallest_classes(torch.tensor([[[[True, True, False]], [[False, True, False]]]]))
+        tensor([[[ 0,  1, -1]]])
+    """
+    sizes = masks.flatten(2).sum(2)
+    ranks = sizes.argsort(1).argsort(1).reshape(*sizes.shape, *[1] * (masks.dim() - 2))
+    smallest = ranks.expand(masks.shape).masked_fill(~masks, masks.shape[1]).argmin(1)
+    return smallest.masked_fill(~masks.any(1), -1)
+
+
 def find_label_columns(batch: Any, read: Callable[[Any], Tensor | None]) -> dict[Path, Tensor]:
     """Return all that may be the labels of a batch, by the paths in it, the most likely first.
 

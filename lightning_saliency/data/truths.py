@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.data.batches import (
+    find_label_channels,
     find_label_masks,
     find_label_rows,
     find_labels,
     find_values,
     fit_labels,
     known_classes,
+    smallest_classes,
 )
 from lightning_saliency.data.trees import children
 
@@ -31,6 +33,7 @@ LABEL_FORMS = {
     "multilabel": "zeros and ones for the classes of each",
     "regression": "values for each",
     "segmentation": "a map of classes for each",
+    "multilabel_segmentation": "a map of zeros and ones for the classes of each",
     "embedding": "nothing for each",
 }
 """What labels are, in words, by the task."""
@@ -127,6 +130,15 @@ def _most_pixels(batch: Any, count: int, num_classes: int | None) -> Truths | No
     return Truths(_where(counts.argmax(1), counts.any(1)), masks)
 
 
+def _largest_class(batch: Any, count: int, num_classes: int | None) -> Truths | None:
+    """Return of each sample the class with the most pixels, where the classes may overlap."""
+    masks = find_label_channels(batch, count, num_classes or 1)
+    if masks is None:
+        return None
+    counts = masks.flatten(2).sum(2)
+    return Truths(_where(counts.argmax(1), counts.any(1)), smallest_classes(masks))
+
+
 def _nothing(batch: Any, count: int, num_classes: int | None) -> None:
     return None
 
@@ -155,6 +167,7 @@ _READERS: dict[str, Callable[[Any, int, int | None], Truths | None]] = {
     "multilabel": _sets,
     "regression": _values,
     "segmentation": _most_pixels,
+    "multilabel_segmentation": _largest_class,
     "embedding": _nothing,
     "detection": _sets_of_objects,
     "detection_softmax": _sets_of_objects,

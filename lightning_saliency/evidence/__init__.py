@@ -33,7 +33,15 @@ from lightning_saliency.evidence.targets import (
     predicted_classes,
     select_scores,
 )
-from lightning_saliency.evidence.tasks import TASKS, Detection, Reading, Regression, Task, TaskName
+from lightning_saliency.evidence.tasks import (
+    TASKS,
+    Detection,
+    MultilabelSegmentation,
+    Reading,
+    Regression,
+    Task,
+    TaskName,
+)
 
 __all__ = [
     "POOLINGS",
@@ -53,6 +61,7 @@ __all__ = [
     "Link",
     "LossTerm",
     "LossUse",
+    "MultilabelSegmentation",
     "Need",
     "OutputChoice",
     "ParsedTarget",

@@ -10,10 +10,17 @@ import torch
 from torch import Tensor
 
 from lightning_saliency._checks import OptionError
-from lightning_saliency.data import Answer
+from lightning_saliency.data import Answer, smallest_classes
 
 TaskName: TypeAlias = Literal[
-    "multiclass", "multilabel", "regression", "segmentation", "embedding", "detection", "detection_softmax"
+    "multiclass",
+    "multilabel",
+    "regression",
+    "segmentation",
+    "multilabel_segmentation",
+    "embedding",
+    "detection",
+    "detection_softmax",
 ]
 """What a model's output means, as an option names it; see `TASKS`."""
 
@@ -25,7 +32,8 @@ class Reading:
     Attributes:
         task: What the output means.
         logits: `(N, K)`: what is explained, one of K for each sample.
-        masks: The predicted class of each pixel, `(N, H, W)` int64, of a segmentation; else None.
+        masks: The predicted class of each pixel, `(N, H, W)` int64, of a segmentation, or where the classes overlap
+            the pixels of each, `(N, K, H, W)` bool; else None.
         boxes: Of a detection the best box of each class, `(N, K, 4)`, (x1, y1, x2, y2) in pixels, not a number where
             there is none; else None.
     """
@@ -78,6 +86,10 @@ class Task(ABC):
     def answers(self, logits: Tensor, masks: Tensor | None = None) -> list[Answer | None]:
         """Return what is predicted for each sample; None where it is nothing that one could read."""
         return list(self.predictions(logits, masks).tolist())
+
+    def pixel_classes(self, masks: Tensor) -> Tensor:
+        """Return the class of each pixel as a picture shows it, `(N, H, W)`."""
+        return masks
 
 
 class Multiclass(Task):
@@ -212,6 +224,30 @@ class Segmentation(Task):
         return (pixels == classes).float().mean(2)
 
 
+class MultilabelSegmentation(Segmentation):
+    """Each pixel has any number of K classes: each class has a sigmoid of its own, and its own pixels."""
+
+    name: ClassVar[TaskName] = "multilabel_segmentation"
+
+    def read(self, output: Tensor) -> Reading | None:
+        """Return the reading of an output `(N, K, H, W)` of several classes."""
+        if output.dim() < 4 or output.shape[1] < 2:
+            return None
+        readings = [super(MultilabelSegmentation, self).read(maps) for maps in output.split(1, 1)]
+        known = [reading for reading in readings if reading is not None]
+        masks = [reading.masks for reading in known if reading.masks is not None]
+        logits = torch.cat([reading.logits for reading in known], 1) if known else None
+        return None if logits is None else Reading(self, logits, torch.stack(masks, 1).bool())
+
+    def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return the share of pixels that each class is given; of logits alone, the sigmoid of each."""
+        return logits.sigmoid() if masks is None else masks.flatten(2).float().mean(2)
+
+    def pixel_classes(self, masks: Tensor) -> Tensor:
+        """Return one class for each pixel, of several that with the fewest pixels; −1 where there is none."""
+        return smallest_classes(masks)
+
+
 class Detection(Task):
     """Each query, or detection, has any of K classes, each with a sigmoid of its own, and a box.
 
@@ -268,7 +304,7 @@ class SoftmaxDetection(Detection):
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        *(Multiclass(), Multilabel(), Regression(), Segmentation(), Embedding()),
+        *(Multiclass(), Multilabel(), Regression(), Segmentation(), MultilabelSegmentation(), Embedding()),
         *(Detection(), SoftmaxDetection()),
     )
 }

@@ -141,7 +141,9 @@ def _mask_columns(looked: Sequence[ExplainedSamples], images: Images) -> dict[st
         return {}
     count = sum(map(len, looked))
     true = [group.samples.pixel_labels or (None,) * len(group) for group in looked]
-    predicted = [[None] * len(group) if (masks := group.explanation.masks) is None else list(masks) for group in looked]
+    predicted = [
+        [None] * len(group) if (masks := group.explanation.pixel_classes) is None else list(masks) for group in looked
+    ]
     columns = {}
     for title, of_each in (("label", _in_order(looked, true)), ("prediction", _in_order(looked, predicted))):
         if any(classes is not None for classes in of_each):

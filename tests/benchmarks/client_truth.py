@@ -92,6 +92,8 @@ def _tasks(oracle: Oracle, case: Case) -> tuple[str, ...]:
     if oracle.kind == "boxes":
         return "detection", "detection_softmax"
     tasks = {"values": "regression", "images": "regression", "masks": "segmentation"}
+    if oracle.kind == "masks" and oracle.scale == "sigmoid" and _answer(case).shape[1] > 1:
+        return ("multilabel_segmentation",)
     return (tasks.get(oracle.kind, oracle.kind),)
 
 
