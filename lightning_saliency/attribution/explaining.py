@@ -87,8 +87,8 @@ def explain(
             smoother maps.
         task: What the model's output means: `"multiclass"` (softmax), `"multilabel"` (each class's sigmoid),
             `"regression"` (values, of which `target` is one, by default the first), `"segmentation"` (scores of pixels,
-            `(N, K, H, W)`: a class's mean over its pixels), `"multilabel_segmentation"` (overlapping classes, each with a
-            sigmoid of its own), `"detection"` or `"detection_softmax"` (class scores of boxes, `(N, Q, K)`: the odds
+            `(N, K, H, W)`: a class's mean over its pixels), `"multilabel_segmentation"` (overlapping classes, each with
+            a sigmoid of its own), `"detection"` or `"detection_softmax"` (class scores of boxes, `(N, Q, K)`: the odds
             of a class's best box). Default: found, as far as the output's form tells.
         chunk_size: The most images that go through the model together, which bounds the memory; but for rounding, the
             result does not depend on it. On a CPU it is about eight of 224×224 in any case, which is faster.
