@@ -47,11 +47,13 @@ class Meaning:
         output: Where it stands in the output, or what the user said of that.
         task: What it means; None where a run is to show whether it is probabilities, of one class or several.
         others: What else of the output could be explained, by keys.
+        note: Why it is not what one would expect; empty where it is.
     """
 
     output: OutputChoice = None
     task: Task | None = None
     others: tuple[str, ...] = ()
+    note: str = ""
 
     @property
     def key(self) -> str:
@@ -140,6 +142,26 @@ def choose_meaning(
         None if by_form else chosen.task,
         tuple(dict.fromkeys(dotted(other.path) for other in others if other.is_labeled >= chosen.is_labeled)),
     )
+
+
+def embedding_beside(output: Any, count: int, terms: Sequence[LossTerm] | None, note: str) -> Meaning | None:
+    """Return the meaning of an output of which the loss reads nothing by itself: an embedding, if it is vectors.
+
+    Such is that of a model whose classes' weights are a part of the loss (ArcFace). Shown as an embedding it is never
+    read as classes that it does not have.
+
+    Args:
+        output: What the model returned.
+        count: N, the number of samples.
+        terms: What the training's loss does with its tensors; None where that is not known.
+        note: Why the output is nothing else.
+    """
+    certain = [term for term in terms or () if term.use in _CERTAIN]
+    tensors = output_tensors(output, count)
+    vectors = [path for path, tensor in tensors.items() if TASKS["embedding"].read(tensor) and _is_of_several(tensor)]
+    if not vectors or not certain or any(_is_read_as(tensor, term) for tensor in tensors.values() for term in certain):
+        return None
+    return Meaning(vectors[0], TASKS["embedding"], tuple(map(dotted, vectors[1:])), note)
 
 
 def _needs_loss(found: _Candidate) -> bool:

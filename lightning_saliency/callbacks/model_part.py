@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency._checks import OptionError, check_text, optional
+from lightning_saliency._checks import OptionError, check_text, error_message, optional
 from lightning_saliency._lightning import LightningModule, Trainer, overrides
-from lightning_saliency.callbacks.meaning import Meaning, choose_meaning
+from lightning_saliency.callbacks.meaning import Meaning, choose_meaning, embedding_beside
 from lightning_saliency.callbacks.surroundings import quiet_surroundings
 from lightning_saliency.data import Call, SampleBatch, find_images, make_call, plain_call
 from lightning_saliency.evidence import (
@@ -229,6 +229,27 @@ class ModelPart:
         Raises:
             ValueError: The part was not called, or no part of the module says of images what can be explained.
         """
+        try:
+            return self._read_step(trainer, pl_module, batch, recorded)
+        except OptionError as error:
+            if not self._find_embedding(recorded, error):
+                raise
+        return self._read(recorded[self._chosen or ""], batch)
+
+    def _find_embedding(self, recorded: Mapping[str, RecordedCall], error: OptionError) -> bool:
+        """Whether the step's only call returns an embedding that the loss goes on with, which then is explained."""
+        if len(recorded) != 1 or self.meaning is not None or self.task is not None or self.output_fn is not None:
+            return False
+        ((name, call),) = recorded.items()
+        if call.call is None or self.name not in (None, name):
+            return False
+        self.meaning = embedding_beside(call.output, len(call.call), self.loss_terms, error_message(error))
+        self._chosen = self._chosen if self.meaning is None else name
+        return self.meaning is not None
+
+    def _read_step(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, recorded: Mapping[str, RecordedCall]
+    ) -> tuple[Call, Reading | None]:
         if self._chosen is not None and self._chosen in recorded:
             return self._read(recorded[self._chosen], batch)
         if self.name is not None:

@@ -32,7 +32,7 @@ from lightning_saliency.evidence.targets import (
     predicted_classes,
     select_scores,
 )
-from lightning_saliency.evidence.tasks import TASKS, Detection, Reading, Regression, Task, TaskName
+from lightning_saliency.evidence.tasks import TASKS, Detection, Embedding, Reading, Regression, Task, TaskName
 
 __all__ = [
     "POOLINGS",
@@ -43,6 +43,7 @@ __all__ = [
     "AttentionSites",
     "CallRecorder",
     "Detection",
+    "Embedding",
     "Evidence",
     "Forward",
     "ForwardContext",
