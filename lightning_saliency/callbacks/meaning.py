@@ -38,6 +38,9 @@ _TASKS_OF: dict[str, frozenset[TaskName]] = {
 _CERTAIN = ("softmax", "sigmoid", "distance")
 """The uses that say what an output means, those of classes first."""
 
+_OF_IMAGES = ("image", "img", "vis")
+"""Parts of the keys of what is made of the images, where an output holds what is made of texts too."""
+
 
 @dataclass(frozen=True)
 class Meaning:
@@ -250,19 +253,32 @@ def _is_read_as(tensor: Tensor, term: LossTerm) -> bool:
 
 
 def _best(candidates: Sequence[_Candidate]) -> _Candidate:
-    """Return the likeliest: what the loss reads, classes first; what has labels; of equal ones the last exit."""
+    """Return the likeliest: what the loss reads, classes first; what has labels; of equal ones the last exit.
+
+    Of embeddings it is the first: that of the first of several inputs.
+    """
     order = list(TASKS)
 
     def rank(candidate: _Candidate) -> tuple[Any, ...]:
         use = (*_CERTAIN, "similarity", "").index(candidate.use)
         is_embedding = candidate.task.name == "embedding" and not candidate.use
-        return (use, is_embedding, not candidate.is_labeled, order.index(candidate.task.name))
+        task = (is_embedding, not candidate.is_labeled, order.index(candidate.task.name))
+        return (use, *task, *_likelihood_of_embedding(candidate))
 
     best = min(map(rank, candidates))
     equal = [candidate for candidate in candidates if rank(candidate) == best]
     exits = [other for other in equal if other.tensor.shape == equal[0].tensor.shape]
-    is_exit = len(exits) == len(equal) > 1 and not any(map(_is_named, equal))
+    is_exit = len(exits) == len(equal) > 1 and not any(map(_is_named, equal)) and equal[0].task.name != "embedding"
     return equal[-1] if is_exit else equal[0]
+
+
+def _likelihood_of_embedding(candidate: _Candidate) -> tuple[bool, bool]:
+    """Rank embeddings: last the similarities of the samples of a batch, and what is not made of the images."""
+    if candidate.task.name != "embedding":
+        return False, False
+    count, width = candidate.tensor.shape[0], candidate.tensor.shape[1:].numel()
+    key = dotted(candidate.path).lower()
+    return count == width, not any(word in key for word in _OF_IMAGES)
 
 
 def _is_named(candidate: _Candidate) -> bool:
