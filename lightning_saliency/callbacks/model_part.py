@@ -154,9 +154,13 @@ class ModelPart:
         with forward.undisturbed() as isolated:
             output = isolated.output(call)
         batch = (call.images,) if labels is None else (call.images, labels)
-        self.meaning = choose_meaning(
-            output, batch, call.first_repeated, terms=self.loss_terms, choice=self.output_fn, task=self.task
-        )
+        try:
+            self.meaning = choose_meaning(
+                output, batch, call.first_repeated, terms=self.loss_terms, choice=self.output_fn, task=self.task
+            )
+        except OptionError as error:
+            if not self._is_embedding(output, len(call), error):
+                raise
 
     def advice(self, pl_module: LightningModule) -> str:
         """Return what to set where the part that was chosen fails on a call that was recorded."""
@@ -238,13 +242,19 @@ class ModelPart:
 
     def _find_embedding(self, recorded: Mapping[str, RecordedCall], error: OptionError) -> bool:
         """Whether the step's only call returns an embedding that the loss goes on with, which then is explained."""
-        if len(recorded) != 1 or self.meaning is not None or self.task is not None or self.output_fn is not None:
+        if len(recorded) != 1 or self.meaning is not None:
             return False
         ((name, call),) = recorded.items()
         if call.call is None or self.name not in (None, name):
             return False
-        self.meaning = embedding_beside(call.output, len(call.call), self.loss_terms, error_message(error))
-        self._chosen = self._chosen if self.meaning is None else name
+        is_embedding = self._is_embedding(call.output, len(call.call), error)
+        self._chosen = name if is_embedding else self._chosen
+        return is_embedding
+
+    def _is_embedding(self, output: Any, count: int, error: OptionError) -> bool:
+        """Whether an output that means nothing else, for this reason, is an embedding, which then is explained."""
+        if self.task is None and self.output_fn is None:
+            self.meaning = embedding_beside(output, count, self.loss_terms, error_message(error))
         return self.meaning is not None
 
     def _read_step(

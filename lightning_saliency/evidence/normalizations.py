@@ -66,6 +66,20 @@ class NormalizationReader(TorchFunctionMode):
         return result
 
 
+def is_of_fixed_length(embeddings: Tensor) -> bool:
+    """Whether different embeddings all have the same length, or one has the length 1, or √K by a layer norm."""
+    rows = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+    rows = rows[rows.isfinite().all(1)]
+    lengths, width = rows.norm(dim=1), rows.shape[1]
+    if not len(rows) or not bool((lengths > 0).all()) or width == 1:
+        return False
+    tolerance = _tolerance(embeddings)
+    if min((lengths - fixed).abs().max() / fixed for fixed in (1.0, width**0.5)) < tolerance:
+        return True
+    differ = (rows - rows[0]).abs().max() > 0.01 * lengths.max()
+    return bool(differ and lengths.max() - lengths.min() < tolerance * lengths.max())
+
+
 def _takes(after: Tensor, embeddings: Tensor) -> Sequence[Callable[[Tensor], Tensor]]:
     """Return how embeddings of this shape may be taken from a normalization's result: as it is, or one of its tokens.
 
@@ -81,11 +95,15 @@ def _takes(after: Tensor, embeddings: Tensor) -> Sequence[Callable[[Tensor], Ten
     return []
 
 
+def _tolerance(embeddings: Tensor) -> float:
+    """Return how far lengths may differ that are the same, in relation to them: by rounding, or a layer norm's ε."""
+    return max(1e-4, 8 * torch.finfo(embeddings.dtype).eps)
+
+
 def _of_unit_length(result: Tensor, before: Callable[[], Tensor], dim: int = -1) -> Tensor | None:
     """Return what went in, if all that came out has the length 1, or 0 where it was."""
     lengths = result.detach().to(torch.promote_types(result.dtype, torch.float32)).norm(dim=dim)
-    tolerance = max(1e-4, 8 * torch.finfo(result.dtype).eps)
-    is_fixed = ((lengths - 1).abs() < tolerance) | (lengths == 0) | ~lengths.isfinite()
+    is_fixed = ((lengths - 1).abs() < _tolerance(result)) | (lengths == 0) | ~lengths.isfinite()
     return before() if bool(is_fixed.all()) else None
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_saliency._checks import OptionError
 from lightning_saliency.data import Answer
+from lightning_saliency.evidence.normalizations import is_of_fixed_length
 
 TaskName: TypeAlias = Literal[
     "multiclass", "multilabel", "regression", "segmentation", "embedding", "detection", "detection_softmax"
@@ -213,7 +214,7 @@ class Embedding(Task):
         """
         embeddings = reading.logits if reading.unnormalized is None else reading.unnormalized
         reference = embeddings.detach()
-        if reading.unnormalized is None and _is_of_fixed_length(reference):
+        if reading.unnormalized is None and is_of_fixed_length(reference):
             raise OptionError(
                 f"Expected embeddings whose length says something, got {tuple(reference.shape)} of a fixed length: the "
                 "similarity of such embeddings to themselves has no gradient. Return the embeddings before their "
@@ -356,20 +357,6 @@ def _rows(task: Task, output: Tensor) -> Reading | None:
     if not output.dim() or not output.numel() or output.shape[2:].numel() != 1:
         return None
     return Reading(task, output.reshape(len(output), -1))
-
-
-def _is_of_fixed_length(embeddings: Tensor) -> bool:
-    """Whether different embeddings all have the same length, or one has the length 1, or √K by a layer norm."""
-    rows = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
-    rows = rows[rows.isfinite().all(1)]
-    lengths, width = rows.norm(dim=1), rows.shape[1]
-    if not len(rows) or not bool((lengths > 0).all()) or width == 1:
-        return False
-    tolerance = max(1e-4, 8 * torch.finfo(embeddings.dtype).eps)
-    if min((lengths - fixed).abs().max() / fixed for fixed in (1.0, width**0.5)) < tolerance:
-        return True
-    differ = (rows - rows[0]).abs().max() > 0.01 * lengths.max()
-    return bool(differ and lengths.max() - lengths.min() < tolerance * lengths.max())
 
 
 def _of_two(logits: Tensor) -> Tensor:

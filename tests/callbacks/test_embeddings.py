@@ -213,6 +213,36 @@ def test_an_embedding_whose_classes_are_in_the_loss_is_no_classes_and_a_warning_
     assert r"reads, of shape (N, 5), got output (4, 12)" in said[0]
 
 
+def test_of_given_images_too_such_an_embedding_is_shown(tmp_path):
+    class Unvalidated(ArcFace):
+        validation_step = L.LightningModule.validation_step
+
+    module = Unvalidated()
+    keeps = Keeps()
+    runner = trainer(tmp_path, SaliencyCallback(outputs=[keeps], samples=IMAGES[:4]), max_epochs=1)
+    with pytest.warns(UserWarning, match="shows an embedding, no classes"):
+        runner.fit(module, loader(Views(), batch_size=4))
+    torch.testing.assert_close(keeps.looks[-1].explained[0].explanation.logits, embed(module))
+
+
+class Encoder(SimCLR):
+    """What the loss reads is made by another submodule, so that what the first one returns is only a step to it."""
+
+    forward = L.LightningModule.forward
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(D, K)
+
+    def loss(self, first, second, labels):
+        return F.cross_entropy(self.head(self.net(first)), labels)
+
+
+def test_the_features_of_a_classifier_are_not_shown_as_its_embedding(tmp_path):
+    look, _, _ = fitted(tmp_path, Encoder())
+    assert look is None or look.explained[0].explanation.task.name == "multiclass"
+
+
 def test_of_several_tensors_the_embedding_is_explained_that_the_loss_compares(tmp_path):
     module = Projected()
     explanation = fitted(tmp_path, module)[0].explained[0].explanation
