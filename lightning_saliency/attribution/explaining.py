@@ -77,7 +77,9 @@ def explain(
             `lightning_saliency.attribution`, such as
             `{"smooth_grad": {"num_samples": 50}, "grad_cam": {"principal": True}, "saliency": {"reduce": "signed"}}`.
         target: Which class is explained: None (the predicted one), an int, one class per image `(N,)`, or a callable
-            from logits `(n, K)` to scores `(n,)`, called with one chunk at a time.
+            from logits `(n, K)` to scores `(n,)`, called with one chunk at a time. Of embeddings, None is the
+            similarity to themselves (see `lightning_saliency.evidence.Embedding`), and that to a reference
+            `target=lambda embeddings: embeddings @ reference`.
         layer: The target layer, whose activations the CAM methods read: None (chosen as the papers do, by a run of one
             image), a dotted name, a module of the model, or what `find_target_layer` returned, which saves that
             run. Several layers are read from the same pass.
@@ -89,7 +91,8 @@ def explain(
             `"regression"` (values, of which `target` is one, by default the first), `"segmentation"` (scores of pixels,
             `(N, K, H, W)`: a class's mean over its pixels), `"multilabel_segmentation"` (overlapping classes, each with
             a sigmoid of its own), `"detection"` or `"detection_softmax"` (class scores of boxes, `(N, Q, K)`: the odds
-            of a class's best box). Default: found, as far as the output's form tells.
+            of a class's best box), or `"embedding"` (a vector `(N, K)` whose similarity to itself is explained).
+            Default: found, as far as the output's form tells.
         chunk_size: The most images that go through the model together, which bounds the memory; but for rounding, the
             result does not depend on it. On a CPU it is about eight of 224×224 in any case, which is faster.
         progress: Whether to show a progress bar for methods that take many passes and more than a few seconds.
@@ -159,10 +162,9 @@ def explain_call(settings: Settings, call: Call, target: ParsedTarget = None) ->
             chunk_explanations = []
             for rows in (slice(start, start + chunk_size) for start in range(0, len(call), chunk_size)):
                 classes = resolved[rows] if isinstance(resolved, Tensor) else resolved
-                chunk = reader.read(call[rows], inputs[rows], classes)
+                chunk, classes = reader.read(call[rows], inputs[rows], classes)
                 if settings.flip:
-                    classes = classes if chunk.classes is None else chunk.classes
-                    chunk = _mean_of_mirrored(chunk, reader.read(call[rows], inputs[rows].flip(-1), classes))
+                    chunk = _mean_of_mirrored(chunk, reader.read(call[rows], inputs[rows].flip(-1), classes)[0])
                 chunk_explanations.append(chunk)
         return _joined(settings, call, inputs, chunk_explanations)
 
@@ -248,7 +250,8 @@ class _Reader:
     settings: Settings
     batch_size: int
 
-    def read(self, call: Call, images: Tensor, target: ParsedTarget) -> Explanation:
+    def read(self, call: Call, images: Tensor, target: ParsedTarget) -> tuple[Explanation, ParsedTarget]:
+        """Return the explanation of images, and the target by which changed ones are explained by the same score."""
         settings = self.settings
         needs = frozenset[Need]().union(
             *(METHODS[key].needs_with(options) for key, options in settings.methods.items())
@@ -263,19 +266,18 @@ class _Reader:
             found=settings.found,
         )
         first = shared_pass.evidence
-        classes = first.classes if first.classes is not None else target
         shared: dict[str, Tensor] = {}
         attributions: dict[str, Tensor] = {}
         signed: dict[str, Tensor] = {}
         notes: dict[str, Tensor] = {}
         class_evidence = first
         for key in settings.methods:
-            maps = self._attribute(key, call, shared_pass, classes, shared)
+            maps = self._attribute(key, call, shared_pass, shared)
             attributions |= maps.attributions
             signed |= maps.signed
             notes |= maps.notes
             class_evidence = maps.evidence if maps.evidence.class_weights is not None else class_evidence
-        return Explanation(
+        explanation = Explanation(
             settings,
             call,
             images,
@@ -291,10 +293,9 @@ class _Reader:
             shared_pass.reading.masks,
             shared_pass.reading.boxes,
         )
+        return explanation, shared_pass.target
 
-    def _attribute(
-        self, key: str, call: Call, shared_pass: SharedPass, target: ParsedTarget, shared: dict[str, Tensor]
-    ) -> _Maps:
+    def _attribute(self, key: str, call: Call, shared_pass: SharedPass, shared: dict[str, Tensor]) -> _Maps:
         """Return the attributions of one method: one map per layer, or their fusion."""
         method, settings = METHODS[key], self.settings
         attributions: dict[str, Tensor] = {}
@@ -305,7 +306,7 @@ class _Reader:
         for layer, evidence in zip(layers, every_evidence, strict=True):
             name = f"{key}@{layer}" if len(layers) > 1 else key
             forward = shared_pass.forward
-            passes = Passes(forward, call, target, layer, self.batch_size, settings.progress, shared=shared)
+            passes = Passes(forward, call, shared_pass.target, layer, self.batch_size, settings.progress, shared=shared)
             raw, signed = method.attribute(evidence, passes, settings.methods[key])
             attributions[name] = _nan_without_score(raw, evidence.scores)
             if signed is not None:

@@ -46,6 +46,9 @@ _TASKS_OF: dict[str, frozenset[TaskName]] = {
 _CERTAIN = ("softmax", "sigmoid", "distance")
 """The uses that say what an output means, those of classes first."""
 
+_OF_IMAGES = ("image", "img", "vis")
+"""Parts of the keys of what is made of the images, where an output holds what is made of texts too."""
+
 
 @dataclass(frozen=True)
 class Meaning:
@@ -56,12 +59,14 @@ class Meaning:
         task: What it means; None where a run is to show whether it is probabilities, of one class or several.
         others: What else of the output could be explained, by keys.
         rank: How likely it is what the training is about, the lowest first: by the loss, then by the labels.
+        note: Why it is not what one would expect; empty where it is.
     """
 
     output: OutputChoice = None
     task: Task | None = None
     others: tuple[str, ...] = ()
     rank: tuple[int, ...] = field(default=(), compare=False)
+    note: str = ""
 
     @property
     def key(self) -> str:
@@ -151,6 +156,26 @@ def choose_meaning(
         tuple(dict.fromkeys(dotted(other.path) for other in others if other.is_labeled >= chosen.is_labeled)),
         _rank(chosen)[:-1],
     )
+
+
+def embedding_beside(output: Any, count: int, terms: Sequence[LossTerm] | None, note: str) -> Meaning | None:
+    """Return the meaning of an output of which the loss reads nothing by itself: an embedding, if it is vectors.
+
+    Such is that of a model whose classes' weights are a part of the loss (ArcFace). Shown as an embedding it is never
+    read as classes that it does not have.
+
+    Args:
+        output: What the model returned.
+        count: N, the number of samples.
+        terms: What the training's loss does with its tensors; None where that is not known.
+        note: Why the output is nothing else.
+    """
+    certain = [term for term in terms or () if term.use in _CERTAIN]
+    tensors = output_tensors(output, count)
+    vectors = [path for path, tensor in tensors.items() if TASKS["embedding"].read(tensor) and _is_of_several(tensor)]
+    if not vectors or not certain or any(_is_read_as(tensor, term) for tensor in tensors.values() for term in certain):
+        return None
+    return Meaning(vectors[0], TASKS["embedding"], tuple(map(dotted, vectors[1:])), note=note)
 
 
 def _needs_loss(found: _Candidate) -> bool:
@@ -245,11 +270,18 @@ def _is_read_as(tensor: Tensor, term: LossTerm) -> bool:
 
 
 def _best(candidates: Sequence[_Candidate]) -> _Candidate:
-    """Return the likeliest: what the loss reads, classes first; what has labels; of equal ones the last exit."""
-    best = min(map(_rank, candidates))
-    equal = [candidate for candidate in candidates if _rank(candidate) == best]
+    """Return the likeliest: what the loss reads, classes first; what has labels; of equal ones the last exit.
+
+    Of embeddings it is the first: that of the first of several inputs.
+    """
+
+    def rank(candidate: _Candidate) -> tuple[int, ...]:
+        return (*_rank(candidate), *_likelihood_of_embedding(candidate))
+
+    best = min(map(rank, candidates))
+    equal = [candidate for candidate in candidates if rank(candidate) == best]
     exits = [other for other in equal if other.tensor.shape == equal[0].tensor.shape]
-    is_exit = len(exits) == len(equal) > 1 and not any(map(_is_named, equal))
+    is_exit = len(exits) == len(equal) > 1 and not any(map(_is_named, equal)) and equal[0].task.name != "embedding"
     return equal[-1] if is_exit else equal[0]
 
 
@@ -257,6 +289,15 @@ def _rank(candidate: _Candidate) -> tuple[int, ...]:
     use = (*_CERTAIN, "similarity", "").index(candidate.use)
     is_embedding = candidate.task.name == "embedding" and not candidate.use
     return (use, int(is_embedding), int(not candidate.is_labeled), list(TASKS).index(candidate.task.name))
+
+
+def _likelihood_of_embedding(candidate: _Candidate) -> tuple[bool, bool]:
+    """Rank embeddings: last the similarities of the samples of a batch, and what is not made of the images."""
+    if candidate.task.name != "embedding":
+        return False, False
+    count, width = candidate.tensor.shape[0], candidate.tensor.shape[1:].numel()
+    key = dotted(candidate.path).lower()
+    return count == width, not any(word in key for word in _OF_IMAGES)
 
 
 def _is_named(candidate: _Candidate) -> bool:

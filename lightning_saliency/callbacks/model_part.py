@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency._checks import OptionError, check_text, optional
+from lightning_saliency._checks import OptionError, check_text, error_message, optional
 from lightning_saliency._lightning import PACKAGES, LightningModule, Trainer, overrides
-from lightning_saliency.callbacks.meaning import Meaning, choose_meaning
+from lightning_saliency.callbacks.meaning import Meaning, choose_meaning, embedding_beside
 from lightning_saliency.callbacks.own_forward import call_of_batch, with_forward
 from lightning_saliency.callbacks.part_choice import (
     SAME_RUN,
@@ -175,9 +175,13 @@ class ModelPart:
         with forward.undisturbed() as isolated:
             output = isolated.output(call)
         batch = (call.images,) if labels is None else (call.images, labels)
-        self.meaning = choose_meaning(
-            output, batch, call.first_repeated, terms=self.loss_terms, choice=self.output_fn, task=self.task
-        )
+        try:
+            self.meaning = choose_meaning(
+                output, batch, call.first_repeated, terms=self.loss_terms, choice=self.output_fn, task=self.task
+            )
+        except OptionError as error:
+            if not self._is_embedding(output, len(call), error):
+                raise
 
     def advice(self, pl_module: LightningModule) -> str:
         """Return what to set where the part that was chosen fails on a call that was recorded."""
@@ -264,6 +268,33 @@ class ModelPart:
         Raises:
             ValueError: The part was not called, or no part of the module says of images what can be explained.
         """
+        try:
+            return self._read_step(trainer, pl_module, batch, recorded)
+        except OptionError as error:
+            if not self._find_embedding(recorded, error):
+                raise
+        return self._read_step(trainer, pl_module, batch, recorded)
+
+    def _find_embedding(self, recorded: Mapping[str, RecordedCall], error: OptionError) -> bool:
+        """Whether the step's only call returns an embedding that the loss goes on with, which then is explained."""
+        if len(recorded) != 1 or self.meaning is not None:
+            return False
+        ((name, call),) = recorded.items()
+        if call.call is None or self.name not in (None, name):
+            return False
+        is_embedding = self._is_embedding(call.output, len(call.call), error)
+        self._chosen = Stages(name) if is_embedding else self._chosen
+        return is_embedding
+
+    def _is_embedding(self, output: Any, count: int, error: OptionError) -> bool:
+        """Whether an output that means nothing else, for this reason, is an embedding, which then is explained."""
+        if self.task is None and self.output_fn is None:
+            self.meaning = embedding_beside(output, count, self.loss_terms, error_message(error))
+        return self.meaning is not None
+
+    def _read_step(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, recorded: Mapping[str, RecordedCall]
+    ) -> StepReading:
         step = Step(batch, recorded)
         windows = find_step_windows(step)
         step = step if windows is None else Step(windows.cut(batch), recorded)

@@ -80,7 +80,9 @@ class SaliencyCallback(LookCallback):
             a pair of images and labels; or `Samples(...)`. Images that are passed are shown
             after each training epoch where the trainer has no validation.
         target: Which class is explained: `label` (the true class where the batch has labels, else the predicted one),
-            `predicted`, a class index, one index per sample, or a callable from logits `(N, K)` to scores `(N,)`.
+            `predicted`, a class index, one index per sample, or a callable from logits `(N, K)` to scores `(N,)`. Of
+            embeddings, their similarity to themselves (see `lightning_saliency.evidence.Embedding`), or to a reference
+            by `target=lambda embeddings: embeddings @ reference`.
         layer: Dotted name of the layer whose activations the CAM methods read. Default: chosen by a run of one image,
             as in the papers: the last convolutional map after its activation and before any pooling.
             Several names give one map each, from the same pass.
@@ -162,6 +164,8 @@ class SaliencyCallback(LookCallback):
         self, trainer: Trainer, pl_module: LightningModule, samples: FixedSamples, at_once: int | None = None
     ) -> tuple[ExplainedSamples, ...]:
         explained = self._pass.explain(trainer, pl_module, samples, at_once)
+        if self._part.meaning is not None and self._part.meaning.note:
+            self._notices.once(f"{type(self).__name__} shows an embedding, no classes. {self._part.meaning.note}")
         if self._pass.left_out:
             self._notices.once(_describe_left_out(type(self).__name__, self._pass.left_out, self._pass.shown))
         return explained

@@ -36,6 +36,7 @@ from lightning_saliency.evidence.targets import (
 from lightning_saliency.evidence.tasks import (
     TASKS,
     Detection,
+    Embedding,
     MultilabelSegmentation,
     Reading,
     Regression,
@@ -53,6 +54,7 @@ __all__ = [
     "CallRecorder",
     "Chain",
     "Detection",
+    "Embedding",
     "Evidence",
     "Forward",
     "ForwardContext",

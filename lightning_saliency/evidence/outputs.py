@@ -16,7 +16,7 @@ from lightning_saliency._checks import OptionError, call_option, refuse, shown
 from lightning_saliency.data import children, describe
 from lightning_saliency.data.trees import Path, dotted, leaves
 from lightning_saliency.evidence.detections import best_boxes, boxes_beside, detections, is_list_of_detections
-from lightning_saliency.evidence.tasks import TASKS, Detection, Reading, Regression, Task, TaskName
+from lightning_saliency.evidence.tasks import TASKS, Detection, Embedding, Reading, Regression, Task, TaskName
 
 OutputChoice: TypeAlias = Callable[[Any], Any] | str | Path | None
 """Which part of a model's output is explained: a function of it, its key (keys joined by dots), its path, or found."""
@@ -141,7 +141,7 @@ class OutputReader(TorchFunctionMode):
         """Return what the output of a model says that ran inside this context."""
         output, task = _as_tensors(output, self.num_samples, self.task)
         tensor, task = find_output(output, self.num_samples, self.choice, task, self.like)
-        if isinstance(task, Regression | Detection):  # whose values are what they are, also between 0 and 1
+        if isinstance(task, Regression | Detection | Embedding):  # whose values are what they are, also between 0 and 1
             return _read(task, tensor, output, self.like)
         for function, before, after in reversed(self._ends):
             if after.numel() == tensor.numel() and _are_same(after.reshape(tensor.shape), tensor):

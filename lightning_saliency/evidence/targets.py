@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_saliency._checks import OptionError, call_option, check_choice, shown
-from lightning_saliency.evidence.tasks import TASKS, Task
+from lightning_saliency.evidence.backward import widen
+from lightning_saliency.evidence.tasks import TASKS, Reading, Similarity, Task
 
 TargetChoice: TypeAlias = (
     Literal["label", "predicted"] | int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
@@ -100,7 +101,7 @@ class Target:
     def describe(self, *, has_labels: bool = False, task: Task = _MULTICLASS) -> str:
         """Return in words which class, or value, is explained, for a caption."""
         if task.has_values and not self.is_function:
-            return f"value {self.choice}" if isinstance(self.choice, int) else "value"
+            return f"{task.value} {self.choice}" if isinstance(self.choice, int) else task.value
         if self.choice == "label" and has_labels:
             return "true class"
         if self.choice in ("label", "predicted", None):
@@ -137,13 +138,14 @@ def check_classes(target: ParsedTarget, logits: Tensor, task: Task = _MULTICLASS
     Args:
         target: What `Target.resolve` returned.
         logits: `(N, K)`.
-        task: What they mean; K = 1 is a binary model with the classes 0 and 1, but a single value.
+        task: What they mean; K = 1 is a binary model with the classes 0 and 1, but a single value. Of embeddings, which
+            have no classes, no error is raised here: their scores say it.
 
     Raises:
         ValueError: A class is out of range.
     """
     num_classes = task.num_classes(logits)
-    if isinstance(target, Tensor) and target.numel() and int(target.max()) >= num_classes:
+    if isinstance(target, Tensor) and num_classes and target.numel() and int(target.max()) >= num_classes:
         raise OptionError(
             f"Expected `target` to be below the model's {num_classes} classes (0 to {num_classes - 1}), "
             f"got {int(target.max())}.",
@@ -189,6 +191,42 @@ def select_scores(
     classes = predicted if target is None else target.to(logits.device)
     classes = torch.where(classes < 0, predicted, classes)
     return task.scores(logits, classes), classes
+
+
+def read_scores(reading: Reading, target: ParsedTarget) -> tuple[Tensor, ParsedTarget]:
+    """Return the score of each image that is explained, and the target by which changed images have the same one.
+
+    Args:
+        reading: What the model's output says of the N images.
+        target: What `Target.resolve` returned for them, or what this function returned for their originals.
+
+    Returns:
+        The scores `(N,)`, at least float32; and the explained classes `(N,)`, or a function: the given one, or of
+        embeddings the similarity to those of these images.
+
+    Raises:
+        ValueError: A callable returned something else than one score per image, or nothing can be explained.
+
+    Example:
+        >>> embedding = TASKS["embedding"]
+        >>> scores, target = read_scores(Reading(embedding, torch.tensor([[3.0, 4.0]])), None)
+        >>> scores, read_scores(Reading(embedding, torch.tensor([[1.0, 0.0]])), target)[0]
+        (tensor([25.]), tensor([3.]))
+    """
+    if target is None:
+        target = reading.task.similarity(reading)
+    logits = widen(scored_logits(reading, target))
+    scores, classes = select_scores(logits, target, reading.task, reading.predictions)
+    return scores, target if classes is None else classes
+
+
+def scored_logits(reading: Reading, target: ParsedTarget) -> Tensor:
+    """Return what a target's scores are read from, `(N, K)`.
+
+    Those are the logits; for the similarity of embeddings to themselves, what goes into their normalization.
+    """
+    own = reading.unnormalized if isinstance(target, Similarity) else None
+    return reading.logits if own is None else own
 
 
 def predicted_classes(logits: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_saliency._checks import OptionError
 from lightning_saliency.data import Answer, smallest_classes
+from lightning_saliency.evidence.normalizations import is_of_fixed_length
 
 TaskName: TypeAlias = Literal[
     "multiclass",
@@ -36,12 +37,14 @@ class Reading:
             the pixels of each, `(N, K, H, W)` bool; else None.
         boxes: Of a detection the best box of each class, `(N, K, 4)`, (x1, y1, x2, y2) in pixels, not a number where
             there is none; else None.
+        unnormalized: Of embeddings that end in a normalization what goes into it, `(N, K)`; else None.
     """
 
     task: Task
     logits: Tensor
     masks: Tensor | None = None
     boxes: Tensor | None = None
+    unnormalized: Tensor | None = None
 
     @property
     def predictions(self) -> Tensor:
@@ -60,6 +63,8 @@ class Task(ABC):
     """What stands behind a probability in words."""
     has_values: ClassVar[bool] = False
     """Whether the output is values rather than scores of classes."""
+    value: ClassVar[str] = "value"
+    """What is explained of values, in words."""
 
     @abstractmethod
     def read(self, output: Tensor) -> Reading | None:
@@ -72,6 +77,14 @@ class Task(ABC):
     def num_classes(self, logits: Tensor) -> int:
         """Return how many classes can be explained: two of a single logit."""
         return max(logits.shape[1], 2)
+
+    def similarity(self, reading: Reading) -> Similarity | None:
+        """Return the score that is explained in place of a class's, where the output has no classes; else None."""
+        return None
+
+    def describe(self, logits: Tensor) -> str:
+        """Return in words what the output is, where it says nothing that one could read."""
+        return ""
 
     def scores(self, logits: Tensor, classes: Tensor) -> Tensor:
         """Return the score of a class per sample, `(N,)`: its logit; of a single one its negative for class 0."""
@@ -156,28 +169,92 @@ class Regression(Task):
         return [tuple(row) for row in logits.tolist()]
 
 
-class Embedding(Regression):
-    """The output is a vector that is compared with others: only a function of it, the target, can be explained."""
+@dataclass(frozen=True)
+class Similarity:
+    """The similarity of embeddings to a reference that is held fixed: their inner product with it.
+
+    Attributes:
+        reference: `(N, K)`, one for each sample.
+
+    Example:
+        >>> Similarity(torch.tensor([[1.0, 2.0]]))(torch.tensor([[3.0, 1.0]]))
+        tensor([5.])
+    """
+
+    reference: Tensor
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """Return the similarity of each embedding `(N, K)` to its reference, `(N,)`."""
+        return (embeddings * self.reference.to(embeddings)).sum(1)
+
+
+class Embedding(Task):
+    """The output is a vector f(x) that is compared with others, of which no number means anything by itself.
+
+    Explained is its similarity to itself (Crabbé & van der Schaar 2022, "Label-Free Explainability for Unsupervised
+    Models"): g_x(x') = <f(x'), f(x)> = Σ_k f_k(x') f_k(x), a function of the image x' with f(x) of the original image x
+    held fixed, also where a method changes the image. It needs no labels, and every method applies to it: what raises
+    it moves the image's embedding further in the direction in which it lies. Its scale is that of ||f(x)||².
+
+    Of embeddings of a fixed length, such as f = b / ||b||, it has no gradient: <f, f> = 1 for all images, so that
+    <∂f, f> = 0. Of those that end in a normalization it is therefore taken of what goes into that: <b(x'), b(x)>; see
+    `lightning_saliency.evidence.normalizations`. A similarity to something else is a function of the embeddings as the
+    model returns them, `target=lambda embeddings: embeddings @ reference`.
+    """
 
     name: ClassVar[TaskName] = "embedding"
+    has_values: ClassVar[bool] = True
+    value: ClassVar[str] = "similarity to itself"
 
     def read(self, output: Tensor) -> Reading | None:
         """Return the embeddings of an output `(N, K)`."""
         return _rows(self, output)
 
+    def predictions(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return `(N,)` zeros: nothing is predicted."""
+        return torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+
+    def num_classes(self, logits: Tensor) -> int:
+        """Return 0: there are no classes."""
+        return 0
+
+    def similarity(self, reading: Reading) -> Similarity:
+        """Return the similarity of the embeddings to themselves.
+
+        Raises:
+            ValueError: The embeddings are of a fixed length.
+        """
+        embeddings = reading.logits if reading.unnormalized is None else reading.unnormalized
+        reference = embeddings.detach()
+        if reading.unnormalized is None and is_of_fixed_length(reference):
+            raise OptionError(
+                f"Expected embeddings whose length says something, got {tuple(reference.shape)} of a fixed length: the "
+                "similarity of such embeddings to themselves has no gradient. Return the embeddings before their "
+                "normalization (`output_fn`), or name a reference to which they are similar: "
+                "`target=lambda embeddings: embeddings @ reference`.",
+                "target",
+            )
+        return Similarity(reference)
+
+    def describe(self, logits: Tensor) -> str:
+        """Return in words how many dimensions the embeddings have."""
+        return f"embedding of {logits.shape[1]}"
+
     def scores(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """Raise an error: no number of an embedding means anything by itself.
+        """Raise an error: a class of an embedding is asked for.
 
         Raises:
             ValueError: Always.
         """
         raise OptionError(
-            f"Expected `target` to say what of the model's embeddings {tuple(logits.shape)} is explained, which are no "
-            "class scores. Pass a function to one score per image, such as the similarity to a reference: "
-            "`target=lambda embeddings: embeddings @ reference`; or name the submodule that returns class scores, "
-            "`model=...`.",
+            f"Expected `target` to be no class for the model's embeddings {tuple(logits.shape)}, which have none. By "
+            "default their similarity to themselves is explained; pass a function to one score per image for another "
+            "one, such as the similarity to a reference: `target=lambda embeddings: embeddings @ reference`.",
             "target",
         )
+
+    def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> None:
+        """Return None: an embedding has no probability."""
 
     def answers(self, logits: Tensor, masks: Tensor | None = None) -> list[Answer | None]:
         """Return None for each sample: there is no number that one could read."""

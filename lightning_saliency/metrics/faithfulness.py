@@ -244,7 +244,8 @@ def _check(model: nn.Module | Forward, explanation: Explanation, steps: int, bat
     check_count("batch_size", batch_size)
     if explanation.classes is None:
         raise ValueError(
-            "Expected `explanation` to be of classes, which have a probability, got one of a callable target."
+            "Expected `explanation` to be of classes, which have a probability, got one of a callable target or of "
+            "embeddings."
         )
     return explanation.classes
 

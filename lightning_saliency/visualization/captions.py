@@ -78,6 +78,7 @@ def prediction_captions(
     confidences: Sequence[Sequence[float]],
     names: Names,
     of_what: str = "",
+    output: str = "",
 ) -> list[Caption]:
     """Say of each sample what is true of it, where that is known, what is predicted, and how probable that is.
 
@@ -87,6 +88,7 @@ def prediction_captions(
         confidences: The probability of each predicted class; none of values.
         names: The names of the classes.
         of_what: What stands behind a probability.
+        output: What the model's output is, where there is nothing to read.
 
     Example:
         >>> prediction_captions([(39.0,)], [(37.25,)], [()], Names())[0].text
@@ -96,7 +98,7 @@ def prediction_captions(
         Caption(
             join_notes(
                 _truth(truth, names),
-                answer is not None and f"predicted {_in_words(answer, names, row)}{of_what if row else ''}",
+                output if answer is None else f"predicted {_in_words(answer, names, row)}{of_what if row else ''}",
             ),
             None if truth is None else is_right(answer, truth),
         )
@@ -143,13 +145,16 @@ def explanation_captions(explanation: Explanation, names: Names) -> list[Caption
         explanation.answer_probabilities,
         names,
         explanation.task.of_what,
+        explanation.task.describe(explanation.logits),
     )
     captions = []
     for row, (predicted, index, caption) in enumerate(zip(predictions, classes, said, strict=True)):
-        explained = "predicted class" if index == predicted else "chosen target"
-        if probabilities is None and index is not None:
+        explained = "predicted class"
+        if index is None:
+            explained = explanation.settings.target.describe(task=explanation.task)
+        elif probabilities is None:
             explained = f"value {index}"
-        elif probabilities is not None and index not in (None, predicted):
+        elif index != predicted:
             explained = names.short(index, float(probabilities[row, index]))
         captions.append(Caption(join_notes(caption.text, f"explained: {explained}")))
     return captions

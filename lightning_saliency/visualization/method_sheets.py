@@ -117,7 +117,7 @@ def draw_sheets(
     sheets = {key: sheet({method_title(key): column}, explained, [key]) for key, column in columns.items()}
     if len(columns) > 1:
         sheets["overview"] = sheet({method_title(key): column for key, column in columns.items()}, explained, columns)
-    if style.top_k is not None and style.top_k > 1:
+    if style.top_k is not None and style.top_k > 1 and explanations[0].num_classes:
         by_rank = _class_columns(looked, names, style, style.top_k)
         scale = {"max": ", one scale a row", "minmax": "", "shared": ", one scale"}[style.normalize]
         sheets["class_maps"] = sheet(by_rank, f"the {len(by_rank)} most probable classes{scale}", ["cam"])
@@ -190,8 +190,9 @@ def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Styl
 
 def _captions(group: ExplainedSamples, names: Names) -> list[Caption]:
     explanation = group.explanation
-    words = (explanation.answers, explanation.answer_probabilities, names, explanation.task.of_what)
-    return prediction_captions(group.samples.truths, *words)
+    task = explanation.task
+    words = (explanation.answers, explanation.answer_probabilities, names, task.of_what)
+    return prediction_captions(group.samples.truths, *words, task.describe(explanation.logits))
 
 
 def _true_classes(group: ExplainedSamples) -> list[int | None]:

@@ -27,8 +27,6 @@ def misread(case: Case, record: Any) -> str | None:
         return f"sample {max(look.positions)} is shown"
     if look.task not in _tasks(oracle, case):
         return f"{_claim(look)} is shown, where the model answers with {oracle.kind}"
-    if oracle.answer is None or oracle.kind == "embedding":
-        return None
     names = record.samples.class_names
     if None not in (names, oracle.names) and names != oracle.names:
         return f"the classes are called {names}, in truth {oracle.names}"
@@ -171,6 +169,17 @@ def _check_masks(case: Case, look: Any, labels: dict[int, Any]) -> Iterator[str]
             yield from _unless(explained == most, "the explained class", explained, most)
 
 
+def _check_embedding(case: Case, look: Any, labels: dict[int, Any]) -> Iterator[str]:
+    expected = _answer(case)
+    shown = torch.from_numpy(look.logits)
+    yield from _unless(shown.shape[1:] == expected.shape[1:], "the size", shown.shape[1:], expected.shape[1:])
+    for row, (position, predicted, confidence, explained) in enumerate(_rows(look)):
+        said = (predicted, confidence, explained, labels[position])
+        yield from _unless(said == (None,) * 4, "of the embedding", said, "nothing")
+        distance = (shown[row] - expected[position]).norm() / expected[position].norm()
+        yield from _unless(bool(distance < _SAME_PIXELS), "the distance of the embedding", float(distance), 0)
+
+
 def _one_of(classes: Tensor, count: int) -> Tensor:
     """Return for each class its pixels, `(N, K, P)`."""
     return torch.stack([classes == index for index in range(count)], 1)
@@ -190,6 +199,7 @@ _CHECKS: dict[str, Callable[[Case, Any, dict[int, Any]], Iterator[str]]] = {
     "images": _check_values,
     "masks": _check_masks,
     "boxes": _check_boxes,
+    "embedding": _check_embedding,
 }
 
 

@@ -35,8 +35,8 @@ def judge(client: Client) -> Record:
 
 
 def best(case: Case | None) -> str:
-    """Return the best verdict that a client can have: said, where it answers with nothing that has a class or value."""
-    is_mute = case is None or case.val is None or case.oracle.kind in ("embedding", "none")
+    """Return the best verdict that a client can have: said, where it answers with nothing that can be explained."""
+    is_mute = case is None or case.val is None or case.oracle.kind == "none"
     return "said" if is_mute else "right"
 
 
@@ -48,6 +48,8 @@ def verdict_on(outcome: Outcome, folder: Path) -> tuple[str, str]:
     assert outcome.case is not None
     record = load_record(folder)
     look = record[-1]
+    if look.task == "embedding" and outcome.case.oracle.kind != "embedding":  # not false, and not what is asked for
+        return told, f"an embedding is shown as such, where the model answers with {outcome.case.oracle.kind}"
     fault = misread(outcome.case, record)
     if fault is not None:
         return "wrong", fault

@@ -272,8 +272,10 @@ def test_of_several_heads_one_is_explained_and_named(tmp_path):
 
 
 def test_an_embedding_is_not_read_as_classes(tmp_path):
-    with pytest.warns(UserWarning, match="target=lambda embeddings"):
-        assert fitted(tmp_path, Embedding(), CLASSES) is None
+    look = fitted(tmp_path, Embedding(), CLASSES)
+    explanation = look.explained[0].explanation
+    assert (explanation.task.name, look.target) == ("embedding", "similarity to itself")
+    assert (explanation.answers, explanation.classes, explanation.probabilities) == ([None] * 4, None, None)
 
 
 def test_an_embedding_is_explained_by_a_function_of_it(tmp_path):

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lightning_saliency.evidence import TASKS
+from lightning_saliency.evidence import TASKS, Target
 from lightning_saliency.visualization import Caption, Names, class_model_caption, fooling_caption, method_title
 from lightning_saliency.visualization.captions import (
     answer_caption,
@@ -39,12 +39,14 @@ def test_a_long_name_leaves_room_for_what_follows_it():
 
 def test_an_explanation_says_which_class_is_explained():
     explanation = SimpleNamespace(
+        logits=torch.tensor([[0.25, 0.75], [0.25, 0.75]]).log(),
         probabilities=torch.tensor([[0.25, 0.75], [0.25, 0.75]]),
         predictions=torch.tensor([1, 1]),
         classes=torch.tensor([1, 0]),
         answers=[1, 1],
         answer_probabilities=[(0.75,), (0.75,)],
         task=TASKS["multiclass"],
+        settings=SimpleNamespace(target=Target(lambda logits: logits[:, 0])),
     )
     assert [caption.text for caption in explanation_captions(explanation, NAMES)] == [
         "predicted dog 75% · explained: predicted class",
@@ -52,6 +54,11 @@ def test_an_explanation_says_which_class_is_explained():
     ]
     explanation.classes = None
     assert explanation_captions(explanation, NAMES)[0].text == "predicted dog 75% · explained: chosen target"
+
+
+def test_an_embedding_is_named_and_nothing_is_predicted():
+    captions = prediction_captions([None], [None], [()], NAMES, "", "embedding of 128")
+    assert captions == [Caption("embedding of 128", None)]
 
 
 def test_what_stands_below_a_cell():
