@@ -14,7 +14,9 @@ from lightning_saliency._checks import OptionError, call_option
 from lightning_saliency.data.batches import is_images, read_classes
 from lightning_saliency.data.calls import Call, join_calls, plain_call
 from lightning_saliency.data.choosing import Chooser, Selection
+from lightning_saliency.data.normalization import Normalization
 from lightning_saliency.data.objects import objects_to_masks
+from lightning_saliency.data.pixels import find_step_normalization
 from lightning_saliency.data.trees import describe
 from lightning_saliency.data.truths import LABEL_FORMS, Answer, Truths, find_truths
 
@@ -38,6 +40,7 @@ class Sample:
         mask: The pixels of the objects, `(1, H, W)` bool, of a volume `(1, D, H, W)`; None where they are not known.
         logits: The logits of the validation pass in which the sample was collected, `(K,)`, or None.
         pixel_labels: The true class of each pixel, `(H, W)` int64, or None where it is not known.
+        normalization: What the step has done to its pixels; None where that is nothing, or not known.
     """
 
     call: Call
@@ -45,6 +48,7 @@ class Sample:
     mask: Tensor | None = None
     logits: Tensor | None = None
     pixel_labels: Tensor | None = None
+    normalization: Normalization | None = None
 
     @property
     def label(self) -> int | None:
@@ -63,6 +67,7 @@ class SampleBatch:
         positions: Their indices among all samples that are explained.
         masks: The pixels of the objects, `(N, 1, H, W)` bool, or None where they are not known.
         pixel_labels: The true class of each pixel, of each sample `(H, W)` int64, or None where it is not known.
+        normalizations: What the step has done to the pixels of each; see `Sample`.
     """
 
     call: Call
@@ -70,6 +75,7 @@ class SampleBatch:
     positions: tuple[int, ...]
     masks: Tensor | None = None
     pixel_labels: tuple[Tensor | None, ...] = ()
+    normalizations: tuple[Normalization | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -122,6 +128,7 @@ class FixedSamples:
             tuple(self.positions[index] for index in indices),
             torch.stack(masks) if masks else None,
             tuple(sample.pixel_labels for sample in members),
+            tuple(sample.normalization for sample in members),
         )
 
 
@@ -265,6 +272,9 @@ class SampleCollector:
     ) -> Iterator[Sample]:
         """Yield samples of a batch, which hold nothing of the others."""
         objects = call_option("samples.objects", self.objects, batch) if callable(self.objects) else None
+        normalization = None
+        if isinstance(call.given, Tensor):
+            normalization = find_step_normalization(batch, call.images, rows)
         outputs = None
         if logits is not None:
             outputs = logits.detach()[rows].float().cpu()
@@ -275,6 +285,7 @@ class SampleCollector:
                 None if objects is None else _mask(objects, row, len(call), sample_call.images.shape[2:]),
                 None if outputs is None else outputs[index].clone(),
                 None if truths.masks is None else truths.masks[row].cpu().clone(),
+                normalization,
             )
 
     def _with_objects(self, samples: FixedSamples) -> FixedSamples:
@@ -369,9 +380,12 @@ def _state_of(sample: Sample) -> dict[str, Any]:
         "mask": sample.mask,
         "logits": sample.logits,
         "pixel_labels": sample.pixel_labels,
+        "normalization": None if sample.normalization is None else tuple(sample.normalization),
     }
 
 
 def _from_state(state: Mapping[str, Any]) -> Sample:
     call = Call(state["arguments"], tuple(state["image"]), frozenset(map(tuple, state["per_sample"])))
-    return Sample(call, state["truth"], state["mask"], state["logits"], state["pixel_labels"])
+    numbers = state["normalization"]
+    normalization = None if numbers is None else Normalization(*numbers)
+    return Sample(call, state["truth"], state["mask"], state["logits"], state["pixel_labels"], normalization)

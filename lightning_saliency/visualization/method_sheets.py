@@ -25,7 +25,7 @@ from lightning_saliency.visualization.captions import (
 from lightning_saliency.visualization.colors import class_overlay, to_common_scale
 from lightning_saliency.visualization.images import Images
 from lightning_saliency.visualization.sheet import CELL_SIDE, fit_images, grid
-from lightning_saliency.visualization.style import Style, find_names, find_pixel_scale
+from lightning_saliency.visualization.style import PixelScale, Style, find_names, find_pixel_scale
 from lightning_saliency.visualization.views import cut_images, make_views
 
 _CELLS_AREA = 500_000
@@ -54,6 +54,7 @@ def draw_sheets(
     explained: str,
     dataset: Any = None,
     modules: Sequence[Any] = (),
+    pixel_scale: PixelScale | None = None,
 ) -> dict[str, Tensor]:
     """Draw a sheet for each method, and one with all of them where there are several.
 
@@ -64,6 +65,7 @@ def draw_sheets(
         explained: In words, which class is explained.
         dataset: Where to look for what the style leaves open.
         modules: The data module and the module of the training, where to look next.
+        pixel_scale: How the images become colors; by default found as `pixel_scale_of` finds it.
 
     Returns:
         uint8 pictures `(3, H, W)` by method key, under `overview`, and under `class_maps` for `top_k` above 1.
@@ -86,7 +88,7 @@ def draw_sheets(
         raise ValueError("Expected `looked` to hold at least one entry of explained samples, got none.")
     explanations = [group.explanation for group in looked]
     names = find_names(style, dataset, modules, explanations[0].num_classes)
-    pixel_scale = find_pixel_scale([explanation.images for explanation in explanations], style, dataset, modules)
+    pixel_scale = pixel_scale or pixel_scale_of(looked, style, dataset, modules)
     images = _in_rows(looked, [with_boxes(pixel_scale(group.images), group) for group in explanations])
     captions = _in_order(looked, [_captions(group, names) for group in looked])
     channels = dict.fromkeys(pixel_scale.describe_channels(explanation.images) for explanation in explanations)
@@ -122,6 +124,15 @@ def draw_sheets(
         scale = {"max": ", one scale a row", "minmax": "", "shared": ", one scale"}[style.normalize]
         sheets["class_maps"] = sheet(by_rank, f"the {len(by_rank)} most probable classes{scale}", ["cam"])
     return sheets
+
+
+def pixel_scale_of(
+    looked: Sequence[ExplainedSamples], style: Style, dataset: Any = None, modules: Sequence[Any] = ()
+) -> PixelScale:
+    """Return how the images of explained samples become colors; see `find_pixel_scale`."""
+    images = [group.explanation.images for group in looked]
+    in_step = [normalization for group in looked for normalization in group.samples.normalizations]
+    return find_pixel_scale(images, style, dataset, modules, in_step)
 
 
 def _method_column(looked: Sequence[ExplainedSamples], key: str, normalize: Normalize) -> _Column:
