@@ -211,8 +211,9 @@ class SampleStream:
         if incomplete:
             call, reading = self.part.read_step(trainer, pl_module, batch, recorded)
             logits, task = (None, "multiclass") if reading is None else (reading.logits, reading.task.name)
+            num_axes = 2 if reading is None or reading.masks is None else reading.masks.dim() - 1
             for collector in incomplete:
-                collector.offer(batch, call, logits, task, self.part.key)
+                collector.offer(batch, call, logits, task, self.part.key, num_axes=num_axes)
         self._is_whole = True
         return [
             f"labels that do not fit the model's logits are taken for none: {collector.unfit_labels}"

@@ -168,7 +168,16 @@ class SampleCollector:
         """Begin at the start of the stream; the samples of an incomplete earlier pass are dropped."""
         self._kept, self._selection = {}, Selection(self.chooser)
 
-    def offer(self, batch: Any, call: Call, logits: Tensor | None, task: str = "multiclass", key: str = "") -> None:
+    def offer(
+        self,
+        batch: Any,
+        call: Call,
+        logits: Tensor | None,
+        task: str = "multiclass",
+        key: str = "",
+        *,
+        num_axes: int = 2,
+    ) -> None:
         """Keep the samples of a batch that the chooser wants; does nothing once the samples are complete.
 
         Args:
@@ -177,13 +186,14 @@ class SampleCollector:
             logits: `(N, K)`, the model's output for it, where it was recorded.
             task: What the logits mean: a key of `lightning_saliency.evidence.TASKS`.
             key: Their key in the model's output, which the labels may have too.
+            num_axes: The number of spatial axes of a segmentation's masks.
 
         Raises:
             ValueError: There are no labels where the chooser needs them, or the objects are neither boxes nor masks.
         """
         if self.fixed is not None:
             return
-        truths = self._truths(batch, len(call), logits, task, key)
+        truths = self._truths(batch, len(call), logits, task, key, num_axes)
         labels = [Sample(call, truth).label for truth in truths.answers]
         if self.chooser.needs_labels and all(label is None for label in labels):
             raise OptionError(
@@ -249,13 +259,14 @@ class SampleCollector:
         if samples and self.given is None and knows_objects:
             self.fixed = self._with_objects(FixedSamples(samples, tuple(range(len(samples)))))
 
-    def _truths(self, batch: Any, count: int, logits: Tensor | None, task: str, key: str) -> Truths:
+    def _truths(self, batch: Any, count: int, logits: Tensor | None, task: str, key: str, num_axes: int) -> Truths:
         """Return what is true of each sample, None for a class that the logits do not have."""
         num_classes = None if logits is None else logits.shape[1]
         labels = batch if self.label_fn is None else call_option("samples.labels", self.label_fn, batch)
         if labels is None:
             return Truths((None,) * count)
-        truths = find_truths(labels if self.label_fn is None else [labels], count, num_classes, task, key)
+        within = labels if self.label_fn is None else [labels]
+        truths = find_truths(within, count, num_classes, task, key, num_axes=num_axes)
         if truths is None and self.label_fn is not None:
             raise OptionError(
                 f"Expected the function for `labels` to return {LABEL_FORMS[task]} of the {count} images, got "

@@ -13,7 +13,7 @@ from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
 from lightning_saliency.evidence.layers import AttentionSites, Layers, find_layers, find_target_layer, with_layout
 from lightning_saliency.evidence.layout import Layout, TokenGrid
 from lightning_saliency.evidence.loss import LossTerm, LossUse, read_loss
-from lightning_saliency.evidence.outputs import OutputChoice, check_output_choice, output_tensors, read_output
+from lightning_saliency.evidence.outputs import OutputChoice, check_output_choice, output_tensors, read_as, read_output
 from lightning_saliency.evidence.passes import Passes, forward_logits, forward_logits_in_chunks
 from lightning_saliency.evidence.process_state import ProcessKept, evaluation_modes
 from lightning_saliency.evidence.random_states import RandomStates
@@ -90,6 +90,7 @@ __all__ = [
     "own_parameters",
     "predicted_classes",
     "read_loss",
+    "read_as",
     "read_output",
     "replace_parameters",
     "select_scores",

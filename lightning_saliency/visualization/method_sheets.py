@@ -22,8 +22,9 @@ from lightning_saliency.visualization.captions import (
     method_title,
     prediction_captions,
 )
-from lightning_saliency.visualization.colors import class_overlay, to_common_scale
+from lightning_saliency.visualization.colors import to_common_scale
 from lightning_saliency.visualization.images import Images
+from lightning_saliency.visualization.masks import with_classes
 from lightning_saliency.visualization.sheet import CELL_SIDE, fit_images, grid
 from lightning_saliency.visualization.style import PixelScale, Style, find_names, find_pixel_scale
 from lightning_saliency.visualization.views import cut_images, make_views
@@ -101,7 +102,8 @@ def draw_sheets(
         read = describe_readings(explanations[0], keys)
         fitting = math.isqrt(_CELLS_AREA // (len(images) * (1 + len(columns))))
         side = min(CELL_SIDE, max(_LEAST_CELL_SIDE, fitting))
-        views = make_views(images, [column.heatmaps for column in columns.values()], style.volumes)
+        heatmaps = [column.heatmaps for name, column in columns.items() if name not in masks]
+        views = make_views(images, heatmaps, style.volumes)
         return grid(
             cut_images(images, views) if any(views) else fitted(side),
             {name: cut_images(column.heatmaps, views) for name, column in columns.items()},
@@ -147,9 +149,7 @@ def _method_column(looked: Sequence[ExplainedSamples], key: str, normalize: Norm
 
 
 def _mask_columns(looked: Sequence[ExplainedSamples], images: Images) -> dict[str, _Column]:
-    """Make a column of the classes of the pixels, true and predicted, of a segmentation of images; else none."""
-    if images[0].dim() != 3:
-        return {}
+    """Make a column of the classes of the pixels, true and predicted, of a segmentation; else none."""
     count = sum(map(len, looked))
     true = [group.samples.pixel_labels or (None,) * len(group) for group in looked]
     predicted = [[None] * len(group) if (masks := group.explanation.masks) is None else list(masks) for group in looked]
@@ -157,11 +157,16 @@ def _mask_columns(looked: Sequence[ExplainedSamples], images: Images) -> dict[st
     for title, of_each in (("label", _in_order(looked, true)), ("prediction", _in_order(looked, predicted))):
         if any(classes is not None for classes in of_each):
             pictures = [
-                image if classes is None else class_overlay(image[None], classes[None].cpu())[0]
+                _without_classes(image) if classes is None else with_classes(image, classes.cpu())
                 for image, classes in zip(images, of_each, strict=True)
             ]
             columns[title] = _Column(pictures, [None] * count)
     return columns
+
+
+def _without_classes(image: Tensor) -> Tensor:
+    """Return a picture without classes, in the form that those with classes have."""
+    return with_classes(image, torch.full(image.shape[1:], -1))
 
 
 def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Style, top_k: int) -> dict[str, _Column]:
