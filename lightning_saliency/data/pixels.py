@@ -101,11 +101,12 @@ def _between(pixels: Tensor, images: Tensor, white: float) -> Normalization | No
     centered = x - x.mean(1, keepdim=True)
     variance = (centered**2).mean(1)
     std = (centered * (y - y.mean(1, keepdim=True))).mean(1) / variance
-    std = std.where(variance > 0, 1.0)  # of a constant channel any number, if it is one before too
+    std = std.where(x.amax(1) > x.amin(1), 1.0)  # of a constant channel any number, if it is one before too
     mean = y.mean(1) - std * x.mean(1)
     largest = y.abs().amax(1) + (std * x.abs().amax(1)).abs() + mean.abs()
     residual = (std[:, None] * x + mean[:, None] - y).abs().amax(1)
-    precision = max(torch.finfo(values.dtype).eps for values in (images, pixels) if values.is_floating_point())
+    dtypes = [values.dtype for values in (images, pixels) if values.is_floating_point()]
+    precision = max(torch.finfo(dtype).eps for dtype in (*dtypes, torch.float32))  # whatever the last of the steps is
     if not bool(((residual <= _ROUNDINGS * precision * largest) & (std > 0)).all()):
         return None
     return Normalization(mean.tolist(), std.tolist())

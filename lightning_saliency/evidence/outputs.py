@@ -79,7 +79,9 @@ def find_output(
         )
     for meaning in (task,) if task is not None else _BY_FORM:
         for tensor in tensors.values():
-            if read_as(meaning, tensor.detach(), like) is None or (task is None and not _is_likely(meaning, tensor, like)):
+            if read_as(meaning, tensor.detach(), like) is None or (
+                task is None and not _is_likely(meaning, tensor, like)
+            ):
                 continue
             if task is None and like is not None and tensor.shape == like.shape:
                 raise OptionError(
