@@ -76,8 +76,7 @@ def _like(batch: Any, images: Tensor) -> Iterator[Tensor]:
             value = value[:, None]
         if value.dim() == images.dim():
             pixels = channels_first(value)
-            is_gray = pixels.shape[1] == 1
-            if (pixels.expand(-1, images.shape[1], *pixels.shape[2:]) if is_gray else pixels).shape == images.shape:
+            if pixels.shape[1] in (1, images.shape[1]) and pixels[:, 0].shape == images[:, 0].shape:
                 yield pixels.expand_as(images)
 
 
@@ -118,5 +117,7 @@ def _by_channel(images: Tensor) -> Tensor:
 
 
 def _are_same(normalization: Normalization, other: Normalization) -> bool:
+    if len({len(normalization.mean), len(other.mean), 1}) > 2:
+        return False
     (mean, std), (other_mean, other_std) = (map(torch.tensor, numbers) for numbers in (normalization, other))
     return bool(((mean - other_mean).abs() <= _SAME).all() and ((std / other_std).log().abs() <= _SAME).all())

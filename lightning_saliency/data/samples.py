@@ -177,6 +177,7 @@ class SampleCollector:
         key: str = "",
         *,
         num_axes: int = 2,
+        in_transfer: Normalization | None = None,
     ) -> None:
         """Keep the samples of a batch that the chooser wants; does nothing once the samples are complete.
 
@@ -187,6 +188,7 @@ class SampleCollector:
             task: What the logits mean: a key of `lightning_saliency.evidence.TASKS`.
             key: Their key in the model's output, which the labels may have too.
             num_axes: The number of spatial axes of a segmentation's masks.
+            in_transfer: What was done to the pixels before the step, in which more may be done.
 
         Raises:
             ValueError: There are no labels where the chooser needs them, or the objects are neither boxes nor masks.
@@ -210,7 +212,8 @@ class SampleCollector:
         self._kept = {position: sample for position, sample in self._kept.items() if position in chosen}
         rows = [position - start for position in chosen if position >= start]
         if rows:
-            samples = self._samples(rows, batch, call, truths, logits)
+            normalization = _normalization(batch, call, rows) or in_transfer
+            samples = self._samples(rows, batch, call, truths, logits, normalization)
             self._kept |= {start + row: sample for row, sample in zip(rows, samples, strict=True)}
         if self._selection.is_complete:
             self.end(whole=True)
@@ -279,13 +282,16 @@ class SampleCollector:
         return truths
 
     def _samples(
-        self, rows: Sequence[int], batch: Any, call: Call, truths: Truths, logits: Tensor | None
+        self,
+        rows: Sequence[int],
+        batch: Any,
+        call: Call,
+        truths: Truths,
+        logits: Tensor | None,
+        normalization: Normalization | None,
     ) -> Iterator[Sample]:
         """Yield samples of a batch, which hold nothing of the others."""
         objects = call_option("samples.objects", self.objects, batch) if callable(self.objects) else None
-        normalization = None
-        if isinstance(call.given, Tensor):
-            normalization = find_step_normalization(batch, call.images, rows)
         outputs = None
         if logits is not None:
             outputs = logits.detach()[rows].float().cpu()
@@ -311,6 +317,11 @@ class SampleCollector:
             mask = objects_to_masks(objects, 1, size)[0] if len(objects) else torch.zeros(1, *size, dtype=torch.bool)
             masked.append(replace(sample, mask=mask))
         return replace(samples, samples=tuple(masked))
+
+
+def _normalization(batch: Any, call: Call, rows: Sequence[int]) -> Normalization | None:
+    """Return what the step has done to the pixels of its batch; not of images of several sizes."""
+    return find_step_normalization(batch, call.images, rows) if isinstance(call.given, Tensor) else None
 
 
 def _mask(objects: Any, row: int, count: int, size: Sequence[int]) -> Tensor:

@@ -71,6 +71,45 @@ class InABackbone(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1e-2)
 
 
+class AfterTransfer(TinyClassifier):
+    """Counts the batches that it has normalized, and augments those of training."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.num_calls = 0
+        self.register_buffer("num_images", torch.zeros(()))
+
+    def normalized(self, images):
+        return (images - MEAN) / STD
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        self.num_calls += 1
+        self.num_images += len(batch[0])
+        images = self.normalized(batch[0])
+        if self.trainer.training:
+            images = images + 0.1 * torch.randn_like(images)
+        return images, batch[1]
+
+
+class BytesAfterTransfer(AfterTransfer):
+    """Takes no other numbers than bytes for pixels of 0 to 255."""
+
+    def normalized(self, images):
+        return super().normalized(images / 255 if images.dtype == torch.uint8 else images)
+
+
+class NumbersBeforeTransfer(TinyClassifier):
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return (batch[0] / 255 - MEAN) / STD, batch[1]
+
+
+class CurvedAfterTransfer(AfterTransfer):
+    """Does what is no normalization."""
+
+    def normalized(self, images):
+        return super().normalized(images**2)
+
+
 def fit(folder, module, inputs, **options):
     callback = GradCAMCallback(samples=6, execution=Execution(on_error="raise"))
     data = loader(TensorDataset(inputs, LABELS), batch_size=4)
@@ -86,6 +125,9 @@ def fit(folder, module, inputs, **options):
         (OfNumbers, PIXELS * 255),
         (OfBytes, BYTES.movedim(1, -1)),
         (InABackbone, PIXELS),
+        (AfterTransfer, PIXELS),
+        (BytesAfterTransfer, BYTES),
+        (NumbersBeforeTransfer, PIXELS * 255),
     ],
 )
 def test_the_pixels_are_those_of_the_batch(tmp_path, caplog, module, inputs):
@@ -99,6 +141,25 @@ def test_what_the_model_itself_normalizes_is_shown_as_it_was_given(tmp_path):
     _, shown = fit(tmp_path, InForward(), PIXELS)
     low, high = (PIXELS[:6].amin((1, 2, 3), keepdim=True), PIXELS[:6].amax((1, 2, 3), keepdim=True))
     assert (shown - (PIXELS[:6] - low) / (high - low)).abs().max() < 0.01
+
+
+def test_what_a_transfer_does_else_is_not_undone(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        fit(tmp_path, CurvedAfterTransfer(), PIXELS)
+    assert "stretched" in caplog.text
+
+
+def test_trying_the_transfer_leaves_the_training_as_it_is(tmp_path):
+    def trained(*callbacks):
+        L.seed_everything(0)
+        module = AfterTransfer()
+        data = loader(TensorDataset(PIXELS, LABELS), batch_size=4)
+        trainer(tmp_path, *callbacks, max_epochs=2).fit(module, data, data)
+        return module.num_calls, [*module.state_dict().values(), torch.get_rng_state()]
+
+    plain, with_callback = trained(), trained(GradCAMCallback(execution=Execution(on_error="raise", audit=True)))
+    assert plain[0] == with_callback[0]
+    assert all(torch.equal(*pair) for pair in zip(plain[1], with_callback[1], strict=True))
 
 
 def test_a_resumed_run_knows_it_too(tmp_path):
