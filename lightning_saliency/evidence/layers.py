@@ -172,6 +172,9 @@ def _choice(isolated: Forward, call: Call, image: Tensor, trace: Trace, convolut
     """Return the choice among the maps of all layers, whose layouts are found by a further run."""
     shapes = {output.site: output.output.shape for output in trace.calls}
     probed = probe(isolated, call, image, shapes)
+    if convolutional is None:  # of a volume, the frames may be seen one by one
+        of_frames = last_convolutional_map(trace, num_axes=1 + len(trace.image_size))
+        convolutional = of_frames if of_frames is not None and of_frames.site in probed.layouts else None
     return _Choice(trace, probed.layouts, probed.orders, convolutional)
 
 
@@ -262,7 +265,7 @@ class _Choice:
         """Return the last map on most of whose patches the score depends."""
         for node in reversed(self.trace.nodes()):
             readable = self.readable[node]
-            if readable and self._is_candidate(readable[0]):
+            if readable and self._is_candidate(readable[0]) and not self._is_of_times(readable[0]):
                 chosen = plainest_name(self.trace, readable)
                 if self.convolutional is not None and _only_pools(self.convolutional, chosen):
                     return self.convolutional
@@ -278,6 +281,11 @@ class _Choice:
             and not self._is_weights(call)
             and call.site not in self.inner
         )
+
+    def _is_of_times(self, call: LayerCall) -> bool:
+        """Whether a map has one position for each time of a volume, where an earlier one has more."""
+        grid = self._token_grid(call).grid
+        return self.convolutional is not None and len(grid) == 3 and max(grid[1:]) == 1
 
     def _channels(self, call: LayerCall) -> int:
         return int(self.layouts[call.site].sequence(call.output).shape[-1])
