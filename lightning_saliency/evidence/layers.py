@@ -350,7 +350,7 @@ class _Choice:
 
     def _is_inside(self, call: LayerCall, attention: AttentionCall) -> bool:
         """Whether a tensor is made on the way into an attention: its queries, keys and values, not its input."""
-        if self._is_scope(attention.scope):
+        if attention.scope in self.scopes:
             is_within = call.name.startswith(f"{attention.scope.name}.")
             return is_within and not self._is_leading(call, attention.scope)
         return call.node in ancestors([attention.node], stop=self._is_projection)
@@ -369,10 +369,19 @@ class _Choice:
         products = (layout.sequence(gradient) * layout.sequence(call.output)).detach().double()
         return bool((products.sum(2).abs() < _CANCELED * products.abs().sum(2)).double().mean() > _MOST_PATCHES)
 
-    def _is_scope(self, module: ModuleCall) -> bool:
-        """Whether a module is an attention's own: not the whole model, nor one that holds other attentions' modules."""
-        inner = [a.scope.name for a in self.trace.attentions if a.scope.name.startswith(f"{module.name}.")]
-        return bool(module.name) and not inner
+    @cached_property
+    def scopes(self) -> set[ModuleCall]:
+        """The modules that are an attention's own: not the whole model, nor one that holds other attentions' modules.
+
+        What takes the image itself is as good as the whole.
+        """
+        scopes = {attention.scope for attention in self.trace.attentions if attention.scope.name}
+        return {
+            scope
+            for scope in scopes
+            if not any(other.name.startswith(f"{scope.name}.") for other in scopes)
+            and any(map(is_learned, ancestors(scope.inputs)))
+        }
 
     def _is_leading(self, call: LayerCall, scope: ModuleCall) -> bool:
         """Whether nothing learned but a norm is between the input of an attention's module and this tensor.

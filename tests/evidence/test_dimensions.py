@@ -269,14 +269,16 @@ class Bags(nn.Module):
 
 
 @pytest.mark.parametrize("count", [2, 4, 5])
-def test_bags_of_images_have_a_map_of_each_image(count):
+@pytest.mark.parametrize("is_part", [False, True])
+def test_bags_of_images_have_a_map_of_each_image(count, is_part):
     bags = torch.randn(3, count, 3, 12, 10, generator=torch.Generator().manual_seed(0))
     methods = ["grad_cam", "grad_cam_plus_plus", "saliency"]
-    found = explain(Bags(), bags, methods=methods)
-    assert found.layer == "body.1"
+    model = nn.Sequential(nn.Identity(), Bags()) if is_part else Bags()
+    found = explain(model, bags, methods=methods)
+    assert found.layer == ("1.body.1" if is_part else "body.1")
     for key in methods[:2]:
         assert found.attributions[key].shape == (3, 1, count, 10, 8)
-    alone = explain(Bags(), bags[1:2], methods=methods, target=found.classes[1:2])
+    alone = explain(model, bags[1:2], methods=methods, target=found.classes[1:2])
     for key in methods:
         assert torch.allclose(found.attributions[key][1:2], alone.attributions[key], rtol=1e-3, atol=1e-6)
 
