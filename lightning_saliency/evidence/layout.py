@@ -121,7 +121,8 @@ class Layout:
     def sequence(self, tensor: Tensor) -> Tensor:
         """Return all positions of the layer's tensor, with the tokens that are no patches: `(N, T, D)`."""
         if self.frames is not None:
-            return self.of_one_frame.sequence(tensor).unflatten(0, (-1, self.frames)).flatten(1, 2)
+            positions = self.of_one_frame.sequence(tensor)
+            return positions.reshape(-1, self.frames * positions.shape[1], positions.shape[2])
         if self.is_tokens:
             return tensor.permute(_TOKEN_ORDERS[self.axes])
         return tensor.flatten(2).mT if self.axes == "NCHW" else tensor.flatten(1, -2)
@@ -165,7 +166,8 @@ class Layout:
         """
         tokens = self.token_grid(tensor.shape, image_size)
         if self.frames is not None:
-            return self.of_one_frame.read(tensor, image_size[1:]).unflatten(0, (-1, self.frames)).movedim(1, 2)
+            maps: Tensor = self.of_one_frame.read(tensor, image_size[1:]).unflatten(0, (-1, self.frames))
+            return maps.movedim(1, 2)
         if self.axes == "NCHW":
             return tensor
         if self.is_tokens:
