@@ -19,7 +19,7 @@ from lightning_saliency.data import Answer
 from lightning_saliency.history import Record, RecordedLook, RecordedSamples, RecordWriter
 from lightning_saliency.history.folders import LocalFolder, open_folder
 from lightning_saliency.loggers import run_folder
-from lightning_saliency.visualization import Style, animation, filmstrip, find_names, find_pixel_scale
+from lightning_saliency.visualization import Style, animation, filmstrip, find_names, pixel_scale_of
 
 _ANIMATION = "animation.gif"
 
@@ -114,8 +114,7 @@ class HistoryOutput(Output):
         images: dict[int, Any] = {}
         labels: dict[int, Answer | None] = {}
         explanations = [group.explanation for group in look.explained]
-        inputs = [explanation.images for explanation in explanations]
-        scale = find_pixel_scale(inputs, self.style, look.dataset, look.modules)
+        scale = pixel_scale_of(look.explained, self.style, look.dataset, look.modules)
         for group in look.explained:
             pictures = scale(group.explanation.images).numpy()
             images |= dict(zip(group.samples.positions, pictures, strict=True))

@@ -32,6 +32,7 @@ from lightning_saliency.evidence import (
     boxes_beside,
     is_list_of_detections,
     output_tensors,
+    read_as,
     read_output,
 )
 
@@ -138,7 +139,7 @@ def choose_meaning(
     if terms and task is None:
         candidates = _as_the_loss_uses(candidates, terms, tensors)
     if task is None:  # what has the form of other things too is told from them by the loss alone
-        candidates = [found for found in candidates if found.use or not _needs_loss(found)]
+        candidates = [found for found in candidates if found.use or not _needs_loss(found, images)]
     if not candidates:
         read_output(output, count, choice, task, images)  # which says what is missing
         raise OptionError(
@@ -178,16 +179,18 @@ def embedding_beside(output: Any, count: int, terms: Sequence[LossTerm] | None, 
     return Meaning(vectors[0], TASKS["embedding"], tuple(map(dotted, vectors[1:])), note=note)
 
 
-def _needs_loss(found: _Candidate) -> bool:
+def _needs_loss(found: _Candidate, images: Tensor) -> bool:
     is_of_maps = isinstance(found.task, Regression | Detection | MultilabelSegmentation) and found.tensor.dim() > 2
-    return found.task.name == "embedding" or is_of_maps
+    # of a signal, scores of each point in time and a sequence of features have one form
+    is_of_points = found.task.name == "segmentation" and images.dim() == 3 and not found.is_labeled
+    return found.task.name == "embedding" or is_of_maps or is_of_points
 
 
 def _candidates(path: Path, tensor: Tensor, batch: Any, images: Tensor, task: Task | None) -> Iterator[_Candidate]:
     """Yield what a tensor may mean, by its form and the labels that fit it."""
     count, batch = len(images), under_key(batch, dotted(path))
     for meaning in (task,) if task is not None else TASKS.values():
-        reading = meaning.read(tensor)
+        reading = read_as(meaning, tensor, images)
         if reading is None:
             continue
         width = reading.logits.shape[1]
@@ -198,8 +201,9 @@ def _candidates(path: Path, tensor: Tensor, batch: Any, images: Tensor, task: Ta
         elif meaning.name == "multilabel":
             rows = find_label_rows(batch, count, width) if width > 1 else None
             yield _Candidate(path, tensor, meaning, rows is not None and bool((rows.sum(1) != 1).any()))
-        elif meaning.name == "segmentation" and images.dim() > 3:
-            masks = find_label_masks(batch, count)
+        elif reading.masks is not None:
+            size = tensor.shape[-1:] if images.dim() == 3 else None
+            masks = find_label_masks(batch, count, size, num_axes=reading.masks.dim() - 1, num_classes=width)
             is_whole = tensor.shape[-(images.dim() - 2) :] == images.shape[2:] and tensor.shape != images.shape
             if task is not None or masks is not None or is_whole:
                 yield _Candidate(path, tensor, meaning, masks is not None)

@@ -17,8 +17,9 @@ from lightning_saliency.data.calls import Call, channels_first, join_calls, like
 from lightning_saliency.data.choosing import CHOOSERS, Candidate, Choose, Chooser, First, Positions, Selection
 from lightning_saliency.data.class_names import find_class_names
 from lightning_saliency.data.datasets import find_dataset
-from lightning_saliency.data.normalization import Normalization, find_normalizations, to_unit_range
+from lightning_saliency.data.normalization import PIXELS, Normalization, find_normalizations, to_unit_range
 from lightning_saliency.data.objects import boxes_to_masks, masks_to_boxes, objects_to_masks
+from lightning_saliency.data.pixels import common_normalization, find_step_normalization
 from lightning_saliency.data.samples import (
     FixedSamples,
     LabelFn,
@@ -34,6 +35,7 @@ from lightning_saliency.data.truths import Answer, Truths, find_truths
 
 __all__ = [
     "CHOOSERS",
+    "PIXELS",
     "Answer",
     "Bands",
     "Call",
@@ -55,6 +57,7 @@ __all__ = [
     "boxes_to_masks",
     "channels_first",
     "children",
+    "common_normalization",
     "describe",
     "find_class_names",
     "find_dataset",
@@ -66,6 +69,7 @@ __all__ = [
     "find_labels",
     "find_normalizations",
     "find_rgb_bands",
+    "find_step_normalization",
     "find_truths",
     "find_values",
     "given_samples",

@@ -324,7 +324,9 @@ def _channel_axis(shape: Sequence[int]) -> int:
         others = [size for other, size in enumerate(shape) if other not in (0, axis)]
         if shape[axis] in _COLORS and min(others) > max(_COLORS):
             return axis
-    return 1
+    # two or four frames in color, rather than as many channels of three slices
+    is_few_frames = len(shape) == 5 and shape[1] in (2, 4) and shape[2] == 3 and min(shape[3:]) > max(_COLORS)
+    return 2 if is_few_frames else 1
 
 
 def _identity(value: Any) -> Any:

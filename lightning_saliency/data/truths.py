@@ -45,7 +45,7 @@ class Truths:
 
     Attributes:
         answers: Of each sample its class, its classes, or its values; None where that is not known.
-        masks: The class of each pixel, `(N, H, W)` int64; None but for a segmentation.
+        masks: The class of each pixel, `(N, H, W)` int64, or of volumes or signals; None but for a segmentation.
         unfit: In words, labels that are no classes of the model; None where all are.
     """
 
@@ -55,7 +55,13 @@ class Truths:
 
 
 def find_truths(
-    batch: Any, count: int, num_classes: int | None = None, task: str = "multiclass", key: str = ""
+    batch: Any,
+    count: int,
+    num_classes: int | None = None,
+    task: str = "multiclass",
+    key: str = "",
+    *,
+    num_axes: int = 2,
 ) -> Truths | None:
     """Return what a batch says is true of its samples; None where it holds no such labels.
 
@@ -65,13 +71,17 @@ def find_truths(
         num_classes: K, the number of logits, or values; None where it is not known.
         task: What the logits mean: a key of `lightning_saliency.evidence.TASKS`.
         key: The key of the logits in the model's output; see `under_key`.
+        num_axes: The number of spatial axes of a segmentation's masks.
 
     Example:
         >>> batch = (torch.zeros(2, 3, 8, 8), torch.tensor([[1, 0, 1], [0, 0, 0]]))
         >>> find_truths(batch, 2, 3, "multilabel").answers
         ((0, 2), ())
     """
-    return _READERS[task](under_key(batch, key), count, num_classes)
+    batch = under_key(batch, key)
+    if task == "segmentation":
+        return _most_pixels(batch, count, num_classes, num_axes)
+    return _READERS[task](batch, count, num_classes)
 
 
 def under_key(batch: Any, key: str) -> Any:
@@ -117,9 +127,9 @@ def _values(batch: Any, count: int, num_classes: int | None) -> Truths | None:
     return None if values is None else Truths(tuple(tuple(map(float, row)) for row in values.tolist()))
 
 
-def _most_pixels(batch: Any, count: int, num_classes: int | None) -> Truths | None:
+def _most_pixels(batch: Any, count: int, num_classes: int | None, num_axes: int) -> Truths | None:
     """Return of each sample the class with the most pixels; of a single logit class 1, where it has any."""
-    masks = find_label_masks(batch, count)
+    masks = find_label_masks(batch, count, num_axes=num_axes, num_classes=num_classes)
     if masks is None:
         return None
     known = known_classes(masks, num_classes)
@@ -166,7 +176,6 @@ _READERS: dict[str, Callable[[Any, int, int | None], Truths | None]] = {
     "multiclass": _classes,
     "multilabel": _sets,
     "regression": _values,
-    "segmentation": _most_pixels,
     "multilabel_segmentation": _largest_class,
     "embedding": _nothing,
     "detection": _sets_of_objects,

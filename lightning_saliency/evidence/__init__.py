@@ -11,10 +11,11 @@ from lightning_saliency.evidence.detections import boxes_beside, is_list_of_dete
 from lightning_saliency.evidence.forward import Forward, ForwardContext, as_forward
 from lightning_saliency.evidence.head import find_head, own_parameters, replace_parameters
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
-from lightning_saliency.evidence.layers import AttentionSites, Layers, find_layers, find_target_layer, with_layout
+from lightning_saliency.evidence.layer_choice import AttentionSites, Layers
+from lightning_saliency.evidence.layers import find_layers, find_target_layer, with_layout
 from lightning_saliency.evidence.layout import Layout, TokenGrid
 from lightning_saliency.evidence.loss import LossTerm, LossUse, read_loss, trained_parameters
-from lightning_saliency.evidence.outputs import OutputChoice, check_output_choice, output_tensors, read_output
+from lightning_saliency.evidence.outputs import OutputChoice, check_output_choice, output_tensors, read_as, read_output
 from lightning_saliency.evidence.passes import Passes, forward_logits, forward_logits_in_chunks
 from lightning_saliency.evidence.process_state import ProcessKept, evaluation_modes
 from lightning_saliency.evidence.random_states import RandomStates
@@ -106,6 +107,7 @@ __all__ = [
     "output_tensors",
     "own_parameters",
     "predicted_classes",
+    "read_as",
     "read_loss",
     "read_output",
     "replace_parameters",

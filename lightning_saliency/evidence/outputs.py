@@ -16,7 +16,16 @@ from lightning_saliency._checks import OptionError, call_option, refuse, shown
 from lightning_saliency.data import children, describe
 from lightning_saliency.data.trees import Path, dotted, leaves
 from lightning_saliency.evidence.detections import best_boxes, boxes_beside, detections, is_list_of_detections
-from lightning_saliency.evidence.tasks import TASKS, Detection, Embedding, Reading, Regression, Task, TaskName
+from lightning_saliency.evidence.tasks import (
+    TASKS,
+    Detection,
+    Embedding,
+    Reading,
+    Regression,
+    Segmentation,
+    Task,
+    TaskName,
+)
 
 OutputChoice: TypeAlias = Callable[[Any], Any] | str | Path | None
 """Which part of a model's output is explained: a function of it, its key (keys joined by dots), its path, or found."""
@@ -79,7 +88,9 @@ def find_output(
         )
     for meaning in (task,) if task is not None else _BY_FORM:
         for tensor in tensors.values():
-            if meaning.read(tensor.detach()) is None or (task is None and not _is_likely(meaning, tensor, like)):
+            if read_as(meaning, tensor.detach(), like) is None or (
+                task is None and not _is_likely(meaning, tensor, like)
+            ):
                 continue
             if task is None and like is not None and tensor.shape == like.shape:
                 raise OptionError(
@@ -148,8 +159,8 @@ class OutputReader(TorchFunctionMode):
                 self._warn(f"what goes into its {function.strip('_').removeprefix('log_')} is explained instead")
                 is_of_several = self.task is None and task.name == "multiclass" and tensor.shape[1:].numel() > 1
                 meaning = TASKS[_ENDS[function]] if is_of_several else task
-                return _read(meaning, before.reshape(tensor.shape))
-        reading = _read(task, tensor)
+                return _read(meaning, before.reshape(tensor.shape), like=self.like)
+        reading = _read(task, tensor, like=self.like)
         if task.name == "multiclass" and reading.logits.shape[1] > 1 and _are_probabilities(reading.logits.detach()):
             self._warn("their logarithm is explained instead; better return the logits (`output_fn`)")
             rows = reading.logits
@@ -177,6 +188,23 @@ class OutputReader(TorchFunctionMode):
         return result
 
 
+def read_as(task: Task, tensor: Tensor, like: Tensor | None) -> Reading | None:
+    """Return what a tensor of an output says if it means this; None where it has not the form.
+
+    Args:
+        task: What it may mean.
+        tensor: `(N, …)`.
+        like: The images that went in: of signals, the maps of a segmentation have one spatial axis.
+    """
+    if like is None or not isinstance(task, Segmentation):
+        return task.read(tensor)
+    maps = tensor[:, None] if tensor.shape[1:] == like.shape[2:] else tensor
+    if like.dim() != 3 or maps.dim() != 3:
+        return task.read(maps)
+    reading = task.read(maps[:, :, None])
+    return None if reading is None or reading.masks is None else replace(reading, masks=reading.masks[:, 0])
+
+
 def _is_likely(task: Task, tensor: Tensor, like: Tensor | None) -> bool:
     """Whether an output of a task's form has its usual size too: as many pixels as the images, where it is maps."""
     if task.name != "segmentation":
@@ -194,7 +222,7 @@ def _as_tensors(output: Any, num_samples: int, task: Task | None) -> tuple[Any, 
 
 
 def _read(task: Task, tensor: Tensor, output: Any = None, like: Tensor | None = None) -> Reading:
-    reading = task.read(tensor)
+    reading = read_as(task, tensor, like)
     assert reading is not None  # the tensor was chosen by its form
     boxes = boxes_beside(output, tensor) if isinstance(task, Detection) and like is not None else None
     if not isinstance(task, Detection) or like is None or boxes is None:

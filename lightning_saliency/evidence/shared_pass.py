@@ -18,7 +18,7 @@ from lightning_saliency.evidence.backward import Gradients, Wanted, differentiat
 from lightning_saliency.evidence.class_weights import find_class_weights
 from lightning_saliency.evidence.forward import Forward
 from lightning_saliency.evidence.isolation import graph_everywhere
-from lightning_saliency.evidence.layers import Layers
+from lightning_saliency.evidence.layer_choice import Layers
 from lightning_saliency.evidence.layout import TokenGrid
 from lightning_saliency.evidence.lrp import lrp_rules
 from lightning_saliency.evidence.rectify import Rectifier, rectify

@@ -5,7 +5,7 @@ from lightning_saliency.visualization.colors import colorize, overlay, signed_to
 from lightning_saliency.visualization.encode import encode_gif, encode_picture, to_pil
 from lightning_saliency.visualization.film import animation, filmstrip
 from lightning_saliency.visualization.images import Channels, shown_channels, to_curves, to_rgb
-from lightning_saliency.visualization.method_sheets import draw_sheets
+from lightning_saliency.visualization.method_sheets import draw_sheets, pixel_scale_of
 from lightning_saliency.visualization.sheet import fit_images, grid, tiles
 from lightning_saliency.visualization.style import PixelScale, Style, find_names, find_pixel_scale, to_pictures
 from lightning_saliency.visualization.tutorial import TUTORIAL_PANELS, tutorial_figure
@@ -37,6 +37,7 @@ __all__ = [
     "make_views",
     "method_title",
     "overlay",
+    "pixel_scale_of",
     "shown_channels",
     "signed_to_rgb",
     "tiles",

@@ -34,7 +34,7 @@ def draw_curves(
 
     Args:
         signal: `(C, T)` uint8, each channel from 0 to 255.
-        heatmap: `(1, T)` in [0, 1], or None.
+        heatmap: `(1, T)` in [0, 1], or the colors themselves, uint8 `(3, T)`, such as of classes; or None.
         is_blank: Whether the curves are faint, and shown without the heatmap.
         cell_side: As for `grid`; a cell is half as wide again.
         colormap: As for `grid`.
@@ -48,7 +48,9 @@ def draw_curves(
     strip = min(_MOST_STRIP, max(_LEAST_STRIP, cell_side // count))
     values = signal.double().numpy() / 255
     halo = np.full((width, 3), float(PAPER))
-    if heatmap is not None and not is_blank:
+    if heatmap is not None and heatmap.dtype == torch.uint8:
+        halo = heatmap[:, torch.arange(width) * length // width].T.double().numpy()
+    elif heatmap is not None and not is_blank:
         fit = interpolated if length < width else averaged
         at_pixels = fit(heatmap[None].float(), (width,)).clamp(0, 1)
         colors = colorize(at_pixels[:, :, None], colormap)[0, :, 0].T.double().numpy()

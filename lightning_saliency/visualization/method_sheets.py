@@ -22,10 +22,11 @@ from lightning_saliency.visualization.captions import (
     method_title,
     prediction_captions,
 )
-from lightning_saliency.visualization.colors import class_overlay, to_common_scale
+from lightning_saliency.visualization.colors import to_common_scale
 from lightning_saliency.visualization.images import Images
+from lightning_saliency.visualization.masks import with_classes
 from lightning_saliency.visualization.sheet import CELL_SIDE, fit_images, grid
-from lightning_saliency.visualization.style import Style, find_names, find_pixel_scale
+from lightning_saliency.visualization.style import PixelScale, Style, find_names, find_pixel_scale
 from lightning_saliency.visualization.views import cut_images, make_views
 
 _CELLS_AREA = 500_000
@@ -54,6 +55,7 @@ def draw_sheets(
     explained: str,
     dataset: Any = None,
     modules: Sequence[Any] = (),
+    pixel_scale: PixelScale | None = None,
 ) -> dict[str, Tensor]:
     """Draw a sheet for each method, and one with all of them where there are several.
 
@@ -64,6 +66,7 @@ def draw_sheets(
         explained: In words, which class is explained.
         dataset: Where to look for what the style leaves open.
         modules: The data module and the module of the training, where to look next.
+        pixel_scale: How the images become colors; by default found as `pixel_scale_of` finds it.
 
     Returns:
         uint8 pictures `(3, H, W)` by method key, under `overview`, and under `class_maps` for `top_k` above 1.
@@ -86,7 +89,7 @@ def draw_sheets(
         raise ValueError("Expected `looked` to hold at least one entry of explained samples, got none.")
     explanations = [group.explanation for group in looked]
     names = find_names(style, dataset, modules, explanations[0].num_classes)
-    pixel_scale = find_pixel_scale([explanation.images for explanation in explanations], style, dataset, modules)
+    pixel_scale = pixel_scale or pixel_scale_of(looked, style, dataset, modules)
     images = _in_rows(looked, [with_boxes(pixel_scale(group.images), group) for group in explanations])
     captions = _in_order(looked, [_captions(group, names) for group in looked])
     channels = dict.fromkeys(pixel_scale.describe_channels(explanation.images) for explanation in explanations)
@@ -99,7 +102,8 @@ def draw_sheets(
         read = describe_readings(explanations[0], keys)
         fitting = math.isqrt(_CELLS_AREA // (len(images) * (1 + len(columns))))
         side = min(CELL_SIDE, max(_LEAST_CELL_SIDE, fitting))
-        views = make_views(images, [column.heatmaps for column in columns.values()], style.volumes)
+        heatmaps = [column.heatmaps for name, column in columns.items() if name not in masks]
+        views = make_views(images, heatmaps, style.volumes)
         return grid(
             cut_images(images, views) if any(views) else fitted(side),
             {name: cut_images(column.heatmaps, views) for name, column in columns.items()},
@@ -124,6 +128,15 @@ def draw_sheets(
     return sheets
 
 
+def pixel_scale_of(
+    looked: Sequence[ExplainedSamples], style: Style, dataset: Any = None, modules: Sequence[Any] = ()
+) -> PixelScale:
+    """Return how the images of explained samples become colors; see `find_pixel_scale`."""
+    images = [group.explanation.images for group in looked]
+    in_step = [normalization for group in looked for normalization in group.samples.normalizations]
+    return find_pixel_scale(images, style, dataset, modules, in_step)
+
+
 def _method_column(looked: Sequence[ExplainedSamples], key: str, normalize: Normalize) -> _Column:
     """Take a method's heatmaps of all samples; a scale that is shared is shared by samples of all sizes."""
     heatmaps = [group.heatmaps("minmax" if normalize == "minmax" else "max")[key] for group in looked]
@@ -136,9 +149,7 @@ def _method_column(looked: Sequence[ExplainedSamples], key: str, normalize: Norm
 
 
 def _mask_columns(looked: Sequence[ExplainedSamples], images: Images) -> dict[str, _Column]:
-    """Make a column of the classes of the pixels, true and predicted, of a segmentation of images; else none."""
-    if images[0].dim() != 3:
-        return {}
+    """Make a column of the classes of the pixels, true and predicted, of a segmentation; else none."""
     count = sum(map(len, looked))
     true = [group.samples.pixel_labels or (None,) * len(group) for group in looked]
     predicted = [
@@ -148,11 +159,16 @@ def _mask_columns(looked: Sequence[ExplainedSamples], images: Images) -> dict[st
     for title, of_each in (("label", _in_order(looked, true)), ("prediction", _in_order(looked, predicted))):
         if any(classes is not None for classes in of_each):
             pictures = [
-                image if classes is None else class_overlay(image[None], classes[None].cpu())[0]
+                _without_classes(image) if classes is None else with_classes(image, classes.cpu())
                 for image, classes in zip(images, of_each, strict=True)
             ]
             columns[title] = _Column(pictures, [None] * count)
     return columns
+
+
+def _without_classes(image: Tensor) -> Tensor:
+    """Return a picture without classes, in the form that those with classes have."""
+    return with_classes(image, torch.full(image.shape[1:], -1))
 
 
 def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Style, top_k: int) -> dict[str, _Column]:

@@ -24,7 +24,9 @@ from lightning_saliency._checks import (
 from lightning_saliency._names import one_line
 from lightning_saliency.attribution import Normalize
 from lightning_saliency.data import (
+    PIXELS,
     Normalization,
+    common_normalization,
     find_class_names,
     find_normalizations,
     find_rgb_bands,
@@ -37,9 +39,6 @@ from lightning_saliency.visualization.views import Volumes
 
 ChannelChoice: TypeAlias = Literal["first", "mean", "rgb"] | Sequence[int]
 """Which channels of multispectral images are shown; see `Style`."""
-
-_PIXELS = Normalization([0.0], [1.0])
-"""The normalization of images that are pixels in [0, 1] as they are."""
 
 _STRETCHED = "each image stretched to its own range, as no normalization fits"
 """What a picture says where the normalization that was found is not that of the images."""
@@ -122,12 +121,14 @@ class PixelScale:
         channels: Which channels are shown.
         band_names: The names of these, where the data set has them.
         note: What a picture says of it; empty where there is nothing to say.
+        is_unknown: Whether images are stretched that are no pixels as they are.
     """
 
     normalization: Normalization | None
     channels: Channels
     band_names: tuple[str, ...] = ()
     note: str = ""
+    is_unknown: bool = False
 
     def describe_channels(self, images: Tensor) -> str:
         """Return in a few words which channels of images `(N, C, …)` are shown; empty where it is all of them."""
@@ -146,19 +147,25 @@ class PixelScale:
 
 
 def find_pixel_scale(
-    images: Sequence[Tensor], style: Style, dataset: Any = None, modules: Sequence[Any] = ()
+    images: Sequence[Tensor],
+    style: Style,
+    dataset: Any = None,
+    modules: Sequence[Any] = (),
+    in_step: Sequence[Normalization | None] = (),
 ) -> PixelScale:
-    """Find how model inputs become colors: the style says it, else the normalization of the data set.
+    """Find how model inputs become colors: the style says it, else what the step has done, else the data set.
 
     A normalization that is found counts only if the images are pixels with it undone, between black and white. If none
     of the data set's does, those in the modules are tried, unless the images are such pixels as they are: then the
-    model may normalize them itself. If none does, each image is stretched to its own range, and a note says so.
+    model may normalize them itself. If none does, each image is stretched to its own range, and where a normalization
+    was found, a note says so.
 
     Args:
         images: Batches `(N, C, H, W)`, as the model takes them.
         style: How the pictures look.
         dataset: Where to look for the normalization.
         modules: The data module and the module of the training, where it may be too.
+        in_step: What the step has done to each sample, as far as it is known.
 
     Example:
         >>> from types import SimpleNamespace
@@ -171,12 +178,15 @@ def find_pixel_scale(
     if style.mean is not None and style.std is not None:
         numbers = [[value] if isinstance(value, int | float) else list(value) for value in (style.mean, style.std)]
         return PixelScale(to_unit_range(*numbers), channels, names)
-    inputs = [batch for batch in images if batch.dtype != torch.uint8]
-    candidates = find_normalizations(dataset)
-    if not any(normalization.fits(inputs) for normalization in (*candidates, _PIXELS)):
+    inputs = [batch for batch in images if batch.dtype != torch.uint8 and batch.dim() > 3]
+    own = common_normalization(in_step)
+    candidates = [*([] if own is None else [own]), *find_normalizations(dataset)]
+    are_pixels = PIXELS.fits(inputs)
+    if not are_pixels and not any(normalization.fits(inputs) for normalization in candidates):
         candidates = [*candidates, *find_normalizations(*modules)]
     fitting = next((normalization for normalization in candidates if normalization.fits(inputs)), None)
-    return PixelScale(fitting, channels, names, _STRETCHED if candidates and fitting is None else "")
+    note = _STRETCHED if candidates and fitting is None else ""
+    return PixelScale(fitting, channels, names, note, is_unknown=fitting is None and not are_pixels)
 
 
 def _find_channels(
