@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from lightning_saliency._checks import OptionError, describe_error, error_message
 from lightning_saliency._lightning import LightningModule, Trainer, is_oom_error
@@ -141,8 +142,8 @@ class LookPass:
         for group in explained:
             for position, logits in zip(group.samples.positions, group.explanation.logits, strict=True):
                 expected = recorded[position]
-                # a model that ends in a softmax or sigmoid is explained by what goes into it
-                answers = (logits, logits.softmax(0), logits.sigmoid())
+                # a model that ends in a softmax or sigmoid, or its logarithm, is explained by what goes into it
+                answers = (logits, logits.softmax(0), logits.log_softmax(0), logits.sigmoid(), F.logsigmoid(logits))
                 count += expected is not None and not any(same_logits(answer, expected) for answer in answers)
         return count
 

@@ -86,7 +86,7 @@ class ModelPart:
 
     def state_dict(self) -> dict[str, Any]:
         """Return which part was chosen, what its output means, and what the loss does."""
-        terms = None if self.loss_terms is None else [[list(term.shape), term.use] for term in self.loss_terms]
+        terms = None if self.loss_terms is None else [term.to_plain() for term in self.loss_terms]
         meaning = None if self.meaning is None else self.meaning.state_dict()
         return {"name": self._chosen, "meaning": meaning, "loss": terms}
 
@@ -95,7 +95,7 @@ class ModelPart:
         self._chosen = self.name or state.get("name")
         self.meaning = Meaning.from_state(state["meaning"], self.output_fn) if state.get("meaning") else None
         terms = state.get("loss")
-        self.loss_terms = None if terms is None else tuple(LossTerm(tuple(shape), use) for shape, use in terms)
+        self.loss_terms = None if terms is None else tuple(LossTerm.from_plain(*term) for term in terms)
 
     def find(self, pl_module: LightningModule) -> nn.Module | None:
         """Return the part that is explained, or None as long as only a validation step can show which it is."""

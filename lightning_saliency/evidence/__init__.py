@@ -33,6 +33,7 @@ from lightning_saliency.evidence.targets import (
     select_scores,
 )
 from lightning_saliency.evidence.tasks import TASKS, Detection, Reading, Regression, Task, TaskName
+from lightning_saliency.evidence.value_maps import is_single, map_beside
 
 __all__ = [
     "POOLINGS",
@@ -85,6 +86,8 @@ __all__ = [
     "forward_logits",
     "forward_logits_in_chunks",
     "is_list_of_detections",
+    "is_single",
+    "map_beside",
     "name_layer",
     "output_tensors",
     "own_parameters",

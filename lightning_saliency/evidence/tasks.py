@@ -13,7 +13,14 @@ from lightning_saliency._checks import OptionError
 from lightning_saliency.data import Answer
 
 TaskName: TypeAlias = Literal[
-    "multiclass", "multilabel", "regression", "segmentation", "embedding", "detection", "detection_softmax"
+    "multiclass",
+    "ordinal",
+    "multilabel",
+    "regression",
+    "segmentation",
+    "embedding",
+    "detection",
+    "detection_softmax",
 ]
 """What a model's output means, as an option names it; see `TASKS`."""
 
@@ -28,12 +35,14 @@ class Reading:
         masks: The predicted class of each pixel, `(N, H, W)` int64, of a segmentation; else None.
         boxes: Of a detection the best box of each class, `(N, K, 4)`, (x1, y1, x2, y2) in pixels, not a number where
             there is none; else None.
+        value_maps: Of a single value the map of values beside it in the output, `(N, 1, H, W)`; else None.
     """
 
     task: Task
     logits: Tensor
     masks: Tensor | None = None
     boxes: Tensor | None = None
+    value_maps: Tensor | None = None
 
     @property
     def predictions(self) -> Tensor:
@@ -50,6 +59,8 @@ class Task(ABC):
     name: ClassVar[TaskName]
     of_what: ClassVar[str] = ""
     """What stands behind a probability in words."""
+    of_class: ClassVar[str] = ""
+    """What stands before the explained class in words, where it is not the class itself."""
     has_values: ClassVar[bool] = False
     """Whether the output is values rather than scores of classes."""
 
@@ -92,6 +103,42 @@ class Multiclass(Task):
     def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
         """Return the softmax, of a single logit the sigmoid's complement and the sigmoid."""
         return _of_two(logits) if logits.shape[1] == 1 else logits.softmax(1)
+
+
+class Ordinal(Task):
+    """Each sample has one of K + 1 ranks: the logit k is that of being above the rank k (Cao 2020, CORAL).
+
+    What is explained of a rank is the logit of reaching it; of the lowest, which all reach, the negative of that of
+    exceeding it. So with a single logit it is a binary classification.
+    """
+
+    name: ClassVar[TaskName] = "ordinal"
+    of_class: ClassVar[str] = "reaching the "
+
+    def read(self, output: Tensor) -> Reading | None:
+        """Return the logits of an output `(N, K)` or `(N, K, 1, 1)`."""
+        return _rows(self, output)
+
+    def predictions(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return the rank per sample, `(N,)`: how many of the logits are positive."""
+        return (logits.detach() > 0).sum(1)
+
+    def num_classes(self, logits: Tensor) -> int:
+        """Return the number of ranks, one more than there are logits."""
+        return logits.shape[1] + 1
+
+    def scores(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """Return the logit of reaching a rank per sample, `(N,)`; of the rank 0 the negative of that of exceeding it."""
+        reached = logits.gather(1, (classes - 1).clamp(min=0)[:, None])[:, 0]
+        return torch.where(classes > 0, reached, -reached)
+
+    def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return the probability of each rank: of exceeding the one before, and not itself.
+
+        Where a rank is more probable to be exceeded than one below it, it is taken for as probable as that.
+        """
+        above = logits.sigmoid().cummin(1).values
+        return torch.cat([torch.ones_like(above[:, :1]), above], 1) - torch.cat([above, 0 * above[:, :1]], 1)
 
 
 class Multilabel(Task):
@@ -268,7 +315,7 @@ class SoftmaxDetection(Detection):
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        *(Multiclass(), Multilabel(), Regression(), Segmentation(), Embedding()),
+        *(Multiclass(), Ordinal(), Multilabel(), Regression(), Segmentation(), Embedding()),
         *(Detection(), SoftmaxDetection()),
     )
 }
