@@ -164,6 +164,13 @@ class SaliencyCallback(LookCallback):
         explained = self._pass.explain(trainer, pl_module, samples, at_once)
         if self._pass.left_out:
             self._notices.once(_describe_left_out(type(self).__name__, self._pass.left_out, self._pass.shown))
+        count, end = self._pass.gradient_end(trainer, pl_module, explained)
+        if end is not None:
+            self._notices.once(
+                f"{type(self).__name__}: {count} of {len(samples)} samples have no map, since the gradient of the score "
+                f"is {end.kind} before its `{end.operation}`. Name what goes into it: `Execution(output_fn=...)`, a "
+                "function from what the model returns to the score, or the submodule that returns it, `model=...`."
+            )
         return explained
 
     def _check(self, pl_module: LightningModule) -> None:

@@ -8,6 +8,7 @@ from lightning_saliency.evidence.call_notes import call_note
 from lightning_saliency.evidence.class_weights import POOLINGS, find_class_weights
 from lightning_saliency.evidence.detections import boxes_beside, is_list_of_detections
 from lightning_saliency.evidence.forward import Forward, ForwardContext, as_forward
+from lightning_saliency.evidence.gradient_end import GradientEnd, find_gradient_end
 from lightning_saliency.evidence.head import find_head, own_parameters, replace_parameters
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
 from lightning_saliency.evidence.layers import AttentionSites, Layers, find_layers, find_target_layer, with_layout
@@ -47,6 +48,7 @@ __all__ = [
     "Evidence",
     "Forward",
     "ForwardContext",
+    "GradientEnd",
     "Layers",
     "Layout",
     "LossTerm",
@@ -80,6 +82,7 @@ __all__ = [
     "collect",
     "evaluation_modes",
     "find_class_weights",
+    "find_gradient_end",
     "find_head",
     "find_layers",
     "find_target_layer",
