@@ -203,7 +203,7 @@ def _candidates(path: Path, tensor: Tensor, batch: Any, images: Tensor, task: Ta
         rows = find_label_rows(batch, count, width) if width > 1 else None
         if meaning.name == "multiclass":
             labels = find_labels(batch, count, width)
-            yield _Candidate(path, tensor, meaning, labels is not None and fit_labels(labels, width))
+            yield _Candidate(path, tensor, meaning, labels is not None and _fit(labels, width))
         elif meaning.name == "embedding" and (task is not None or width > 1):
             yield _Candidate(path, tensor, meaning, is_labeled=False)
         elif meaning.name == "ordinal":
@@ -225,6 +225,11 @@ def _candidates(path: Path, tensor: Tensor, batch: Any, images: Tensor, task: Ta
             is_labeled = values is not None and not bool(((values == 0) | (values == 1)).all())
             if task is not None or tensor.numel() != images.numel():  # else it is the images again
                 yield _Candidate(path, tensor, meaning, is_labeled)
+
+
+def _fit(labels: Tensor, width: int) -> bool:
+    """Whether labels are classes of so many scores; those of a single one are 0 and 1, without exception."""
+    return fit_labels(labels, width) and (width > 1 or bool(((labels <= 1) | (labels == 255)).all()))
 
 
 def _as_the_loss_uses(

@@ -1,4 +1,4 @@
-"""`targets_fall`: whether a node of a loss's graph compares scores with the levels of an order, as ordinal losses do."""
+"""`targets_fall`: whether a node of a loss's graph compares scores with levels of an order, as ordinal losses do."""
 
 from __future__ import annotations
 

@@ -128,16 +128,17 @@ class Ordinal(Task):
         return logits.shape[1] + 1
 
     def scores(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """Return the logit of reaching a rank per sample, `(N,)`; of the rank 0 the negative of that of exceeding it."""
+        """Return the logit of reaching a rank per sample, `(N,)`; of rank 0 the negative of exceeding it."""
         reached = logits.gather(1, (classes - 1).clamp(min=0)[:, None])[:, 0]
         return torch.where(classes > 0, reached, -reached)
 
     def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
         """Return the probability of each rank: of exceeding the one before, and not itself.
 
-        Where a rank is more probable to be exceeded than one below it, it is taken for as probable as that.
+        The probabilities of exceeding the ranks are taken in falling order, which is theirs but for a model that errs
+        (Chernozhukov 2010): what is predicted is the same, and none is negative.
         """
-        above = logits.sigmoid().cummin(1).values
+        above = logits.sigmoid().sort(1, descending=True).values
         return torch.cat([torch.ones_like(above[:, :1]), above], 1) - torch.cat([above, 0 * above[:, :1]], 1)
 
 
