@@ -247,7 +247,7 @@ class ModelPart:
                 self._chosen = ""
                 return call_and_reading
         if len(recorded) == 1 and not readings:
-            self._meaning(*recorded.values(), batch)  # which says what is missing
+            self._meaning(next(iter(recorded.values())), batch)  # which says what is missing
         if len(readings) != 1:
             raise OptionError(
                 f"Expected the validation step of {type(pl_module).__name__} to call what turns images into logits, "
