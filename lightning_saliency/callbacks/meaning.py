@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -148,6 +148,26 @@ def choose_meaning(
         None if by_form else chosen.task,
         tuple(dict.fromkeys(dotted(other.path) for other in others if other.is_labeled >= chosen.is_labeled)),
     )
+
+
+def confirmed(meaning: Meaning, terms: Sequence[LossTerm], own_terms: Callable[[], Sequence[LossTerm]]) -> Meaning:
+    """Return the meaning of one score for each image; where it is not made as what the loss reads, that of a value.
+
+    A loss of several parts may read the logits of a network that is not explained, such as the discriminator of
+    adversarial training, which have the form of the score.
+
+    Args:
+        meaning: What is explained, one score for each image.
+        terms: What the training's loss does with its tensors.
+        own_terms: Returns of which layers the score is made, and how; see `output_terms`.
+    """
+    certain = [term for term in terms if term.use in _CERTAIN]
+    if meaning.task is None or meaning.task.has_values or len(certain) < 2:
+        return meaning
+    read = [_long_axes(shape) for term in certain if meaning.task.name in _TASKS_OF[term.use] for shape in term.shapes]
+    own = [term for term in own_terms() if term.use not in ("distance", "similarity")]
+    is_read = any(_long_axes(shape) in read for term in own for shape in term.shapes)
+    return meaning if is_read else replace(meaning, task=TASKS["regression"])
 
 
 def _value_of_a_map(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_saliency._checks import OptionError, check_text, optional
 from lightning_saliency._lightning import LightningModule, Trainer, overrides
-from lightning_saliency.callbacks.meaning import Meaning, choose_meaning
+from lightning_saliency.callbacks.meaning import Meaning, choose_meaning, confirmed
 from lightning_saliency.callbacks.surroundings import quiet_surroundings
 from lightning_saliency.data import Call, SampleBatch, find_images, make_call, plain_call
 from lightning_saliency.evidence import (
@@ -24,6 +26,7 @@ from lightning_saliency.evidence import (
     TargetLayer,
     Task,
     name_layer,
+    output_terms,
     read_loss,
     read_output,
 )
@@ -230,7 +233,7 @@ class ModelPart:
             ValueError: The part was not called, or no part of the module says of images what can be explained.
         """
         if self._chosen is not None and self._chosen in recorded:
-            return self._read(recorded[self._chosen], batch)
+            return self._read(trainer, pl_module, recorded[self._chosen], batch)
         if self.name is not None:
             raise OptionError(
                 f"Expected `model`, {self.name!r}, to be called in the validation step, where it is not. "
@@ -239,7 +242,7 @@ class ModelPart:
             )
         if "" in recorded:
             self._chosen = ""
-            return self._read(recorded[""], batch)
+            return self._read(trainer, pl_module, recorded[""], batch)
         readings = self._readings(recorded, batch)
         if overrides(pl_module, "forward"):
             call_and_reading = self._forward_call(trainer, pl_module, batch, list(recorded.values()))
@@ -254,8 +257,8 @@ class ModelPart:
                 f"which it does not. {_describe_calls(recorded)}",
                 "output_fn" if self.output_fn is not None else "methods" if self.image is None else "samples.image",
             )
-        ((self._chosen, self.meaning),) = readings.items()
-        return self._read(recorded[self._chosen], batch)
+        (self._chosen,) = readings
+        return self._read(trainer, pl_module, recorded[self._chosen], batch)
 
     @staticmethod
     def _trainable_children(pl_module: LightningModule) -> list[str]:
@@ -311,12 +314,19 @@ class ModelPart:
             recorded.output, batch, images, terms=self.loss_terms, choice=self.output_fn, task=self.task
         )
 
-    def _read(self, recorded: RecordedCall, batch: Any) -> tuple[Call, Reading]:
+    def _read(
+        self, trainer: Trainer, pl_module: LightningModule, recorded: RecordedCall, batch: Any
+    ) -> tuple[Call, Reading]:
         """Return a call, and what its output says, by the meaning that the first one had."""
         call = self._call(recorded)
         meaning = self._meaning(recorded, batch) if self.meaning is None else self.meaning
+        reading = read_output(recorded.output, len(call), meaning.output, meaning.task, call.first_repeated)
+        if self.meaning is None and self.task is None and reading.logits.shape[1] == 1:
+            part = replace(self.forward(trainer, pl_module), output_fn=meaning.output)
+            meaning = confirmed(meaning, self.loss_terms or (), partial(output_terms, part, call[:1]))
+            reading = read_output(recorded.output, len(call), meaning.output, meaning.task, call.first_repeated)
         self.meaning = meaning
-        return call, read_output(recorded.output, len(call), meaning.output, meaning.task, call.first_repeated)
+        return call, reading
 
     def _forward_call(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, recorded: list[RecordedCall]

@@ -68,6 +68,46 @@ class Hinge(Module):
         self(batch[0])
 
 
+class Adversarial(Module):
+    """A generator whose reconstruction is to deceive a discriminator; returned is its error."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(features(), nn.Upsample(scale_factor=2), nn.Conv2d(8, 3, 3, padding=1))
+        self.discriminator = pooled(outputs=1)
+
+    def forward(self, images):
+        return (self.net(images) - images).square().mean((1, 2, 3))
+
+    def training_step(self, batch, batch_idx):
+        found = self.net(batch[0])
+        deceived = F.binary_cross_entropy_with_logits(self.discriminator(found)[:, 0], torch.ones(len(found)))
+        return deceived + F.l1_loss(found, batch[0])
+
+    def loss(self, output, labels):
+        return output.mean()
+
+
+class Assisted(Module):
+    """A binary classifier that reconstructs its images too."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.head = features(), nn.Linear(8, 1)
+        self.decoder = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(8, 3, 3, padding=1))
+
+    def forward(self, images):
+        found = self.net(images)
+        return self.head(found.mean((2, 3))), self.decoder(found)
+
+    def training_step(self, batch, batch_idx):
+        logits, images = self(batch[0])
+        return self.loss((logits,), batch[1]) + F.mse_loss(images, batch[0])
+
+    def loss(self, output, labels):
+        return F.binary_cross_entropy_with_logits(output[0][:, 0], labels.float())
+
+
 class Ranks(Module):
     """CORAL: four logits of exceeding the ranks 0 to 3 of five."""
 
@@ -245,6 +285,21 @@ def test_an_energy_is_a_value_and_no_embedding(tmp_path):
     explanation = fitted(tmp_path, module, CLASSES).explained[0].explanation
     torch.testing.assert_close(torch.tensor(explanation.answers)[:, 0], answer(module))
     torch.testing.assert_close(explanation.scores, explanation.logits[:, 0])
+
+
+@pytest.mark.parametrize("labels", [ABNORMAL, CLASSES])
+def test_the_error_of_a_generator_is_a_value_though_its_discriminator_has_logits(tmp_path, labels):
+    module = Adversarial()
+    look = fitted(tmp_path, module, labels)
+    assert look.explained[0].explanation.task.name == "regression"
+    torch.testing.assert_close(torch.tensor(look.explained[0].explanation.answers)[:, 0], answer(module))
+
+
+def test_of_a_loss_of_several_parts_the_logit_is_a_class(tmp_path):
+    module = Assisted()
+    explanation = fitted(tmp_path, module, ABNORMAL).explained[0].explanation
+    assert explanation.task.name == "multiclass"
+    torch.testing.assert_close(explanation.logits, answer(module)[0])
 
 
 @pytest.mark.parametrize("kind", [Hinge])
