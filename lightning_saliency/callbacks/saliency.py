@@ -168,8 +168,8 @@ class SaliencyCallback(LookCallback):
         if end is not None:
             self._notices.once(
                 f"{type(self).__name__}: {count} of {len(samples)} samples have no map, since the gradient of the "
-                f"score is {end.kind} before its `{end.operation}`. Name what goes into it: "
-                "`Execution(output_fn=...)`, a function from what the model returns to the score, or the submodule that returns it, `model=...`."
+                f"score is {end.kind} before its `{end.operation}`. Name what goes into that: the submodule that "
+                "returns it, `model=...`, or a function that takes it from the output, `Execution(output_fn=...)`."
             )
         return explained
 
