@@ -157,9 +157,10 @@ class ModelPart:
         with forward.undisturbed() as isolated:
             output = isolated.output(call)
         batch = (call.images,) if labels is None else (call.images, labels)
-        self.meaning = choose_meaning(
+        meaning = choose_meaning(
             output, batch, call.first_repeated, terms=self.loss_terms, choice=self.output_fn, task=self.task
         )
+        self.meaning = self._confirmed(trainer, pl_module, meaning, output, call)
 
     def advice(self, pl_module: LightningModule) -> str:
         """Return what to set where the part that was chosen fails on a call that was recorded."""
@@ -319,14 +320,21 @@ class ModelPart:
     ) -> tuple[Call, Reading]:
         """Return a call, and what its output says, by the meaning that the first one had."""
         call = self._call(recorded)
-        meaning = self._meaning(recorded, batch) if self.meaning is None else self.meaning
-        reading = read_output(recorded.output, len(call), meaning.output, meaning.task, call.first_repeated)
-        if self.meaning is None and self.task is None and reading.logits.shape[1] == 1:
-            part = replace(self.forward(trainer, pl_module), output_fn=meaning.output)
-            meaning = confirmed(meaning, self.loss_terms or (), partial(output_terms, part, call[:1]))
-            reading = read_output(recorded.output, len(call), meaning.output, meaning.task, call.first_repeated)
-        self.meaning = meaning
-        return call, reading
+        if self.meaning is None:
+            meaning = self._meaning(recorded, batch)
+            self.meaning = self._confirmed(trainer, pl_module, meaning, recorded.output, call)
+        meaning = self.meaning
+        return call, read_output(recorded.output, len(call), meaning.output, meaning.task, call.first_repeated)
+
+    def _confirmed(
+        self, trainer: Trainer, pl_module: LightningModule, meaning: Meaning, output: Any, call: Call
+    ) -> Meaning:
+        """Return the meaning of what a call has returned, of one score by a run that shows how it is made."""
+        reading = read_output(output, len(call), meaning.output, meaning.task, call.first_repeated)
+        if self.task is not None or reading.logits.shape[1] > 1:
+            return meaning
+        forward = replace(self.forward(trainer, pl_module), output_fn=meaning.output)
+        return confirmed(meaning, self.loss_terms or (), partial(output_terms, forward, call[:1]))
 
     def _forward_call(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, recorded: list[RecordedCall]

@@ -225,9 +225,9 @@ class Segmentation(Task):
 
     Its pixels are those that the model gives this class, or all where it gives it none. The paper takes the sum, whose
     maps are the same but for a factor for each image, the number of these pixels; a mean has the size of a logit, so
-    that it has a probability and does not overflow in half precision. What is predicted for a sample
-    is the class with the most pixels, and its probability is its share of them; of a single map of logits it is class
-    1, what is segmented, with the share of it.
+    that it has a probability and does not overflow in half precision. What is predicted for a sample is the class with
+    the most pixels, and its probability is its share of them; of a single map of logits it is class 1, what is
+    segmented, with the share of it.
     """
 
     name: ClassVar[TaskName] = "segmentation"
