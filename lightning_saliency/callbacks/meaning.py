@@ -132,7 +132,7 @@ def choose_meaning(
     if task is None:  # what has the form of other things too is told from them by the loss alone
         candidates = [found for found in candidates if found.use or not _needs_loss(found, terms)]
     if not candidates:
-        _refuse_images(tensors, images)
+        _refuse_images(tensors, images, terms or ())
         read_output(output, count, choice, task, images)  # which says what is missing
         raise OptionError(
             f"Expected the model to return class scores or values, got {describe(output)}, of which neither the loss "
@@ -198,10 +198,11 @@ def _needs_loss(found: _Candidate, terms: Sequence[LossTerm] | None) -> bool:
     return found.task.name in ("embedding", "ordinal") or is_of_maps
 
 
-def _refuse_images(tensors: Mapping[Path, Tensor], images: Tensor) -> None:
-    """Raise an error where the model returns as many values as the images have, in another form than theirs."""
+def _refuse_images(tensors: Mapping[Path, Tensor], images: Tensor, terms: Sequence[LossTerm]) -> None:
+    """Raise an error where the loss reads as many values as the images have, in another form than theirs."""
     for path, tensor in tensors.items():
-        if tensor.numel() == images.numel() and tensor.shape != images.shape:
+        is_read = any(term.use == "distance" and _is_read_as(tensor, term) for term in terms)
+        if is_read and tensor.numel() == images.numel() and tensor.shape != images.shape:
             raise OptionError(
                 f"Expected the model to return class scores or values, got {dotted(path) or 'output'} "
                 f"{tuple(tensor.shape)}, as many values as the images {tuple(images.shape)} have: a reconstruction of "

@@ -238,24 +238,22 @@ class ModelPart:
         if self.name is not None:
             raise OptionError(
                 f"Expected `model`, {self.name!r}, to be called in the validation step, where it is not. "
-                f"{_describe_calls(recorded)}",
+                f"{_describe_calls(recorded, {})}",
                 "model",
             )
         if "" in recorded:
             self._chosen = ""
             return self._read(trainer, pl_module, recorded[""], batch)
-        readings = self._readings(recorded, batch)
+        readings, problems = self._readings(recorded, batch)
         if overrides(pl_module, "forward"):
             call_and_reading = self._forward_call(trainer, pl_module, batch, list(recorded.values()))
             if call_and_reading is not None:
                 self._chosen = ""
                 return call_and_reading
-        if len(recorded) == 1 and not readings:
-            self._meaning(next(iter(recorded.values())), batch)  # which says what is missing
         if len(readings) != 1:
             raise OptionError(
                 f"Expected the validation step of {type(pl_module).__name__} to call what turns images into logits, "
-                f"which it does not. {_describe_calls(recorded)}",
+                f"which it does not. {_describe_calls(recorded, problems)}",
                 "output_fn" if self.output_fn is not None else "methods" if self.image is None else "samples.image",
             )
         (self._chosen,) = readings
@@ -279,15 +277,20 @@ class ModelPart:
                 candidates[name] = module
         return candidates
 
-    def _readings(self, recorded: Mapping[str, RecordedCall], batch: Any) -> dict[str, Meaning]:
-        """Return what the outputs of the submodules mean that turn images into something that can be explained."""
-        readings = {}
+    def _readings(self, recorded: Mapping[str, RecordedCall], batch: Any) -> tuple[dict[str, Meaning], dict[str, str]]:
+        """Return what the outputs of the submodules mean that turn images into something that can be explained.
+
+        Of the others it is why they do not.
+        """
+        readings, problems = {}, {}
         for number, (name, call) in enumerate(recorded.items()):
-            with suppress(OptionError):
+            try:
                 # behind another module's call, what looks like a signal is a sequence of features
                 if number == 0 or self._call(call).images.dim() > 3:
                     readings[name] = self._meaning(call, batch)
-        return readings
+            except OptionError as error:
+                problems[name] = str(error)
+        return readings, problems
 
     def _call(self, recorded: RecordedCall) -> Call:
         """Return a recorded call.
@@ -370,9 +373,11 @@ def same_logits(logits: Tensor, others: Tensor) -> bool:
     return bool(torch.allclose(actual, expected, rtol=0.0, atol=float(_SAME_LOGITS * (1 + scale)), equal_nan=True))
 
 
-def _describe_calls(recorded: Mapping[str, RecordedCall]) -> str:
+def _describe_calls(recorded: Mapping[str, RecordedCall], problems: Mapping[str, str]) -> str:
     """Return in words which submodules were called, and why each cannot be explained."""
     if not recorded:
         return "It calls none of its submodules. Call the one that does, as a module, or name it: `model=...`."
-    listed = "; ".join(f"{name} ({call.problem or 'images to logits'})" for name, call in recorded.items())
+    listed = "; ".join(
+        f"{name} ({call.problem or problems.get(name, 'images to logits')})" for name, call in recorded.items()
+    )
     return f"It calls {listed}. Name the one that does: `model=...`."

@@ -14,7 +14,7 @@ from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
 from lightning_saliency.evidence.layers import AttentionSites, Layers, find_layers, find_target_layer, with_layout
 from lightning_saliency.evidence.layout import Layout, TokenGrid
 from lightning_saliency.evidence.loss import LossTerm, LossUse, read_loss
-from lightning_saliency.evidence.output_terms import output_terms
+from lightning_saliency.evidence.output_layers import output_terms
 from lightning_saliency.evidence.outputs import OutputChoice, check_output_choice, output_tensors, read_output
 from lightning_saliency.evidence.passes import Passes, forward_logits, forward_logits_in_chunks
 from lightning_saliency.evidence.process_state import ProcessKept, evaluation_modes
