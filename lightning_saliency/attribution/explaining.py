@@ -88,11 +88,12 @@ def explain(
         flip: Explain the images mirrored along their last axis too, and take the mean: every pass is run twice, for
             smoother maps.
         task: What the model's output means: `"multiclass"` (softmax), `"multilabel"` (each class's sigmoid),
-            `"regression"` (values, of which `target` is one, by default the first), `"segmentation"` (scores of pixels,
-            `(N, K, H, W)`: a class's mean over its pixels), `"multilabel_segmentation"` (overlapping classes, each with
-            a sigmoid of its own), `"detection"` or `"detection_softmax"` (class scores of boxes, `(N, Q, K)`: the odds
-            of a class's best box), or `"embedding"` (a vector `(N, K)` whose similarity to itself is explained).
-            Default: found, as far as the output's form tells.
+            `"ordinal"` (K logits of exceeding each but the last of K + 1 ranks), `"regression"` (values, of which
+            `target` is one, by default the first), `"segmentation"` (scores of pixels, `(N, K, H, W)`: a class's mean
+            over its pixels), `"multilabel_segmentation"` (overlapping classes, each with a sigmoid of its own),
+            `"detection"` or `"detection_softmax"` (class scores of boxes, `(N, Q, K)`: the odds of a class's best box),
+            or `"embedding"` (a vector `(N, K)` whose similarity to itself is explained). Default: found, as far as the
+            output's form tells.
         chunk_size: The most images that go through the model together, which bounds the memory; but for rounding, the
             result does not depend on it. On a CPU it is about eight of 224×224 in any case, which is faster.
         progress: Whether to show a progress bar for methods that take many passes and more than a few seconds.
@@ -292,6 +293,7 @@ class _Reader:
             shared_pass.reading.task,
             shared_pass.reading.masks,
             shared_pass.reading.boxes,
+            shared_pass.reading.value_maps,
         )
         return explanation, shared_pass.target
 
@@ -396,4 +398,5 @@ def _joined(settings: Settings, call: Call, inputs: Tensor, chunks: Sequence[Exp
         pooled_activations=cat(chunk.pooled_activations for chunk in chunks),
         masks=cat(chunk.masks for chunk in chunks),
         boxes=cat(chunk.boxes for chunk in chunks),
+        value_maps=cat(chunk.value_maps for chunk in chunks),
     )

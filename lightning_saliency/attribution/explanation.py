@@ -107,6 +107,8 @@ class Explanation:
             the pixels of each, `(N, K, H, W)` bool; else None.
         boxes: Of a detection the best box of each class, `(N, K, 4)`, (x1, y1, x2, y2) in pixels, not a number where
             there is none; else None.
+        value_maps: Of a value beside which the model returns a map of values, as anomaly detectors do, that map,
+            `(N, 1, H, W)`; else None.
     """
 
     settings: Settings
@@ -123,6 +125,7 @@ class Explanation:
     task: Task = TASKS["multiclass"]
     masks: Tensor | None = None
     boxes: Tensor | None = None
+    value_maps: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -184,9 +187,11 @@ class Explanation:
 
     @property
     def confidences(self) -> list[float | None]:
-        """The largest probability per image; None where the output is values."""
+        """The probability of the predicted class per image, of several the largest; None where the output is values."""
         probabilities = self.probabilities
-        return [None for _ in range(len(self))] if probabilities is None else list(probabilities.amax(1).tolist())
+        if probabilities is None:
+            return [None for _ in range(len(self))]
+        return list(probabilities.gather(1, self.predictions[:, None])[:, 0].tolist())
 
     def heatmaps(self, size: Sequence[int] | None = None, normalize: Normalize = "max") -> dict[str, Tensor]:
         """Return the attributions as heatmaps in [0, 1], `(N, 1, H, W)` float32.
@@ -247,6 +252,7 @@ class Explanation:
             pooled_activations=None if self.pooled_activations is None else self.pooled_activations[rows],
             masks=None if self.masks is None else self.masks[rows],
             boxes=None if self.boxes is None else self.boxes[rows],
+            value_maps=None if self.value_maps is None else self.value_maps[rows],
         )
 
 

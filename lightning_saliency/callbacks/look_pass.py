@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from lightning_saliency._checks import OptionError, describe_error, error_message
 from lightning_saliency._lightning import LightningModule, Trainer, is_oom_error
@@ -21,11 +23,13 @@ from lightning_saliency.callbacks.model_part import ModelPart, same_logits
 from lightning_saliency.callbacks.options import Execution
 from lightning_saliency.data import FixedSamples, SampleBatch
 from lightning_saliency.evidence import (
+    GradientEnd,
     Layers,
     ParsedTarget,
     Target,
     TargetLayer,
     call_note,
+    find_gradient_end,
     find_layers,
 )
 
@@ -61,6 +65,7 @@ class LookPass:
     _layers: tuple[TargetLayer, ...] = field(default=(), init=False)
     _found: Layers | None = field(default=None, init=False)
     _fitting_chunk: int | None = field(default=None, init=False)
+    _has_searched_end: bool = field(default=False, init=False)
 
     def forget(self) -> None:
         """Drop what is known of the module's layers, which are chosen again in the next look."""
@@ -75,7 +80,7 @@ class LookPass:
         choices = choices if "methods" in self.unset else {}
         self.left_out = {key: reason for key, reason in choices.get("left_out", {}).items() if key in self.methods}
         self.shown = tuple(key for key in choices.get("shown", ()) if key in self.methods)
-        self._has_succeeded = False
+        self._has_succeeded = self._has_searched_end = False
 
     def check(self, pl_module: LightningModule) -> None:
         """Raise an error for names that the module does not have.
@@ -134,6 +139,24 @@ class LookPass:
         self._has_succeeded, self.left_out, self.shown = True, {**self.left_out, **reasons}, tuple(methods)
         return explained
 
+    def gradient_end(
+        self, trainer: Trainer, pl_module: LightningModule, explained: tuple[ExplainedSamples, ...]
+    ) -> tuple[int, GradientEnd | None]:
+        """Return how many samples have no map by any method, and where the gradient of the first one's score ends.
+
+        It ends nowhere where there is a gradient, of which the methods show nothing, and is searched once a run.
+        """
+        blank = [(group, row) for group in explained for row in range(len(group)) if _is_blank(group, row)]
+        if not blank or self._has_searched_end:
+            return 0, None
+        self._has_searched_end = True
+        group, row = blank[0]
+        forward, sample = self.part.forward(trainer, pl_module), group.samples
+        target = self.target.resolve(len(sample), labels=sample.known_labels, positions=sample.positions)
+        classes = target[row : row + 1] if isinstance(target, Tensor) else target
+        with forward.undisturbed() as isolated:
+            return len(blank), find_gradient_end(isolated, forward.on_device(sample.call[row : row + 1]), classes)
+
     def disagreement(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> int:
         """Return the number of samples whose logits are not those of the validation pass they were collected in."""
         recorded = dict(zip(samples.positions, (sample.logits for sample in samples.samples), strict=True))
@@ -141,8 +164,8 @@ class LookPass:
         for group in explained:
             for position, logits in zip(group.samples.positions, group.explanation.logits, strict=True):
                 expected = recorded[position]
-                # a model that ends in a softmax or sigmoid is explained by what goes into it
-                answers = (logits, logits.softmax(0), logits.log_softmax(0), logits.sigmoid())
+                # a model that ends in a softmax or sigmoid, or its logarithm, is explained by what goes into it
+                answers = (logits, logits.softmax(0), logits.log_softmax(0), logits.sigmoid(), F.logsigmoid(logits))
                 count += expected is not None and not any(same_logits(answer, expected) for answer in answers)
         return count
 
@@ -211,6 +234,11 @@ class LookPass:
             flip=self.execution.flip,
             chunk_size=self._fitting_chunk or self.execution.chunk_size or at_once,
         )
+
+
+def _is_blank(group: ExplainedSamples, row: int) -> bool:
+    """Whether a sample has no map by any method, since there is no gradient or none that is finite."""
+    return all(heatmaps.reasons[row] in ("constant 0", "not finite") for heatmaps in group.heatmaps("max").values())
 
 
 def _run_plainly(settings: Settings, samples: FixedSamples) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -31,6 +31,8 @@ from lightning_saliency.evidence import (
     TaskName,
     boxes_beside,
     is_list_of_detections,
+    is_single,
+    map_beside,
     output_tensors,
     read_as,
     read_output,
@@ -38,7 +40,9 @@ from lightning_saliency.evidence import (
 
 _TASKS_OF: dict[str, frozenset[TaskName]] = {
     "softmax": frozenset({"multiclass", "segmentation", "detection_softmax"}),
-    "sigmoid": frozenset({"multilabel", "multiclass", "segmentation", "multilabel_segmentation", "detection"}),
+    "sigmoid": frozenset(
+        {"multilabel", "ordinal", "multiclass", "segmentation", "multilabel_segmentation", "detection"}
+    ),
     "distance": frozenset({"regression"}),
     "similarity": frozenset({"embedding"}),
 }
@@ -111,7 +115,8 @@ def choose_meaning(
     What the training's loss takes the softmax of is class scores; what it takes the sigmoid of is scores of any number
     of classes; what it takes the distance of is values; what it compares with other outputs is an embedding. Where the
     loss is not known, or does not tell, the batch's labels do: classes, sets of classes, numbers, or masks; then the
-    form alone.
+    form alone. One score for each image is a class's only where the loss or labels of 0 and 1 say so, else a value; so
+    is one beside which there is a map of values, as anomaly detectors return it, unless the loss reads one of the two.
 
     Args:
         output: What the model returned in a step.
@@ -130,6 +135,10 @@ def choose_meaning(
     if is_list_of_detections(output, count):
         return Meaning(choice, TASKS["detection"] if task is None else task)
     tensors = output_tensors(output, count, choice)
+    if task is None:
+        valued = _value_of_a_map(output, tensors, images, terms or ())
+        if valued is not None:
+            return Meaning(valued, TASKS["regression"])
     candidates = [
         found
         for path, tensor in tensors.items()
@@ -139,8 +148,9 @@ def choose_meaning(
     if terms and task is None:
         candidates = _as_the_loss_uses(candidates, terms, tensors)
     if task is None:  # what has the form of other things too is told from them by the loss alone
-        candidates = [found for found in candidates if found.use or not _needs_loss(found, images)]
+        candidates = [found for found in candidates if found.use or not _needs_loss(found, terms, images)]
     if not candidates:
+        _refuse_images(tensors, images, terms or ())
         read_output(output, count, choice, task, images)  # which says what is missing
         raise OptionError(
             f"Expected the model to return class scores or values, got {describe(output)}, of which neither the loss "
@@ -179,11 +189,69 @@ def embedding_beside(output: Any, count: int, terms: Sequence[LossTerm] | None, 
     return Meaning(vectors[0], TASKS["embedding"], tuple(map(dotted, vectors[1:])), note=note)
 
 
-def _needs_loss(found: _Candidate, images: Tensor) -> bool:
+def confirmed(meaning: Meaning, terms: Sequence[LossTerm], own_terms: Callable[[], Sequence[LossTerm]]) -> Meaning:
+    """Return the meaning of one score for each image; where it is not made as what the loss reads, that of a value.
+
+    A loss of several parts may read the logits of a network that is not explained, such as the discriminator of
+    adversarial training, which have the form of the score.
+
+    Args:
+        meaning: What is explained, one score for each image.
+        terms: What the training's loss does with its tensors.
+        own_terms: Returns of which layers the score is made, and how; see `output_terms`.
+    """
+    certain = [term for term in terms if term.use in _CERTAIN]
+    if meaning.task is None or meaning.task.has_values or len(certain) < 2:
+        return meaning
+    read = [_long_axes(shape) for term in certain if meaning.task.name in _TASKS_OF[term.use] for shape in term.shapes]
+    own = [term for term in own_terms() if term.use not in ("distance", "similarity")]
+    is_read = any(_long_axes(shape) in read for term in own for shape in term.shapes)
+    return meaning if is_read else replace(meaning, task=TASKS["regression"])
+
+
+def _value_of_a_map(
+    output: Any, tensors: Mapping[Path, Tensor], images: Tensor, terms: Sequence[LossTerm]
+) -> Path | None:
+    """Return the path of a value for each image beside which there is a map, neither of which the loss reads."""
+    read = [_long_axes(shape) for term in terms if term.use in _CERTAIN for shape in term.shapes]
+    for path, value in tensors.items():
+        beside = map_beside(output, value, images)
+        if beside is not None and not any(_long_axes(tensor.shape) in read for tensor in (value, beside)):
+            return path
+    return None
+
+
+def _long_axes(shape: Sequence[int]) -> list[int]:
+    """Return the lengths of the axes of each sample, without those of length 1."""
+    return [length for length in shape[1:] if length > 1]
+
+
+def _needs_loss(found: _Candidate, terms: Sequence[LossTerm] | None, images: Tensor) -> bool:
+    """Whether a candidate that the loss does not read for what it is is nothing else either."""
+    if is_single(found.tensor) and not isinstance(found.task, Regression):
+        is_open = terms is None or any(
+            term.use == "unknown" and (not term.shape or _is_read_as(found.tensor, term)) for term in terms
+        )
+        return not (is_open and found.is_labeled)
     is_of_maps = isinstance(found.task, Regression | Detection | MultilabelSegmentation) and found.tensor.dim() > 2
     # of a signal, scores of each point in time and a sequence of features have one form
     is_of_points = found.task.name == "segmentation" and images.dim() == 3 and not found.is_labeled
-    return found.task.name == "embedding" or is_of_maps or is_of_points
+    return found.task.name in ("embedding", "ordinal") or is_of_maps or is_of_points
+
+
+def _refuse_images(tensors: Mapping[Path, Tensor], images: Tensor, terms: Sequence[LossTerm]) -> None:
+    """Raise an error where the loss reads as many values as the images have, in another form than theirs."""
+    for path, tensor in tensors.items():
+        is_read = any(term.use == "distance" and _is_read_as(tensor, term) for term in terms)
+        if is_read and tensor.numel() == images.numel() and tensor.shape != images.shape:
+            raise OptionError(
+                f"Expected the model to return class scores or values, got {dotted(path) or 'output'} "
+                f"{tuple(tensor.shape)}, as many values as the images {tuple(images.shape)} have: a reconstruction of "
+                "them, say. Name what of it is explained, `Execution(output_fn=..., task='regression')`, a function "
+                "from what the model returns to one value for each image; or the submodule that returns class scores, "
+                "`model=...`.",
+                "methods",
+            )
 
 
 def _candidates(path: Path, tensor: Tensor, batch: Any, images: Tensor, task: Task | None) -> Iterator[_Candidate]:
@@ -194,12 +262,18 @@ def _candidates(path: Path, tensor: Tensor, batch: Any, images: Tensor, task: Ta
         if reading is None:
             continue
         width = reading.logits.shape[1]
-        if meaning.name in ("multiclass", "embedding"):
+        rows = find_label_rows(batch, count, width) if width > 1 else None
+        if meaning.name == "multiclass":
             labels = find_labels(batch, count, width)
-            is_labeled = meaning.name == "multiclass" and labels is not None and fit_labels(labels, width)
-            yield _Candidate(path, tensor, meaning, is_labeled)
+            yield _Candidate(path, tensor, meaning, labels is not None and _fit(labels, width))
+        elif meaning.name == "embedding" and (task is not None or width > 1):
+            yield _Candidate(path, tensor, meaning, is_labeled=False)
+        elif meaning.name == "ordinal":
+            labels = find_labels(batch, count, width + 1)
+            is_ranked = width > 1 and rows is None and labels is not None and fit_labels(labels, width + 1)
+            if task is not None or is_ranked:
+                yield _Candidate(path, tensor, meaning, labels is not None and bool((labels == width).any()))
         elif meaning.name == "multilabel":
-            rows = find_label_rows(batch, count, width) if width > 1 else None
             yield _Candidate(path, tensor, meaning, rows is not None and bool((rows.sum(1) != 1).any()))
         elif reading.masks is not None:
             size = tensor.shape[-1:] if images.dim() == 3 else None
@@ -216,8 +290,13 @@ def _candidates(path: Path, tensor: Tensor, batch: Any, images: Tensor, task: Ta
         elif meaning.name == "regression":
             values = find_values(batch, count, width) if tensor.dim() < 3 else None
             is_labeled = values is not None and not bool(((values == 0) | (values == 1)).all())
-            if task is not None or tensor.shape != images.shape:  # else it is the image again
+            if task is not None or tensor.numel() != images.numel():  # else it is the images again
                 yield _Candidate(path, tensor, meaning, is_labeled)
+
+
+def _fit(labels: Tensor, width: int) -> bool:
+    """Whether labels are classes of so many scores; those of a single one are 0 and 1, without exception."""
+    return fit_labels(labels, width) and (width > 1 or bool(((labels <= 1) | (labels == 255)).all()))
 
 
 def _as_the_loss_uses(
@@ -234,9 +313,7 @@ def _as_the_loss_uses(
         used += [
             _Candidate(found.path, found.tensor, found.task, found.is_labeled, use)
             for found in candidates
-            if found.task.name in _TASKS_OF[use]
-            and (found.task.name == "multilabel") == (use == "sigmoid" and _is_of_several(found.tensor))
-            and any(_is_read_as(found.tensor, term) for term in matching)
+            if _is_used(found, use, [term for term in matching if _is_read_as(found.tensor, term)])
         ]
     overlapping = {found.path for found in used if isinstance(found.task, MultilabelSegmentation)}
     used = [found for found in used if found.path not in overlapping or found.task.name != "segmentation"]
@@ -257,9 +334,19 @@ def _as_the_loss_uses(
         return [
             _Candidate(found.path, found.tensor, found.task, found.is_labeled, "similarity")
             for found in candidates
-            if found.task.name == "embedding"
+            if found.task.name == "embedding" or (found.task.name == "regression" and is_single(found.tensor))
         ]
     return list(candidates)
+
+
+def _is_used(found: _Candidate, use: str, terms: Sequence[LossTerm]) -> bool:
+    """Whether a candidate means what the loss uses its tensor for, as these terms say."""
+    if not terms or found.task.name not in _TASKS_OF[use]:
+        return False
+    if found.task.name == "ordinal":  # by the targets, or by a label that is no class of so many scores
+        orders = {term.is_ordered for term in terms}
+        return True in orders or (False not in orders and found.is_labeled)
+    return (found.task.name == "multilabel") == (use == "sigmoid" and _is_of_several(found.tensor))
 
 
 def _is_of_several(tensor: Tensor) -> bool:
@@ -269,7 +356,7 @@ def _is_of_several(tensor: Tensor) -> bool:
 def _is_read_as(tensor: Tensor, term: LossTerm) -> bool:
     """Whether a tensor of the output may be the one that a loss reads, in another batch: by its number of channels."""
     width = tensor.shape[1] if tensor.dim() > 1 else 1
-    widths = {term.shape[1], term.shape[-1]} if len(term.shape) > 1 else {1}
+    widths = {length for shape in term.shapes for length in (shape[1:2] + shape[-1:] if len(shape) > 1 else (1,))}
     return width in widths or (tensor.dim() == 3 and bool({1, tensor.shape[2]} & widths))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_saliency._checks import OptionError, check_text, error_message, optional
 from lightning_saliency._lightning import PACKAGES, LightningModule, Trainer, overrides
-from lightning_saliency.callbacks.meaning import Meaning, choose_meaning, embedding_beside
+from lightning_saliency.callbacks.meaning import Meaning, choose_meaning, confirmed, embedding_beside
 from lightning_saliency.callbacks.own_forward import call_of_batch, with_forward
 from lightning_saliency.callbacks.part_choice import (
     SAME_RUN,
@@ -23,7 +24,7 @@ from lightning_saliency.callbacks.part_choice import (
 )
 from lightning_saliency.callbacks.surroundings import quiet_surroundings
 from lightning_saliency.callbacks.windowed_steps import find_step_windows, goes_by_windows, in_whole
-from lightning_saliency.data import SampleBatch
+from lightning_saliency.data import Call, SampleBatch
 from lightning_saliency.evidence import (
     CallRecorder,
     Forward,
@@ -34,7 +35,9 @@ from lightning_saliency.evidence import (
     TargetLayer,
     Task,
     name_layer,
+    output_terms,
     read_loss,
+    read_output,
     trained_parameters,
 )
 
@@ -98,7 +101,7 @@ class ModelPart:
 
     def state_dict(self) -> dict[str, Any]:
         """Return which part was chosen, what its output means, and what the loss does."""
-        terms = None if self.loss_terms is None else [[list(term.shape), term.use] for term in self.loss_terms]
+        terms = None if self.loss_terms is None else [term.to_plain() for term in self.loss_terms]
         meaning = None if self.meaning is None else self.meaning.state_dict()
         chosen = {"name": None} if self._chosen is None else self._chosen.state_dict()
         return {**chosen, "meaning": meaning, "loss": terms}
@@ -109,7 +112,7 @@ class ModelPart:
         self._chosen = chosen if self.name is None else Stages(self.name)
         self.meaning = Meaning.from_state(state["meaning"], self.output_fn) if state.get("meaning") else None
         terms = state.get("loss")
-        self.loss_terms = None if terms is None else tuple(LossTerm(tuple(shape), use) for shape, use in terms)
+        self.loss_terms = None if terms is None else tuple(LossTerm.from_plain(*term) for term in terms)
 
     @staticmethod
     def is_of(pl_module: LightningModule, state: Mapping[str, Any]) -> bool:
@@ -176,9 +179,10 @@ class ModelPart:
             output = isolated.output(call)
         batch = (call.images,) if labels is None else (call.images, labels)
         try:
-            self.meaning = choose_meaning(
+            meaning = choose_meaning(
                 output, batch, call.first_repeated, terms=self.loss_terms, choice=self.output_fn, task=self.task
             )
+            self.meaning = self._confirmed(trainer, pl_module, meaning, output, call)
         except OptionError as error:
             if not self._is_embedding(output, len(call), error):
                 raise
@@ -295,13 +299,15 @@ class ModelPart:
     def _read_step(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, recorded: Mapping[str, RecordedCall]
     ) -> StepReading:
-        step = Step(batch, recorded)
+        step, is_known = Step(batch, recorded), self.meaning is not None
         windows = find_step_windows(step)
         step = step if windows is None else Step(windows.cut(batch), recorded)
         call = self._explained_call(trainer, pl_module, step)
         if call is None:  # no submodule is called, so there is no output to compare with
             return StepReading(step.batch, call_of_batch(step.batch), None)
         meaning = self._reader.meaning(call, step.batch) if self.meaning is None else self.meaning
+        if not is_known:
+            meaning = self._confirmed(trainer, pl_module, meaning, call.output, self._reader.call(call))
         self.meaning, self._subclasses = meaning, call.subclasses
         note = None
         if windows is not None and goes_by_windows(call, windows):
@@ -363,6 +369,16 @@ class ModelPart:
             parameter.requires_grad and (self._trained is None or name in self._trained)
             for name, parameter in parameters
         )
+
+    def _confirmed(
+        self, trainer: Trainer, pl_module: LightningModule, meaning: Meaning, output: Any, call: Call
+    ) -> Meaning:
+        """Return the meaning of what a call has returned, of one score by a run that shows how it is made."""
+        reading = read_output(output, len(call), meaning.output, meaning.task, call.first_repeated)
+        if self.task is not None or reading.logits.shape[1] > 1:
+            return meaning
+        forward = replace(self.forward(trainer, pl_module), output_fn=meaning.output)
+        return confirmed(meaning, self.loss_terms or (), partial(output_terms, forward, call[:1]))
 
 
 def same_logits(logits: Tensor, others: Tensor) -> bool:

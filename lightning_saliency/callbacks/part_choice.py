@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -152,7 +151,8 @@ def choose_part(step: Step, reader: CallReader, is_trained: Callable[[Stages], b
     Raises:
         OptionError: None can be explained, or it is not clear which.
     """
-    choices = list(_choices(step, reader, is_trained))
+    problems: dict[str, str] = {}
+    choices = list(_choices(step, reader, is_trained, problems))
     equal = [choice for choice in choices if choice.rank == min(choice.rank for choice in choices)]
     bodies = {choice.stages.first if choice.stages.links else str(choice.stages) for choice in equal}
     if len(bodies) == 1 and (len(equal) == 1 or all(choice.stages.links for choice in equal)):
@@ -166,7 +166,7 @@ def choose_part(step: Step, reader: CallReader, is_trained: Callable[[Stages], b
         listed = f"It calls several that do so: {', '.join(names)}. "
         listed += f"Name one of them: {_to_paste([choice.stages.first for choice in equal])}."
     else:
-        listed = describe_calls(step.recorded)
+        listed = describe_calls(step.recorded, problems)
     raise OptionError(
         f"Expected the validation step of {who} to call what turns images into logits, "
         f"{'and one alone, or to train one alone' if names else 'which it does not'}. {listed}",
@@ -174,12 +174,13 @@ def choose_part(step: Step, reader: CallReader, is_trained: Callable[[Stages], b
     )
 
 
-def describe_calls(recorded: Mapping[str, RecordedCall]) -> str:
-    """Return in words which submodules were called, and what to set."""
+def describe_calls(recorded: Mapping[str, RecordedCall], problems: Mapping[str, str] | None = None) -> str:
+    """Return in words which submodules were called, why each cannot be explained, and what to set."""
     calls = {name: call for name, call in recorded.items() if name}
     if not calls:
         return "It calls none of its submodules. Call the one that does, as a module, or name it: `model=...`."
-    listed = "; ".join(f"{name} ({_describe(call)})" for name, call in list(calls.items())[:_MOST_NAMED])
+    described = {name: (problems or {}).get(name) or _describe(call) for name, call in calls.items()}
+    listed = "; ".join(f"{name} ({words})" for name, words in list(described.items())[:_MOST_NAMED])
     with_images = [name for name, call in calls.items() if call.call is not None]
     return f"It calls {listed}. Name the one that does, `model=...`: {_to_paste(with_images or list(calls))}."
 
@@ -200,8 +201,13 @@ def _shapes(tree: Any) -> str:
     return ", ".join(shapes[:_MOST_SHAPES]) + (" …" if len(shapes) > _MOST_SHAPES else "") or "no tensor"
 
 
-def _choices(step: Step, reader: CallReader, is_trained: Callable[[Stages], bool]) -> Iterator[PartChoice]:
-    """Yield what can be explained: the modules of a step that are called with images, and those that follow them."""
+def _choices(
+    step: Step, reader: CallReader, is_trained: Callable[[Stages], bool], problems: dict[str, str]
+) -> Iterator[PartChoice]:
+    """Yield what can be explained: the modules of a step that are called with images, and those that follow them.
+
+    Of the others that are called with images, it is put into `problems` why they cannot.
+    """
     stages, followed = find_stages(step.recorded, _takes_images(step))
     if _is_followed(step):
         followed |= {""}
@@ -209,12 +215,14 @@ def _choices(step: Step, reader: CallReader, is_trained: Callable[[Stages], bool
     for name, modules in stages.items():
         if is_called and modules.first:
             continue  # beside the module's own call, others are not asked
-        with suppress(OptionError):
+        try:
             batch = under_key(step.batch, name) if modules.links else step.batch
             meaning = reader.meaning(modules.call(step.recorded), batch)
             if not modules.links or _is_certain(meaning, is_last=name == list(step.recorded)[-1]):
                 rank = (not is_trained(modules), *meaning.rank, name in followed, _preference(name, step))
                 yield PartChoice(modules, meaning, tuple(map(int, rank)))
+        except OptionError as error:
+            problems[name] = str(error)
 
 
 def _is_certain(meaning: Meaning, *, is_last: bool) -> bool:

@@ -168,6 +168,13 @@ class SaliencyCallback(LookCallback):
             self._notices.once(f"{type(self).__name__} shows an embedding, no classes. {self._part.meaning.note}")
         if self._pass.left_out:
             self._notices.once(_describe_left_out(type(self).__name__, self._pass.left_out, self._pass.shown))
+        count, end = self._pass.gradient_end(trainer, pl_module, explained)
+        if end is not None:
+            self._notices.once(
+                f"{type(self).__name__}: {count} of {len(samples)} samples have no map, since the gradient of the "
+                f"score is {end.kind} before its `{end.operation}`. Name what goes into that: the submodule that "
+                "returns it, `model=...`, or a function that takes it from the output, `Execution(output_fn=...)`."
+            )
         return explained
 
     def _check(self, pl_module: LightningModule) -> None:

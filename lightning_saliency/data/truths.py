@@ -30,6 +30,7 @@ Answer: TypeAlias = int | tuple[int, ...] | tuple[float, ...]
 
 LABEL_FORMS = {
     "multiclass": "one class for each",
+    "ordinal": "one rank for each",
     "multilabel": "zeros and ones for the classes of each",
     "regression": "values for each",
     "segmentation": "a map of classes for each",
@@ -115,6 +116,10 @@ def _classes(batch: Any, count: int, num_classes: int | None) -> Truths | None:
     return Truths(_where(labels, known), unfit=unfit)
 
 
+def _ranks(batch: Any, count: int, num_classes: int | None) -> Truths | None:
+    return _classes(batch, count, None if num_classes is None else num_classes + 1)
+
+
 def _sets(batch: Any, count: int, num_classes: int | None) -> Truths | None:
     rows = find_label_rows(batch, count, num_classes or 1)
     if rows is None:
@@ -174,6 +179,7 @@ def _object_labels(tree: Any, count: int) -> Iterator[list[Tensor]]:
 
 _READERS: dict[str, Callable[[Any, int, int | None], Truths | None]] = {
     "multiclass": _classes,
+    "ordinal": _ranks,
     "multilabel": _sets,
     "regression": _values,
     "multilabel_segmentation": _largest_class,

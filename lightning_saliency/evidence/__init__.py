@@ -9,12 +9,14 @@ from lightning_saliency.evidence.chain import Chain, Link, Stages, find_link, fi
 from lightning_saliency.evidence.class_weights import POOLINGS, find_class_weights
 from lightning_saliency.evidence.detections import boxes_beside, is_list_of_detections
 from lightning_saliency.evidence.forward import Forward, ForwardContext, as_forward
+from lightning_saliency.evidence.gradient_end import GradientEnd, find_gradient_end
 from lightning_saliency.evidence.head import find_head, own_parameters, replace_parameters
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
 from lightning_saliency.evidence.layer_choice import AttentionSites, Layers
 from lightning_saliency.evidence.layers import find_layers, find_target_layer, with_layout
 from lightning_saliency.evidence.layout import Layout, TokenGrid
 from lightning_saliency.evidence.loss import LossTerm, LossUse, read_loss, trained_parameters
+from lightning_saliency.evidence.output_layers import output_terms
 from lightning_saliency.evidence.outputs import OutputChoice, check_output_choice, output_tensors, read_as, read_output
 from lightning_saliency.evidence.passes import Passes, forward_logits, forward_logits_in_chunks
 from lightning_saliency.evidence.process_state import ProcessKept, evaluation_modes
@@ -44,6 +46,7 @@ from lightning_saliency.evidence.tasks import (
     Task,
     TaskName,
 )
+from lightning_saliency.evidence.value_maps import is_single, map_beside
 
 __all__ = [
     "POOLINGS",
@@ -59,6 +62,7 @@ __all__ = [
     "Evidence",
     "Forward",
     "ForwardContext",
+    "GradientEnd",
     "Layers",
     "Layout",
     "Link",
@@ -95,6 +99,7 @@ __all__ = [
     "collect",
     "evaluation_modes",
     "find_class_weights",
+    "find_gradient_end",
     "find_head",
     "find_layers",
     "find_link",
@@ -103,8 +108,11 @@ __all__ = [
     "forward_logits",
     "forward_logits_in_chunks",
     "is_list_of_detections",
+    "is_single",
+    "map_beside",
     "name_layer",
     "output_tensors",
+    "output_terms",
     "own_parameters",
     "predicted_classes",
     "read_as",

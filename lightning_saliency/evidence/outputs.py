@@ -26,6 +26,7 @@ from lightning_saliency.evidence.tasks import (
     Task,
     TaskName,
 )
+from lightning_saliency.evidence.value_maps import map_beside
 
 OutputChoice: TypeAlias = Callable[[Any], Any] | str | Path | None
 """Which part of a model's output is explained: a function of it, its key (keys joined by dots), its path, or found."""
@@ -60,8 +61,9 @@ def find_output(
     """Return the tensor of a model's output that is explained, and what it means.
 
     Args:
-        output: A tensor, or a tuple, list, mapping or object that holds one: under `logits`, then under `out`, else the
-            first that has scores for each sample, else the first that has maps of scores.
+        output: A tensor, or a tuple, list, mapping or object that holds one: a value for each sample beside which there
+            is a map of values; else under `logits`, then under `out`, else the first that has scores for each sample,
+            else the first that has maps of scores.
         num_samples: N, the number of samples that went in.
         choice: A function that returns the tensor of `output`, or its key, in place of this search.
         task: What it means, where that is known.
@@ -86,6 +88,10 @@ def find_output(
             'last class is "no object"; or pass an `output_fn` that returns one score for each class, (N, K).',
             "methods",
         )
+    if task is None and like is not None:
+        valued = [tensor for tensor in tensors.values() if map_beside(found, tensor, like) is not None]
+        if valued:
+            return valued[0], TASKS["regression"]
     for meaning in (task,) if task is not None else _BY_FORM:
         for tensor in tensors.values():
             if read_as(meaning, tensor.detach(), like) is None or (
@@ -224,8 +230,13 @@ def _as_tensors(output: Any, num_samples: int, task: Task | None) -> tuple[Any, 
 def _read(task: Task, tensor: Tensor, output: Any = None, like: Tensor | None = None) -> Reading:
     reading = read_as(task, tensor, like)
     assert reading is not None  # the tensor was chosen by its form
-    boxes = boxes_beside(output, tensor) if isinstance(task, Detection) and like is not None else None
-    if not isinstance(task, Detection) or like is None or boxes is None:
+    if like is None:
+        return reading
+    if task.name == "regression":
+        maps = map_beside(output, tensor, like)
+        return replace(reading, value_maps=None if maps is None else maps.detach())
+    boxes = boxes_beside(output, tensor) if isinstance(task, Detection) else None
+    if not isinstance(task, Detection) or boxes is None:
         return reading
     return replace(reading, boxes=best_boxes(task.odds(tensor), boxes, tuple(like.shape[2:])))
 

@@ -126,8 +126,9 @@ class SharedPass:
             return evidence
         logits = scored_logits(self.reading, self.target)
         weight, pooled = find_class_weights(self.forward.model, maps, logits)
-        is_binary = self.reading.task.num_classes(logits) > logits.shape[1]
-        all_weights = torch.cat([-weight, weight]) if is_binary else weight
+        # where there is a class more than logits, the lowest has the negative of the first; see `Task.scores`
+        has_lowest = self.reading.task.num_classes(logits) > logits.shape[1]
+        all_weights = torch.cat([-weight[:1], weight]) if has_lowest else weight
         classes = self.evidence.classes
         return replace(
             evidence,

@@ -103,10 +103,10 @@ class Target:
         if task.has_values and not self.is_function:
             return f"{task.value} {self.choice}" if isinstance(self.choice, int) else task.value
         if self.choice == "label" and has_labels:
-            return "true class"
+            return f"{task.of_class}true class"
         if self.choice in ("label", "predicted", None):
-            return "predicted class"
-        return f"class {self.choice}" if isinstance(self.choice, int) else "chosen target"
+            return f"{task.of_class}predicted class"
+        return f"{task.of_class}class {self.choice}" if isinstance(self.choice, int) else "chosen target"
 
 
 def _class_indices(target: Any) -> Tensor:

@@ -15,6 +15,7 @@ from lightning_saliency.evidence.normalizations import is_of_fixed_length
 
 TaskName: TypeAlias = Literal[
     "multiclass",
+    "ordinal",
     "multilabel",
     "regression",
     "segmentation",
@@ -38,6 +39,7 @@ class Reading:
         boxes: Of a detection the best box of each class, `(N, K, 4)`, (x1, y1, x2, y2) in pixels, not a number where
             there is none; else None.
         unnormalized: Of embeddings that end in a normalization what goes into it, `(N, K)`; else None.
+        value_maps: Of a single value the map of values beside it in the output, `(N, 1, H, W)`; else None.
     """
 
     task: Task
@@ -45,6 +47,7 @@ class Reading:
     masks: Tensor | None = None
     boxes: Tensor | None = None
     unnormalized: Tensor | None = None
+    value_maps: Tensor | None = None
 
     @property
     def predictions(self) -> Tensor:
@@ -61,6 +64,8 @@ class Task(ABC):
     name: ClassVar[TaskName]
     of_what: ClassVar[str] = ""
     """What stands behind a probability in words."""
+    of_class: ClassVar[str] = ""
+    """What stands before the explained class in words, where it is not the class itself."""
     has_values: ClassVar[bool] = False
     """Whether the output is values rather than scores of classes."""
     value: ClassVar[str] = "value"
@@ -117,6 +122,43 @@ class Multiclass(Task):
     def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
         """Return the softmax, of a single logit the sigmoid's complement and the sigmoid."""
         return _of_two(logits) if logits.shape[1] == 1 else logits.softmax(1)
+
+
+class Ordinal(Task):
+    """Each sample has one of K + 1 ranks: the logit k is that of being above the rank k (Cao 2020, CORAL).
+
+    What is explained of a rank is the logit of reaching it; of the lowest, which all reach, the negative of that of
+    exceeding it. So with a single logit it is a binary classification.
+    """
+
+    name: ClassVar[TaskName] = "ordinal"
+    of_class: ClassVar[str] = "reaching the "
+
+    def read(self, output: Tensor) -> Reading | None:
+        """Return the logits of an output `(N, K)` or `(N, K, 1, 1)`."""
+        return _rows(self, output)
+
+    def predictions(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return the rank per sample, `(N,)`: how many of the logits are positive."""
+        return (logits.detach() > 0).sum(1)
+
+    def num_classes(self, logits: Tensor) -> int:
+        """Return the number of ranks, one more than there are logits."""
+        return logits.shape[1] + 1
+
+    def scores(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """Return the logit of reaching a rank per sample, `(N,)`; of rank 0 the negative of exceeding it."""
+        reached = logits.gather(1, (classes - 1).clamp(min=0)[:, None])[:, 0]
+        return torch.where(classes > 0, reached, -reached)
+
+    def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Return the probability of each rank: of exceeding the one before, and not itself.
+
+        The probabilities of exceeding the ranks are taken in falling order, which is theirs but for a model that errs
+        (Chernozhukov 2010): what is predicted is the same, and none is negative.
+        """
+        above = logits.sigmoid().sort(1, descending=True).values
+        return torch.cat([torch.ones_like(above[:, :1]), above], 1) - torch.cat([above, 0 * above[:, :1]], 1)
 
 
 class Multilabel(Task):
@@ -264,9 +306,11 @@ class Embedding(Task):
 class Segmentation(Task):
     """Each pixel has a class. Explained is a class's mean logit over its pixels (Vinogradova 2020, Seg-Grad-CAM).
 
-    Its pixels are those that the model gives this class, or all where it gives it none. What is predicted for a sample
-    is the class with the most pixels, and its probability is its share of them; of a single map of logits it is class
-    1, what is segmented, with the share of it.
+    Its pixels are those that the model gives this class, or all where it gives it none. The paper takes the sum, whose
+    maps are the same but for a factor for each image, the number of these pixels; a mean has the size of a logit, so
+    that it has a probability and does not overflow in half precision. What is predicted for a sample is the class with
+    the most pixels, and its probability is its share of them; of a single map of logits it is class 1, what is
+    segmented, with the share of it.
     """
 
     name: ClassVar[TaskName] = "segmentation"
@@ -381,7 +425,7 @@ class SoftmaxDetection(Detection):
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        *(Multiclass(), Multilabel(), Regression(), Segmentation(), MultilabelSegmentation(), Embedding()),
+        *(Multiclass(), Ordinal(), Multilabel(), Regression(), Segmentation(), MultilabelSegmentation(), Embedding()),
         *(Detection(), SoftmaxDetection()),
     )
 }

@@ -95,7 +95,7 @@ def draw_sheets(
     channels = dict.fromkeys(pixel_scale.describe_channels(explanation.images) for explanation in explanations)
     fitted = cache(partial(fit_images, images))  # most sheets have cells of the same size
 
-    masks = _mask_columns(looked, images)
+    masks = {**_mask_columns(looked, images), **_value_map_columns(looked)}
 
     def sheet(columns: Mapping[str, _Column], note: str, keys: Iterable[str]) -> Tensor:
         columns = {**masks, **columns}
@@ -169,6 +169,17 @@ def _mask_columns(looked: Sequence[ExplainedSamples], images: Images) -> dict[st
 def _without_classes(image: Tensor) -> Tensor:
     """Return a picture without classes, in the form that those with classes have."""
     return with_classes(image, torch.full(image.shape[1:], -1))
+
+
+def _value_map_columns(looked: Sequence[ExplainedSamples]) -> dict[str, _Column]:
+    """Make a column of the maps that the model itself returns beside its values, each from its least to its largest."""
+    maps = [group.explanation.value_maps for group in looked]
+    present = [own for own in maps if own is not None]
+    if len(present) < len(maps):
+        return {}
+    heatmaps = [make_heatmaps(own.cpu(), own.shape[2:], "minmax") for own in present]
+    reasons = _in_order(looked, [group.reasons for group in heatmaps])
+    return {"model's map": _Column(_in_rows(looked, [group.maps for group in heatmaps]), reasons)}
 
 
 def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Style, top_k: int) -> dict[str, _Column]:

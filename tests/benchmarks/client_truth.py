@@ -87,6 +87,8 @@ def _tasks(oracle: Oracle, case: Case) -> tuple[str, ...]:
         labels = _labels(case)
         is_many = labels is not None and labels.dim() == 2 and labels.shape[1] > 1
         return ("multilabel",) if is_many else ("multiclass",)
+    if oracle.kind == "ranks":
+        return ("ordinal",)
     if oracle.kind == "boxes":
         return "detection", "detection_softmax"
     tasks = {"values": "regression", "images": "regression", "masks": "segmentation"}
@@ -121,6 +123,21 @@ def _check_classes(case: Case, look: Any, labels: dict[int, Any]) -> Iterator[st
         yield from _unless(labels[position] == expected, "the label", labels[position], expected)
         is_explained = explained in true[position] or (not true[position] and row[explained] >= row.max() - _SAME)
         yield from _unless(is_explained, "the explained class", explained, true[position] or int(row.argmax()))
+
+
+def _check_ranks(case: Case, look: Any, labels: dict[int, Any]) -> Iterator[str]:
+    above, true = _answer(case).sigmoid(), _labels(case)
+    for position, predicted, confidence, explained in _rows(look):
+        row = above[position]
+        yield from _unless(predicted == int((row > 0.5).sum()), "predicted", predicted, int((row > 0.5).sum()))
+        edges = [1.0, *row.tolist(), 0.0]
+        if edges == sorted(edges, reverse=True):  # else its author could not name a probability either
+            expected = edges[predicted] - edges[predicted + 1]
+            yield from _unless(abs(confidence - expected) <= _SAME, "the probability", confidence, expected)
+        if true is not None:
+            rank = int(true[position])
+            yield from _unless(labels[position] == rank, "the label", labels[position], rank)
+            yield from _unless(explained == rank, "the explained class", explained, rank)
 
 
 def _true_classes(case: Case, is_many: bool) -> list[list[int]]:
@@ -195,6 +212,7 @@ def _check_boxes(case: Case, look: Any, labels: dict[int, Any]) -> Iterator[str]
 
 _CHECKS: dict[str, Callable[[Case, Any, dict[int, Any]], Iterator[str]]] = {
     "classes": _check_classes,
+    "ranks": _check_ranks,
     "values": _check_values,
     "images": _check_values,
     "masks": _check_masks,
