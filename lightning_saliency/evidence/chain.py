@@ -202,7 +202,7 @@ def same_tensors(tensor: Tensor, other: Tensor, tolerance: float | None = None) 
     if not tensor.is_floating_point():
         return torch.equal(tensor, other)
     tolerance = _ROUNDING * torch.finfo(tensor.dtype).eps if tolerance is None else tolerance
-    scale = float(tensor.abs().nan_to_num(0.0, 0.0, 0.0).max())
+    scale = float(tensor.detach().abs().nan_to_num(0.0, 0.0, 0.0).max())
     return torch.allclose(tensor, other, rtol=0.0, atol=tolerance * scale, equal_nan=True)
 
 
