@@ -275,16 +275,16 @@ def _candidates(path: Path, tensor: Tensor, batch: Any, images: Tensor, task: Ta
                 yield _Candidate(path, tensor, meaning, labels is not None and bool((labels == width).any()))
         elif meaning.name == "multilabel":
             yield _Candidate(path, tensor, meaning, rows is not None and bool((rows.sum(1) != 1).any()))
+        elif meaning.name == "multilabel_segmentation":
+            # masks of one class a pixel say that the classes exclude each other, whatever the loss
+            if task is not None or find_label_masks(batch, count, num_axes=images.dim() - 2) is None:
+                yield _Candidate(path, tensor, meaning, find_label_channels(batch, count, width) is not None)
         elif reading.masks is not None:
             size = tensor.shape[-1:] if images.dim() == 3 else None
             masks = find_label_masks(batch, count, size, num_axes=reading.masks.dim() - 1, num_classes=width)
             is_whole = tensor.shape[-(images.dim() - 2) :] == images.shape[2:] and tensor.shape != images.shape
             if task is not None or masks is not None or is_whole:
                 yield _Candidate(path, tensor, meaning, masks is not None)
-        elif meaning.name == "multilabel_segmentation":
-            # masks of one class a pixel say that the classes exclude each other, whatever the loss
-            if task is not None or find_label_masks(batch, count) is None:
-                yield _Candidate(path, tensor, meaning, find_label_channels(batch, count, width) is not None)
         elif isinstance(meaning, Detection):
             yield _Candidate(path, tensor, meaning, find_truths(batch, count, width, meaning.name) is not None)
         elif meaning.name == "regression":

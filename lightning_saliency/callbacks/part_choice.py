@@ -179,10 +179,10 @@ def describe_calls(recorded: Mapping[str, RecordedCall], problems: Mapping[str, 
     calls = {name: call for name, call in recorded.items() if name}
     if not calls:
         return "It calls none of its submodules. Call the one that does, as a module, or name it: `model=...`."
-    described = {name: (problems or {}).get(name) or _describe(call) for name, call in calls.items()}
-    listed = "; ".join(f"{name} ({words})" for name, words in list(described.items())[:_MOST_NAMED])
+    listed = "; ".join(f"{name} ({_describe(call)})" for name, call in list(calls.items())[:_MOST_NAMED])
     with_images = [name for name, call in calls.items() if call.call is not None]
-    return f"It calls {listed}. Name the one that does, `model=...`: {_to_paste(with_images or list(calls))}."
+    reasons = "".join(f" Of {name}: {problem}" for name, problem in (problems or {}).items())
+    return f"It calls {listed}. Name the one that does, `model=...`: {_to_paste(with_images or list(calls))}.{reasons}"
 
 
 def _to_paste(names: list[str]) -> str:
