@@ -162,7 +162,7 @@ class LookPass:
     def _explain_batches(self, settings: Settings, samples: FixedSamples) -> tuple[ExplainedSamples, ...]:
         explained = []
         for batch in samples.batches():
-            target = self.target.resolve(len(batch), labels=batch.known_labels, positions=batch.positions)
+            target = self.target.resolve(len(batch), labels=batch.true_classes, positions=batch.positions)
             explained.append(self._explain(settings, batch, target))
             settings = replace(settings, layers=self._layers, found=self._found)
         return tuple(explained)

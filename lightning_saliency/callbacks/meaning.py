@@ -112,13 +112,13 @@ def choose_meaning(
     if callable(choice) or (task is not None and choice is not None):
         return Meaning(choice, read_output(output, count, choice, task, images).task if task is None else task)
     if is_list_of_detections(output, count):
-        return Meaning(choice, TASKS["detection"] if task is None else task)
+        return Meaning(choice, TASKS["detection_list"])
     tensors = output_tensors(output, count, choice)
     candidates = [
         found
         for path, tensor in tensors.items()
         for found in _candidates(path, tensor, batch, images, task)
-        if not isinstance(found.task, Detection) or task is not None or boxes_beside(output, tensor) is not None
+        if task is not None or isinstance(found.task, Detection) == (boxes_beside(output, tensor) is not None)
     ]
     if terms and task is None:
         candidates = _as_the_loss_uses(candidates, terms, tensors)

@@ -49,8 +49,13 @@ class Sample:
     @property
     def label(self) -> int | None:
         """The true class, of several the first; None where none is known."""
-        first = self.truth[:1] if isinstance(self.truth, tuple) else (self.truth,)
-        return next((value for value in first if isinstance(value, int)), None)
+        return next(iter(self.classes), None)
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The true classes; none of values, and where none is known."""
+        values = self.truth if isinstance(self.truth, tuple) else (self.truth,)
+        return tuple(value for value in values if isinstance(value, int))
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,13 @@ class SampleBatch:
         if all(label is None for label in self.labels):
             return None
         return torch.tensor([-1 if label is None else label for label in self.labels])
+
+    @property
+    def true_classes(self) -> Tensor | None:
+        """The true classes of each, `(N, T)` int64 filled up with −1; None where all are unknown."""
+        classes = [Sample(self.call, truth).classes for truth in self.truths]
+        width = max(map(len, classes))
+        return torch.tensor([[*row, *[-1] * (width - len(row))] for row in classes]) if width else None
 
 
 @dataclass(frozen=True)

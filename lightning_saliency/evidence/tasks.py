@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
@@ -13,7 +14,14 @@ from lightning_saliency._checks import OptionError
 from lightning_saliency.data import Answer
 
 TaskName: TypeAlias = Literal[
-    "multiclass", "multilabel", "regression", "segmentation", "embedding", "detection", "detection_softmax"
+    "multiclass",
+    "multilabel",
+    "regression",
+    "segmentation",
+    "embedding",
+    "detection",
+    "detection_softmax",
+    "detection_list",
 ]
 """What a model's output means, as an option names it; see `TASKS`."""
 
@@ -52,6 +60,8 @@ class Task(ABC):
     """What stands behind a probability in words."""
     has_values: ClassVar[bool] = False
     """Whether the output is values rather than scores of classes."""
+    has_all_classes: ClassVar[bool] = True
+    """Whether there are as many classes as logits."""
 
     @abstractmethod
     def read(self, output: Tensor) -> Reading | None:
@@ -78,6 +88,10 @@ class Task(ABC):
     def answers(self, logits: Tensor, masks: Tensor | None = None) -> list[Answer | None]:
         """Return what is predicted for each sample; None where it is nothing that one could read."""
         return list(self.predictions(logits, masks).tolist())
+
+    def absence(self, score: float) -> str | None:
+        """Return in words why there is nothing that an explained score could show; None where there is something."""
+        return None
 
 
 class Multiclass(Task):
@@ -232,16 +246,17 @@ class Detection(Task):
         return output
 
     def predictions(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Return the class of the most probable box."""
-        return logits.detach().argmax(1)
+        """Return the class of the most probable box; −1 where there is no box."""
+        largest, classes = logits.detach().max(1)
+        return classes.where(largest > -torch.inf, -1)
 
     def num_classes(self, logits: Tensor) -> int:
         """Return the number of classes, of which there may be one."""
         return logits.shape[1]
 
     def scores(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """Return the score of a class's best box per sample, `(N,)`."""
-        return logits.gather(1, classes[:, None])[:, 0]
+        """Return the score of a class's best box per sample, `(N,)`; −∞ where there is none, as of no class, −1."""
+        return logits.gather(1, classes[:, None].clamp(min=0))[:, 0]
 
     def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
         """Return the probability of each class's best box."""
@@ -249,8 +264,12 @@ class Detection(Task):
 
     def answers(self, logits: Tensor, masks: Tensor | None = None) -> list[Answer | None]:
         """Return for each sample the classes with a box that is more probable than not; at least the likeliest."""
-        best = self.predictions(logits).tolist()
-        return [tuple(row.nonzero()[:, 0].tolist()) or (one,) for row, one in zip(logits > 0, best, strict=True)]
+        best = [() if one < 0 else (one,) for one in self.predictions(logits).tolist()]
+        return [tuple(row.nonzero()[:, 0].tolist()) or one for row, one in zip(logits > 0, best, strict=True)]
+
+    def absence(self, score: float) -> str | None:
+        """Return in words that there is no box of the explained class; None where there is one."""
+        return "nothing detected" if score == -math.inf else None
 
 
 class SoftmaxDetection(Detection):
@@ -265,11 +284,21 @@ class SoftmaxDetection(Detection):
         return logarithms - torch.log1p(-logarithms.exp().clamp(max=surest))
 
 
+class ListedDetection(Detection):
+    """Each image has a list of what is detected in it, which may be empty: a class, its probability and a box each.
+
+    How many classes there are is not known: the logits have some more columns than the largest class that occurs.
+    """
+
+    name: ClassVar[TaskName] = "detection_list"
+    has_all_classes: ClassVar[bool] = False
+
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         *(Multiclass(), Multilabel(), Regression(), Segmentation(), Embedding()),
-        *(Detection(), SoftmaxDetection()),
+        *(Detection(), SoftmaxDetection(), ListedDetection()),
     )
 }
 """What a model's output may mean, by name."""
