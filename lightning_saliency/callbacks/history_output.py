@@ -175,7 +175,9 @@ def _recorded(look: Look) -> RecordedLook:
         probabilities=of_each(lambda group: group.explanation.confidences),
         classes=of_each(
             lambda group: (
-                [None] * len(group) if group.explanation.classes is None else group.explanation.classes.tolist()
+                [None] * len(group)
+                if group.explanation.classes is None
+                else [None if index < 0 else index for index in group.explanation.classes.tolist()]
             )
         ),
         reasons={key: of_each(lambda group, key=key: group.heatmaps("max")[key].reasons) for key in keys},

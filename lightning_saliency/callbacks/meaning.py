@@ -116,7 +116,7 @@ def choose_meaning(
     tensors = output_tensors(output, count, choice)
     candidates = [
         found
-        for path, tensor in tensors.items()
+        for path, tensor in (tensors if task is not None else _without_boxes(tensors, output)).items()
         for found in _candidates(path, tensor, batch, images, task)
         if task is not None or isinstance(found.task, Detection) == (boxes_beside(output, tensor) is not None)
     ]
@@ -140,6 +140,17 @@ def choose_meaning(
         None if by_form else chosen.task,
         tuple(dict.fromkeys(dotted(other.path) for other in others if other.is_labeled >= chosen.is_labeled)),
     )
+
+
+def _without_boxes(tensors: dict[Path, Tensor], output: Any) -> dict[Path, Tensor]:
+    """Return the tensors but for the boxes and features `(N, Q, …)` of queries that have class scores too."""
+    scores = [path for path, tensor in tensors.items() if boxes_beside(output, tensor) is not None]
+    queries = {tensors[path].shape[:2] for path in scores}
+    return {
+        path: tensor
+        for path, tensor in tensors.items()
+        if path in scores or tensor.dim() != 3 or tensor.shape[:2] not in queries
+    }
 
 
 def _needs_loss(found: _Candidate) -> bool:

@@ -28,10 +28,11 @@ from lightning_saliency.data.samples import (
 )
 from lightning_saliency.data.spatial import averaged, interpolated, over_axes, shorter_lengths, spatial_axes, times
 from lightning_saliency.data.trees import children, describe, mapped
-from lightning_saliency.data.truths import Answer, Truths, find_truths
+from lightning_saliency.data.truths import NOTHING, Answer, Truths, find_truths
 
 __all__ = [
     "CHOOSERS",
+    "NOTHING",
     "Answer",
     "Bands",
     "Call",

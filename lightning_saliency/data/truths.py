@@ -26,12 +26,18 @@ Answer: TypeAlias = int | tuple[int, ...] | tuple[float, ...]
 """What is true of a sample, or what a model says of it: a class, a set of classes, or values."""
 
 
+_DETECTIONS = ("detection", "detection_softmax", "detection_list")
+
+NOTHING = dict.fromkeys(_DETECTIONS, "nothing detected")
+"""What is said where no class is predicted, by the task."""
+
 LABEL_FORMS = {
     "multiclass": "one class for each",
     "multilabel": "zeros and ones for the classes of each",
     "regression": "values for each",
     "segmentation": "a map of classes for each",
     "embedding": "nothing for each",
+    **dict.fromkeys(_DETECTIONS, "a mapping with boxes and labels for each"),
 }
 """What labels are, in words, by the task."""
 
@@ -156,8 +162,7 @@ _READERS: dict[str, Callable[[Any, int, int | None], Truths | None]] = {
     "regression": _values,
     "segmentation": _most_pixels,
     "embedding": _nothing,
-    "detection": _sets_of_objects,
-    "detection_softmax": _sets_of_objects,
+    **dict.fromkeys(_DETECTIONS, _sets_of_objects),
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency._checks import OptionError
-from lightning_saliency.data import Answer
+from lightning_saliency.data import NOTHING, Answer
 
 TaskName: TypeAlias = Literal[
     "multiclass",
@@ -269,7 +269,7 @@ class Detection(Task):
 
     def absence(self, score: float) -> str | None:
         """Return in words that there is no box of the explained class; None where there is one."""
-        return "nothing detected" if score == -math.inf else None
+        return NOTHING[self.name] if score == -math.inf else None
 
 
 class SoftmaxDetection(Detection):

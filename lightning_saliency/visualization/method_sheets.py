@@ -20,6 +20,7 @@ from lightning_saliency.visualization.captions import (
     class_captions,
     join_notes,
     method_title,
+    nothing_words,
     prediction_captions,
 )
 from lightning_saliency.visualization.colors import class_overlay, to_common_scale
@@ -189,7 +190,13 @@ def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Styl
 def _captions(group: ExplainedSamples, names: Names) -> list[Caption]:
     explanation = group.explanation
     words = (explanation.answers, explanation.answer_probabilities, names, explanation.task.of_what)
-    return prediction_captions(group.samples.truths, *words)
+    is_of_label = explanation.settings.target.choice == "label" and explanation.classes is not None
+    return prediction_captions(
+        group.samples.truths,
+        *words,
+        nothing_words(explanation.task.name),
+        explanation.classes.tolist() if is_of_label else None,
+    )
 
 
 def _true_classes(group: ExplainedSamples) -> list[int | None]:

@@ -90,7 +90,7 @@ def _tasks(oracle: Oracle, case: Case) -> tuple[str, ...]:
         is_many = labels is not None and labels.dim() == 2 and labels.shape[1] > 1
         return ("multilabel",) if is_many else ("multiclass",)
     if oracle.kind == "boxes":
-        return "detection", "detection_softmax"
+        return "detection", "detection_softmax", "detection_list"
     tasks = {"values": "regression", "images": "regression", "masks": "segmentation"}
     return (tasks.get(oracle.kind, oracle.kind),)
 
@@ -178,6 +178,9 @@ def _check_boxes(case: Case, look: Any, labels: dict[int, Any]) -> Iterator[str]
     best = _answer(case)
     for position, predicted, confidence, _ in _rows(look):
         label, score = best[position].tolist()
+        if label < 0:  # no box at all
+            yield from _unless((predicted, confidence) == ((), None), "predicted", (predicted, confidence), "nothing")
+            continue
         yield from _unless(predicted in (int(label), (int(label),)), "predicted", predicted, int(label))
         yield from _unless(abs(confidence - score) <= _SAME, "the score", confidence, score)
 
