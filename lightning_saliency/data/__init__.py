@@ -16,6 +16,7 @@ from lightning_saliency.data.choosing import CHOOSERS, Candidate, Choose, Choose
 from lightning_saliency.data.class_names import find_class_names
 from lightning_saliency.data.datasets import find_dataset
 from lightning_saliency.data.normalization import Normalization, find_normalizations, to_unit_range
+from lightning_saliency.data.object_boxes import ObjectBoxes, find_object_boxes
 from lightning_saliency.data.objects import boxes_to_masks, masks_to_boxes, objects_to_masks
 from lightning_saliency.data.samples import (
     FixedSamples,
@@ -43,6 +44,7 @@ __all__ = [
     "FixedSamples",
     "LabelFn",
     "Normalization",
+    "ObjectBoxes",
     "Objects",
     "Positions",
     "Sample",
@@ -63,6 +65,7 @@ __all__ = [
     "find_label_rows",
     "find_labels",
     "find_normalizations",
+    "find_object_boxes",
     "find_rgb_bands",
     "find_truths",
     "find_values",

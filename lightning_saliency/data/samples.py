@@ -14,9 +14,10 @@ from lightning_saliency._checks import OptionError, call_option
 from lightning_saliency.data.batches import is_images, read_classes
 from lightning_saliency.data.calls import Call, join_calls, plain_call
 from lightning_saliency.data.choosing import Chooser, Selection
+from lightning_saliency.data.object_boxes import ObjectBoxes, find_object_boxes
 from lightning_saliency.data.objects import objects_to_masks
 from lightning_saliency.data.trees import describe
-from lightning_saliency.data.truths import LABEL_FORMS, Answer, Truths, find_truths
+from lightning_saliency.data.truths import DETECTIONS, LABEL_FORMS, Answer, Truths, find_truths
 
 Objects: TypeAlias = Callable[[Any], Any] | Tensor | Sequence[Tensor]
 """The objects of the samples, as for `objects_to_masks`; or a function that returns the objects of a batch."""
@@ -38,6 +39,7 @@ class Sample:
         mask: The pixels of the objects, `(1, H, W)` bool, of a volume `(1, D, H, W)`; None where they are not known.
         logits: The logits of the validation pass in which the sample was collected, `(K,)`, or None.
         pixel_labels: The true class of each pixel, `(H, W)` int64, or None where it is not known.
+        objects: The boxes of its objects, for a detector; None where they are not known.
     """
 
     call: Call
@@ -45,6 +47,7 @@ class Sample:
     mask: Tensor | None = None
     logits: Tensor | None = None
     pixel_labels: Tensor | None = None
+    objects: ObjectBoxes | None = None
 
     @property
     def label(self) -> int | None:
@@ -68,6 +71,7 @@ class SampleBatch:
         positions: Their indices among all samples that are explained.
         masks: The pixels of the objects, `(N, 1, H, W)` bool, or None where they are not known.
         pixel_labels: The true class of each pixel, of each sample `(H, W)` int64, or None where it is not known.
+        objects: The boxes of the objects of each, or None where they are not known.
     """
 
     call: Call
@@ -75,6 +79,7 @@ class SampleBatch:
     positions: tuple[int, ...]
     masks: Tensor | None = None
     pixel_labels: tuple[Tensor | None, ...] = ()
+    objects: tuple[ObjectBoxes | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -134,6 +139,7 @@ class FixedSamples:
             tuple(self.positions[index] for index in indices),
             torch.stack(masks) if masks else None,
             tuple(sample.pixel_labels for sample in members),
+            tuple(sample.objects for sample in members),
         )
 
 
@@ -205,7 +211,8 @@ class SampleCollector:
         self._kept = {position: sample for position, sample in self._kept.items() if position in chosen}
         rows = [position - start for position in chosen if position >= start]
         if rows:
-            samples = self._samples(rows, batch, call, truths, logits)
+            boxes = find_object_boxes(batch, call.sizes) if task in DETECTIONS else None
+            samples = self._samples(rows, batch, call, truths, logits, boxes)
             self._kept |= {start + row: sample for row, sample in zip(rows, samples, strict=True)}
         if self._selection.is_complete:
             self.end(whole=True)
@@ -273,7 +280,13 @@ class SampleCollector:
         return truths
 
     def _samples(
-        self, rows: Sequence[int], batch: Any, call: Call, truths: Truths, logits: Tensor | None
+        self,
+        rows: Sequence[int],
+        batch: Any,
+        call: Call,
+        truths: Truths,
+        logits: Tensor | None,
+        boxes: Sequence[ObjectBoxes] | None,
     ) -> Iterator[Sample]:
         """Yield samples of a batch, which hold nothing of the others."""
         objects = call_option("samples.objects", self.objects, batch) if callable(self.objects) else None
@@ -287,6 +300,7 @@ class SampleCollector:
                 None if objects is None else _mask(objects, row, len(call), sample_call.images.shape[2:]),
                 None if outputs is None else outputs[index].clone(),
                 None if truths.masks is None else truths.masks[row].cpu().clone(),
+                None if boxes is None else boxes[row],
             )
 
     def _with_objects(self, samples: FixedSamples) -> FixedSamples:
@@ -381,9 +395,11 @@ def _state_of(sample: Sample) -> dict[str, Any]:
         "mask": sample.mask,
         "logits": sample.logits,
         "pixel_labels": sample.pixel_labels,
+        "objects": None if sample.objects is None else (sample.objects.corners, sample.objects.classes),
     }
 
 
 def _from_state(state: Mapping[str, Any]) -> Sample:
     call = Call(state["arguments"], tuple(state["image"]), frozenset(map(tuple, state["per_sample"])))
-    return Sample(call, state["truth"], state["mask"], state["logits"], state["pixel_labels"])
+    objects = None if state["objects"] is None else ObjectBoxes(*state["objects"])
+    return Sample(call, state["truth"], state["mask"], state["logits"], state["pixel_labels"], objects)

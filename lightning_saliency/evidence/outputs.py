@@ -186,9 +186,7 @@ def _is_likely(task: Task, tensor: Tensor, like: Tensor | None) -> bool:
     return tensor.shape[2 - (tensor.dim() < like.dim()) :] == like.shape[2:]
 
 
-def _as_tensors(
-    output: Any, num_samples: int, choice: OutputChoice, task: Task | None
-) -> tuple[Any, Task | None]:
+def _as_tensors(output: Any, num_samples: int, choice: OutputChoice, task: Task | None) -> tuple[Any, Task | None]:
     """Return an output and its task; where it lists the detections of each image, as tensors for all."""
     if callable(choice) or not is_list_of_detections(output, num_samples):
         return output, task
