@@ -50,6 +50,10 @@ class Names:
         names = self.names or ()
         return (str(names[index]) if 0 <= index < len(names) else "") or str(index)
 
+    def has(self, index: int) -> bool:
+        """Whether a class has a name."""
+        return self[index] != str(index)
+
     def short(self, index: int, probability: float | None = None) -> str:
         """Return the name, cut where it is longer than 40 characters, with the class's probability behind it."""
         name = self[index] if len(self[index]) <= _LONGEST_NAME else self[index][: _LONGEST_NAME - 1].rstrip() + "…"
