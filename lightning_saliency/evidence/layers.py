@@ -25,7 +25,9 @@ from lightning_saliency.evidence.graph import ancestors, dependents, is_learned
 from lightning_saliency.evidence.head import own_parameters, replace_parameters
 from lightning_saliency.evidence.layout import Layout, TokenGrid, has_aspect
 from lightning_saliency.evidence.probe import probe
+from lightning_saliency.evidence.pyramid import last_common_map, reads_attention
 from lightning_saliency.evidence.target_layer import TargetLayer
+from lightning_saliency.evidence.tasks import Detection
 from lightning_saliency.evidence.trace import AttentionCall, LayerCall, ModuleCall, Site, Trace
 
 _MOST_PATCHES = 0.5
@@ -69,6 +71,7 @@ class Layers:
         attentions: Its attentions over the image's patches; None where it has none, or has others.
         read_prefix: How many of the tokens before the patches the score reads: class tokens, but no registers.
         is_convolutional: Whether the target layer is the last map of a convolutional network.
+        has_boxes: Whether the scores are those of boxes, each of which depends on a part of the target layer alone.
         problem: Why there is no target layer.
         no_attentions: Why there are no `attentions`.
     """
@@ -79,6 +82,7 @@ class Layers:
     attentions: AttentionSites | None = None
     read_prefix: int = 0
     is_convolutional: bool = False
+    has_boxes: bool = False
     problem: str = ""
     no_attentions: str = "The run shows no attention over the image's patches."
 
@@ -160,12 +164,23 @@ def find_layers(model: nn.Module | Forward, images: Tensor | Call) -> Layers:
     with forward.undisturbed() as isolated:
         _fill_zero_parameters(isolated.model)
         trace = Trace.of(isolated, call, image)
+        if isinstance(trace.task, Detection) and not reads_attention(trace):
+            return _layers_of_boxes(trace)
         convolutional = last_convolutional_map(trace)
         if convolutional is not None and not _has_later_map(trace, convolutional):
             target = TargetLayer(convolutional.name, convolutional.activated, Layout(element=convolutional.element))
             attentions = _choice(isolated, call, image, trace, convolutional).layers() if trace.attentions else Layers()
             return replace(attentions, target=target, pooled=target, is_convolutional=True, problem="")
         return _choice(isolated, call, image, trace, convolutional).layers()
+
+
+def _layers_of_boxes(trace: Trace) -> Layers:
+    """Return the layers of a detector without attention, whose scores depend on no whole map."""
+    found = last_common_map(trace)
+    if found is None:
+        return Layers(problem=_Choice(trace, {}, {}, None).problem(), has_boxes=True)
+    target = TargetLayer(found.name, found.activated, Layout(element=found.element))
+    return Layers(target=target, pooled=target, has_boxes=True)
 
 
 def _choice(isolated: Forward, call: Call, image: Tensor, trace: Trace, convolutional: LayerCall | None) -> _Choice:
@@ -244,7 +259,7 @@ class _Choice:
     def layers(self) -> Layers:
         last = self._last_map()
         if last is None:
-            return Layers(problem=self._problem())
+            return Layers(problem=self.problem())
         inputs = self._in_order([self._input_of(attention) for attention in self.trace.attentions], last)
         unique = list({call.node: call for call in inputs if call is not None}.values())
         target = last
@@ -459,7 +474,8 @@ class _Choice:
                 return plainest_name(self.trace, readable) if comes_after else None
         return None
 
-    def _problem(self) -> str:
+    def problem(self) -> str:
+        """Return why there is no target layer."""
         num_axes = 2 + len(self.trace.image_size)
         maps = [call for call in self.trace.calls if call.output.dim() == num_axes]
         has_score_maps = any(is_class_scores(self.trace, call) for call in maps)
