@@ -124,7 +124,7 @@ def test_the_best_box_of_a_class_is_explained(tmp_path, kind, task):
     expected = torch.cat([best[..., :2] - best[..., 2:] / 2, best[..., :2] + best[..., 2:] / 2], 2)
     torch.testing.assert_close(explanation.boxes, expected)
     assert [sample.truth for sample in look.samples.samples] == [(0,), (1,), (2,), (0,)]
-    assert explanation.attributions["grad_cam"].abs().sum() > 0
+    assert explanation.attributions["hires_cam"].abs().sum() > 0
     assert load_record(tmp_path)[-1].task == task
 
 
@@ -146,7 +146,7 @@ def test_lists_of_detections_are_explained_by_the_odds_of_their_scores(tmp_path)
         torch.testing.assert_close(explanation.scores[row], torch.logit(one["scores"][best]))
         torch.testing.assert_close(explanation.boxes[row, label], one["boxes"][best])
     assert explanation.boxes.isnan().any()
-    assert explanation.attributions["grad_cam"].abs().sum() > 0
+    assert explanation.attributions["hires_cam"].abs().sum() > 0
 
 
 def test_detached_scores_are_refused_in_words(tmp_path):
