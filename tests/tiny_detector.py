@@ -85,7 +85,9 @@ class Pyramid(L.LightningModule):
     def forward(self, pictures, targets=None):
         levels = self.maps(pictures)
         if self.training:
-            return {"loss": sum(self._loss(*level, side, targets) for level, (_, side) in zip(levels, LEVELS))}
+            return {
+                "loss": sum(self._loss(*level, side, targets) for level, (_, side) in zip(levels, LEVELS, strict=True))
+            }
         logits, boxes = (torch.cat([level[part] for level in levels], 1) for part in (0, 1))
         scores, labels = logits.sigmoid().max(2)
         return [

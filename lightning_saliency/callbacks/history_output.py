@@ -22,7 +22,7 @@ from lightning_saliency.history import Record, RecordedLook, RecordedSamples, Re
 from lightning_saliency.history.folders import LocalFolder, open_folder
 from lightning_saliency.history.looks import NO_BOXES
 from lightning_saliency.loggers import run_folder
-from lightning_saliency.visualization import Style, animation, filmstrip, find_names, find_pixel_scale
+from lightning_saliency.visualization import Style, animation, filmstrip, find_pixel_scale, find_sample_names
 
 _ANIMATION = "animation.gif"
 
@@ -131,7 +131,7 @@ class HistoryOutput(Output):
             images |= dict(zip(group.samples.positions, pictures, strict=True))
             labels |= dict(zip(group.samples.positions, group.samples.truths, strict=True))
             objects |= dict(zip(group.samples.positions, _true_boxes(group), strict=True))
-        names = find_names(self.style, look.dataset, look.modules, explanations[0].num_classes).names
+        names = find_sample_names(look.explained, self.style, look.dataset, look.modules).names
         positions = tuple(sorted(images))
         return RecordedSamples(
             positions,

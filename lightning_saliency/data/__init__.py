@@ -13,7 +13,7 @@ from lightning_saliency.data.batches import (
 )
 from lightning_saliency.data.calls import Call, channels_first, join_calls, like_layout, make_call, plain_call
 from lightning_saliency.data.choosing import CHOOSERS, Candidate, Choose, Chooser, First, Positions, Selection
-from lightning_saliency.data.class_names import find_class_names
+from lightning_saliency.data.class_names import find_class_names, names_by_label
 from lightning_saliency.data.datasets import find_dataset
 from lightning_saliency.data.normalization import Normalization, find_normalizations, to_unit_range
 from lightning_saliency.data.object_boxes import ObjectBoxes, find_object_boxes
@@ -77,6 +77,7 @@ __all__ = [
     "make_call",
     "mapped",
     "masks_to_boxes",
+    "names_by_label",
     "objects_to_masks",
     "over_axes",
     "plain_call",

@@ -260,7 +260,7 @@ def _methods(description: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {method: about.value(methods, method, dict) for method in methods}
 
 
-def _samples_layout(channels: int, sizes: Sequence[Size]) -> Layout:
+def _samples_layout(channels: int, sizes: Sequence[Size]) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {_images(size): ("|u1", (len(places), channels, *size)) for size, places in _places_by_size(sizes).items()}
 
 

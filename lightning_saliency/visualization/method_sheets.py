@@ -26,7 +26,7 @@ from lightning_saliency.visualization.captions import (
 from lightning_saliency.visualization.colors import class_overlay, to_common_scale
 from lightning_saliency.visualization.images import Images
 from lightning_saliency.visualization.sheet import CELL_SIDE, fit_images, grid
-from lightning_saliency.visualization.style import Style, find_names, find_pixel_scale
+from lightning_saliency.visualization.style import Style, find_pixel_scale, find_sample_names
 from lightning_saliency.visualization.views import cut_images, make_views
 
 _CELLS_AREA = 500_000
@@ -86,7 +86,7 @@ def draw_sheets(
     if not looked:
         raise ValueError("Expected `looked` to hold at least one entry of explained samples, got none.")
     explanations = [group.explanation for group in looked]
-    names = find_names(style, dataset, modules, explanations[0].num_classes)
+    names = find_sample_names(looked, style, dataset, modules)
     pixel_scale = find_pixel_scale([explanation.images for explanation in explanations], style, dataset, modules)
     images = _in_rows(looked, [pixel_scale(group.images) for group in explanations])
     boxes = _in_order(looked, [_boxes(group, names) for group in looked])
@@ -193,12 +193,12 @@ def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Styl
 def _captions(group: ExplainedSamples, names: Names) -> list[Caption]:
     explanation = group.explanation
     words = (explanation.answers, explanation.answer_probabilities, names, explanation.task.of_what)
-    is_of_label = explanation.settings.target.choice == "label" and explanation.classes is not None
+    classes = explanation.classes if explanation.settings.target.choice == "label" else None
     return prediction_captions(
         group.samples.truths,
         *words,
         nothing_words(explanation.task.name),
-        explanation.classes.tolist() if is_of_label else None,
+        None if classes is None else classes.tolist(),
     )
 
 
