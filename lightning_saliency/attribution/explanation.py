@@ -188,7 +188,8 @@ class Explanation:
     @property
     def absences(self) -> list[str | None]:
         """In words why there is nothing to explain of an image; None where there is something."""
-        return [self.task.absence(score) for score in self.scores.tolist()]
+        pairs = zip(self.scores.tolist(), self.predictions.tolist(), strict=True)
+        return [self.task.absence(score, predicted) for score, predicted in pairs]
 
     def heatmaps(self, size: Sequence[int] | None = None, normalize: Normalize = "max") -> dict[str, Tensor]:
         """Return the attributions as heatmaps in [0, 1], `(N, 1, H, W)` float32.

@@ -89,7 +89,7 @@ class Task(ABC):
         """Return what is predicted for each sample; None where it is nothing that one could read."""
         return list(self.predictions(logits, masks).tolist())
 
-    def absence(self, score: float) -> str | None:
+    def absence(self, score: float, predicted: int) -> str | None:
         """Return in words why there is nothing that an explained score could show; None where there is something."""
         return None
 
@@ -267,9 +267,11 @@ class Detection(Task):
         best = [() if one < 0 else (one,) for one in self.predictions(logits).tolist()]
         return [tuple(row.nonzero()[:, 0].tolist()) or one for row, one in zip(logits > 0, best, strict=True)]
 
-    def absence(self, score: float) -> str | None:
+    def absence(self, score: float, predicted: int) -> str | None:
         """Return in words that there is no box of the explained class; None where there is one."""
-        return NOTHING[self.name] if score == -math.inf else None
+        if score > -math.inf or math.isnan(score):
+            return None
+        return NOTHING[self.name] if predicted < 0 else "no box of this class"
 
 
 class SoftmaxDetection(Detection):

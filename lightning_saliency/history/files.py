@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -277,7 +277,7 @@ def _class_lists(box_classes: Sequence[Sequence[int]]) -> list[list[int]]:
     return [[int(index) for index in classes] for classes in box_classes]
 
 
-def _box_layout(box_classes: Sequence[Sequence[int]]) -> dict[str, tuple[str, tuple[int, ...]]]:
+def _box_layout(box_classes: Sequence[Sized]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Return the layout of the array of boxes, as many for each sample as the largest number of them; of none nothing.
 
     Raises:
@@ -291,11 +291,11 @@ def _box_layout(box_classes: Sequence[Sequence[int]]) -> dict[str, tuple[str, tu
 
 def _padded(boxes: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
     """Return the array of boxes, filled up with what is not a number."""
-    width = max(map(len, boxes), default=0)
-    padded = np.full((len(boxes), width, 4), np.nan, "<f4")
-    for row, own in zip(padded, boxes, strict=True):
-        row[: len(own)] = own
-    return {"boxes": padded} if width else {}
+    padded = {name: np.full(shape, np.nan, dtype) for name, (dtype, shape) in _box_layout(boxes).items()}
+    for array in padded.values():
+        for row, own in zip(array, boxes, strict=True):
+            row[: len(own)] = own
+    return padded
 
 
 def _read_boxes(archive: Archive, box_classes: Sequence[Sequence[int]]) -> tuple[NDArray[np.float32], ...]:

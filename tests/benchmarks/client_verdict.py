@@ -58,6 +58,6 @@ def verdict_on(outcome: Outcome, folder: Path) -> tuple[str, str]:
         look.predictions[row] != () and all(reasons[row] for reasons in look.reasons.values())
         for row in range(len(look.positions))
     ]
-    if all(blank):
+    if any(blank) and all(blank[row] or look.predictions[row] == () for row in range(len(blank))):
         return told, f"all maps are blank: {next(iter(look.reasons.values()))[0]}"
     return "right", "; ".join(shortcomings(outcome.case, record))
