@@ -3,6 +3,7 @@
 A method is one pure function and one row of `METHODS`.
 """
 
+from lightning_saliency.attribution.absent import find_detected
 from lightning_saliency.attribution.attention import attention_relevance, attention_rollout
 from lightning_saliency.attribution.cam_family import (
     cam,
@@ -70,6 +71,7 @@ __all__ = [
     "eigen_cam",
     "explain",
     "explain_call",
+    "find_detected",
     "fused",
     "fused_signed",
     "grad_cam",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency._checks import check_choice, check_count, check_flag, optional
+from lightning_saliency.attribution.absent import explain_detected, find_detected
 from lightning_saliency.attribution.explanation import Explanation, Fuse, Settings
 from lightning_saliency.attribution.heatmaps import fused, fused_signed
 from lightning_saliency.attribution.methods import METHODS, MethodChoice, parse_methods
@@ -93,7 +94,7 @@ def explain(
             over its pixels), `"multilabel_segmentation"` (overlapping classes, each with a sigmoid of its own),
             `"detection"` or `"detection_softmax"` (class scores of boxes, `(N, Q, K)`: the odds of a class's best box),
             or `"embedding"` (a vector `(N, K)` whose similarity to itself is explained). Default: found, as far as the
-            output's form tells.
+            output's form tells; that lists of detections are such, `"detection_list"`, always is.
         chunk_size: The most images that go through the model together, which bounds the memory; but for rounding, the
             result does not depend on it. On a CPU it is about eight of 224×224 in any case, which is faster.
         progress: Whether to show a progress bar for methods that take many passes and more than a few seconds.
@@ -148,10 +149,17 @@ def explain_call(settings: Settings, call: Call, target: ParsedTarget = None) ->
     Returns:
         The explanation, whose settings name the layers that were read.
     """
-    forward, keys = settings.forward, settings.methods
-    call = forward.on_device(call)
+    call = settings.forward.on_device(call)
     resolved = settings.target.resolve(len(call)) if target is None else target
+    detected = find_detected(settings.forward, call)
+    if detected is None or len(detected.rows) == len(call):
+        return _explain_all(settings, call, resolved)
+    return explain_detected(settings, call, resolved, detected, _explain_all)
 
+
+def _explain_all(settings: Settings, call: Call, resolved: ParsedTarget) -> Explanation:
+    """Explain samples each of which has a score."""
+    forward, keys = settings.forward, settings.methods
     inputs = forward.floating_point_images(call).detach()
     settings = with_layers(settings, call)
     chunk_size = _even_chunk_size(inputs, settings.chunk_size or len(call), resolved)
@@ -178,7 +186,7 @@ def explain_call(settings: Settings, call: Call, target: ParsedTarget = None) ->
         if probed.layout is None:
             raise
     layers = tuple(probed if layer == probed else layer for layer in settings.layers)
-    return explain_call(replace(settings, layers=layers), call, target)
+    return _explain_all(replace(settings, layers=layers), call, resolved)
 
 
 def with_layers(settings: Settings, call: Call) -> Settings:

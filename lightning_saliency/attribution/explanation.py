@@ -54,18 +54,17 @@ class Settings:
     progress: bool = False
 
     def layers_of(self, key: str) -> tuple[TargetLayer, ...]:
-        """Return the target layers that a method reads; empty for a method that reads none.
+        """Return the target layers that a method reads; empty for a method that reads none, and where none is known.
 
         Raises:
             ValueError: None is named, and the model has none.
         """
         method = METHODS[key]
-        if not method.reads_layer or self.layers:
+        if not method.reads_layer or self.layers or self.found is None:
             return self.layers if method.reads_layer else ()
-        found = self.found or Layers()
-        layer = found.pooled if "class_weights" in method.needs else found.target
+        layer = self.found.pooled if "class_weights" in method.needs else self.found.target
         if layer is None:
-            raise ValueError(found.problem)
+            raise ValueError(self.found.problem)
         return (layer,)
 
     @property
@@ -93,7 +92,8 @@ class Explanation:
         inputs: The images as floating-point numbers, as the model takes them or first converts them, `(N, C, H, W)`.
         logits: `(N, K)`, at least float32; K = 1 for a binary model with a single logit.
         scores: The explained logit per image, `(N,)`.
-        classes: The explained class per image, `(N,)` int64; None where the target was a callable.
+        classes: The explained class per image, `(N,)` int64, −1 where a detector has found nothing; None where the
+            target was a callable.
         attributions: The raw attributions of each method, `(N, 1, h, w)` float32, not normalized. Several
             layers that are not fused have one entry each: `grad_cam@layer3`.
         signed: The signed attributions of each channel, `(N, C, H, W)` float32, of the methods in input space.
@@ -187,11 +187,22 @@ class Explanation:
 
     @property
     def confidences(self) -> list[float | None]:
-        """The probability of the predicted class per image, of several the largest; None where the output is values."""
+        """The probability of the predicted class per image, of several the largest.
+
+        None where the output is values, or a detector has found nothing.
+        """
         probabilities = self.probabilities
         if probabilities is None:
             return [None for _ in range(len(self))]
-        return list(probabilities.gather(1, self.predictions[:, None])[:, 0].tolist())
+        predicted = self.predictions.tolist()
+        own = probabilities.gather(1, self.predictions.clamp(min=0)[:, None])[:, 0].tolist()
+        return [None if index < 0 else probability for probability, index in zip(own, predicted, strict=True)]
+
+    @property
+    def absences(self) -> list[str | None]:
+        """In words why there is nothing to explain of an image; None where there is something."""
+        pairs = zip(self.scores.tolist(), self.predictions.tolist(), strict=True)
+        return [self.task.absence(score, predicted) for score, predicted in pairs]
 
     def heatmaps(self, size: Sequence[int] | None = None, normalize: Normalize = "max") -> dict[str, Tensor]:
         """Return the attributions as heatmaps in [0, 1], `(N, 1, H, W)` float32.
@@ -280,8 +291,14 @@ class HeatmapStage:
         if normalize not in self._cache:
             size = self.explanation.images.shape[2:]
             attributions = self.explanation.attributions.items()
-            self._cache[normalize] = {key: make_heatmaps(raw, size, normalize) for key, raw in attributions}
+            made = {key: make_heatmaps(raw, size, normalize) for key, raw in attributions}
+            self._cache[normalize] = {key: self._with_absences(heatmaps) for key, heatmaps in made.items()}
         return MappingProxyType(self._cache[normalize])
+
+    def _with_absences(self, heatmaps: Heatmaps) -> Heatmaps:
+        """Return the heatmaps with the reasons why there was nothing to explain before those of the maps."""
+        pairs = zip(self.explanation.absences, heatmaps.reasons, strict=True)
+        return replace(heatmaps, reasons=tuple(absence or reason for absence, reason in pairs))
 
 
 @dataclass(frozen=True)

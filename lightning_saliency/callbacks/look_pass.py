@@ -18,6 +18,7 @@ from lightning_saliency.attribution import (
     Settings,
     default_methods,
     explain_call,
+    find_detected,
 )
 from lightning_saliency.callbacks.model_part import ModelPart, same_logits
 from lightning_saliency.callbacks.options import Execution
@@ -127,11 +128,12 @@ class LookPass:
                     f"{describe_error(fault)}",
                     "methods",
                 ) from fault
-            reasons = self._reasons(settings, samples.first(1))
+            reasons = self._reasons(settings, _first_with_score(settings, samples) or samples.first(1))
             if len(reasons) in (0, len(settings.methods)):
                 raise
         else:
-            self._has_succeeded, self.shown = True, tuple(settings.methods)
+            if not all(map(_is_absent, explained)):
+                self._has_succeeded, self.shown = True, tuple(settings.methods)
             return explained
         # outside the handler: the error holds the frames, and these hold the tensors
         methods = {key: options for key, options in settings.methods.items() if key not in reasons}
@@ -175,7 +177,10 @@ class LookPass:
             return settings
         suited = self.shown
         if not suited:
-            found = settings.found or find_layers(settings.forward, samples.first(1).batches()[0].call)
+            sample = _first_with_score(settings, samples)
+            if sample is None:  # nothing is detected, so that no run shows the layers
+                return replace(settings, methods={"saliency": settings.methods["saliency"]})
+            found = settings.found or find_layers(settings.forward, sample.batches()[0].call)
             self._found, settings = found, replace(settings, found=found)
             suited = default_methods(replace(found, target=found.target or next(iter(settings.layers), None)))
             if suited == ("saliency",):
@@ -185,10 +190,11 @@ class LookPass:
     def _explain_batches(self, settings: Settings, samples: FixedSamples) -> tuple[ExplainedSamples, ...]:
         explained = []
         for batch in samples.batches():
-            target = self.target.resolve(len(batch), labels=batch.known_labels, positions=batch.positions)
+            target = self.target.resolve(len(batch), labels=batch.true_classes, positions=batch.positions)
             explained.append(self._explain(settings, batch, target))
             settings = replace(settings, layers=self._layers, found=self._found)
-        return tuple(explained)
+        # those of which nothing could be explained know no layers
+        return tuple(sorted(explained, key=_is_absent))
 
     def _reasons(self, settings: Settings, sample: FixedSamples) -> dict[str, str]:
         """Return why each of the methods that do not work fails, by its key: each is run alone, on one sample."""
@@ -239,6 +245,20 @@ class LookPass:
 def _is_blank(group: ExplainedSamples, row: int) -> bool:
     """Whether a sample has no map by any method, since there is no gradient or none that is finite."""
     return all(heatmaps.reasons[row] in ("constant 0", "not finite") for heatmaps in group.heatmaps("max").values())
+
+
+def _first_with_score(settings: Settings, samples: FixedSamples) -> FixedSamples | None:
+    """Return the first sample that has a score, alone: of a detector's one in which it detects something, or None."""
+    for sample, position in zip(samples.samples, samples.positions, strict=True):
+        detected = find_detected(settings.forward, settings.forward.on_device(sample.call))
+        if detected is None or detected.rows:
+            return FixedSamples((sample,), (position,))
+    return None
+
+
+def _is_absent(group: ExplainedSamples) -> bool:
+    """Whether there was nothing to explain in any of these samples."""
+    return None not in group.explanation.absences
 
 
 def _run_plainly(settings: Settings, samples: FixedSamples) -> None:

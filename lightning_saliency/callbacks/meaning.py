@@ -133,7 +133,7 @@ def choose_meaning(
     if callable(choice) or (task is not None and choice is not None):
         return Meaning(choice, read_output(output, count, choice, task, images).task if task is None else task)
     if is_list_of_detections(output, count):
-        return Meaning(choice, TASKS["detection"] if task is None else task)
+        return Meaning(choice, TASKS["detection_list"])
     tensors = output_tensors(output, count, choice)
     if task is None:
         valued = _value_of_a_map(output, tensors, images, terms or ())
@@ -141,9 +141,9 @@ def choose_meaning(
             return Meaning(valued, TASKS["regression"])
     candidates = [
         found
-        for path, tensor in tensors.items()
+        for path, tensor in (tensors if task is not None else _without_boxes(tensors, output)).items()
         for found in _candidates(path, tensor, batch, images, task)
-        if not isinstance(found.task, Detection) or task is not None or boxes_beside(output, tensor) is not None
+        if task is not None or isinstance(found.task, Detection) == (boxes_beside(output, tensor) is not None)
     ]
     if terms and task is None:
         candidates = _as_the_loss_uses(candidates, terms, tensors)
@@ -252,6 +252,17 @@ def _refuse_images(tensors: Mapping[Path, Tensor], images: Tensor, terms: Sequen
                 "`model=...`.",
                 "methods",
             )
+
+
+def _without_boxes(tensors: dict[Path, Tensor], output: Any) -> dict[Path, Tensor]:
+    """Return the tensors but for the boxes and features `(N, Q, …)` of queries that have class scores too."""
+    scores = [path for path, tensor in tensors.items() if boxes_beside(output, tensor) is not None]
+    queries = {tensors[path].shape[:2] for path in scores}
+    return {
+        path: tensor
+        for path, tensor in tensors.items()
+        if path in scores or tensor.dim() != 3 or tensor.shape[:2] not in queries
+    }
 
 
 def _candidates(path: Path, tensor: Tensor, batch: Any, images: Tensor, task: Task | None) -> Iterator[_Candidate]:

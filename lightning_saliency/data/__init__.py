@@ -15,9 +15,10 @@ from lightning_saliency.data.batches import (
 )
 from lightning_saliency.data.calls import Call, channels_first, join_calls, like_layout, make_call, plain_call
 from lightning_saliency.data.choosing import CHOOSERS, Candidate, Choose, Chooser, First, Positions, Selection
-from lightning_saliency.data.class_names import find_class_names
+from lightning_saliency.data.class_names import find_class_names, names_by_label
 from lightning_saliency.data.datasets import find_dataset
 from lightning_saliency.data.normalization import PIXELS, Normalization, find_normalizations, to_unit_range
+from lightning_saliency.data.object_boxes import ObjectBoxes, find_object_boxes
 from lightning_saliency.data.objects import boxes_to_masks, masks_to_boxes, objects_to_masks
 from lightning_saliency.data.pixels import common_normalization, find_step_normalization
 from lightning_saliency.data.samples import (
@@ -31,10 +32,11 @@ from lightning_saliency.data.samples import (
 )
 from lightning_saliency.data.spatial import averaged, interpolated, over_axes, shorter_lengths, spatial_axes, times
 from lightning_saliency.data.trees import children, describe, is_subclass, mapped, plain_tensors
-from lightning_saliency.data.truths import Answer, Truths, find_truths
+from lightning_saliency.data.truths import NOTHING, Answer, Truths, find_truths
 
 __all__ = [
     "CHOOSERS",
+    "NOTHING",
     "PIXELS",
     "Answer",
     "Bands",
@@ -46,6 +48,7 @@ __all__ = [
     "FixedSamples",
     "LabelFn",
     "Normalization",
+    "ObjectBoxes",
     "Objects",
     "Positions",
     "Sample",
@@ -68,6 +71,7 @@ __all__ = [
     "find_label_rows",
     "find_labels",
     "find_normalizations",
+    "find_object_boxes",
     "find_rgb_bands",
     "find_step_normalization",
     "find_truths",
@@ -81,6 +85,7 @@ __all__ = [
     "make_call",
     "mapped",
     "masks_to_boxes",
+    "names_by_label",
     "objects_to_masks",
     "over_axes",
     "plain_call",

@@ -71,6 +71,13 @@ class Call:
         """Whether the images are floating-point numbers; else the model converts them itself."""
         return self[:1].leaf.is_floating_point()
 
+    @property
+    def sizes(self) -> list[tuple[int, ...]]:
+        """The size (H, W) of each image, which may be in a list of images of several sizes."""
+        if isinstance(self.given, Tensor):
+            return [tuple(self.images.shape[2:])] * len(self)
+        return [tuple(self[row : row + 1].images.shape[2:]) for row in range(len(self))]
+
     def to(self, device: torch.device | str) -> Call:
         """Return the call with all its tensors on a device."""
 

@@ -15,10 +15,11 @@ from lightning_saliency.data.batches import is_images, read_classes
 from lightning_saliency.data.calls import Call, join_calls, plain_call
 from lightning_saliency.data.choosing import Chooser, Selection
 from lightning_saliency.data.normalization import Normalization
+from lightning_saliency.data.object_boxes import ObjectBoxes, find_object_boxes
 from lightning_saliency.data.objects import objects_to_masks
 from lightning_saliency.data.pixels import find_step_normalization
 from lightning_saliency.data.trees import describe, plain_tensors
-from lightning_saliency.data.truths import LABEL_FORMS, Answer, Truths, find_truths
+from lightning_saliency.data.truths import DETECTIONS, LABEL_FORMS, Answer, Truths, find_truths
 
 Objects: TypeAlias = Callable[[Any], Any] | Tensor | Sequence[Tensor]
 """The objects of the samples, as for `objects_to_masks`; or a function that returns the objects of a batch."""
@@ -41,6 +42,7 @@ class Sample:
         logits: The logits of the validation pass in which the sample was collected, `(K,)`, or None.
         pixel_labels: The true class of each pixel, `(H, W)` int64, or None where it is not known.
         normalization: What the step has done to its pixels; None where that is nothing, or not known.
+        objects: The boxes of its objects, for a detector; None where they are not known.
     """
 
     call: Call
@@ -49,12 +51,18 @@ class Sample:
     logits: Tensor | None = None
     pixel_labels: Tensor | None = None
     normalization: Normalization | None = None
+    objects: ObjectBoxes | None = None
 
     @property
     def label(self) -> int | None:
         """The true class, of several the first; None where none is known."""
-        first = self.truth[:1] if isinstance(self.truth, tuple) else (self.truth,)
-        return next((value for value in first if isinstance(value, int)), None)
+        return next(iter(self.classes), None)
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The true classes; none of values, and where none is known."""
+        values = self.truth if isinstance(self.truth, tuple) else (self.truth,)
+        return tuple(value for value in values if isinstance(value, int))
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class SampleBatch:
         masks: The pixels of the objects, `(N, 1, H, W)` bool, or None where they are not known.
         pixel_labels: The true class of each pixel, of each sample `(H, W)` int64, or None where it is not known.
         normalizations: What the step has done to the pixels of each; see `Sample`.
+        objects: The boxes of the objects of each, or None where they are not known.
     """
 
     call: Call
@@ -76,6 +85,7 @@ class SampleBatch:
     masks: Tensor | None = None
     pixel_labels: tuple[Tensor | None, ...] = ()
     normalizations: tuple[Normalization | None, ...] = ()
+    objects: tuple[ObjectBoxes | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -91,6 +101,13 @@ class SampleBatch:
         if all(label is None for label in self.labels):
             return None
         return torch.tensor([-1 if label is None else label for label in self.labels])
+
+    @property
+    def true_classes(self) -> Tensor | None:
+        """The true classes of each, `(N, T)` int64 filled up with −1; None where all are unknown."""
+        classes = [Sample(self.call, truth).classes for truth in self.truths]
+        width = max(map(len, classes))
+        return torch.tensor([[*row, *[-1] * (width - len(row))] for row in classes]) if width else None
 
 
 @dataclass(frozen=True)
@@ -129,6 +146,7 @@ class FixedSamples:
             torch.stack(masks) if masks else None,
             tuple(sample.pixel_labels for sample in members),
             tuple(sample.normalization for sample in members),
+            tuple(sample.objects for sample in members),
         )
 
 
@@ -213,7 +231,8 @@ class SampleCollector:
         rows = [position - start for position in chosen if position >= start]
         if rows:
             normalization = _normalization(batch, call, rows) or in_transfer
-            samples = self._samples(rows, batch, call, truths, logits, normalization)
+            boxes = find_object_boxes(batch, call.sizes) if task in DETECTIONS else None
+            samples = self._samples(rows, batch, call, truths, logits, normalization, boxes)
             self._kept |= {start + row: sample for row, sample in zip(rows, samples, strict=True)}
         if self._selection.is_complete:
             self.end(whole=True)
@@ -289,6 +308,7 @@ class SampleCollector:
         truths: Truths,
         logits: Tensor | None,
         normalization: Normalization | None,
+        boxes: Sequence[ObjectBoxes] | None,
     ) -> Iterator[Sample]:
         """Yield samples of a batch, which hold nothing of the others."""
         objects = call_option("samples.objects", self.objects, batch) if callable(self.objects) else None
@@ -303,6 +323,7 @@ class SampleCollector:
                 None if outputs is None else outputs[index].clone(),
                 None if truths.masks is None else truths.masks[row].cpu().clone(),
                 normalization,
+                None if boxes is None else boxes[row],
             )
 
     def _with_objects(self, samples: FixedSamples) -> FixedSamples:
@@ -403,6 +424,7 @@ def _state_of(sample: Sample) -> dict[str, Any]:
         "logits": sample.logits,
         "pixel_labels": sample.pixel_labels,
         "normalization": None if sample.normalization is None else tuple(sample.normalization),
+        "objects": None if sample.objects is None else (sample.objects.corners, sample.objects.classes),
     }
 
 
@@ -410,4 +432,5 @@ def _from_state(state: Mapping[str, Any]) -> Sample:
     call = Call(state["arguments"], tuple(state["image"]), frozenset(map(tuple, state["per_sample"])))
     numbers = state["normalization"]
     normalization = None if numbers is None else Normalization(*numbers)
-    return Sample(call, state["truth"], state["mask"], state["logits"], state["pixel_labels"], normalization)
+    objects = None if state["objects"] is None else ObjectBoxes(*state["objects"])
+    return Sample(call, state["truth"], state["mask"], state["logits"], state["pixel_labels"], normalization, objects)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,14 +19,18 @@ from lightning_saliency.data.batches import (
     known_classes,
     smallest_classes,
 )
+from lightning_saliency.data.object_boxes import find_object_classes
 from lightning_saliency.data.trees import children
-
-_OBJECT_LABELS = ("labels", "class_labels", "classes", "category_id")
-"""The usual names of the classes of an image's objects."""
 
 Answer: TypeAlias = int | tuple[int, ...] | tuple[float, ...]
 """What is true of a sample, or what a model says of it: a class, a set of classes, or values."""
 
+
+DETECTIONS = ("detection", "detection_softmax", "detection_list")
+"""The tasks whose samples have objects with boxes."""
+
+NOTHING = dict.fromkeys(DETECTIONS, "nothing detected")
+"""What is said where no class is predicted, by the task."""
 
 LABEL_FORMS = {
     "multiclass": "one class for each",
@@ -36,6 +40,7 @@ LABEL_FORMS = {
     "segmentation": "a map of classes for each",
     "multilabel_segmentation": "a map of zeros and ones for the classes of each",
     "embedding": "nothing for each",
+    **dict.fromkeys(DETECTIONS, "a mapping with boxes and labels for each"),
 }
 """What labels are, in words, by the task."""
 
@@ -159,22 +164,12 @@ def _nothing(batch: Any, count: int, num_classes: int | None) -> None:
 
 
 def _sets_of_objects(batch: Any, count: int, num_classes: int | None) -> Truths | None:
-    """Return of each sample the classes of its objects: of a list with a mapping for each, which holds their labels."""
-    targets = next(_object_labels(batch, count), None)
-    if targets is None:
+    """Return of each sample the classes of its objects."""
+    classes = find_object_classes(batch, count)
+    if classes is None:
         return None
-    known = [sorted(set(labels[known_classes(labels, num_classes)].tolist())) for labels in targets]
+    known = [sorted(set(labels[known_classes(labels, num_classes)].tolist())) for labels in classes]
     return Truths(tuple(map(tuple, known)))
-
-
-def _object_labels(tree: Any, count: int) -> Iterator[list[Tensor]]:
-    """Yield of each list of N mappings with boxes the class labels of each, `(n,)`."""
-    if isinstance(tree, list | tuple) and len(tree) == count:
-        found = [next((one[name] for name in _OBJECT_LABELS if name in one), None) for one in map(children, tree)]
-        if found and all(isinstance(labels, Tensor) and labels.dim() == 1 for labels in found):
-            yield [labels.long().cpu() for labels in found if labels is not None]
-    for entry in children(tree).values():
-        yield from _object_labels(entry, count)
 
 
 _READERS: dict[str, Callable[[Any, int, int | None], Truths | None]] = {
@@ -184,8 +179,7 @@ _READERS: dict[str, Callable[[Any, int, int | None], Truths | None]] = {
     "regression": _values,
     "multilabel_segmentation": _largest_class,
     "embedding": _nothing,
-    "detection": _sets_of_objects,
-    "detection_softmax": _sets_of_objects,
+    **dict.fromkeys(DETECTIONS, _sets_of_objects),
 }
 
 

@@ -59,6 +59,7 @@ class Layers:
         attentions: Its attentions over the image's patches; None where it has none, or has others.
         read_prefix: How many of the tokens before the patches the score reads: class tokens, but no registers.
         is_convolutional: Whether the target layer is the last map of a convolutional network.
+        has_boxes: Whether the scores are those of boxes, each of which depends on a part of the target layer alone.
         problem: Why there is no target layer.
         no_attentions: Why there are no `attentions`.
     """
@@ -69,6 +70,7 @@ class Layers:
     attentions: AttentionSites | None = None
     read_prefix: int = 0
     is_convolutional: bool = False
+    has_boxes: bool = False
     problem: str = ""
     no_attentions: str = "The run shows no attention over the image's patches."
 
@@ -99,7 +101,7 @@ class LayerChoice:
         """Return the layers that the methods read."""
         last = self._last_map()
         if last is None:
-            return Layers(problem=self._problem())
+            return Layers(problem=self.problem())
         inputs = self._in_order([self._input_of(attention) for attention in self.trace.attentions], last)
         unique = list({call.node: call for call in inputs if call is not None}.values())
         target = last
@@ -328,7 +330,8 @@ class LayerChoice:
                 return plainest_name(self.trace, readable) if comes_after else None
         return None
 
-    def _problem(self) -> str:
+    def problem(self) -> str:
+        """Return why there is no target layer."""
         num_axes = 2 + len(self.trace.image_size)
         maps = [call for call in self.trace.calls if call.output.dim() == num_axes]
         has_score_maps = any(is_class_scores(self.trace, call) for call in maps)

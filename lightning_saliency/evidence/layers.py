@@ -17,7 +17,9 @@ from lightning_saliency.evidence.head import own_parameters, replace_parameters
 from lightning_saliency.evidence.layer_choice import LayerChoice, Layers, only_pools
 from lightning_saliency.evidence.layout import Layout, has_aspect
 from lightning_saliency.evidence.probe import probe
+from lightning_saliency.evidence.pyramid import last_common_map, reads_attention
 from lightning_saliency.evidence.target_layer import TargetLayer
+from lightning_saliency.evidence.tasks import Detection
 from lightning_saliency.evidence.trace import LayerCall, Trace
 
 
@@ -92,12 +94,23 @@ def find_layers(model: nn.Module | Forward, images: Tensor | Call) -> Layers:
     with forward.undisturbed() as isolated:
         _fill_zero_parameters(isolated.model)
         trace = Trace.of(isolated, call, image)
+        if isinstance(trace.task, Detection) and not reads_attention(trace):
+            return _layers_of_boxes(trace)
         convolutional = last_convolutional_map(trace)
         if convolutional is not None and not _has_later_map(trace, convolutional):
             target = TargetLayer(convolutional.name, convolutional.activated, Layout(element=convolutional.element))
             attentions = _choice(isolated, call, image, trace, convolutional).layers() if trace.attentions else Layers()
             return replace(attentions, target=target, pooled=target, is_convolutional=True, problem="")
         return _choice(isolated, call, image, trace, convolutional).layers()
+
+
+def _layers_of_boxes(trace: Trace) -> Layers:
+    """Return the layers of a detector without attention, whose scores depend on no whole map."""
+    found = last_common_map(trace)
+    if found is None:
+        return Layers(problem=LayerChoice(trace, {}, {}, None).problem(), has_boxes=True)
+    target = TargetLayer(found.name, found.activated, Layout(element=found.element))
+    return Layers(target=target, pooled=target, has_boxes=True)
 
 
 def _choice(isolated: Forward, call: Call, image: Tensor, trace: Trace, convolutional: LayerCall | None) -> LayerChoice:

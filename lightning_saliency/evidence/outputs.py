@@ -118,7 +118,7 @@ def read_output(
     output: Any, num_samples: int, choice: OutputChoice = None, task: Task | None = None, like: Tensor | None = None
 ) -> Reading:
     """Return what a model's output says, as it is: probabilities are not undone. The arguments are `find_output`'s."""
-    output, task = _as_tensors(output, num_samples, task)
+    output, task = _as_tensors(output, num_samples, choice, task)
     tensor, meaning = find_output(output, num_samples, choice, task, like)
     return _read(meaning, tensor, output, like)
 
@@ -156,7 +156,7 @@ class OutputReader(TorchFunctionMode):
 
     def read(self, output: Any) -> Reading:
         """Return what the output of a model says that ran inside this context."""
-        output, task = _as_tensors(output, self.num_samples, self.task)
+        output, task = _as_tensors(output, self.num_samples, self.choice, self.task)
         tensor, task = find_output(output, self.num_samples, self.choice, task, self.like)
         if isinstance(task, Regression | Detection | Embedding):  # whose values are what they are, also between 0 and 1
             return _read(task, tensor, output, self.like)
@@ -220,11 +220,11 @@ def _is_likely(task: Task, tensor: Tensor, like: Tensor | None) -> bool:
     return tensor.shape[2 - (tensor.dim() < like.dim()) :] == like.shape[2:]
 
 
-def _as_tensors(output: Any, num_samples: int, task: Task | None) -> tuple[Any, Task | None]:
+def _as_tensors(output: Any, num_samples: int, choice: OutputChoice, task: Task | None) -> tuple[Any, Task | None]:
     """Return an output and its task; where it lists the detections of each image, as tensors for all."""
-    if not is_list_of_detections(output, num_samples):
+    if callable(choice) or not is_list_of_detections(output, num_samples):
         return output, task
-    return detections(output, num_samples), TASKS["detection"] if task is None else task
+    return detections(output, num_samples), TASKS["detection_list"]
 
 
 def _read(task: Task, tensor: Tensor, output: Any = None, like: Tensor | None = None) -> Reading:

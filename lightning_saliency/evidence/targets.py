@@ -19,8 +19,8 @@ TargetChoice: TypeAlias = (
 """A choice of the explained class: the predicted one (None), a class, one per image, or a function of the logits."""
 
 ParsedTarget: TypeAlias = Tensor | Callable[[Tensor], Tensor] | None
-"""A checked target: classes `(N,)` int64 where −1 is the predicted one, a function logits `(N, K)` -> scores `(N,)`, or
-None for the predicted class of each."""
+"""A checked target: classes `(N,)` int64 where −1 is the predicted one; the true classes of each, `(N, T)` int64 filled
+up with −1; a function logits `(N, K)` -> scores `(N,)`; or None for the predicted class of each."""
 
 
 _MULTICLASS = TASKS["multiclass"]
@@ -31,8 +31,9 @@ class Target:
     """Which class is explained, chosen before the samples are known.
 
     Attributes:
-        choice: `"label"` (the true class of a sample where it is known, else the predicted one), `"predicted"` or None,
-            a class, one class a sample (kept as a tuple), or a callable from logits `(N, K)` to scores `(N,)`.
+        choice: `"label"` (the true class of a sample, of several the one with the largest score; the predicted one
+            where none is known, or none has a score), `"predicted"` or None, a class, one class a sample (kept as a
+            tuple), or a callable from logits `(N, K)` to scores `(N,)`.
 
     Raises:
         TypeError: The choice is of another type.
@@ -68,11 +69,11 @@ class Target:
 
         Args:
             count: N, the number of samples.
-            labels: The true classes `(N,)`, where they are known.
+            labels: The true classes, where they are known: `(N,)`, or of several for a sample `(N, T)`.
             positions: The positions of these samples among all samples; by default the first N.
 
         Returns:
-            Classes `(N,)` int64, the callable, or None for the predicted classes.
+            Classes `(N,)` int64, the labels, the callable, or None for the predicted classes.
 
         Raises:
             ValueError: There is not one class for each sample.
@@ -158,7 +159,8 @@ def select_scores(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the score of each image that is explained, and the explained classes.
 
-    A single logit per image is a binary model: class 1 is explained by the logit, class 0 by its negative.
+    A single logit per image is a binary model: class 1 is explained by the logit, class 0 by its negative. Of several
+    true classes the one with the largest score is explained, or the predicted one where none has a score.
 
     Args:
         logits: `(N, K)`.
@@ -167,7 +169,8 @@ def select_scores(
         predictions: The predicted classes `(N,)`; by default those of the logits.
 
     Returns:
-        The scores `(N,)`, and the explained classes `(N,)`, or None for a callable.
+        The scores `(N,)`, and the explained classes `(N,)`, or None for a callable. Where a detector has no box,
+        nothing is predicted, and the class is −1.
 
     Raises:
         ValueError: A callable returned something else than one score per image.
@@ -176,6 +179,8 @@ def select_scores(
         >>> scores, classes = select_scores(torch.tensor([[0.5, 2.0], [1.0, -1.0]]), None)
         >>> scores, classes
         (tensor([2., 1.]), tensor([1, 0]))
+        >>> select_scores(torch.tensor([[0.5, 2.0, 3.0]]), torch.tensor([[0, 1]]))
+        (tensor([2.]), tensor([1]))
     """
     if target is not None and not isinstance(target, Tensor):
         scores = call_option("target", target, logits)
@@ -189,6 +194,8 @@ def select_scores(
         return scores, None
     predicted = task.predictions(logits) if predictions is None else predictions
     classes = predicted if target is None else target.to(logits.device)
+    if classes.dim() == 2:
+        classes = _best_of(logits, classes, task)
     classes = torch.where(classes < 0, predicted, classes)
     return task.scores(logits, classes), classes
 
@@ -227,6 +234,14 @@ def scored_logits(reading: Reading, target: ParsedTarget) -> Tensor:
     """
     own = reading.unnormalized if isinstance(target, Similarity) else None
     return reading.logits if own is None else own
+
+
+def _best_of(logits: Tensor, classes: Tensor, task: Task) -> Tensor:
+    """Return of several classes for each image, `(N, T)`, the one with the largest score, −1 where none has a score."""
+    columns = [task.scores(logits.detach(), column.clamp(min=0)) for column in classes.unbind(1)]
+    scores = torch.stack(columns, 1).where(classes >= 0, -torch.inf).nan_to_num(-torch.inf, torch.inf, -torch.inf)
+    largest, best = scores.max(1, keepdim=True)
+    return classes.gather(1, best).where(largest > -torch.inf, -1)[:, 0]
 
 
 def predicted_classes(logits: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency._checks import OptionError
-from lightning_saliency.data import Answer, smallest_classes
+from lightning_saliency.data import NOTHING, Answer, smallest_classes
 from lightning_saliency.evidence.normalizations import is_of_fixed_length
 
 TaskName: TypeAlias = Literal[
@@ -23,6 +24,7 @@ TaskName: TypeAlias = Literal[
     "embedding",
     "detection",
     "detection_softmax",
+    "detection_list",
 ]
 """What a model's output means, as an option names it; see `TASKS`."""
 
@@ -70,6 +72,8 @@ class Task(ABC):
     """Whether the output is values rather than scores of classes."""
     value: ClassVar[str] = "value"
     """What is explained of values, in words."""
+    has_all_classes: ClassVar[bool] = True
+    """Whether there are as many classes as logits."""
 
     @abstractmethod
     def read(self, output: Tensor) -> Reading | None:
@@ -108,6 +112,10 @@ class Task(ABC):
     def pixel_classes(self, masks: Tensor) -> Tensor:
         """Return the class of each pixel as a picture shows it, `(N, H, W)`."""
         return masks
+
+    def absence(self, score: float, predicted: int) -> str | None:
+        """Return in words why there is nothing that an explained score could show; None where there is something."""
+        return None
 
 
 class Multiclass(Task):
@@ -389,16 +397,17 @@ class Detection(Task):
         return output
 
     def predictions(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Return the class of the most probable box."""
-        return logits.detach().argmax(1)
+        """Return the class of the most probable box; −1 where there is no box."""
+        largest, classes = logits.detach().max(1)
+        return classes.where(largest > -torch.inf, -1)
 
     def num_classes(self, logits: Tensor) -> int:
         """Return the number of classes, of which there may be one."""
         return logits.shape[1]
 
     def scores(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """Return the score of a class's best box per sample, `(N,)`."""
-        return logits.gather(1, classes[:, None])[:, 0]
+        """Return the score of a class's best box per sample, `(N,)`; −∞ where there is none, as of no class, −1."""
+        return logits.gather(1, classes[:, None].clamp(min=0))[:, 0]
 
     def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
         """Return the probability of each class's best box."""
@@ -406,8 +415,14 @@ class Detection(Task):
 
     def answers(self, logits: Tensor, masks: Tensor | None = None) -> list[Answer | None]:
         """Return for each sample the classes with a box that is more probable than not; at least the likeliest."""
-        best = self.predictions(logits).tolist()
-        return [tuple(row.nonzero()[:, 0].tolist()) or (one,) for row, one in zip(logits > 0, best, strict=True)]
+        best = [() if one < 0 else (one,) for one in self.predictions(logits).tolist()]
+        return [tuple(row.nonzero()[:, 0].tolist()) or one for row, one in zip(logits > 0, best, strict=True)]
+
+    def absence(self, score: float, predicted: int) -> str | None:
+        """Return in words that there is no box of the explained class; None where there is one."""
+        if score > -math.inf or math.isnan(score):
+            return None
+        return NOTHING[self.name] if predicted < 0 else "no box of this class"
 
 
 class SoftmaxDetection(Detection):
@@ -422,11 +437,21 @@ class SoftmaxDetection(Detection):
         return logarithms - torch.log1p(-logarithms.exp().clamp(max=surest))
 
 
+class ListedDetection(Detection):
+    """Each image has a list of what is detected in it, which may be empty: a class, its probability and a box each.
+
+    How many classes there are is not known: the logits have some more columns than the largest class that occurs.
+    """
+
+    name: ClassVar[TaskName] = "detection_list"
+    has_all_classes: ClassVar[bool] = False
+
+
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         *(Multiclass(), Ordinal(), Multilabel(), Regression(), Segmentation(), MultilabelSegmentation(), Embedding()),
-        *(Detection(), SoftmaxDetection()),
+        *(Detection(), SoftmaxDetection(), ListedDetection()),
     )
 }
 """What a model's output may mean, by name."""

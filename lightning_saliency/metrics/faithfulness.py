@@ -247,7 +247,7 @@ def _check(model: nn.Module | Forward, explanation: Explanation, steps: int, bat
             "Expected `explanation` to be of classes, which have a probability, got one of a callable target or of "
             "embeddings."
         )
-    return explanation.classes
+    return explanation.classes.clamp(min=0)  # of no class, −1, the map is blank
 
 
 def _parse_heatmaps(heatmaps: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:

@@ -7,7 +7,14 @@ from lightning_saliency.visualization.film import animation, filmstrip
 from lightning_saliency.visualization.images import Channels, shown_channels, to_curves, to_rgb
 from lightning_saliency.visualization.method_sheets import draw_sheets, pixel_scale_of
 from lightning_saliency.visualization.sheet import fit_images, grid, tiles
-from lightning_saliency.visualization.style import PixelScale, Style, find_names, find_pixel_scale, to_pictures
+from lightning_saliency.visualization.style import (
+    PixelScale,
+    Style,
+    find_names,
+    find_pixel_scale,
+    find_sample_names,
+    to_pictures,
+)
 from lightning_saliency.visualization.tutorial import TUTORIAL_PANELS, tutorial_figure
 from lightning_saliency.visualization.views import Cut, View, Volumes, cut_images, make_views
 
@@ -31,6 +38,7 @@ __all__ = [
     "filmstrip",
     "find_names",
     "find_pixel_scale",
+    "find_sample_names",
     "fit_images",
     "fooling_caption",
     "grid",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_saliency.attribution import METHODS, Explanation
-from lightning_saliency.data import Answer
+from lightning_saliency.data import NOTHING, Answer
 
 _MOST_NAMED = 3  # classes or values in a caption
 _LONGEST_NAME = 40  # characters of a class name in a caption, so that what follows it is seen too
@@ -50,10 +50,24 @@ class Names:
         names = self.names or ()
         return (str(names[index]) if 0 <= index < len(names) else "") or str(index)
 
+    def has(self, index: int) -> bool:
+        """Whether a class has a name."""
+        return self[index] != str(index)
+
     def short(self, index: int, probability: float | None = None) -> str:
         """Return the name, cut where it is longer than 40 characters, with the class's probability behind it."""
         name = self[index] if len(self[index]) <= _LONGEST_NAME else self[index][: _LONGEST_NAME - 1].rstrip() + "…"
         return name if probability is None else f"{name} {probability:.0%}"
+
+
+def nothing_words(task: str) -> str:
+    """Return what is said where no class is predicted.
+
+    Example:
+        >>> nothing_words("multilabel"), nothing_words("detection")
+        ('predicted none', 'nothing detected')
+    """
+    return NOTHING.get(task, "predicted none")
 
 
 def method_title(key: str) -> str:
@@ -79,6 +93,8 @@ def prediction_captions(
     names: Names,
     of_what: str = "",
     output: str = "",
+    nothing: str = "predicted none",
+    explained: Sequence[int] | None = None,
 ) -> list[Caption]:
     """Say of each sample what is true of it, where that is known, what is predicted, and how probable that is.
 
@@ -89,21 +105,38 @@ def prediction_captions(
         names: The names of the classes.
         of_what: What stands behind a probability.
         output: What the model's output is, where there is nothing to read.
+        nothing: What is said where no class is predicted.
+        explained: The class of each that is explained in place of the true one, −1 for none; said unless it is the only
+            true one, or the only predicted one where that is not known. None where it stands elsewhere.
 
     Example:
         >>> prediction_captions([(39.0,)], [(37.25,)], [()], Names())[0].text
         'true 39 · predicted 37.25'
+        >>> prediction_captions([(0, 1)], [(0, 1)], [(0.9, 0.8)], Names(["cat", "dog"]), explained=[1])[0].text
+        'true cat, dog · predicted cat 90%, dog 80% · explained: dog'
     """
+    classes = [-1] * len(truths) if explained is None else explained
     return [
         Caption(
             join_notes(
                 _truth(truth, names),
-                output if answer is None else f"predicted {_in_words(answer, names, row)}{of_what if row else ''}",
+                output if answer is None else _predicted(answer, names, row, of_what, nothing),
+                _is_to_be_said(index, answer if truth is None else truth) and f"explained: {names.short(index)}",
             ),
             None if truth is None else is_right(answer, truth),
         )
-        for truth, answer, row in zip(truths, answers, confidences, strict=True)
+        for truth, answer, row, index in zip(truths, answers, confidences, classes, strict=True)
     ]
+
+
+def _predicted(answer: Answer, names: Names, confidences: Sequence[float], of_what: str, nothing: str) -> str:
+    if answer == ():
+        return nothing
+    return f"predicted {_in_words(answer, names, confidences)}{of_what if confidences else ''}"
+
+
+def _is_to_be_said(index: int, known: Answer | None) -> bool:
+    return index >= 0 and known not in (index, (index,))
 
 
 def is_right(answer: Answer | None, truth: Answer | None) -> bool | None:
@@ -146,9 +179,13 @@ def explanation_captions(explanation: Explanation, names: Names) -> list[Caption
         names,
         explanation.task.of_what,
         explanation.task.describe(explanation.logits),
+        nothing_words(explanation.task.name),
     )
     captions = []
     for row, (predicted, index, caption) in enumerate(zip(predictions, classes, said, strict=True)):
+        if index == -1:  # nothing is detected
+            captions.append(caption)
+            continue
         explained = "predicted class"
         if index is None:
             explained = explanation.settings.target.describe(task=explanation.task)
@@ -179,9 +216,10 @@ def label_captions(labels: Sequence[Answer | None], names: Names) -> list[Captio
     return [Caption(_truth(label, names)) for label in labels]
 
 
-def answer_caption(label: Answer | None, answer: Answer | None, names: Names) -> Caption:
+def answer_caption(label: Answer | None, answer: Answer | None, names: Names, nothing: str = "none") -> Caption:
     """Say what is predicted alone, and whether it is right, where that is known."""
-    return Caption("" if answer is None else _in_words(answer, names), is_right(answer, label))
+    words = "" if answer is None else nothing if answer == () else _in_words(answer, names)
+    return Caption(words, is_right(answer, label))
 
 
 def class_model_caption(index: int, names: Names, blank_reason: str | None = None) -> Caption:

@@ -13,20 +13,21 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.attribution import ExplainedSamples, Normalize, describe_readings, make_heatmaps
-from lightning_saliency.visualization.boxes import with_boxes
+from lightning_saliency.visualization.boxes import BOX_LEGEND, Box, make_boxes
 from lightning_saliency.visualization.captions import (
     Caption,
     Names,
     class_captions,
     join_notes,
     method_title,
+    nothing_words,
     prediction_captions,
 )
 from lightning_saliency.visualization.colors import to_common_scale
 from lightning_saliency.visualization.images import Images
 from lightning_saliency.visualization.masks import with_classes
 from lightning_saliency.visualization.sheet import CELL_SIDE, fit_images, grid
-from lightning_saliency.visualization.style import PixelScale, Style, find_names, find_pixel_scale
+from lightning_saliency.visualization.style import PixelScale, Style, find_pixel_scale, find_sample_names
 from lightning_saliency.visualization.views import cut_images, make_views
 
 _CELLS_AREA = 500_000
@@ -88,9 +89,11 @@ def draw_sheets(
     if not looked:
         raise ValueError("Expected `looked` to hold at least one entry of explained samples, got none.")
     explanations = [group.explanation for group in looked]
-    names = find_names(style, dataset, modules, explanations[0].num_classes)
+    names = find_sample_names(looked, style, dataset, modules)
     pixel_scale = pixel_scale or pixel_scale_of(looked, style, dataset, modules)
-    images = _in_rows(looked, [with_boxes(pixel_scale(group.images), group) for group in explanations])
+    images = _in_rows(looked, [pixel_scale(group.images) for group in explanations])
+    boxes = _in_order(looked, [_boxes(group, names) for group in looked])
+    plain_boxes = [[box.without_words() for box in own] for own in boxes]
     captions = _in_order(looked, [_captions(group, names) for group in looked])
     channels = dict.fromkeys(pixel_scale.describe_channels(explanation.images) for explanation in explanations)
     fitted = cache(partial(fit_images, images))  # most sheets have cells of the same size
@@ -111,7 +114,8 @@ def draw_sheets(
             captions=captions,
             blanks={name: column.reasons for name, column in columns.items()},
             labels={name: column.labels for name, column in columns.items() if column.labels},
-            note=join_notes(f"explained: {note}", read, *channels, pixel_scale.note),
+            boxes={"": boxes, **dict.fromkeys(columns, plain_boxes)},
+            note=join_notes(f"explained: {note}", read, *channels, pixel_scale.note, any(boxes) and BOX_LEGEND),
             cell_side=side,
             colormap=style.colormap,
             alpha=style.alpha,
@@ -219,7 +223,29 @@ def _captions(group: ExplainedSamples, names: Names) -> list[Caption]:
     explanation = group.explanation
     task = explanation.task
     words = (explanation.answers, explanation.answer_probabilities, names, task.of_what)
-    return prediction_captions(group.samples.truths, *words, task.describe(explanation.logits))
+    classes = explanation.classes if explanation.settings.target.choice == "label" else None
+    return prediction_captions(
+        group.samples.truths,
+        *words,
+        task.describe(explanation.logits),
+        nothing_words(task.name),
+        None if classes is None else classes.tolist(),
+    )
+
+
+def _boxes(group: ExplainedSamples, names: Names) -> list[list[Box]]:
+    """Return of each sample the best box of the explained class, and the boxes of the true objects."""
+    explanation, size = group.explanation, group.explanation.images.shape[2:]
+    boxes: list[list[Box]] = [[] for _ in range(len(group))]
+    if explanation.boxes is not None and explanation.classes is not None:
+        rows, classes = torch.arange(len(group)), explanation.classes.cpu()
+        best, probabilities = explanation.boxes.cpu()[rows, classes], explanation.scores.sigmoid().tolist()
+        for own, corners, index, probability in zip(boxes, best.tolist(), classes.tolist(), probabilities, strict=True):
+            own += make_boxes([corners], [index], size, names, is_true=False, probabilities=[probability])
+    for own, objects in zip(boxes, group.samples.objects, strict=False):
+        if objects is not None:
+            own += make_boxes(objects.corners.tolist(), objects.classes.tolist(), size, names, is_true=True)
+    return boxes
 
 
 def _true_classes(group: ExplainedSamples) -> list[int | None]:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from lightning_saliency.visualization.boxes import Boxes, draw_boxes
 from lightning_saliency.visualization.captions import Caption
 from lightning_saliency.visualization.cells import DIMMED, FRAME, draw_cut, fit, resize, resize_image
 from lightning_saliency.visualization.colors import check_alpha, check_heatmaps, overlay
@@ -34,6 +35,7 @@ def grid(
     captions: Sequence[Caption] | None = None,
     blanks: Mapping[str, Sequence[str | None]] | None = None,
     labels: Mapping[str, Sequence[Caption]] | None = None,
+    boxes: Mapping[str, Boxes] | None = None,
     note: str = "",
     cell_side: int = CELL_SIDE,
     colormap: str = "turbo",
@@ -60,6 +62,7 @@ def grid(
             cell shows the plain image, dimmed, with the reason written on it.
         labels: For a column's title and each row what stands below that cell, such as the class that it shows; for the
             images under "".
+        boxes: For a column's title and each row the boxes that are drawn on whole images; for the images under "".
         note: Stands small at the bottom.
         cell_side: The most that the larger side of a cell has, in pixels.
         colormap: The name of a matplotlib color map. A strip at the bottom shows its colors from low to high.
@@ -83,6 +86,7 @@ def grid(
     check_alpha("alpha", alpha)
     images, columns = _cut_volumes(images, columns)
     cells = _draw_cells(images, columns, blanks, cell_side, colormap, alpha)
+    _draw_boxes(cells, images, [(boxes or {}).get(name, ()) for name in ("", *columns)])
     below = [_with_words(images, labels.get("", ())), *(labels.get(name, ()) for name in columns)]
     layout, blocks = plan(cells, (_name(images[0]), *columns), captions or (), below, title, note)
     reasons = {
@@ -101,6 +105,7 @@ def tiles(
     title: str = "",
     labels: Sequence[Caption] | None = None,
     blanks: Sequence[str | None] | None = None,
+    boxes: Boxes = (),
     note: str = "",
     progress: float | None = None,
     cell_side: int = CELL_SIDE,
@@ -115,6 +120,7 @@ def tiles(
         title: Stands on top, such as "epoch 12", cut to one line.
         labels: What stands below each.
         blanks: For each the reason why its heatmap is blank, or None.
+        boxes: For each the boxes that are drawn on it.
         note: Stands small at the bottom.
         progress: A number in [0, 1] that a bar on the upper edge shows; None for no bar.
         cell_side: As for `grid`.
@@ -138,7 +144,9 @@ def tiles(
     _check_grid(images, {"": heatmaps}, labels, {"": reasons}, {})
     check_alpha("alpha", alpha)
     images, shown = _cut_volumes(images, {"": heatmaps})
-    overlays = [row[1] for row in _draw_cells(images, shown, {"": reasons}, cell_side, colormap, alpha)]
+    drawn = _draw_cells(images, shown, {"": reasons}, cell_side, colormap, alpha)
+    _draw_boxes(drawn, images, [(), boxes])
+    overlays = [row[1] for row in drawn]
     columns = _count_columns(len(images))
     cells = [overlays[start : start + columns] for start in range(0, len(images), columns)]
     words = _with_words(images, labels or ())
@@ -235,6 +243,14 @@ def _draw_cells(
         for index, row in enumerate(rows):
             cells[row] = [picture[index].permute(1, 2, 0) for picture in pictures]
     return cells
+
+
+def _draw_boxes(cells: list[list[Tensor]], images: Shown, columns: Sequence[Boxes]) -> None:
+    """Draw the boxes of each column on the cells of those rows that show a whole image."""
+    for column, boxes in enumerate(columns):
+        for row, own in enumerate(boxes):
+            if _is_whole_image(images[row]):
+                cells[row][column] = draw_boxes(cells[row][column], own)
 
 
 def _draw_cell(

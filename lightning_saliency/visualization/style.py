@@ -22,7 +22,7 @@ from lightning_saliency._checks import (
     shown,
 )
 from lightning_saliency._names import one_line
-from lightning_saliency.attribution import Normalize
+from lightning_saliency.attribution import ExplainedSamples, Normalize
 from lightning_saliency.data import (
     PIXELS,
     Normalization,
@@ -30,6 +30,7 @@ from lightning_saliency.data import (
     find_class_names,
     find_normalizations,
     find_rgb_bands,
+    names_by_label,
     to_unit_range,
 )
 from lightning_saliency.visualization.captions import Names
@@ -225,6 +226,24 @@ def to_pictures(images: Tensor, style: Style, dataset: Any = None, modules: Sequ
         uint8 `(N, 3, H, W)`, on the CPU; see `to_rgb` for volumes, and `to_curves` for signals.
     """
     return find_pixel_scale([images], style, dataset, modules)(images)
+
+
+def find_sample_names(
+    looked: Sequence[ExplainedSamples], style: Style, dataset: Any = None, modules: Sequence[Any] = ()
+) -> Names:
+    """Return the names of the classes of explained samples; see `find_names`.
+
+    A detector that lists its detections does not tell how many classes there are: names that are found count only where
+    it is certain which label has which; see `lightning_saliency.data.names_by_label`.
+    """
+    explanation = looked[0].explanation
+    if style.class_names or explanation.task.has_all_classes:
+        return find_names(style, dataset, modules, explanation.num_classes)
+    names = find_class_names(dataset, *modules)
+    known = [classes for group in looked if (classes := group.samples.true_classes) is not None]
+    labels = {index for classes in known for index in classes.flatten().tolist() if index >= 0}
+    fitting = None if names is None else names_by_label(names, labels)
+    return Names(None if fitting is None else tuple(map(one_line, fitting)))
 
 
 def find_names(style: Style, dataset: Any = None, modules: Sequence[Any] = (), num_classes: int | None = None) -> Names:

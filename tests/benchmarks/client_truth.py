@@ -90,7 +90,7 @@ def _tasks(oracle: Oracle, case: Case) -> tuple[str, ...]:
     if oracle.kind == "ranks":
         return ("ordinal",)
     if oracle.kind == "boxes":
-        return "detection", "detection_softmax"
+        return "detection", "detection_softmax", "detection_list"
     tasks = {"values": "regression", "images": "regression", "masks": "segmentation"}
     if oracle.kind == "masks" and oracle.scale == "sigmoid" and _answer(case).shape[1] > 1:
         return ("multilabel_segmentation",)
@@ -206,6 +206,9 @@ def _check_boxes(case: Case, look: Any, labels: dict[int, Any]) -> Iterator[str]
     best = _answer(case)
     for position, predicted, confidence, _ in _rows(look):
         label, score = best[position].tolist()
+        if label < 0:  # no box at all
+            yield from _unless((predicted, confidence) == ((), None), "predicted", (predicted, confidence), "nothing")
+            continue
         yield from _unless(predicted in (int(label), (int(label),)), "predicted", predicted, int(label))
         yield from _unless(abs(confidence - score) <= _SAME, "the score", confidence, score)
 

@@ -55,7 +55,11 @@ def verdict_on(outcome: Outcome, folder: Path) -> tuple[str, str]:
         return "wrong", fault
     if len(look.positions) < SAMPLES:
         return told, f"only {len(look.positions)} of {SAMPLES} samples are shown"
-    blank = [all(reasons[row] for reasons in look.reasons.values()) for row in range(len(look.positions))]
-    if all(blank):
+    # a detector that finds nothing has nothing to show, and it is true that it says so
+    blank = [
+        look.predictions[row] != () and all(reasons[row] for reasons in look.reasons.values())
+        for row in range(len(look.positions))
+    ]
+    if any(blank) and all(blank[row] or look.predictions[row] == () for row in range(len(blank))):
         return told, f"all maps are blank: {next(iter(look.reasons.values()))[0]}"
     return "right", "; ".join(shortcomings(outcome.case, record))
