@@ -3,6 +3,7 @@
 A method is one pure function and one row of `METHODS`.
 """
 
+from lightning_saliency.attribution.absent import find_detected
 from lightning_saliency.attribution.attention import attention_relevance, attention_rollout
 from lightning_saliency.attribution.cam_family import (
     cam,
@@ -75,6 +76,7 @@ __all__ = [
     "eigen_cam",
     "explain",
     "explain_call",
+    "find_detected",
     "find_map",
     "find_method",
     "fused",

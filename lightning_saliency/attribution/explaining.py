@@ -22,6 +22,7 @@ from lightning_saliency._checks import (
     refuse,
     shown,
 )
+from lightning_saliency.attribution.absent import explain_detected, find_detected
 from lightning_saliency.attribution.explanation import Explanation
 from lightning_saliency.attribution.heatmaps import fused, fused_signed
 from lightning_saliency.attribution.inputs import parse_inputs
@@ -97,7 +98,9 @@ def explain(
         target: Which class is explained: an index, from the end where it is negative; a name, `"tiger cat"`, where
             case, underscores and hyphens do not matter; one of these per image; `"label"`, the true class, where labels
             came with the images; `"predicted"`; or a callable from logits `(n, K)` to scores `(n,)`, called with one
-            chunk at a time. Default: the label where it is known, else the predicted one.
+            chunk at a time. Default: the label where it is known, else the predicted one. Of embeddings, it is the
+            similarity to themselves (see `lightning_saliency.evidence.Embedding`), and that to a reference
+            `target=lambda embeddings: embeddings @ reference`.
         layer: The target layer, whose activations the CAM methods read: None (chosen as the papers do, by a run of one
             image), a dotted name, a module of the model, or what `find_target_layer` returned, which saves that
             run. Several layers are read from the same pass.
@@ -109,9 +112,12 @@ def explain(
         flip: Explain the images mirrored along their last axis too, and take the mean: every pass is run twice, for
             smoother maps.
         task: What the model's output means: `"multiclass"` (softmax), `"multilabel"` (each class's sigmoid),
-            `"regression"` (values, of which `target` is one, by default the first), `"segmentation"` (scores of pixels,
-            `(N, K, H, W)`: a class's mean over its pixels), `"detection"` or `"detection_softmax"` (class scores of
-            boxes, `(N, Q, K)`: the odds of a class's best box). Default: found, as far as the output's form tells.
+            `"ordinal"` (K logits of exceeding each but the last of K + 1 ranks), `"regression"` (values, of which
+            `target` is one, by default the first), `"segmentation"` (scores of pixels, `(N, K, H, W)`: a class's mean
+            over its pixels), `"multilabel_segmentation"` (overlapping classes, each with a sigmoid of its own),
+            `"detection"` or `"detection_softmax"` (class scores of boxes, `(N, Q, K)`: the odds of a class's best box),
+            or `"embedding"` (a vector `(N, K)` whose similarity to itself is explained). Default: found, as far as the
+            output's form tells; that lists of detections are such, `"detection_list"`, always is.
         chunk_size: The most images that go through the model together, which bounds the memory; but for rounding, the
             result does not depend on it. On a CPU it is about eight of 224×224 in any case, which is faster.
         progress: Whether to show a progress bar for methods that take many passes and more than a few seconds.
@@ -169,10 +175,17 @@ def explain_call(settings: Settings, call: Call, target: ParsedTarget = None) ->
     Returns:
         The explanation, whose settings name the layers that were read.
     """
-    forward, keys = settings.forward, settings.methods
-    call = forward.on_device(call)
+    call = settings.forward.on_device(call)
     resolved = settings.target.resolve(len(call)) if target is None else target
+    detected = find_detected(settings.forward, call)
+    if detected is None or len(detected.rows) == len(call):
+        return _explain_all(settings, call, resolved)
+    return explain_detected(settings, call, resolved, detected, _explain_all)
 
+
+def _explain_all(settings: Settings, call: Call, resolved: ParsedTarget) -> Explanation:
+    """Explain samples each of which has a score."""
+    forward, keys = settings.forward, settings.methods
     inputs = forward.floating_point_images(call).detach()
     settings = with_layers(settings, call)
     chunk_size = _even_chunk_size(inputs, settings.chunk_size or len(call), resolved)
@@ -184,10 +197,9 @@ def explain_call(settings: Settings, call: Call, target: ParsedTarget = None) ->
             chunk_explanations = []
             for rows in (slice(start, start + chunk_size) for start in range(0, len(call), chunk_size)):
                 classes = resolved[rows] if isinstance(resolved, Tensor) else resolved
-                chunk = reader.read(call[rows], inputs[rows], classes)
+                chunk, classes = reader.read(call[rows], inputs[rows], classes)
                 if settings.flip:
-                    classes = classes if chunk.classes is None else chunk.classes
-                    chunk = _mean_of_mirrored(chunk, reader.read(call[rows], inputs[rows].flip(-1), classes))
+                    chunk = _mean_of_mirrored(chunk, reader.read(call[rows], inputs[rows].flip(-1), classes)[0])
                 chunk_explanations.append(chunk)
         return _joined(settings, call, inputs, chunk_explanations)
 
@@ -200,7 +212,7 @@ def explain_call(settings: Settings, call: Call, target: ParsedTarget = None) ->
         if probed.layout is None:
             raise
     layers = tuple(probed if layer == probed else layer for layer in settings.layers)
-    return explain_call(replace(settings, layers=layers), call, target)
+    return _explain_all(replace(settings, layers=layers), call, resolved)
 
 
 def with_layers(settings: Settings, call: Call) -> Settings:
@@ -229,7 +241,8 @@ class _Reader:
     settings: Settings
     batch_size: int
 
-    def read(self, call: Call, images: Tensor, target: ParsedTarget) -> Explanation:
+    def read(self, call: Call, images: Tensor, target: ParsedTarget) -> tuple[Explanation, ParsedTarget]:
+        """Return the explanation of images, and the target by which changed ones are explained by the same score."""
         settings = self.settings
         needs = frozenset[Need]().union(
             *(METHODS[key].needs_with(options) for key, options in settings.methods.items())
@@ -245,14 +258,13 @@ class _Reader:
             compares=settings.compared is not None,
         )
         first = shared_pass.evidence
-        classes = first.classes if first.classes is not None else target
         shared: dict[str, Tensor] = {}
         attributions: dict[str, Tensor] = {}
         signed: dict[str, Tensor] = {}
         notes: dict[str, Tensor] = {}
         class_evidence = first
         for key in settings.methods:
-            maps = self._attribute(key, call, shared_pass, classes, shared)
+            maps = self._attribute(key, call, shared_pass, shared)
             attributions |= maps.attributions
             signed |= maps.signed
             notes |= maps.notes
@@ -260,9 +272,8 @@ class _Reader:
         predicted: Mapping[str, Tensor] = {}
         if settings.compared is not None:
             of_predicted = shared_pass.of_predicted or shared_pass  # all right: the maps are those of the prediction
-            classes = of_predicted.evidence.classes
-            predicted = self._attribute(settings.compared, call, of_predicted, classes, {}).attributions
-        return Explanation(
+            predicted = self._attribute(settings.compared, call, of_predicted, {}).attributions
+        explanation = Explanation(
             settings,
             call,
             images,
@@ -277,12 +288,12 @@ class _Reader:
             shared_pass.reading.task,
             shared_pass.reading.masks,
             shared_pass.reading.boxes,
+            shared_pass.reading.value_maps,
             predicted,
         )
+        return explanation, shared_pass.target
 
-    def _attribute(
-        self, key: str, call: Call, shared_pass: SharedPass, target: ParsedTarget, shared: dict[str, Tensor]
-    ) -> _Maps:
+    def _attribute(self, key: str, call: Call, shared_pass: SharedPass, shared: dict[str, Tensor]) -> _Maps:
         """Return the attributions of one method: one map per layer, or their fusion."""
         method, settings = METHODS[key], self.settings
         attributions: dict[str, Tensor] = {}
@@ -293,7 +304,7 @@ class _Reader:
         for layer, evidence in zip(layers, every_evidence, strict=True):
             name = f"{key}@{layer}" if len(layers) > 1 else key
             forward = shared_pass.forward
-            passes = Passes(forward, call, target, layer, self.batch_size, settings.progress, shared=shared)
+            passes = Passes(forward, call, shared_pass.target, layer, self.batch_size, settings.progress, shared=shared)
             raw, signed = method.attribute(evidence, passes, settings.methods[key])
             attributions[name] = _nan_without_score(raw, evidence.scores)
             if signed is not None:
@@ -430,4 +441,5 @@ def _joined(settings: Settings, call: Call, inputs: Tensor, chunks: Sequence[Exp
         pooled_activations=cat(chunk.pooled_activations for chunk in chunks),
         masks=cat(chunk.masks for chunk in chunks),
         boxes=cat(chunk.boxes for chunk in chunks),
+        value_maps=cat(chunk.value_maps for chunk in chunks),
     )

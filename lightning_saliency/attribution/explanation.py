@@ -39,7 +39,8 @@ class Explanation:
         inputs: The images as floating-point numbers, as the model takes them or first converts them, `(N, C, H, W)`.
         logits: `(N, K)`, at least float32; K = 1 for a binary model with a single logit.
         scores: The explained logit per image, `(N,)`.
-        classes: The explained class per image, `(N,)` int64; None where the target was a callable.
+        classes: The explained class per image, `(N,)` int64, −1 where a detector has found nothing; None where the
+            target was a callable.
         attributions: The raw attributions of each method, `(N, 1, h, w)` float32, not normalized. Several
             layers that are not fused have one entry each: `grad_cam@layer3`.
         signed: The signed attributions of each channel, `(N, C, H, W)` float32, of the methods in input space.
@@ -49,9 +50,12 @@ class Explanation:
             `Evidence`.
         pooled_activations: The activations that they weigh; see `Evidence`.
         task: What the model's output means.
-        masks: The predicted class of each pixel, `(N, H, W)` int64, of a segmentation; else None.
+        masks: The predicted class of each pixel, `(N, H, W)` int64, of a segmentation, or where the classes overlap
+            the pixels of each, `(N, K, H, W)` bool; else None.
         boxes: Of a detection the best box of each class, `(N, K, 4)`, (x1, y1, x2, y2) in pixels, not a number where
             there is none; else None.
+        value_maps: Of a value beside which the model returns a map of values, as anomaly detectors do, that map,
+            `(N, 1, H, W)`; else None.
         predicted_attributions: Those of the predicted class, of one method, where another class is explained; see
             `Settings.compares`.
         labels: The true classes `(N,)` int64, where they were passed; negative for an unknown one.
@@ -82,6 +86,7 @@ class Explanation:
     task: Task = TASKS["multiclass"]
     masks: Tensor | None = None
     boxes: Tensor | None = None
+    value_maps: Tensor | None = None
     predicted_attributions: Mapping[str, Tensor] = field(default_factory=dict)
     labels: Tensor | None = None
     class_names: tuple[str, ...] | None = None
@@ -140,6 +145,11 @@ class Explanation:
         return self.task.probabilities(self.logits, self.masks)
 
     @property
+    def pixel_classes(self) -> Tensor | None:
+        """The predicted class of each pixel, one of several, `(N, H, W)`, −1 for none; None but of segmentations."""
+        return None if self.masks is None else self.task.pixel_classes(self.masks)
+
+    @property
     def num_classes(self) -> int:
         """How many classes, or values, can be explained."""
         return self.task.num_classes(self.logits)
@@ -163,9 +173,22 @@ class Explanation:
 
     @property
     def confidences(self) -> list[float | None]:
-        """The largest probability per image; None where the output is values."""
+        """The probability of the predicted class per image, of several the largest.
+
+        None where the output is values, or a detector has found nothing.
+        """
         probabilities = self.probabilities
-        return [None for _ in range(len(self))] if probabilities is None else list(probabilities.amax(1).tolist())
+        if probabilities is None:
+            return [None for _ in range(len(self))]
+        predicted = self.predictions.tolist()
+        own = probabilities.gather(1, self.predictions.clamp(min=0)[:, None])[:, 0].tolist()
+        return [None if index < 0 else probability for probability, index in zip(own, predicted, strict=True)]
+
+    @property
+    def absences(self) -> list[str | None]:
+        """In words why there is nothing to explain of an image; None where there is something."""
+        pairs = zip(self.scores.tolist(), self.predictions.tolist(), strict=True)
+        return [self.task.absence(score, predicted) for score, predicted in pairs]
 
     def heatmaps(self, size: Sequence[int] | None = None, normalize: Normalize = "max") -> dict[str, Tensor]:
         """Return the attributions as heatmaps in [0, 1], `(N, 1, H, W)` float32.
@@ -297,6 +320,7 @@ class Explanation:
             pooled_activations=None if self.pooled_activations is None else self.pooled_activations[rows],
             masks=None if self.masks is None else self.masks[rows],
             boxes=None if self.boxes is None else self.boxes[rows],
+            value_maps=None if self.value_maps is None else self.value_maps[rows],
             predicted_attributions={key: maps[rows] for key, maps in self.predicted_attributions.items()},
             labels=None if self.labels is None else self.labels[rows],
         )
@@ -326,8 +350,14 @@ class HeatmapStage:
         if normalize not in self._cache:
             size = self.explanation.images.shape[2:]
             attributions = self.explanation.attributions.items()
-            self._cache[normalize] = {key: make_heatmaps(raw, size, normalize) for key, raw in attributions}
+            made = {key: make_heatmaps(raw, size, normalize) for key, raw in attributions}
+            self._cache[normalize] = {key: self._with_absences(heatmaps) for key, heatmaps in made.items()}
         return MappingProxyType(self._cache[normalize])
+
+    def _with_absences(self, heatmaps: Heatmaps) -> Heatmaps:
+        """Return the heatmaps with the reasons why there was nothing to explain before those of the maps."""
+        pairs = zip(self.explanation.absences, heatmaps.reasons, strict=True)
+        return replace(heatmaps, reasons=tuple(absence or reason for absence, reason in pairs))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ METHODS: dict[str, Method] = {
 }
 """All methods by their keys. To add a method of your own, add an entry."""
 
-DEFAULT_METHODS = ("attention_relevance", "summed_hires_cam", "grad_cam", "grad_cam_plus_plus", "saliency")
+DEFAULT_METHODS = ("attention_relevance", "summed_hires_cam", "hires_cam", "grad_cam", "grad_cam_plus_plus", "saliency")
 """The methods of which `default_methods` chooses."""
 
 
@@ -112,7 +112,9 @@ def default_methods(layers: Layers) -> tuple[str, ...]:
     A convolutional network: `grad_cam`, `grad_cam_plus_plus`, `saliency`. A transformer: `attention_relevance`,
     `grad_cam`, `saliency`; with attention within windows or in a pyramid, `summed_hires_cam` in place of the first.
     Another model with maps: `grad_cam`, `saliency`. A model without any: `saliency`. Grad-CAM++ assumes maps that are
-    not negative, which tokens are.
+    not negative, which tokens are. A detector without attention: `hires_cam`, `saliency`. The score of a box has its
+    gradient where the box is; Grad-CAM's mean over all positions would show other objects that look alike, or are
+    larger (Zhao and Chan 2023, ODAM).
 
     Args:
         layers: What a run of the model has shown.
@@ -123,6 +125,8 @@ def default_methods(layers: Layers) -> tuple[str, ...]:
     """
     if layers.target is None:
         return ("saliency",)
+    if layers.has_boxes:
+        return ("hires_cam", "saliency")
     if layers.is_convolutional:
         return ("grad_cam", "grad_cam_plus_plus", "saliency")
     of_attention = (

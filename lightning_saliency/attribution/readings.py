@@ -31,6 +31,8 @@ def describe_reading(explanation: Explanation, key: str) -> str:
     """
     method, _, layer = key.partition("@")
     settings, found = explanation.settings, explanation.settings.found or Layers()
+    if settings.found is None and METHODS[method].reads_attentions:  # nothing was detected that could be explained
+        return ""
     grid = "×".join(map(str, explanation.attributions[key].shape[2:]))
     if METHODS[method].reads_attentions:
         sites, inputs = found.attentions, found.attention_inputs

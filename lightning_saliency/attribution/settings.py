@@ -45,18 +45,17 @@ class Settings:
     compares: bool = False
 
     def layers_of(self, key: str) -> tuple[TargetLayer, ...]:
-        """Return the target layers that a method reads; empty for a method that reads none.
+        """Return the target layers that a method reads; empty for a method that reads none, and where none is known.
 
         Raises:
             ValueError: None is named, and the model has none.
         """
         method = METHODS[key]
-        if not method.reads_layer or self.layers:
+        if not method.reads_layer or self.layers or self.found is None:
             return self.layers if method.reads_layer else ()
-        found = self.found or Layers()
-        layer = found.pooled if "class_weights" in method.needs else found.target
+        layer = self.found.pooled if "class_weights" in method.needs else self.found.target
         if layer is None:
-            raise ValueError(found.problem)
+            raise ValueError(self.found.problem)
         return (layer,)
 
     @property

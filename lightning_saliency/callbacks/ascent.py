@@ -213,7 +213,8 @@ class _ClassModels(_AscentOutput):
         num_classes = _num_classes(forward, look)
         classes = self.classes or tuple(range(min(num_classes, 10)))
         result = class_model_image(forward, classes, call.images.shape[1:], **self.ascent)
-        images = find_pixel_scale([call.images], self.style, look.dataset, look.modules)(result.images)
+        in_step = [sample.normalization for sample in look.samples.samples]
+        images = find_pixel_scale([call.images], self.style, look.dataset, look.modules, in_step)(result.images)
         names = find_names(self.style, look.dataset, look.modules, num_classes)
         pictures: dict[str, Any] = {}
         scores = zip(result.start_scores.tolist(), result.scores.tolist(), strict=True)
@@ -255,7 +256,7 @@ class _FoolingSheet(_AscentOutput):
         largest = changes.abs().amax((1, 2, 3), keepdim=True)
         magnified = torch.where(largest > 0, changes / largest, 0.0)
         names = find_names(self.style, look.dataset, look.modules, _num_classes(forward, look))
-        scale = find_pixel_scale([images], self.style, look.dataset, look.modules)
+        scale = find_pixel_scale([images], self.style, look.dataset, look.modules, batches[0].normalizations)
         outcomes = zip(
             labels, result.targets.tolist(), result.steps.tolist(), result.fooled.tolist(), result.reasons, strict=True
         )

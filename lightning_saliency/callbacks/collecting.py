@@ -159,7 +159,7 @@ class CollectingCallback(Callback):
         """Load what `_state` has returned, as far as it is there."""
         self._stream.load_state_dict(state.get("samples", {}))
         choices = state.get("choices", {})
-        if choices.get("part", {}).get("name") in dict(pl_module.named_modules()):
+        if self._part.is_of(pl_module, choices.get("part", {})):
             self._load_choices(choices)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

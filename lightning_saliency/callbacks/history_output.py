@@ -6,23 +6,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import finalize
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_saliency._names import to_file_name
+from lightning_saliency.attribution import ExplainedSamples
 from lightning_saliency.callbacks.options import History
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.data import Answer
 from lightning_saliency.history import Record, RecordedLook, RecordedSamples, RecordWriter
 from lightning_saliency.history.folders import LocalFolder, open_folder
+from lightning_saliency.history.looks import NO_BOXES
 from lightning_saliency.history.record import SUFFIX
 from lightning_saliency.loggers import run_folder
-from lightning_saliency.visualization import Style, animation, filmstrip, find_names, find_pixel_scale
+from lightning_saliency.visualization import Style, animation, filmstrip, find_sample_names, pixel_scale_of
 
 _ANIMATION = "animation.gif"
+
+_MOST_BOXES = 4
+"""Of what is detected in an image in the record: as many classes as a caption names, and the explained one."""
+
+_OwnBoxes: TypeAlias = tuple[NDArray[np.float32], tuple[int, ...]]
+"""The boxes of a sample, `(k, 4)`, and their classes."""
 
 
 class HistoryOutput(Output):
@@ -110,20 +119,21 @@ class HistoryOutput(Output):
     def _samples(self, look: Look) -> RecordedSamples:
         images: dict[int, Any] = {}
         labels: dict[int, Answer | None] = {}
-        explanations = [group.explanation for group in look.explained]
-        inputs = [explanation.images for explanation in explanations]
-        scale = find_pixel_scale(inputs, self.style, look.dataset, look.modules)
+        objects: dict[int, _OwnBoxes] = {}
+        scale = pixel_scale_of(look.explained, self.style, look.dataset, look.modules)
         for group in look.explained:
             pictures = scale(group.explanation.images).numpy()
             images |= dict(zip(group.samples.positions, pictures, strict=True))
             labels |= dict(zip(group.samples.positions, group.samples.truths, strict=True))
-        names = find_names(self.style, look.dataset, look.modules, explanations[0].num_classes).names
+            objects |= dict(zip(group.samples.positions, _true_boxes(group), strict=True))
+        names = find_sample_names(look.explained, self.style, look.dataset, look.modules).names
         positions = tuple(sorted(images))
         return RecordedSamples(
             positions,
             tuple(images[position] for position in positions),
             tuple(labels[position] for position in positions),
             None if names is None else tuple(names),
+            *_columns([objects[position] for position in positions]),
         )
 
     def _filmstrips(self, record: Record) -> dict[str, Tensor | Path]:
@@ -169,6 +179,7 @@ def _recorded(look: Look) -> RecordedLook:
         return in_order([value for group in groups for value in read(group)])
 
     explanations = [group.explanation for group in groups]
+    boxes, box_classes = _columns(of_each(_detected_boxes))
     keys = list(explanations[0].attributions)
     return RecordedLook(
         epoch=look.epoch,
@@ -178,7 +189,9 @@ def _recorded(look: Look) -> RecordedLook:
         probabilities=of_each(lambda group: group.explanation.confidences),
         classes=of_each(
             lambda group: (
-                [None] * len(group) if group.explanation.classes is None else group.explanation.classes.tolist()
+                [None] * len(group)
+                if group.explanation.classes is None
+                else [None if index < 0 else index for index in group.explanation.classes.tolist()]
             )
         ),
         reasons={key: of_each(lambda group, key=key: group.heatmaps("max")[key].reasons) for key in keys},
@@ -192,4 +205,33 @@ def _recorded(look: Look) -> RecordedLook:
         explained=look.target,
         task=explanations[0].task.name,
         num_axes=explanations[0].images.dim() - 2,
+        boxes=boxes,
+        box_classes=box_classes,
     )
+
+
+def _columns(of_each: Sequence[_OwnBoxes]) -> tuple[tuple[NDArray[np.float32], ...], tuple[tuple[int, ...], ...]]:
+    """Return the boxes of each sample, and their classes; none where no sample has any."""
+    if not any(classes for _, classes in of_each):
+        return (), ()
+    return tuple(corners for corners, _ in of_each), tuple(classes for _, classes in of_each)
+
+
+def _true_boxes(group: ExplainedSamples) -> list[_OwnBoxes]:
+    objects = group.samples.objects or (None,) * len(group)
+    return [(NO_BOXES, ()) if own is None else (own.corners.numpy(), tuple(own.classes.tolist())) for own in objects]
+
+
+def _detected_boxes(group: ExplainedSamples) -> list[_OwnBoxes]:
+    """Return of each sample the best box of the explained class, then those of the other predicted classes."""
+    explanation = group.explanation
+    if explanation.boxes is None or explanation.classes is None:
+        return [(NO_BOXES, ())] * len(group)
+    found: list[_OwnBoxes] = []
+    for boxes, index, answer in zip(
+        explanation.boxes.cpu().float().numpy(), explanation.classes.tolist(), explanation.answers, strict=True
+    ):
+        wanted = dict.fromkeys((index, *map(int, answer))) if isinstance(answer, tuple) else {}
+        classes = [one for one in wanted if one >= 0 and np.isfinite(boxes[one]).all()][:_MOST_BOXES]
+        found.append((boxes[classes].reshape(-1, 4), tuple(classes)))
+    return found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_saliency.data import mapped
+from lightning_saliency.data import find_images, mapped
 from lightning_saliency.evidence import RecordedCall
 
 _MOST_BYTES = 2**30
@@ -45,7 +46,11 @@ class KeptSteps:
             return copied
 
         self._steps.append((mapped((batch, dict(recorded)), kept), devices))
-        self.num_samples += min((len(call.call) for call in recorded.values() if call.call is not None), default=0)
+        counts = [len(call.call) for call in recorded.values() if call.call is not None]
+        if counts:
+            with suppress(ValueError):  # a call may hold more, such as several windows of each image
+                counts.append(len(find_images(batch, signals=True)))
+        self.num_samples += min(counts, default=0)
 
     def take(self) -> Iterator[tuple[Any, Mapping[str, RecordedCall]]]:
         """Yield the batch and the recorded calls of each step, where they were, and drop them."""

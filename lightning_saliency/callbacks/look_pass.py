@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from lightning_saliency._checks import OptionError, describe_error, error_message
 from lightning_saliency._lightning import LightningModule, Trainer, is_oom_error
@@ -17,16 +18,19 @@ from lightning_saliency.attribution import (
     Settings,
     default_methods,
     explain_call,
+    find_detected,
 )
 from lightning_saliency.callbacks.model_part import ModelPart, same_logits
 from lightning_saliency.callbacks.options import Execution
 from lightning_saliency.data import FixedSamples, SampleBatch
 from lightning_saliency.evidence import (
+    GradientEnd,
     Layers,
     ParsedTarget,
     Target,
     TargetLayer,
     call_note,
+    find_gradient_end,
     find_layers,
     name_layer,
 )
@@ -64,6 +68,7 @@ class LookPass:
     _layers: tuple[TargetLayer, ...] = field(default=(), init=False)
     _found: Layers | None = field(default=None, init=False)
     _fitting_chunk: int | None = field(default=None, init=False)
+    _has_searched_end: bool = field(default=False, init=False)
 
     def forget(self) -> None:
         """Drop what is known of the module's layers, which are chosen again in the next look."""
@@ -78,7 +83,7 @@ class LookPass:
         choices = choices if "methods" in self.unset else {}
         self.left_out = {key: reason for key, reason in choices.get("left_out", {}).items() if key in self.methods}
         self.shown = tuple(key for key in choices.get("shown", ()) if key in self.methods)
-        self._has_succeeded = False
+        self._has_succeeded = self._has_searched_end = False
 
     def name_layers(self, pl_module: LightningModule) -> tuple[str, ...]:
         """Replace layers that are modules by their names, since copies of the module are explained; return all names.
@@ -135,17 +140,36 @@ class LookPass:
                     f"{describe_error(fault)}",
                     "methods",
                 ) from fault
-            reasons = self._reasons(settings, samples.first(1))
+            reasons = self._reasons(settings, _first_with_score(settings, samples) or samples.first(1))
             if len(reasons) in (0, len(settings.methods)):
                 raise
         else:
-            self._has_succeeded, self.shown = True, tuple(settings.methods)
+            if not all(map(_is_absent, explained)):
+                self._has_succeeded, self.shown = True, tuple(settings.methods)
             return explained
         # outside the handler: the error holds the frames, and these hold the tensors
         methods = {key: options for key, options in settings.methods.items() if key not in reasons}
         explained = self._explain_batches(replace(settings, methods=methods), samples)
         self._has_succeeded, self.left_out, self.shown = True, {**self.left_out, **reasons}, tuple(methods)
         return explained
+
+    def gradient_end(
+        self, trainer: Trainer, pl_module: LightningModule, explained: tuple[ExplainedSamples, ...]
+    ) -> tuple[int, GradientEnd | None]:
+        """Return how many samples have no map by any method, and where the gradient of the first one's score ends.
+
+        It ends nowhere where there is a gradient, of which the methods show nothing, and is searched once a run.
+        """
+        blank = [(group, row) for group in explained for row in range(len(group)) if _is_blank(group, row)]
+        if not blank or self._has_searched_end:
+            return 0, None
+        self._has_searched_end = True
+        group, row = blank[0]
+        forward, sample = self.part.forward(trainer, pl_module), group.samples
+        target = self.target.resolve(len(sample), labels=sample.known_labels, positions=sample.positions)
+        classes = target[row : row + 1] if isinstance(target, Tensor) else target
+        with forward.undisturbed() as isolated:
+            return len(blank), find_gradient_end(isolated, forward.on_device(sample.call[row : row + 1]), classes)
 
     def disagreement(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> int:
         """Return the number of samples whose logits are not those of the validation pass they were collected in."""
@@ -154,8 +178,8 @@ class LookPass:
         for group in explained:
             for position, logits in zip(group.samples.positions, group.explanation.logits, strict=True):
                 expected = recorded[position]
-                # a model that ends in a softmax or sigmoid is explained by what goes into it
-                answers = (logits, logits.softmax(0), logits.sigmoid())
+                # a model that ends in a softmax or sigmoid, or its logarithm, is explained by what goes into it
+                answers = (logits, logits.softmax(0), logits.log_softmax(0), logits.sigmoid(), F.logsigmoid(logits))
                 count += expected is not None and not any(same_logits(answer, expected) for answer in answers)
         return count
 
@@ -165,7 +189,10 @@ class LookPass:
             return settings
         suited = self.shown
         if not suited:
-            found = settings.found or find_layers(settings.forward, samples.first(1).batches()[0].call)
+            sample = _first_with_score(settings, samples)
+            if sample is None:  # nothing is detected, so that no run shows the layers
+                return replace(settings, methods={"saliency": settings.methods["saliency"]})
+            found = settings.found or find_layers(settings.forward, sample.batches()[0].call)
             self._found, settings = found, replace(settings, found=found)
             suited = default_methods(replace(found, target=found.target or next(iter(settings.layers), None)))
             if suited == ("saliency",):
@@ -175,10 +202,11 @@ class LookPass:
     def _explain_batches(self, settings: Settings, samples: FixedSamples) -> tuple[ExplainedSamples, ...]:
         explained = []
         for batch in samples.batches():
-            target = self.target.resolve(len(batch), labels=batch.known_labels, positions=batch.positions)
+            target = self.target.resolve(len(batch), labels=batch.true_classes, positions=batch.positions)
             explained.append(self._explain(settings, batch, target))
             settings = replace(settings, layers=self._layers, found=self._found)
-        return tuple(explained)
+        # those of which nothing could be explained know no layers
+        return tuple(sorted(explained, key=_is_absent))
 
     def _reasons(self, settings: Settings, sample: FixedSamples) -> dict[str, str]:
         """Return why each of the methods that do not work fails, by its key: each is run alone, on one sample."""
@@ -225,6 +253,25 @@ class LookPass:
             chunk_size=self._fitting_chunk or self.execution.chunk_size or at_once,
             compares=self.target.choice == "label",
         )
+
+
+def _is_blank(group: ExplainedSamples, row: int) -> bool:
+    """Whether a sample has no map by any method, since there is no gradient or none that is finite."""
+    return all(heatmaps.reasons[row] in ("constant 0", "not finite") for heatmaps in group.heatmaps("max").values())
+
+
+def _first_with_score(settings: Settings, samples: FixedSamples) -> FixedSamples | None:
+    """Return the first sample that has a score, alone: of a detector's one in which it detects something, or None."""
+    for sample, position in zip(samples.samples, samples.positions, strict=True):
+        detected = find_detected(settings.forward, settings.forward.on_device(sample.call))
+        if detected is None or detected.rows:
+            return FixedSamples((sample,), (position,))
+    return None
+
+
+def _is_absent(group: ExplainedSamples) -> bool:
+    """Whether there was nothing to explain in any of these samples."""
+    return None not in group.explanation.absences
 
 
 def _run_plainly(settings: Settings, samples: FixedSamples) -> None:

@@ -74,7 +74,7 @@ class LossReadingCallback(CollectingCallback):
         """
         self._awaits_loss = False
         if loss is not None:
-            self._guarded(trainer, pl_module, partial(self._part.read_loss, loss))
+            self._guarded(trainer, pl_module, partial(self._part.read_loss, loss, pl_module))
         if not self._stream.is_waiting:
             return
         self._part.buffers, self._guard.before_training = self._stream.buffers, True

@@ -184,7 +184,7 @@ class MetricsOutput(Output):
         explanation = group.explanation
         maps = {key: heatmaps.maps for key, heatmaps in group.heatmaps("max").items()}
         values = []
-        if self.options.faithfulness:
+        if self.options.faithfulness and explanation.probabilities is not None:  # which values have not
             batch_size = explanation.settings.chunk_size or _CHUNK
             values.append(measure_faithfulness(look.forward, explanation, heatmaps=maps, batch_size=batch_size))
         if self._is_randomized(look):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lightning_saliency._lightning import rank_zero_warn
@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 class Notices:
-    """Warnings that are given once each."""
+    """Warnings, and lines of information, that are given once each."""
 
     def __init__(self) -> None:
         self._given: set[str] = set()
@@ -22,16 +22,17 @@ class Notices:
         """Forget what was said, before another run."""
         self._given.clear()
 
-    def once(self, message: str, cause: str | None = None) -> None:
+    def once(self, message: str, cause: str | None = None, tell: Callable[[str], None] | None = None) -> None:
         """Warn, unless this was said before.
 
         Args:
             message: The text.
             cause: What the text is about, where it may be worded differently the next time; by default the text.
+            tell: What says it, in place of a warning: of what is no fault, `rank_zero_info`.
         """
         if (cause or message) not in self._given:
             self._given.add(cause or message)
-            warn(message)
+            (tell or warn)(message)
 
 
 def warn(message: str) -> None:

@@ -186,10 +186,11 @@ class Execution:
         fuse: How the maps of several layers become one: the `mean` or `max` of their heatmaps.
         flip: Explain the samples mirrored along their last axis too, and show the mean: every pass is run twice, for
             smoother maps.
-        task: What the model's output means: `multiclass`, `multilabel`, `regression`, `segmentation`, `embedding`,
-            `detection` (boxes whose class scores go through a sigmoid) or `detection_softmax` (through a softmax whose
-            last class is "no object"). Default: found from what the loss does with it, and from the forms of output and
-            labels.
+        task: What the model's output means: `multiclass`, `ordinal` (K logits of exceeding each but the last of K + 1
+            ranks), `multilabel`, `regression`, `segmentation`, `multilabel_segmentation` (whose classes overlap: each
+            has a sigmoid of its own), `embedding`, `detection` (boxes whose class scores go through a sigmoid) or
+            `detection_softmax` (through a softmax whose last class is "no object"). Default: found from what the loss
+            does with it, and from the forms of output and labels.
         output_fn: A function that returns the logits of the model's output, or their key in it, such as `heads.color`,
             where they are not found automatically.
         chunk_size: The most images that go through the model together, which bounds the memory.

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lightning_saliency._lightning import rank_zero_info
+from lightning_saliency.callbacks.notices import Notices
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
-from lightning_saliency.visualization import ALL_METHODS, Style, draw_sheets
+from lightning_saliency.visualization import ALL_METHODS, Style, draw_sheets, pixel_scale_of
+
+_STRETCHED = (
+    "Each sample is shown stretched to its own range: the numbers that the model takes are no pixels in [0, 1], and no "
+    "normalization that was found makes them so. To see the images as they were, pass what was subtracted from each "
+    "channel, and what it was divided by: `style=Style(mean=[...], std=[...])`."
+)
+"""What is said once where the pictures are not those of the pixels."""
 
 
 class PicturesOutput(Output):
@@ -21,6 +30,11 @@ class PicturesOutput(Output):
     def __init__(self, style: Style, methods: Sequence[str]) -> None:
         self.style = style
         self.methods = tuple(methods)
+        self._notices = Notices()
+
+    def reset(self) -> None:
+        """Forget what was said, before another run."""
+        self._notices.reset()
 
     def tags(self) -> set[str]:
         """Return the tag of the sheet of all methods, and those of single ones as far as they are drawn."""
@@ -35,6 +49,9 @@ class PicturesOutput(Output):
 
     def __call__(self, look: Look) -> Logged:
         """Return the sheets of a look."""
+        scale = pixel_scale_of(look.explained, self.style, look.dataset, look.modules)
+        if scale.is_unknown:
+            self._notices.once(_STRETCHED, tell=rank_zero_info)
         sheets = draw_sheets(
             look.explained,
             self.style,
@@ -42,5 +59,6 @@ class PicturesOutput(Output):
             explained=look.target,
             dataset=look.dataset,
             modules=look.modules,
+            pixel_scale=scale,
         )
         return Logged(pictures=sheets)

@@ -84,7 +84,9 @@ class SaliencyCallback(LookCallback):
             after each training epoch where the trainer has no validation.
         target: Which class is explained: `label` (the true class where the batch has labels, else the predicted one),
             `predicted`, a class by its index, from the end where it is negative, or by its name, as the style or the
-            data set has it, one class per sample, or a callable from logits `(N, K)` to scores `(N,)`.
+            data set has it, one class per sample, or a callable from logits `(N, K)` to scores `(N,)`. Of embeddings,
+            their similarity to themselves (see `lightning_saliency.evidence.Embedding`), or to a reference by
+            `target=lambda embeddings: embeddings @ reference`.
         layer: The layer whose activations the CAM methods read, by its dotted name or as a module:
             `model.layer4[-1]`. Default: chosen by a run of one image, as in the papers: the last convolutional map
             after its activation and before any pooling. Several give one map each, from the same pass.
@@ -178,8 +180,17 @@ class SaliencyCallback(LookCallback):
         if self._pass.target.has_names:
             self._pass.target = self.target.named(self._class_names(trainer, pl_module))
         explained = self._pass.explain(trainer, pl_module, samples, at_once)
+        if self._part.meaning is not None and self._part.meaning.note:
+            self._notices.once(f"{type(self).__name__} shows an embedding, no classes. {self._part.meaning.note}")
         if self._pass.left_out:
             self._notices.once(_describe_left_out(type(self).__name__, self._pass.left_out, self._pass.shown))
+        count, end = self._pass.gradient_end(trainer, pl_module, explained)
+        if end is not None:
+            self._notices.once(
+                f"{type(self).__name__}: {count} of {len(samples)} samples have no map, since the gradient of the "
+                f"score is {end.kind} before its `{end.operation}`. Name what goes into that: the submodule that "
+                "returns it, `model=...`, or a function that takes it from the output, `Execution(output_fn=...)`."
+            )
         return explained
 
     def _class_names(self, trainer: Trainer, pl_module: LightningModule) -> Sequence[str] | None:
@@ -197,7 +208,7 @@ class SaliencyCallback(LookCallback):
         has_labels = any(sample.label is not None for sample in samples.samples)
         meaning = self._part.meaning or Meaning()
         described = self.target.describe(has_labels=has_labels, task=meaning.task or TASKS["multiclass"])
-        return f"{described} of {meaning.key}" if meaning.others and meaning.key else described
+        return f"{described} of {self._part.key}" if meaning.others and self._part.key else described
 
     def _forget(self) -> None:
         super()._forget()

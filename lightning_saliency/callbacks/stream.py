@@ -14,7 +14,8 @@ from lightning_saliency.callbacks.kept_steps import KeptSteps
 from lightning_saliency.callbacks.model_part import ModelPart
 from lightning_saliency.callbacks.options import Samples
 from lightning_saliency.callbacks.surroundings import buffers_of
-from lightning_saliency.data import FixedSamples, SampleCollector, mapped
+from lightning_saliency.callbacks.transfer import find_transfer_normalization
+from lightning_saliency.data import Call, FixedSamples, Normalization, SampleCollector, plain_tensors
 from lightning_saliency.evidence import RecordedCall
 
 
@@ -52,6 +53,7 @@ class SampleStream:
         self._is_whole = False
         self._kept: KeptSteps | None = None
         self._ran_all = True
+        self._in_transfer: list[Normalization | None] = []
 
     def state_dict(self) -> dict[str, Any]:
         """Return the samples of `fit`, for a checkpoint."""
@@ -105,6 +107,7 @@ class SampleStream:
         incomplete = self._incomplete(stage)
         self.was_recorded = self._shown[stage].fixed is None
         self._is_whole = False
+        self._in_transfer = []
         for collector in incomplete:
             collector.begin(labels)
         if incomplete:
@@ -120,7 +123,7 @@ class SampleStream:
         if self.part.is_recording and dataloader_idx == self.dataloader_idx:
             self._is_whole = False  # until its samples are collected
             # new containers, since a step may modify its batch
-            self._batch = mapped(batch, lambda _, value: value)
+            self._batch = plain_tensors(batch)
             self.part.begin_step()
 
     @property
@@ -211,17 +214,37 @@ class SampleStream:
     ) -> list[str]:
         self._is_whole = False
         incomplete = self._incomplete(stage)
+        notes = []
         if incomplete:
-            call, reading = self.part.read_step(trainer, pl_module, batch, recorded)
+            step = self.part.read_step(trainer, pl_module, batch, recorded)
+            reading = step.reading
             logits, task = (None, "multiclass") if reading is None else (reading.logits, reading.task.name)
+            num_axes = 2 if reading is None or reading.masks is None else reading.masks.dim() - 1
+            in_transfer = self._find_in_transfer(trainer, pl_module, step.batch, step.call)
+            notes += [] if step.note is None else [step.note]
             for collector in incomplete:
-                collector.offer(batch, call, logits, task, self.part.key)
+                collector.offer(
+                    step.batch, step.call, logits, task, self.part.key, num_axes=num_axes, in_transfer=in_transfer
+                )
         self._is_whole = True
-        return [
+        return notes + [
             f"labels that do not fit the model's logits are taken for none: {collector.unfit_labels}"
             for collector in incomplete
             if collector.unfit_labels is not None
         ]
+
+    def _find_in_transfer(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, call: Call
+    ) -> Normalization | None:
+        """Return what the module's transfer hooks do to pixels: tried on the first batch of a pass."""
+        if not self._in_transfer:
+            found = None
+            if isinstance(call.given, Tensor):
+                found = find_transfer_normalization(
+                    trainer, pl_module, batch, call.images, self.dataloader_idx, self.part.buffers
+                )
+            self._in_transfer.append(found)
+        return self._in_transfer[0]
 
     def _collectors(self, stage: str) -> list[SampleCollector]:
         others = [collector for collector in self._others[stage] if collector is not None]

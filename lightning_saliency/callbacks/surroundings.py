@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency._lightning import DummyLogger, LightningModule, Trainer
-from lightning_saliency.evidence import Shadow, Surroundings
+from lightning_saliency.evidence import Chain, Shadow, Surroundings
 
 
 def buffers_of(pl_module: nn.Module) -> dict[str, Tensor]:
@@ -25,7 +25,10 @@ def buffers_of(pl_module: nn.Module) -> dict[str, Tensor]:
 
 
 def quiet_surroundings(
-    trainer: Trainer, pl_module: LightningModule, buffers: Mapping[str, Tensor] | None = None
+    trainer: Trainer,
+    pl_module: LightningModule,
+    buffers: Mapping[str, Tensor] | None = None,
+    model: nn.Module | None = None,
 ) -> Surroundings:
     """Return the surroundings of any part of a module: its shadow logs nothing, and is never in training.
 
@@ -33,6 +36,7 @@ def quiet_surroundings(
         trainer: The trainer; the shadow refers to a shallow copy with loggers that do nothing.
         pl_module: Its module, whose shadow is made as a whole, since hooks on a part of it may reach the rest.
         buffers: The buffers that the module had in sanity checking, if the shadow is to be in that state again.
+        model: What is run: a part of the module, or a `Chain` of its parts.
     """
     quiet = copy(trainer)
     quiet.loggers = [DummyLogger() for _ in trainer.loggers]
@@ -43,20 +47,21 @@ def quiet_surroundings(
     elif quiet.training:  # at the end of its epoch
         quiet.validating = True
     restore = () if buffers is None else (partial(_restore, pl_module, buffers),)
-    return Surroundings(pl_module, tuple(stand_ins), (partial(_attach, quiet), *restore))
+    owner = nn.ModuleList([pl_module, model]) if isinstance(model, Chain) else pl_module
+    return Surroundings(owner, tuple(stand_ins), (partial(_attach, quiet, pl_module), *restore))
 
 
 def _restore(pl_module: nn.Module, buffers: Mapping[str, Tensor], shadow: Shadow) -> None:
     """Write buffers into a shadow; not into what it shares with the module, which a graph may depend on."""
     shared = set(map(id, pl_module.buffers()))
-    for name, buffer in shadow.module.named_buffers():
+    for name, buffer in shadow.of(pl_module).named_buffers():
         if name in buffers and buffers[name].shape == buffer.shape and id(buffer) not in shared:
             buffer.copy_(buffers[name])
 
 
-def _attach(trainer: Trainer, shadow: Shadow) -> None:
+def _attach(trainer: Trainer, owner: nn.Module, shadow: Shadow) -> None:
     """Attach the trainer to a shadow, and discard what its modules log in `forward`."""
-    pl_module: Any = shadow.module
+    pl_module: Any = shadow.of(owner)
     pl_module.trainer = trainer  # which a copy of a LightningModule lacks
     for module in pl_module.modules():
         if hasattr(module, "log") and hasattr(module, "log_dict"):

@@ -3,6 +3,7 @@
 from lightning_saliency.data.bands import Bands, find_rgb_bands
 from lightning_saliency.data.batches import (
     find_images,
+    find_label_channels,
     find_label_columns,
     find_label_masks,
     find_label_rows,
@@ -10,12 +11,14 @@ from lightning_saliency.data.batches import (
     find_values,
     is_images,
     read_classes,
+    smallest_classes,
 )
 from lightning_saliency.data.calls import Call, channels_first, join_calls, like_layout, make_call, plain_call
 from lightning_saliency.data.choosing import CHOOSERS, Candidate, Choose, Chooser, First, Positions, Selection, Spread
-from lightning_saliency.data.class_names import find_class_names
+from lightning_saliency.data.class_names import find_class_names, names_by_label
 from lightning_saliency.data.datasets import find_dataset, find_loader
-from lightning_saliency.data.normalization import Normalization, find_normalizations, to_unit_range
+from lightning_saliency.data.normalization import PIXELS, Normalization, find_normalizations, to_unit_range
+from lightning_saliency.data.object_boxes import ObjectBoxes, find_object_boxes
 from lightning_saliency.data.objects import boxes_to_masks, masks_to_boxes, objects_to_masks
 from lightning_saliency.data.photos import (
     NoImageError,
@@ -26,6 +29,7 @@ from lightning_saliency.data.photos import (
     to_photo,
     transformed,
 )
+from lightning_saliency.data.pixels import common_normalization, find_step_normalization
 from lightning_saliency.data.placement import Placement, find_placement
 from lightning_saliency.data.samples import (
     FixedSamples,
@@ -38,11 +42,13 @@ from lightning_saliency.data.samples import (
 )
 from lightning_saliency.data.spatial import averaged, interpolated, over_axes, shorter_lengths, spatial_axes, times
 from lightning_saliency.data.spread import find_stream_labels, spread_positions
-from lightning_saliency.data.trees import children, describe, mapped
-from lightning_saliency.data.truths import Answer, Truths, find_truths
+from lightning_saliency.data.trees import children, describe, is_subclass, mapped, plain_tensors
+from lightning_saliency.data.truths import NOTHING, Answer, Truths, find_truths
 
 __all__ = [
     "CHOOSERS",
+    "NOTHING",
+    "PIXELS",
     "Answer",
     "Bands",
     "Call",
@@ -54,6 +60,7 @@ __all__ = [
     "LabelFn",
     "NoImageError",
     "Normalization",
+    "ObjectBoxes",
     "Objects",
     "Photo",
     "Placement",
@@ -68,18 +75,22 @@ __all__ = [
     "boxes_to_masks",
     "channels_first",
     "children",
+    "common_normalization",
     "describe",
     "find_class_names",
     "find_dataset",
     "find_images",
+    "find_label_channels",
     "find_label_columns",
     "find_label_masks",
     "find_label_rows",
     "find_labels",
     "find_loader",
     "find_normalizations",
+    "find_object_boxes",
     "find_placement",
     "find_rgb_bands",
+    "find_step_normalization",
     "find_stream_labels",
     "find_truths",
     "find_values",
@@ -88,17 +99,21 @@ __all__ = [
     "interpolated",
     "is_images",
     "is_photo",
+    "is_subclass",
     "join_calls",
     "like_layout",
     "make_call",
     "mapped",
     "masks_to_boxes",
+    "names_by_label",
     "objects_to_masks",
     "over_axes",
     "plain_call",
+    "plain_tensors",
     "read_classes",
     "read_image",
     "shorter_lengths",
+    "smallest_classes",
     "spatial_axes",
     "spread_positions",
     "times",

@@ -139,16 +139,21 @@ def find_values(batch: Any, count: int, width: int = 1) -> Tensor | None:
     return columns[0].reshape(count, width) * 1.0 if columns else None
 
 
-def find_label_masks(batch: Any, count: int, size: Sequence[int] | None = None) -> Tensor | None:
+def find_label_masks(
+    batch: Any, count: int, size: Sequence[int] | None = None, *, num_axes: int = 2, num_classes: int | None = None
+) -> Tensor | None:
     """Return the labels of a batch for a segmentation: the class of each pixel.
 
     Args:
         batch: A tensor, list, tuple, named tuple, mapping or dataclass, also nested.
         count: N, the number of images.
         size: H and W of the masks; None for any.
+        num_axes: The number of spatial axes: 2 of images, 3 of volumes, 1 of signals.
+        num_classes: K, the number of logits, which masks of one channel a class must have; None where it is not known.
 
     Returns:
         `(N, H, W)` int64, as they are in the batch, also with values that mean "ignore"; or None where there are none.
+        Of masks `(N, K, H, W)` with one channel a class, the one that is 1, and −1 where none is.
 
     Example:
         >>> import torch
@@ -159,13 +164,58 @@ def find_label_masks(batch: Any, count: int, size: Sequence[int] | None = None) 
 
     def read_masks(value: Any) -> Tensor | None:
         masks = _to_tensor(value)
-        if masks is None or masks.dim() not in (3, 4) or (masks.dim() == 4 and masks.shape[1] != 1):
+        if masks is None or masks.dim() - num_axes not in (1, 2) or len(masks) != count:
             return None
-        fits = len(masks) == count and (size is None or masks.shape[-2:] == tuple(size))
-        is_integer = not masks.is_floating_point() or _is_binary(masks)
-        return masks.reshape(count, *masks.shape[-2:]).long() if fits and is_integer else None
+        if size is not None and masks.shape[-num_axes:] != tuple(size):
+            return None
+        if masks.dim() == num_axes + 2 and masks.shape[1] > 1:
+            return _read_channels(masks) if num_classes in (None, masks.shape[1]) else None
+        are_classes = not masks.is_floating_point() or _is_binary(masks) or _are_whole(masks, num_classes)
+        return masks.reshape(count, *masks.shape[-num_axes:]).long() if are_classes else None
 
     return next((masks for _, masks in _columns(batch, read_masks)), None)
+
+
+def find_label_channels(batch: Any, count: int, num_classes: int) -> Tensor | None:
+    """Return the labels of a batch for a segmentation whose classes may overlap: whether each pixel has each class.
+
+    Args:
+        batch: A tensor, list, tuple, named tuple, mapping or dataclass, also nested.
+        count: N, the number of images.
+        num_classes: K, the number of logits.
+
+    Returns:
+        `(N, K, H, W)` bool, or None where there are none.
+
+    Example:
+        >>> import torch
+        >>> find_label_channels((torch.rand(2, 1, 8, 8), torch.ones(2, 3, 8, 8)), 2, 3).shape
+        torch.Size([2, 3, 8, 8])
+    """
+
+    def read_channels(value: Any) -> Tensor | None:
+        masks = _to_tensor(value)
+        fits = masks is not None and masks.dim() > 3 and masks.shape[:2] == (count, num_classes)
+        return masks == 1 if masks is not None and fits and _is_binary(masks) else None
+
+    return next((masks for _, masks in _columns(batch, read_channels)), None)
+
+
+def smallest_classes(masks: Tensor) -> Tensor:
+    """Return one class for each pixel of overlapping masks: of several that with the fewest pixels, −1 where is none.
+
+    Args:
+        masks: `(N, K, H, W)` bool.
+
+    Example:
+        >>> import torch
+        >>> smallest_classes(torch.tensor([[[[True, True, False]], [[False, True, False]]]]))
+        tensor([[[ 0,  1, -1]]])
+    """
+    sizes = masks.flatten(2).sum(2)
+    ranks = sizes.argsort(1).argsort(1).reshape(*sizes.shape, *[1] * (masks.dim() - 2))
+    smallest = ranks.expand(masks.shape).masked_fill(~masks, masks.shape[1]).argmin(1)
+    return smallest.masked_fill(~masks.any(1), -1)
 
 
 def find_label_columns(batch: Any, read: Callable[[Any], Tensor | None]) -> dict[Path, Tensor]:
@@ -242,6 +292,21 @@ def is_images(value: Any, num_axes: Collection[int] = (4, 5)) -> bool:
         num_axes: How many axes it may have; 3 for signals `(N, C, T)`.
     """
     return isinstance(value, Tensor) and value.dim() in num_axes and value.is_floating_point() and value.numel() > 0
+
+
+def _read_channels(masks: Tensor) -> Tensor | None:
+    """Return the class of each pixel of masks `(N, K, …)` with one channel a class; None where they are none."""
+    is_ignored = torch.isin(masks, torch.tensor(_IGNORED, device=masks.device)).any(1)
+    num_true = (masks == 1).sum(1).masked_fill(is_ignored, 0)
+    are_masks = bool(((masks == 0) | (masks == 1) | is_ignored[:, None]).all() and (num_true <= 1).all())
+    if not are_masks or 2 * int(num_true.sum()) < num_true.numel():
+        return None
+    return (masks == 1).long().argmax(1).masked_fill(num_true == 0, -1)
+
+
+def _are_whole(masks: Tensor, num_classes: int | None) -> bool:
+    """Whether floating-point numbers are the classes of a model, as some libraries read them from files."""
+    return num_classes is not None and bool((masks == masks.round()).all()) and fit_labels(masks, num_classes)
 
 
 def _are_classes(labels: Tensor, num_classes: int | None) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_saliency.data.trees import Path, at_path, children, describe, dotted, leaves, mapped
+from lightning_saliency.data.trees import Path, at_path, children, describe, dotted, leaves, mapped, plain_tensors
 
 _IMAGE_NAMES = ("image", "images", "img", "imgs", "pixel_values", "x", "input", "inputs", "data")
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
@@ -70,6 +70,13 @@ class Call:
     def is_floating_point(self) -> bool:
         """Whether the images are floating-point numbers; else the model converts them itself."""
         return self[:1].leaf.is_floating_point()
+
+    @property
+    def sizes(self) -> list[tuple[int, ...]]:
+        """The size (H, W) of each image, which may be in a list of images of several sizes."""
+        if isinstance(self.given, Tensor):
+            return [tuple(self.images.shape[2:])] * len(self)
+        return [tuple(self[row : row + 1].images.shape[2:]) for row in range(len(self))]
 
     def to(self, device: torch.device | str) -> Call:
         """Return the call with all its tensors on a device."""
@@ -209,6 +216,7 @@ def make_call(
     args = (args,) if isinstance(args, Tensor) else args  # `(images)` is not a tuple
     arguments: dict[int | str, Any] = dict(enumerate(args))
     arguments.update(kwargs)
+    arguments = plain_tensors(arguments)
     tensors = {path: value for path, value in leaves(arguments) if isinstance(value, Tensor)}
     lists = dict(_image_lists(arguments))
     values = {
@@ -323,7 +331,9 @@ def _channel_axis(shape: Sequence[int]) -> int:
         others = [size for other, size in enumerate(shape) if other not in (0, axis)]
         if shape[axis] in _COLORS and min(others) > max(_COLORS):
             return axis
-    return 1
+    # two or four frames in color, rather than as many channels of three slices
+    is_few_frames = len(shape) == 5 and shape[1] in (2, 4) and shape[2] == 3 and min(shape[3:]) > max(_COLORS)
+    return 2 if is_few_frames else 1
 
 
 def _identity(value: Any) -> Any:

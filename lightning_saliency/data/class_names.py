@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -29,6 +29,9 @@ _NAMES = (
 
 _ABOUT = ("info", "metainfo", "METAINFO", "meta", "metadata", "config", "_hparams", "pretrained_cfg")
 """Where a data set or a model has an object or a dict that tells of it."""
+
+_BACKGROUND = ("background", "bg", "no object", "nothing")
+"""What the class of label 0 is called where that is no object."""
 
 _MOST_NAMES = 2**20
 """The most classes that are named, where a sequence has no end."""
@@ -62,6 +65,32 @@ def find_class_names(*owners: Any, num_classes: int | None = None) -> list[str] 
                 if names is not None:
                     return names
     return None
+
+
+def names_by_label(names: Sequence[str], labels: Collection[int]) -> list[str] | None:
+    """Return the names of an object detector's labels, of which 0 may be the background, where it is certain.
+
+    The names have the background first, or the labels go from 0 on, or from 1 up to the number of the names.
+
+    Args:
+        names: The names of the classes, as a data set gives them.
+        labels: The labels that occur.
+
+    Returns:
+        The names in the order of the labels, or None where it is not certain which label has which name.
+
+    Example:
+        >>> names_by_label(["__background__", "cat", "dog"], {1})
+        ['__background__', 'cat', 'dog']
+        >>> names_by_label(["cat", "dog"], {1, 2}), names_by_label(["cat", "dog"], {1})
+        (['background', 'cat', 'dog'], None)
+    """
+    has_background = names[0].strip("_ ").lower() in _BACKGROUND
+    largest = max(labels, default=0)
+    if largest < len(names) and (has_background or 0 in labels):
+        return list(names)
+    is_from_one = largest == len(names) and 0 not in labels and not has_background
+    return ["background", *names] if is_from_one else None
 
 
 def _described_modules(owner: Any) -> Iterator[nn.Module]:

@@ -85,6 +85,10 @@ class Normalization(NamedTuple):
         return num_outside <= (1 - _FEWEST_IN_RANGE) * num_finite
 
 
+PIXELS = Normalization([0.0], [1.0])
+"""The normalization of images that are pixels in [0, 1] as they are."""
+
+
 def find_normalizations(*owners: Any) -> list[Normalization]:
     """Return the normalizations of images in the transforms of a data set, or in a model or a data module.
 

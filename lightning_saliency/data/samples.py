@@ -14,10 +14,13 @@ from lightning_saliency._checks import OptionError, call_option
 from lightning_saliency.data.batches import is_images, read_classes
 from lightning_saliency.data.calls import Call, join_calls, plain_call
 from lightning_saliency.data.choosing import Chooser, Selection
+from lightning_saliency.data.normalization import Normalization
+from lightning_saliency.data.object_boxes import ObjectBoxes, find_object_boxes
 from lightning_saliency.data.objects import objects_to_masks
 from lightning_saliency.data.packing import pack, unpack
-from lightning_saliency.data.trees import Path, describe, mapped
-from lightning_saliency.data.truths import LABEL_FORMS, Answer, Truths, find_truths
+from lightning_saliency.data.pixels import find_step_normalization
+from lightning_saliency.data.trees import Path, describe, mapped, plain_tensors
+from lightning_saliency.data.truths import DETECTIONS, LABEL_FORMS, Answer, Truths, find_truths
 
 Objects: TypeAlias = Callable[[Any], Any] | Tensor | Sequence[Tensor]
 """The objects of the samples, as for `objects_to_masks`; or a function that returns the objects of a batch."""
@@ -39,6 +42,8 @@ class Sample:
         mask: The pixels of the objects, `(1, H, W)` bool, of a volume `(1, D, H, W)`; None where they are not known.
         logits: The logits of the validation pass in which the sample was collected, `(K,)`, or None.
         pixel_labels: The true class of each pixel, `(H, W)` int64, or None where it is not known.
+        normalization: What the step has done to its pixels; None where that is nothing, or not known.
+        objects: The boxes of its objects, for a detector; None where they are not known.
     """
 
     call: Call
@@ -46,12 +51,19 @@ class Sample:
     mask: Tensor | None = None
     logits: Tensor | None = None
     pixel_labels: Tensor | None = None
+    normalization: Normalization | None = None
+    objects: ObjectBoxes | None = None
 
     @property
     def label(self) -> int | None:
         """The true class, of several the first; None where none is known."""
-        first = self.truth[:1] if isinstance(self.truth, tuple) else (self.truth,)
-        return next((value for value in first if isinstance(value, int)), None)
+        return next(iter(self.classes), None)
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The true classes; none of values, and where none is known."""
+        values = self.truth if isinstance(self.truth, tuple) else (self.truth,)
+        return tuple(value for value in values if isinstance(value, int))
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,8 @@ class SampleBatch:
         positions: Their indices among all samples that are explained.
         masks: The pixels of the objects, `(N, 1, H, W)` bool, or None where they are not known.
         pixel_labels: The true class of each pixel, of each sample `(H, W)` int64, or None where it is not known.
+        normalizations: What the step has done to the pixels of each; see `Sample`.
+        objects: The boxes of the objects of each, or None where they are not known.
     """
 
     call: Call
@@ -71,6 +85,8 @@ class SampleBatch:
     positions: tuple[int, ...]
     masks: Tensor | None = None
     pixel_labels: tuple[Tensor | None, ...] = ()
+    normalizations: tuple[Normalization | None, ...] = ()
+    objects: tuple[ObjectBoxes | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -86,6 +102,13 @@ class SampleBatch:
         if all(label is None for label in self.labels):
             return None
         return torch.tensor([-1 if label is None else label for label in self.labels])
+
+    @property
+    def true_classes(self) -> Tensor | None:
+        """The true classes of each, `(N, T)` int64 filled up with −1; None where all are unknown."""
+        classes = [Sample(self.call, truth).classes for truth in self.truths]
+        width = max(map(len, classes))
+        return torch.tensor([[*row, *[-1] * (width - len(row))] for row in classes]) if width else None
 
 
 @dataclass(frozen=True)
@@ -123,6 +146,8 @@ class FixedSamples:
             tuple(self.positions[index] for index in indices),
             torch.stack(masks) if masks else None,
             tuple(sample.pixel_labels for sample in members),
+            tuple(sample.normalization for sample in members),
+            tuple(sample.objects for sample in members),
         )
 
 
@@ -171,7 +196,17 @@ class SampleCollector:
         """
         self._kept, self._selection = {}, Selection(self.chooser.for_labels(labels))
 
-    def offer(self, batch: Any, call: Call, logits: Tensor | None, task: str = "multiclass", key: str = "") -> None:
+    def offer(
+        self,
+        batch: Any,
+        call: Call,
+        logits: Tensor | None,
+        task: str = "multiclass",
+        key: str = "",
+        *,
+        num_axes: int = 2,
+        in_transfer: Normalization | None = None,
+    ) -> None:
         """Keep the samples of a batch that the chooser wants; does nothing once the samples are complete.
 
         Args:
@@ -180,13 +215,15 @@ class SampleCollector:
             logits: `(N, K)`, the model's output for it, where it was recorded.
             task: What the logits mean: a key of `lightning_saliency.evidence.TASKS`.
             key: Their key in the model's output, which the labels may have too.
+            num_axes: The number of spatial axes of a segmentation's masks.
+            in_transfer: What was done to the pixels before the step, in which more may be done.
 
         Raises:
             ValueError: There are no labels where the chooser needs them, or the objects are neither boxes nor masks.
         """
         if self.fixed is not None:
             return
-        truths = self._truths(batch, len(call), logits, task, key)
+        truths = self._truths(batch, len(call), logits, task, key, num_axes)
         labels = [Sample(call, truth).label for truth in truths.answers]
         chooser = self._selection.chooser
         if chooser.needs_labels and all(label is None for label in labels):
@@ -204,7 +241,9 @@ class SampleCollector:
         self._kept = {position: sample for position, sample in self._kept.items() if position in chosen}
         rows = [position - start for position in chosen if position >= start]
         if rows:
-            samples = self._samples(rows, batch, call, truths, logits)
+            normalization = _normalization(batch, call, rows) or in_transfer
+            boxes = find_object_boxes(batch, call.sizes) if task in DETECTIONS else None
+            samples = self._samples(rows, batch, call, truths, logits, normalization, boxes)
             self._kept |= {start + row: sample for row, sample in zip(rows, samples, strict=True)}
         if self._selection.is_complete:
             self.end(whole=True)
@@ -253,13 +292,14 @@ class SampleCollector:
         if samples and self.given is None and knows_objects:
             self.fixed = self._with_objects(FixedSamples(samples, tuple(range(len(samples)))))
 
-    def _truths(self, batch: Any, count: int, logits: Tensor | None, task: str, key: str) -> Truths:
+    def _truths(self, batch: Any, count: int, logits: Tensor | None, task: str, key: str, num_axes: int) -> Truths:
         """Return what is true of each sample, None for a class that the logits do not have."""
         num_classes = None if logits is None else logits.shape[1]
         labels = batch if self.label_fn is None else call_option("samples.labels", self.label_fn, batch)
         if labels is None:
             return Truths((None,) * count)
-        truths = find_truths(labels if self.label_fn is None else [labels], count, num_classes, task, key)
+        within = labels if self.label_fn is None else [labels]
+        truths = find_truths(within, count, num_classes, task, key, num_axes=num_axes)
         if truths is None and self.label_fn is not None:
             raise OptionError(
                 f"Expected the function for `labels` to return {LABEL_FORMS[task]} of the {count} images, got "
@@ -272,7 +312,14 @@ class SampleCollector:
         return truths
 
     def _samples(
-        self, rows: Sequence[int], batch: Any, call: Call, truths: Truths, logits: Tensor | None
+        self,
+        rows: Sequence[int],
+        batch: Any,
+        call: Call,
+        truths: Truths,
+        logits: Tensor | None,
+        normalization: Normalization | None,
+        boxes: Sequence[ObjectBoxes] | None,
     ) -> Iterator[Sample]:
         """Yield samples of a batch, which hold nothing of the others."""
         objects = call_option("samples.objects", self.objects, batch) if callable(self.objects) else None
@@ -286,6 +333,8 @@ class SampleCollector:
                 None if objects is None else _mask(objects, row, len(call), sample_call.images.shape[2:]),
                 None if outputs is None else outputs[index].clone(),
                 None if truths.masks is None else truths.masks[row].cpu().clone(),
+                normalization,
+                None if boxes is None else boxes[row],
             )
 
     def _with_objects(self, samples: FixedSamples) -> FixedSamples:
@@ -300,6 +349,11 @@ class SampleCollector:
             mask = objects_to_masks(objects, 1, size)[0] if len(objects) else torch.zeros(1, *size, dtype=torch.bool)
             masked.append(replace(sample, mask=mask))
         return replace(samples, samples=tuple(masked))
+
+
+def _normalization(batch: Any, call: Call, rows: Sequence[int]) -> Normalization | None:
+    """Return what the step has done to the pixels of its batch; not of images of several sizes."""
+    return find_step_normalization(batch, call.images, rows) if isinstance(call.given, Tensor) else None
 
 
 def _mask(objects: Any, row: int, count: int, size: Sequence[int]) -> Tensor:
@@ -336,7 +390,7 @@ def given_samples(images: Any, labels: Any = None) -> FixedSamples:
             f"Expected `samples` to hold one integer class for each of the {len(images)} images, got "
             f"{describe(labels)}."
         )
-    call = plain_call(images.detach().cpu())
+    call = plain_call(plain_tensors(images).detach().cpu())
     known = [None] * len(images) if classes is None else [x if x >= 0 else None for x in classes.tolist()]
     samples = tuple(Sample(call[row : row + 1], label) for row, label in enumerate(known))
     return FixedSamples(samples, tuple(range(len(samples))))
@@ -391,6 +445,8 @@ def _state_of(sample: Sample) -> dict[str, Any]:
         "mask": sample.mask,
         "logits": sample.logits,
         "pixel_labels": sample.pixel_labels,
+        "normalization": None if sample.normalization is None else tuple(sample.normalization),
+        "objects": None if sample.objects is None else (sample.objects.corners, sample.objects.classes),
     }
 
 
@@ -398,4 +454,7 @@ def _from_state(state: Mapping[str, Any]) -> Sample:
     packed = {path: unpack(values) for path, values in state["packed"].items()}
     arguments = mapped(state["arguments"], lambda path, value: packed.get(path, value))
     call = Call(arguments, tuple(state["image"]), frozenset(map(tuple, state["per_sample"])))
-    return Sample(call, state["truth"], state["mask"], state["logits"], state["pixel_labels"])
+    numbers = state["normalization"]
+    normalization = None if numbers is None else Normalization(*numbers)
+    objects = None if state["objects"] is None else ObjectBoxes(*state["objects"])
+    return Sample(call, state["truth"], state["mask"], state["logits"], state["pixel_labels"], normalization, objects)

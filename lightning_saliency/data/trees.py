@@ -84,6 +84,27 @@ def mapped(tree: Any, change: Callable[[Path, Any], Any], whole: Collection[Path
     return rebuilt
 
 
+def plain_tensors(tree: Any) -> Any:
+    """Return a copy of a tree with plain tensors, of the same memory, in place of those of subclasses.
+
+    A subclass may carry what slices and joins cannot keep (metadata of each image, say). Those that compute by
+    themselves, such as distributed and jagged tensors, are no plain tensors, and stay.
+
+    Example:
+        >>> import torch
+        >>> class Image(torch.Tensor): ...
+        >>> type(plain_tensors({"image": torch.zeros(1).as_subclass(Image)})["image"])
+        <class 'torch.Tensor'>
+    """
+    return mapped(tree, lambda _, value: value.as_subclass(Tensor) if is_subclass(value) else value)
+
+
+def is_subclass(value: Any) -> bool:
+    """Whether a value is a tensor of a subclass whose data is a plain tensor's."""
+    kind = type(value)
+    return isinstance(value, Tensor) and kind is not Tensor and kind.__torch_dispatch__ is Tensor.__torch_dispatch__
+
+
 def at_path(tree: Any, path: Sequence[Any]) -> Any:
     """Return the value at a path of a tree."""
     for key in path:

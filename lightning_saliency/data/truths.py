@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,28 +10,37 @@ import torch
 from torch import Tensor
 
 from lightning_saliency.data.batches import (
+    find_label_channels,
     find_label_masks,
     find_label_rows,
     find_labels,
     find_values,
     fit_labels,
     known_classes,
+    smallest_classes,
 )
+from lightning_saliency.data.object_boxes import find_object_classes
 from lightning_saliency.data.trees import children
-
-_OBJECT_LABELS = ("labels", "class_labels", "classes", "category_id")
-"""The usual names of the classes of an image's objects."""
 
 Answer: TypeAlias = int | tuple[int, ...] | tuple[float, ...]
 """What is true of a sample, or what a model says of it: a class, a set of classes, or values."""
 
 
+DETECTIONS = ("detection", "detection_softmax", "detection_list")
+"""The tasks whose samples have objects with boxes."""
+
+NOTHING = dict.fromkeys(DETECTIONS, "nothing detected")
+"""What is said where no class is predicted, by the task."""
+
 LABEL_FORMS = {
     "multiclass": "one class for each",
+    "ordinal": "one rank for each",
     "multilabel": "zeros and ones for the classes of each",
     "regression": "values for each",
     "segmentation": "a map of classes for each",
+    "multilabel_segmentation": "a map of zeros and ones for the classes of each",
     "embedding": "nothing for each",
+    **dict.fromkeys(DETECTIONS, "a mapping with boxes and labels for each"),
 }
 """What labels are, in words, by the task."""
 
@@ -42,7 +51,7 @@ class Truths:
 
     Attributes:
         answers: Of each sample its class, its classes, or its values; None where that is not known.
-        masks: The class of each pixel, `(N, H, W)` int64; None but for a segmentation.
+        masks: The class of each pixel, `(N, H, W)` int64, or of volumes or signals; None but for a segmentation.
         unfit: In words, labels that are no classes of the model; None where all are.
     """
 
@@ -52,7 +61,13 @@ class Truths:
 
 
 def find_truths(
-    batch: Any, count: int, num_classes: int | None = None, task: str = "multiclass", key: str = ""
+    batch: Any,
+    count: int,
+    num_classes: int | None = None,
+    task: str = "multiclass",
+    key: str = "",
+    *,
+    num_axes: int = 2,
 ) -> Truths | None:
     """Return what a batch says is true of its samples; None where it holds no such labels.
 
@@ -62,13 +77,17 @@ def find_truths(
         num_classes: K, the number of logits, or values; None where it is not known.
         task: What the logits mean: a key of `lightning_saliency.evidence.TASKS`.
         key: The key of the logits in the model's output; see `under_key`.
+        num_axes: The number of spatial axes of a segmentation's masks.
 
     Example:
         >>> batch = (torch.zeros(2, 3, 8, 8), torch.tensor([[1, 0, 1], [0, 0, 0]]))
         >>> find_truths(batch, 2, 3, "multilabel").answers
         ((0, 2), ())
     """
-    return _READERS[task](under_key(batch, key), count, num_classes)
+    batch = under_key(batch, key)
+    if task == "segmentation":
+        return _most_pixels(batch, count, num_classes, num_axes)
+    return _READERS[task](batch, count, num_classes)
 
 
 def under_key(batch: Any, key: str) -> Any:
@@ -102,6 +121,10 @@ def _classes(batch: Any, count: int, num_classes: int | None) -> Truths | None:
     return Truths(_where(labels, known), unfit=unfit)
 
 
+def _ranks(batch: Any, count: int, num_classes: int | None) -> Truths | None:
+    return _classes(batch, count, None if num_classes is None else num_classes + 1)
+
+
 def _sets(batch: Any, count: int, num_classes: int | None) -> Truths | None:
     rows = find_label_rows(batch, count, num_classes or 1)
     if rows is None:
@@ -114,9 +137,9 @@ def _values(batch: Any, count: int, num_classes: int | None) -> Truths | None:
     return None if values is None else Truths(tuple(tuple(map(float, row)) for row in values.tolist()))
 
 
-def _most_pixels(batch: Any, count: int, num_classes: int | None) -> Truths | None:
+def _most_pixels(batch: Any, count: int, num_classes: int | None, num_axes: int) -> Truths | None:
     """Return of each sample the class with the most pixels; of a single logit class 1, where it has any."""
-    masks = find_label_masks(batch, count)
+    masks = find_label_masks(batch, count, num_axes=num_axes, num_classes=num_classes)
     if masks is None:
         return None
     known = known_classes(masks, num_classes)
@@ -127,37 +150,36 @@ def _most_pixels(batch: Any, count: int, num_classes: int | None) -> Truths | No
     return Truths(_where(counts.argmax(1), counts.any(1)), masks)
 
 
+def _largest_class(batch: Any, count: int, num_classes: int | None) -> Truths | None:
+    """Return of each sample the class with the most pixels, where the classes may overlap."""
+    masks = find_label_channels(batch, count, num_classes or 1)
+    if masks is None:
+        return None
+    counts = masks.flatten(2).sum(2)
+    return Truths(_where(counts.argmax(1), counts.any(1)), smallest_classes(masks))
+
+
 def _nothing(batch: Any, count: int, num_classes: int | None) -> None:
     return None
 
 
 def _sets_of_objects(batch: Any, count: int, num_classes: int | None) -> Truths | None:
-    """Return of each sample the classes of its objects: of a list with a mapping for each, which holds their labels."""
-    targets = next(_object_labels(batch, count), None)
-    if targets is None:
+    """Return of each sample the classes of its objects."""
+    classes = find_object_classes(batch, count)
+    if classes is None:
         return None
-    known = [sorted(set(labels[known_classes(labels, num_classes)].tolist())) for labels in targets]
+    known = [sorted(set(labels[known_classes(labels, num_classes)].tolist())) for labels in classes]
     return Truths(tuple(map(tuple, known)))
-
-
-def _object_labels(tree: Any, count: int) -> Iterator[list[Tensor]]:
-    """Yield of each list of N mappings with boxes the class labels of each, `(n,)`."""
-    if isinstance(tree, list | tuple) and len(tree) == count:
-        found = [next((one[name] for name in _OBJECT_LABELS if name in one), None) for one in map(children, tree)]
-        if found and all(isinstance(labels, Tensor) and labels.dim() == 1 for labels in found):
-            yield [labels.long().cpu() for labels in found if labels is not None]
-    for entry in children(tree).values():
-        yield from _object_labels(entry, count)
 
 
 _READERS: dict[str, Callable[[Any, int, int | None], Truths | None]] = {
     "multiclass": _classes,
+    "ordinal": _ranks,
     "multilabel": _sets,
     "regression": _values,
-    "segmentation": _most_pixels,
+    "multilabel_segmentation": _largest_class,
     "embedding": _nothing,
-    "detection": _sets_of_objects,
-    "detection_softmax": _sets_of_objects,
+    **dict.fromkeys(DETECTIONS, _sets_of_objects),
 }
 
 

@@ -12,7 +12,7 @@ from lightning_saliency.evidence.trace import LayerCall, Trace
 
 
 def last_convolutional_map(
-    trace: Trace, size: tuple[int, ...] | None = None, *, can_be_cut: bool = False
+    trace: Trace, size: tuple[int, ...] | None = None, *, can_be_cut: bool = False, num_axes: int | None = None
 ) -> LayerCall | None:
     """Return the call that returned the last convolutional map that the logits depend on; None if there is none.
 
@@ -25,8 +25,9 @@ def last_convolutional_map(
         trace: The trace of one image.
         size: (h, w) of the map, or its size in a model of volumes or signals; None for any.
         can_be_cut: Whether to choose only a map through which every path from the image to the logits goes.
+        num_axes: The number of axes of the map: by default those of the images, 4 for maps of a volume's frames.
     """
-    num_axes = 2 + len(trace.image_size)
+    num_axes = num_axes or 2 + len(trace.image_size)
     used = ancestors([trace.logits.grad_fn])
     sizes = {call.node: tuple(call.output.shape[2:]) for call in trace.calls}
 

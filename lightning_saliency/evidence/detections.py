@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_saliency.data import children
 from lightning_saliency.data.trees import leaves
 
-_FLOOR = -30.0
+_ABSENT = -torch.inf
 """The logarithm of the odds of a class of which nothing is detected."""
 
 _LEAST_CLASSES = 128
@@ -22,8 +22,8 @@ def detections(output: Any, num_samples: int) -> Any:
     """Return an output that lists the detections of each image as tensors for all; any other output as it is.
 
     Such a list has N mappings with `boxes (n, 4)`, `scores (n,)` and `labels (n,)`, as torchvision's detectors return
-    it. It becomes `logits (N, Q, K)`, the logarithm of the odds of each detection's class, and `boxes (N, Q, 4)`, where
-    Q is the largest n: the others are filled up with detections of no class.
+    it. It becomes `logits (N, Q, K)`, the logarithm of the odds of each detection's class, −∞ of all others, and
+    `boxes (N, Q, 4)`, where Q is the largest n: the others are filled up with detections of no class.
 
     Example:
         >>> one = {"boxes": torch.zeros(1, 4), "scores": torch.tensor([0.5]), "labels": torch.tensor([2])}
@@ -95,7 +95,7 @@ def best_boxes(odds: Tensor, boxes: Tensor, size: tuple[int, ...]) -> Tensor:
         boxes = torch.cat([center - extent / 2, center + extent / 2], 2) * scale
     largest, queries = odds.detach().max(1)
     chosen = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
-    return chosen.where(largest[..., None] > _FLOOR, torch.nan)
+    return chosen.where(largest[..., None] > _ABSENT, torch.nan)
 
 
 def _is_of_boxes(names: tuple[Any, ...]) -> bool:
@@ -115,9 +115,9 @@ def _class_logits(one: Mapping[str, Tensor], count: int, width: int) -> Tensor:
     tiny = torch.finfo(scores.dtype).eps
     odds = torch.logit(scores, tiny)
     is_class = torch.arange(width, device=scores.device) == one["labels"][:, None]
-    rows = odds[:, None].where(is_class, _FLOOR)
+    rows = odds[:, None].where(is_class, _ABSENT)
     # a sum of nothing keeps the graph where nothing is detected
-    return torch.cat([rows, rows.new_full((count - len(rows), width), _FLOOR) + 0 * scores.sum()])
+    return torch.cat([rows, rows.new_full((count - len(rows), width), _ABSENT) + 0 * scores.sum()])
 
 
 def _padded(boxes: Tensor, count: int) -> Tensor:

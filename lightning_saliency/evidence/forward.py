@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lightning_saliency._checks import check_type, refuse, shown
-from lightning_saliency.data import Call, channels_first, like_layout, plain_call
+from lightning_saliency.data import Call, channels_first, like_layout, plain_call, plain_tensors
 from lightning_saliency.evidence.call_notes import noting_call
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
+from lightning_saliency.evidence.normalizations import NormalizationReader
 from lightning_saliency.evidence.outputs import OutputChoice, OutputReader, check_output_choice
-from lightning_saliency.evidence.tasks import TASKS, Reading, Task
+from lightning_saliency.evidence.tasks import TASKS, Embedding, Reading, Task
 
 ForwardContext: TypeAlias = Callable[[], AbstractContextManager[Any]]
 """A function that returns the context in which the model's forward runs, for instance autocast."""
@@ -106,8 +107,13 @@ class Forward:
                 stack.enter_context(_FirstFloatingPoint(copied, laid_out))
             reader = OutputReader(len(call), self.output_fn, self.task, like=call.first_repeated, warns=warns)
             stack.enter_context(reader)
+            is_embedding = isinstance(self.task, Embedding)
+            normalizations = stack.enter_context(NormalizationReader(len(call))) if is_embedding else None
             output = self._run(copied)
-        return reader.read(output)
+        reading = reader.read(output)
+        if normalizations is None:
+            return reading
+        return replace(reading, unnormalized=normalizations.before(reading.logits))
 
     def output(self, call: Call) -> Any:
         """Run the model without a graph, and return its output as it is; to be called inside `undisturbed`."""
@@ -143,6 +149,7 @@ class Forward:
     def call_of(self, images: Tensor) -> Call:
         """Return the call `model(images)`, with the images on the model's device and in its precision."""
         parameter = self._parameter
+        images = plain_tensors(images)
         return plain_call(images if parameter is None else images.to(parameter))
 
     def floating_point_images(self, call: Call) -> Tensor:

@@ -3,90 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency._checks import OptionError
 from lightning_saliency.data import Call, times
-from lightning_saliency.evidence.convolutional import (
-    is_class_scores,
-    last_convolutional_map,
-    once_called,
-    plainest_name,
-)
+from lightning_saliency.evidence.convolutional import is_class_scores, last_convolutional_map
 from lightning_saliency.evidence.forward import Forward, as_forward
-from lightning_saliency.evidence.graph import ancestors, dependents, is_learned
+from lightning_saliency.evidence.graph import ancestors
 from lightning_saliency.evidence.head import own_parameters, replace_parameters
-from lightning_saliency.evidence.layout import Layout, TokenGrid, has_aspect
+from lightning_saliency.evidence.layer_choice import LayerChoice, Layers, only_pools
+from lightning_saliency.evidence.layout import Layout, has_aspect
 from lightning_saliency.evidence.probe import probe
+from lightning_saliency.evidence.pyramid import last_common_map, reads_attention
 from lightning_saliency.evidence.target_layer import TargetLayer
-from lightning_saliency.evidence.trace import AttentionCall, LayerCall, ModuleCall, Site, Trace
-
-_MOST_PATCHES = 0.5
-"""The share of a map's patches on which the score must depend."""
-
-
-_UNSORTED = 0.3
-"""How much less than a later map one may answer to the image's halves before it counts as sorted otherwise."""
-
-_CANCELED = 1e-4
-"""The most of its terms' magnitudes to which a sum that is 0 but for rounding may amount."""
-
-
-@dataclass(frozen=True)
-class AttentionSites:
-    """The attentions of a model in which all of the image's patches are tokens, in the order of the forward.
-
-    Attributes:
-        queries: For each one the position of the token that asks, where only one does (class attention); None where
-            all tokens ask, or where the query is no token (attention pooling).
-        sizes: (L, S) of each.
-        stream: The sequence of tokens from which the score is read.
-        ends_in_query: Whether the last one asks by one query alone and no module returns a sequence behind it, so that
-            `stream` is what it reads.
-    """
-
-    queries: tuple[int | None, ...]
-    sizes: tuple[tuple[int, int], ...]
-    stream: TargetLayer
-    ends_in_query: bool = False
-
-
-@dataclass(frozen=True)
-class Layers:
-    """Which layers of a model the methods read.
-
-    Attributes:
-        target: The layer of the CAM family; None where the model has no map.
-        pooled: The model's last map, which a head with global pooling pools; None where it has none.
-        attention_inputs: The inputs of its attentions, in their order.
-        attentions: Its attentions over the image's patches; None where it has none, or has others.
-        read_prefix: How many of the tokens before the patches the score reads: class tokens, but no registers.
-        is_convolutional: Whether the target layer is the last map of a convolutional network.
-        problem: Why there is no target layer.
-        no_attentions: Why there are no `attentions`.
-    """
-
-    target: TargetLayer | None = None
-    pooled: TargetLayer | None = None
-    attention_inputs: tuple[TargetLayer, ...] = ()
-    attentions: AttentionSites | None = None
-    read_prefix: int = 0
-    is_convolutional: bool = False
-    problem: str = ""
-    no_attentions: str = "The run shows no attention over the image's patches."
-
-    @property
-    def patches(self) -> TargetLayer | None:
-        """The first layer whose positions are the image's patches; None in a convolutional network."""
-        is_tokens = self.pooled is not None and self.pooled.layout is not None and self.pooled.layout.is_tokens
-        return next(iter(self.attention_inputs), self.pooled if is_tokens else None)
+from lightning_saliency.evidence.tasks import Detection
+from lightning_saliency.evidence.trace import LayerCall, Trace
 
 
 def find_target_layer(
@@ -160,6 +94,8 @@ def find_layers(model: nn.Module | Forward, images: Tensor | Call) -> Layers:
     with forward.undisturbed() as isolated:
         _fill_zero_parameters(isolated.model)
         trace = Trace.of(isolated, call, image)
+        if isinstance(trace.task, Detection) and not reads_attention(trace):
+            return _layers_of_boxes(trace)
         convolutional = last_convolutional_map(trace)
         if convolutional is not None and not _has_later_map(trace, convolutional):
             target = TargetLayer(convolutional.name, convolutional.activated, Layout(element=convolutional.element))
@@ -168,11 +104,23 @@ def find_layers(model: nn.Module | Forward, images: Tensor | Call) -> Layers:
         return _choice(isolated, call, image, trace, convolutional).layers()
 
 
-def _choice(isolated: Forward, call: Call, image: Tensor, trace: Trace, convolutional: LayerCall | None) -> _Choice:
+def _layers_of_boxes(trace: Trace) -> Layers:
+    """Return the layers of a detector without attention, whose scores depend on no whole map."""
+    found = last_common_map(trace)
+    if found is None:
+        return Layers(problem=LayerChoice(trace, {}, {}, None).problem(), has_boxes=True)
+    target = TargetLayer(found.name, found.activated, Layout(element=found.element))
+    return Layers(target=target, pooled=target, has_boxes=True)
+
+
+def _choice(isolated: Forward, call: Call, image: Tensor, trace: Trace, convolutional: LayerCall | None) -> LayerChoice:
     """Return the choice among the maps of all layers, whose layouts are found by a further run."""
     shapes = {output.site: output.output.shape for output in trace.calls}
     probed = probe(isolated, call, image, shapes)
-    return _Choice(trace, probed.layouts, probed.orders, convolutional)
+    if convolutional is None:  # of a volume, the frames may be seen one by one
+        of_frames = last_convolutional_map(trace, num_axes=1 + len(trace.image_size))
+        convolutional = of_frames if of_frames is not None and of_frames.site in probed.layouts else None
+    return LayerChoice(trace, probed.layouts, probed.orders, convolutional)
 
 
 def with_layout(model: nn.Module | Forward, layer: TargetLayer, images: Tensor | Call) -> TargetLayer:
@@ -212,15 +160,9 @@ def _has_later_map(trace: Trace, convolutional: LayerCall) -> bool:
         call.node in later
         and _may_be_map(call.output.shape, trace.image_size)
         and not is_class_scores(trace, call)
-        and not _only_pools(convolutional, call)
+        and not only_pools(convolutional, call)
         for call in trace.calls
     )
-
-
-def _only_pools(earlier: LayerCall, later: LayerCall) -> bool:
-    """Whether a later map is the earlier one pooled, normed or reshaped: nothing learned is between them."""
-    between = ancestors([later.node], stop=lambda node: node is earlier.node)
-    return earlier.node in between and not any(map(is_learned, between - {earlier.node}))
 
 
 def _may_be_map(shape: Sequence[int], image_size: Sequence[int]) -> bool:
@@ -230,246 +172,3 @@ def _may_be_map(shape: Sequence[int], image_size: Sequence[int]) -> bool:
     if len(shape) != 2 + len(image_size) or shape[0] != 1:
         return False
     return any(math.prod(grid) > 1 and has_aspect(grid, image_size) for grid in (shape[2:], shape[1:-1]))
-
-
-@dataclass
-class _Choice:
-    """Chooses the layers of a model that is not merely convolutional."""
-
-    trace: Trace
-    layouts: Mapping[Site, Layout]
-    orders: Mapping[Site, float]
-    convolutional: LayerCall | None
-
-    def layers(self) -> Layers:
-        last = self._last_map()
-        if last is None:
-            return Layers(problem=self._problem())
-        inputs = self._in_order([self._input_of(attention) for attention in self.trace.attentions], last)
-        unique = list({call.node: call for call in inputs if call is not None}.values())
-        target = last
-        if last.site in self.layouts and self.layouts[last.site].is_tokens and unique and not self._cancels(unique[-1]):
-            target = unique[-1]
-        return Layers(
-            target=self._target(target),
-            pooled=self._target(last),
-            attention_inputs=tuple(map(self._target, unique)),
-            attentions=self._sites(inputs),
-            read_prefix=self._read_prefix(),
-        )
-
-    def _last_map(self) -> LayerCall | None:
-        """Return the last map on most of whose patches the score depends."""
-        for node in reversed(self.trace.nodes()):
-            readable = self.readable[node]
-            if readable and self._is_candidate(readable[0]):
-                chosen = plainest_name(self.trace, readable)
-                if self.convolutional is not None and _only_pools(self.convolutional, chosen):
-                    return self.convolutional
-                return chosen
-        return None
-
-    def _is_candidate(self, call: LayerCall) -> bool:
-        return (
-            self.covered.get(call.node, 0.0) >= _MOST_PATCHES
-            and self._channels(call) > 1
-            and any(map(is_learned, ancestors([call.node])))  # else it is the image, normalized or pooled
-            and not is_class_scores(self.trace, call, [self._channels(call)])
-            and not self._is_weights(call)
-            and call.site not in self.inner
-        )
-
-    def _channels(self, call: LayerCall) -> int:
-        return int(self.layouts[call.site].sequence(call.output).shape[-1])
-
-    def _target(self, call: LayerCall) -> TargetLayer:
-        return TargetLayer(call.name, call.activated, self.layouts.get(call.site, Layout(element=call.element)))
-
-    @cached_property
-    def readable(self) -> dict[Any, list[LayerCall]]:
-        """The calls that returned a map, each of a module that is called once, by the map's node in their order."""
-        return {
-            node: [call for call in once_called(self.trace, node) if call.site in self.layouts]
-            for node in self.trace.nodes()
-        }
-
-    @cached_property
-    def gradients(self) -> dict[Any, tuple[LayerCall, Tensor]]:
-        """The gradient of the predicted class's score at each map on which it depends, by the map's node."""
-        readable = [call for call in self.trace.calls if call.site in self.layouts and call.node is not None]
-        unique = list({call.node: call for call in readable}.values())
-        edges = [call.edge for call in unique if call.edge is not None]
-        with torch.enable_grad():
-            score = self.trace.logits.float().max()
-        if edges and not score.requires_grad:
-            raise OptionError(
-                "The model's scores do not depend on its layers through operations that have a gradient: a `detach()` "
-                "or inference mode inside the model cuts the graph, as in some detectors. Pass an `output_fn` that "
-                "returns one score for each class, (N, K), with their graph.",
-                "methods",
-            )
-        gradients = torch.autograd.grad(score, edges, allow_unused=True, retain_graph=True) if edges else ()
-        return {
-            call.node: (call, gradient)
-            for call, gradient in zip(unique, gradients, strict=True)
-            if gradient is not None
-        }
-
-    @cached_property
-    def covered(self) -> dict[Any, float]:
-        """The share of each map's patches on which the score depends, by the map's node."""
-        maps = {
-            node: self.layouts[call.site].read(gradient, self.trace.image_size)
-            for node, (call, gradient) in self.gradients.items()
-        }
-        return {node: float((gradient != 0).any(1).float().mean()) for node, gradient in maps.items()}
-
-    def _read_prefix(self) -> int:
-        """Return how many tokens before the patches the score reads at the end."""
-        node = next((node for node in reversed(self.trace.nodes()) if node in self.gradients), None)
-        if node is None:
-            return 0
-        call, gradient = self.gradients[node]
-        layout = self.layouts[call.site]
-        return int((layout.sequence(gradient)[:, : layout.prefix] != 0).any(2).sum())
-
-    @cached_property
-    def inner(self) -> set[Site]:
-        """The maps that are made inside an attention, on the way from its input to its matrix."""
-        attentions = self.trace.attentions
-        readable = [call for call in self.trace.calls if call.site in self.layouts]
-        return {call.site for call in readable if any(self._is_inside(call, attention) for attention in attentions)}
-
-    def _is_inside(self, call: LayerCall, attention: AttentionCall) -> bool:
-        """Whether a tensor is made on the way into an attention: its queries, keys and values, not its input."""
-        if self._is_scope(attention.scope):
-            is_within = call.name.startswith(f"{attention.scope.name}.")
-            return is_within and not self._is_leading(call, attention.scope)
-        return call.node in ancestors([attention.node], stop=self._is_projection)
-
-    def _is_weights(self, call: LayerCall) -> bool:
-        """Whether a tensor is an attention's matrix: a softmax that has not been multiplied by anything yet."""
-        softmaxes = {attention.node for attention in self.trace.attentions if attention.scores is not None}
-        return bool(softmaxes & ancestors([call.node], stop=lambda node: is_learned(node) or self._is_product(node)))
-
-    def _is_product(self, node: Any) -> bool:
-        return "Mul" in node.name() and sum(parent in self.dependent for parent, _ in node.next_functions) > 1
-
-    def _cancels(self, call: LayerCall) -> bool:
-        """Whether gradient times activation sums to 0 at most patches, as where it is read through norms alone."""
-        layout, (_, gradient) = self.layouts[call.site], self.gradients[call.node]
-        products = (layout.sequence(gradient) * layout.sequence(call.output)).detach().double()
-        return bool((products.sum(2).abs() < _CANCELED * products.abs().sum(2)).double().mean() > _MOST_PATCHES)
-
-    def _is_scope(self, module: ModuleCall) -> bool:
-        """Whether a module is an attention's own: not the whole model, nor one that holds other attentions' modules."""
-        inner = [a.scope.name for a in self.trace.attentions if a.scope.name.startswith(f"{module.name}.")]
-        return bool(module.name) and not inner
-
-    def _is_leading(self, call: LayerCall, scope: ModuleCall) -> bool:
-        """Whether nothing learned but a norm is between the input of an attention's module and this tensor.
-
-        A padded tensor has other positions than its input.
-        """
-        between = ancestors([call.node], stop=lambda node: node in scope.inputs or self._is_projection(node))
-        changed = any(self._is_projection(node) or "Pad" in node.name() for node in between - scope.inputs)
-        return bool(between & scope.inputs) and not changed
-
-    def _is_projection(self, node: Any) -> bool:
-        """Whether a node applies a weight: a convolution or linear layer, but not the product of two maps."""
-        if not is_learned(node):
-            return False
-        return sum(parent in self.dependent for parent, _ in node.next_functions) < 2
-
-    @cached_property
-    def dependent(self) -> AbstractSet[Any]:
-        """The nodes that depend on the image."""
-        return dependents([self.trace.image], ancestors([self.trace.logits.grad_fn]))
-
-    def _input_of(self, attention: AttentionCall) -> LayerCall | None:
-        """Return the map that an attention reads: the nearest one before it that is not made inside it."""
-        found: list[LayerCall] = []
-
-        def stop(node: Any) -> bool:
-            if node is attention.node:  # what it returns is not what it reads
-                return False
-            readable = self.readable.get(node, [])
-            if not readable or self.covered.get(node, 0.0) < _MOST_PATCHES or readable[0].site in self.inner:
-                return False
-            found.append(plainest_name(self.trace, readable))
-            return True
-
-        ancestors([attention.node], stop=stop)
-        return max(found, key=self._positions, default=None)
-
-    def _in_order(self, inputs: Sequence[LayerCall | None], last: LayerCall) -> list[LayerCall | None]:
-        """Return the attentions' inputs, None for those whose positions are not in the image's order.
-
-        A model may sort its tokens, by windows say, and sort them back. What answers to the image's halves comes from
-        maps that do so too: mixing makes them answer less and less.
-        """
-        order = self.orders.get(last.site, 0.0)
-        kept: list[LayerCall | None] = []
-        for call in reversed(inputs):
-            is_known = call is not None and self.orders[call.site] > order - _UNSORTED
-            kept.append(call if is_known else None)
-            order = max(order, self.orders[call.site]) if call is not None else order
-        return kept[::-1]
-
-    def _positions(self, call: LayerCall) -> int:
-        return int(self.layouts[call.site].sequence(call.output).shape[1])
-
-    def _token_grid(self, call: LayerCall) -> TokenGrid:
-        return self.layouts[call.site].token_grid(call.output.shape, self.trace.image_size)
-
-    def _sites(self, inputs: Sequence[LayerCall | None]) -> AttentionSites | None:
-        """Return the attentions over the image's patches, if there are no others."""
-        queries, sizes = [], []
-        grids = set()
-        for attention, call in zip(self.trace.attentions, inputs, strict=True):
-            if call is None or attention.size is None:
-                return None
-            tokens, (length, keys) = self._token_grid(call), attention.size
-            grids.add(tokens.grid)
-            if keys != len(tokens) or length not in (1, keys) or len(grids) > 1:
-                return None
-            asks = length == 1 and self._asks(attention)
-            queries.append(tokens.prefix - 1 if asks and tokens.prefix else len(tokens) - 1 if asks else None)
-            sizes.append(attention.size)
-        stream = self._stream() if sizes else None
-        ends_in_query = bool(sizes) and sizes[-1][0] == 1 < sizes[-1][1]
-        if stream is not None:
-            return AttentionSites(tuple(queries), tuple(sizes), self._target(stream))
-        read = inputs[-1] if ends_in_query else None
-        return None if read is None else AttentionSites(tuple(queries), tuple(sizes), self._target(read), True)
-
-    def _asks(self, attention: AttentionCall) -> bool:
-        """Whether the query comes from the image, as a class token's does, and that of attention pooling does not."""
-        if attention.scores is None:
-            return attention.query in self.dependent
-        products = ancestors([attention.scores], stop=is_learned)
-        return any(is_learned(node) and not self._is_projection(node) for node in products)
-
-    def _stream(self) -> LayerCall | None:
-        """Return the last sequence of tokens that comes from the last attention, whichever of them the score reads."""
-        for node in reversed(self.trace.nodes()):
-            readable = self.readable[node]
-            if readable and node in self.gradients and readable[0].site not in self.inner:
-                comes_after = self.trace.attentions[-1].node in ancestors([node])
-                return plainest_name(self.trace, readable) if comes_after else None
-        return None
-
-    def _problem(self) -> str:
-        num_axes = 2 + len(self.trace.image_size)
-        maps = [call for call in self.trace.calls if call.output.dim() == num_axes]
-        has_score_maps = any(is_class_scores(self.trace, call) for call in maps)
-        repeated = sorted(name for name, count in self.trace.counts.items() if count > 1 and name)
-        why = "only maps of class scores" if has_score_maps else "no map of more than one position"
-        if num_axes == 5 and any(call.output.dim() == 4 for call in self.trace.calls):
-            why = "only maps of slices or frames one by one, (N·T, D, h, w), which are none of the whole"
-        hint = f" Modules that run several times are passed over: {', '.join(repeated[:3])}." if repeated else ""
-        return (
-            f"Expected a model whose score depends on a map, (N, D, h, w), (N, h, w, D), or tokens (N, L, D), but "
-            f"the run shows {why}.{hint} Name the layer (`layer=...`) whose output is such a map; for the saliency of "
-            "the input's pixels alone no layer is needed (`methods=['saliency']`)."
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias, get_args
@@ -67,6 +67,8 @@ class Layout:
         element: The keys that lead to the tensor, where the layer returns a tuple, a dict or an output object.
         depth_stride: Of tokens of volumes, how many slices or frames there are for each one of the grid, which the
             number of tokens leaves open; None for the likeliest.
+        frames: Of a layer that gets the slices or frames of volumes one by one, `(N·T, D, h, w)`, those of each volume
+            after one another, their number T: the map is that of all of them, `(N, D, T, h, w)`. None for any other.
 
     Example:
         >>> import torch
@@ -81,6 +83,12 @@ class Layout:
     suffix: int = 0
     element: Path = ()
     depth_stride: float | None = None
+    frames: int | None = None
+
+    @property
+    def of_one_frame(self) -> Layout:
+        """How the map of a single frame is read."""
+        return replace(self, frames=None)
 
     @property
     def batch_axis(self) -> int:
@@ -94,6 +102,9 @@ class Layout:
 
     def fits(self, shape: Sequence[int], image_size: Sequence[int]) -> bool:
         """Whether a tensor of this shape has as many axes as the layout."""
+        if self.frames is not None:
+            is_whole = image_size[0] == self.frames and shape[0] % self.frames == 0
+            return is_whole and self.of_one_frame.fits(shape, image_size[1:])
         return len(shape) == (3 if self.is_tokens else 2 + len(image_size))
 
     def tensor(self, output: Any) -> Tensor:
@@ -109,6 +120,9 @@ class Layout:
 
     def sequence(self, tensor: Tensor) -> Tensor:
         """Return all positions of the layer's tensor, with the tokens that are no patches: `(N, T, D)`."""
+        if self.frames is not None:
+            positions = self.of_one_frame.sequence(tensor)
+            return positions.reshape(-1, self.frames * positions.shape[1], positions.shape[2])
         if self.is_tokens:
             return tensor.permute(_TOKEN_ORDERS[self.axes])
         return tensor.flatten(2).mT if self.axes == "NCHW" else tensor.flatten(1, -2)
@@ -125,6 +139,8 @@ class Layout:
                 f"{times(image_size)}.",
                 "layer",
             )
+        if self.frames is not None:
+            return TokenGrid(0, 0, (self.frames, *self.of_one_frame.token_grid(shape, image_size[1:]).grid))
         if not self.is_tokens:
             return TokenGrid(0, 0, tuple(shape[2:] if self.axes == "NCHW" else shape[1:-1]))
         length = shape[_TOKEN_ORDERS[self.axes][1]]
@@ -149,6 +165,9 @@ class Layout:
             ValueError: See `token_grid`.
         """
         tokens = self.token_grid(tensor.shape, image_size)
+        if self.frames is not None:
+            maps: Tensor = self.of_one_frame.read(tensor, image_size[1:]).unflatten(0, (-1, self.frames))
+            return maps.movedim(1, 2)
         if self.axes == "NCHW":
             return tensor
         if self.is_tokens:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 
 from lightning_saliency.evidence.graph import ancestors, is_learned, operation
+from lightning_saliency.evidence.levels import targets_fall
 
 LossUse: TypeAlias = Literal["softmax", "sigmoid", "distance", "similarity", "unknown"]
 """What a loss does with an output, the strongest first: one that it uses in several ways has the first of them."""
@@ -60,10 +63,32 @@ class LossTerm:
         use: `softmax`: the scores of classes of which one is true. `sigmoid`: the scores of classes each of which may
             be true. `distance`: values that are compared with others. `similarity`: an embedding, which is compared
             with those of other samples. Else `unknown`.
+        reshaped: The other shapes that the output has on its way to that use, of no fewer numbers: what a model returns
+            may be reshaped, shuffled, repeated or resized behind its last layer.
+        is_ordered: Of `sigmoid` whether the targets fall from ones to zeros along each row, as the levels of an order
+            do; None where they are not known, or may as well be of single classes.
     """
 
     shape: tuple[int, ...]
     use: LossUse
+    reshaped: tuple[tuple[int, ...], ...] = field(default=(), repr=False, compare=False)
+    is_ordered: bool | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """All shapes in which the loss reads the output."""
+        return (self.shape, *self.reshaped)
+
+    def to_plain(self) -> list[Any]:
+        """Return plain values for a checkpoint, the arguments of `from_plain`."""
+        return [list(self.shape), self.use, list(map(list, self.reshaped)), self.is_ordered]
+
+    @classmethod
+    def from_plain(
+        cls, shape: Sequence[int], use: LossUse, reshaped: Sequence[Sequence[int]], is_ordered: bool | None
+    ) -> LossTerm:
+        """Return the term of which `to_plain` has returned these."""
+        return cls(tuple(shape), use, tuple(map(tuple, reshaped)), is_ordered)
 
 
 class _State(NamedTuple):
@@ -74,10 +99,16 @@ class _State(NamedTuple):
             with another one, summed; `weight`: its product with another one, each element by itself. A square or
             product is an embedding's, unless it proves to be of a difference from a constant.
         is_summed: Whether it is summed over an axis before that.
+        is_ordered: Whether it is compared with levels; see `LossTerm`.
     """
 
     use: str
     is_summed: bool = False
+    is_ordered: bool | None = None
+
+
+_Ways: TypeAlias = dict[_State, frozenset[tuple[int, ...]]]
+"""What becomes of a tensor on its ways to the loss, and the shapes that it has until then."""
 
 
 def read_loss(loss: Tensor) -> tuple[LossTerm, ...]:
@@ -111,8 +142,33 @@ def read_loss(loss: Tensor) -> tuple[LossTerm, ...]:
         return ()
     edges = _edges(loss.grad_fn)
     order = _in_order(loss.grad_fn, edges)
-    terms = dict.fromkeys(_terms(order, edges, _origins(order, edges), loss.output_nr))
-    return tuple(sorted(terms, key=lambda term: _USES.index(term.use)))
+    terms: dict[LossTerm, LossTerm] = {}
+    for term in _terms(order, edges, _origins(order, edges), loss.output_nr):
+        terms[term] = _merged(terms.get(term, term), term)
+    return tuple(sorted(terms.values(), key=lambda term: _USES.index(term.use)))
+
+
+def trained_parameters(loss: Tensor) -> list[Tensor] | None:
+    """Return the parameters on which a loss depends; None where it has no graph, or one too large to be read.
+
+    Example:
+        >>> import torch
+        >>> body, head = nn.Linear(4, 3), nn.Linear(3, 2)
+        >>> loss = head(body(torch.ones(1, 4)).detach()).sum()
+        >>> [tuple(parameter.shape) for parameter in trained_parameters(loss)]
+        [(2,), (2, 3)]
+    """
+    nodes: set[Any] = set()
+
+    def stop(node: Any) -> bool:
+        nodes.add(node)
+        return len(nodes) >= _MOST_NODES
+
+    ancestors([loss.grad_fn], stop)
+    if loss.grad_fn is None or len(nodes) >= _MOST_NODES:
+        return None
+    leaves = [node.variable for node in nodes if operation(node) == "torch::autograd::AccumulateGrad"]
+    return sorted((leaf for leaf in leaves if isinstance(leaf, nn.Parameter)), key=lambda leaf: tuple(leaf.shape))
 
 
 def _edges(root: Any) -> Edges:
@@ -172,7 +228,7 @@ def _origin(node: Any, inputs: Sequence[str | None]) -> str:
 
 def _terms(order: Sequence[Any], edges: Edges, origins: Mapping[Any, str], result: int) -> Iterator[LossTerm]:
     """Yield the terms, walking from the loss, the first node's result of this index, to the first layers."""
-    states: dict[Any, dict[int, set[_State]]] = {order[0]: {result: {_State("plain")}}}
+    states: dict[Any, dict[int, _Ways]] = {order[0]: {result: {_State("plain"): frozenset()}}}
     readers: dict[Any, Any] = {}
     for node in order:
         reached = states.pop(node, {})
@@ -181,13 +237,18 @@ def _terms(order: Sequence[Any], edges: Edges, origins: Mapping[Any, str], resul
         inputs = [None if parent is None else origins[parent] for parent, _ in edges[node]]
         if _is_last_layer(node, inputs):
             for index, ways in reached.items():
-                yield LossTerm(_layer_shape(node, index, readers), _strongest(ways))
+                yield _term(_layer_shape(node, index, readers), ways)
             continue
-        ways = set().union(*reached.values())
+        falls = targets_fall(node)
         for index, (parent, result) in enumerate(edges[node]):
             if parent is not None:
                 change = _BEFORE[_role(node, index, edges[node], inputs)]
-                states.setdefault(parent, {}).setdefault(result, set()).update(map(change, ways))
+                before = states.setdefault(parent, {}).setdefault(result, {})
+                for state, shapes in (way for ways in reached.values() for way in ways.items()):
+                    changed = change(state)
+                    changed = changed if falls is None else changed._replace(is_ordered=falls)
+                    kept = shapes if changed.use == state.use else frozenset()
+                    before[changed] = before.get(changed, frozenset()) | kept | {_shape(parent, result)}
                 readers.setdefault(parent, node)
 
 
@@ -222,7 +283,8 @@ def _role(node: Any, index: int, edges: Sequence[tuple[Any, int]], inputs: Seque
 
 
 def _becomes(use: str) -> Callable[[_State], _State]:
-    return lambda state: _State("unknown" if state.use == "weight" else use)
+    # what a sigmoid's logarithm is multiplied by are its targets
+    return lambda state: _State("unknown" if state.use == "weight" else use, is_ordered=state.is_ordered)
 
 
 def _turns(uses: Mapping[str, str]) -> Callable[[_State], _State]:
@@ -262,10 +324,22 @@ _BEFORE: dict[str, Callable[[_State], _State]] = {
 """What becomes of an operation's input, given what becomes of its result, by what the operation does with it."""
 
 
-def _strongest(ways: set[_State]) -> LossUse:
+def _term(shape: tuple[int, ...], ways: _Ways) -> LossTerm:
+    """Return the term of a layer's result of this shape, from its ways to the loss: the strongest of their uses."""
     meaning = {"plain": "unknown", "weight": "unknown", "measure": "similarity", "product": "similarity"}
     uses = {meaning.get(state.use, state.use) for state in ways}
-    return next(use for use in _USES if use in uses)
+    use = next(use for use in _USES if use in uses)
+    strongest = {state: shapes for state, shapes in ways.items() if meaning.get(state.use, state.use) == use}
+    reshaped = {other for shapes in strongest.values() for other in shapes if math.prod(other) >= math.prod(shape)}
+    terms = [LossTerm(shape, use, tuple(sorted(reshaped - {shape})), state.is_ordered) for state in strongest]
+    return reduce(_merged, terms)
+
+
+def _merged(term: LossTerm, other: LossTerm) -> LossTerm:
+    """Return what two terms of one shape and use say together."""
+    known = {term.is_ordered, other.is_ordered} - {None}
+    is_ordered = any(known) if known else None
+    return replace(term, reshaped=tuple(sorted({*term.reshaped, *other.reshaped})), is_ordered=is_ordered)
 
 
 def _hides_inputs(node: Any) -> bool:
@@ -278,7 +352,15 @@ def _hides_inputs(node: Any) -> bool:
     # a function of Python's, or of an extension's
     is_foreign = isinstance(node, BackwardCFunction) or "CppNode" in name
     is_foreign = is_foreign or ("::" in name and not name.startswith("torch::autograd::"))
-    return is_foreign and _shape(node, 0) != ()
+    return is_foreign and (_shape(node, 0) != () or _is_whole_network(node))
+
+
+def _is_whole_network(node: Any) -> bool:
+    """Whether a node reads parameters and no other node's result, as that of a compiled training step does."""
+    inputs = [parent for parent, _ in node.next_functions if parent is not None]
+    return any(True for parent in inputs if hasattr(parent, "variable")) and not any(
+        parent.next_functions for parent in inputs
+    )
 
 
 def _shape(node: Any, result: int) -> tuple[int, ...]:

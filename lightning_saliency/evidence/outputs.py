@@ -16,7 +16,17 @@ from lightning_saliency._checks import OptionError, call_option, refuse, shown
 from lightning_saliency.data import children, describe
 from lightning_saliency.data.trees import Path, dotted, leaves
 from lightning_saliency.evidence.detections import best_boxes, boxes_beside, detections, is_list_of_detections
-from lightning_saliency.evidence.tasks import TASKS, Detection, Reading, Regression, Task, TaskName
+from lightning_saliency.evidence.tasks import (
+    TASKS,
+    Detection,
+    Embedding,
+    Reading,
+    Regression,
+    Segmentation,
+    Task,
+    TaskName,
+)
+from lightning_saliency.evidence.value_maps import map_beside
 
 OutputChoice: TypeAlias = Callable[[Any], Any] | str | Path | None
 """Which part of a model's output is explained: a function of it, its key (keys joined by dots), its path, or found."""
@@ -51,8 +61,9 @@ def find_output(
     """Return the tensor of a model's output that is explained, and what it means.
 
     Args:
-        output: A tensor, or a tuple, list, mapping or object that holds one: under `logits`, then under `out`, else the
-            first that has scores for each sample, else the first that has maps of scores.
+        output: A tensor, or a tuple, list, mapping or object that holds one: a value for each sample beside which there
+            is a map of values; else under `logits`, then under `out`, else the first that has scores for each sample,
+            else the first that has maps of scores.
         num_samples: N, the number of samples that went in.
         choice: A function that returns the tensor of `output`, or its key, in place of this search.
         task: What it means, where that is known.
@@ -77,9 +88,15 @@ def find_output(
             'last class is "no object"; or pass an `output_fn` that returns one score for each class, (N, K).',
             "methods",
         )
+    if task is None and like is not None:
+        valued = [tensor for tensor in tensors.values() if map_beside(found, tensor, like) is not None]
+        if valued:
+            return valued[0], TASKS["regression"]
     for meaning in (task,) if task is not None else _BY_FORM:
         for tensor in tensors.values():
-            if meaning.read(tensor.detach()) is None or (task is None and not _is_likely(meaning, tensor, like)):
+            if read_as(meaning, tensor.detach(), like) is None or (
+                task is None and not _is_likely(meaning, tensor, like)
+            ):
                 continue
             if task is None and like is not None and tensor.shape == like.shape:
                 raise OptionError(
@@ -101,7 +118,7 @@ def read_output(
     output: Any, num_samples: int, choice: OutputChoice = None, task: Task | None = None, like: Tensor | None = None
 ) -> Reading:
     """Return what a model's output says, as it is: probabilities are not undone. The arguments are `find_output`'s."""
-    output, task = _as_tensors(output, num_samples, task)
+    output, task = _as_tensors(output, num_samples, choice, task)
     tensor, meaning = find_output(output, num_samples, choice, task, like)
     return _read(meaning, tensor, output, like)
 
@@ -139,17 +156,17 @@ class OutputReader(TorchFunctionMode):
 
     def read(self, output: Any) -> Reading:
         """Return what the output of a model says that ran inside this context."""
-        output, task = _as_tensors(output, self.num_samples, self.task)
+        output, task = _as_tensors(output, self.num_samples, self.choice, self.task)
         tensor, task = find_output(output, self.num_samples, self.choice, task, self.like)
-        if isinstance(task, Regression | Detection):  # whose values are what they are, also between 0 and 1
+        if isinstance(task, Regression | Detection | Embedding):  # whose values are what they are, also between 0 and 1
             return _read(task, tensor, output, self.like)
         for function, before, after in reversed(self._ends):
             if after.numel() == tensor.numel() and _are_same(after.reshape(tensor.shape), tensor):
                 self._warn(f"what goes into its {function.strip('_').removeprefix('log_')} is explained instead")
                 is_of_several = self.task is None and task.name == "multiclass" and tensor.shape[1:].numel() > 1
                 meaning = TASKS[_ENDS[function]] if is_of_several else task
-                return _read(meaning, before.reshape(tensor.shape))
-        reading = _read(task, tensor)
+                return _read(meaning, before.reshape(tensor.shape), like=self.like)
+        reading = _read(task, tensor, like=self.like)
         if task.name == "multiclass" and reading.logits.shape[1] > 1 and _are_probabilities(reading.logits.detach()):
             self._warn("their logarithm is explained instead; better return the logits (`output_fn`)")
             rows = reading.logits
@@ -177,6 +194,23 @@ class OutputReader(TorchFunctionMode):
         return result
 
 
+def read_as(task: Task, tensor: Tensor, like: Tensor | None) -> Reading | None:
+    """Return what a tensor of an output says if it means this; None where it has not the form.
+
+    Args:
+        task: What it may mean.
+        tensor: `(N, …)`.
+        like: The images that went in: of signals, the maps of a segmentation have one spatial axis.
+    """
+    if like is None or not isinstance(task, Segmentation):
+        return task.read(tensor)
+    maps = tensor[:, None] if tensor.shape[1:] == like.shape[2:] else tensor
+    if like.dim() != 3 or maps.dim() != 3:
+        return task.read(maps)
+    reading = task.read(maps[:, :, None])
+    return None if reading is None or reading.masks is None else replace(reading, masks=reading.masks[:, 0])
+
+
 def _is_likely(task: Task, tensor: Tensor, like: Tensor | None) -> bool:
     """Whether an output of a task's form has its usual size too: as many pixels as the images, where it is maps."""
     if task.name != "segmentation":
@@ -186,18 +220,23 @@ def _is_likely(task: Task, tensor: Tensor, like: Tensor | None) -> bool:
     return tensor.shape[2 - (tensor.dim() < like.dim()) :] == like.shape[2:]
 
 
-def _as_tensors(output: Any, num_samples: int, task: Task | None) -> tuple[Any, Task | None]:
+def _as_tensors(output: Any, num_samples: int, choice: OutputChoice, task: Task | None) -> tuple[Any, Task | None]:
     """Return an output and its task; where it lists the detections of each image, as tensors for all."""
-    if not is_list_of_detections(output, num_samples):
+    if callable(choice) or not is_list_of_detections(output, num_samples):
         return output, task
-    return detections(output, num_samples), TASKS["detection"] if task is None else task
+    return detections(output, num_samples), TASKS["detection_list"]
 
 
 def _read(task: Task, tensor: Tensor, output: Any = None, like: Tensor | None = None) -> Reading:
-    reading = task.read(tensor)
+    reading = read_as(task, tensor, like)
     assert reading is not None  # the tensor was chosen by its form
-    boxes = boxes_beside(output, tensor) if isinstance(task, Detection) and like is not None else None
-    if not isinstance(task, Detection) or like is None or boxes is None:
+    if like is None:
+        return reading
+    if task.name == "regression":
+        maps = map_beside(output, tensor, like)
+        return replace(reading, value_maps=None if maps is None else maps.detach())
+    boxes = boxes_beside(output, tensor) if isinstance(task, Detection) else None
+    if not isinstance(task, Detection) or boxes is None:
         return reading
     return replace(reading, boxes=best_boxes(task.odds(tensor), boxes, tuple(like.shape[2:])))
 

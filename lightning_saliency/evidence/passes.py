@@ -19,8 +19,8 @@ from lightning_saliency.evidence.rectify import Rectifier
 from lightning_saliency.evidence.shared_pass import Evidence, Need, collect
 from lightning_saliency.evidence.tap import Tap
 from lightning_saliency.evidence.target_layer import TargetLayer
-from lightning_saliency.evidence.targets import ParsedTarget, select_scores
-from lightning_saliency.evidence.tasks import TASKS
+from lightning_saliency.evidence.targets import ParsedTarget, read_scores, select_scores
+from lightning_saliency.evidence.tasks import Reading, Similarity
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class Passes:
     Attributes:
         forward: How the model is run.
         call: What the model was called with.
-        target: The explained class of each image, `(N,)`, or a callable.
+        target: The explained class of each image, `(N,)`, or a callable, as `read_scores` returned it for them.
         layer: The target layer, where a method reads it.
         batch_size: The most images in one forward of `scores`.
         progress: Whether to show a progress bar where the passes take more than a few seconds.
@@ -92,13 +92,20 @@ class Passes:
         with ExitStack() as stack:
             if activations is not None and self.layer is not None:
                 stack.enter_context(Tap(self.forward.model, self.layer, images.shape, replacement=activations))
-            logits = forward_logits(self.forward, self.call[[row] * len(images)], images)
-        task = self.forward.task or TASKS["multiclass"]
+            reading = forward_reading(self.forward, self.call[[row] * len(images)], images)
         if isinstance(self.target, Tensor):
-            return select_scores(logits, self.target[row].expand(len(images)), task)[0]
+            return read_scores(reading, self.target[row].expand(len(images)))[0]
+        if isinstance(self.target, Similarity):
+            return read_scores(reading, Similarity(self.target.reference[row : row + 1]))[0]
         # a callable's score may depend on the row in the batch: each copy is passed to it in the image's own row
-        batches = [copy.expand(len(self.call), -1) for copy in logits]
-        return torch.stack([select_scores(batch, self.target, task)[0][row] for batch in batches])
+        batches = [copy.expand(len(self.call), -1) for copy in widen(reading.logits)]
+        return torch.stack([select_scores(batch, self.target, reading.task)[0][row] for batch in batches])
+
+
+def forward_reading(forward: Forward, call: Call, images: Tensor) -> Reading:
+    """Return what the model says of a call with other images, by a forward without a graph; see `forward_logits`."""
+    with torch.no_grad():
+        return forward.read(call, images.to(call.leaf.device))
 
 
 def forward_logits(forward: Forward, call: Call, images: Tensor) -> Tensor:
@@ -111,8 +118,7 @@ def forward_logits(forward: Forward, call: Call, images: Tensor) -> Tensor:
         call: What the model is called with.
         images: `(N, C, H, W)`, in place of the call's.
     """
-    with torch.no_grad():
-        return widen(forward(call, images.to(call.leaf.device)))
+    return widen(forward_reading(forward, call, images).logits)
 
 
 def forward_logits_in_chunks(

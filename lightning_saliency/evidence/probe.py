@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,9 @@ from lightning_saliency.evidence.layout import Axes, Layout, TokenGrid, differen
 from lightning_saliency.evidence.trace import Site, hooked
 
 _TOKEN_AXES: tuple[Axes, ...] = ("NLD", "LND")
+
+_FRAME_AXES: tuple[Axes, ...] = ("NCHW", "NHWC")
+"""The orders of the axes of maps of frames one by one."""
 
 _UNUSUAL = 0.5
 """How well a sequence with its channels first must answer to the image's halves, to be taken for one."""
@@ -141,6 +144,7 @@ class _Reader:
                 earlier = (layout.axes, tuple(single)), maps.shape[2:].numel()
                 order = _order(maps)
                 readings.append((order + _UNUSUAL * sum(map(self.seen.__contains__, earlier)), order, layout))
+        readings += [(order, order, layout) for order, layout in self._frames(tensor, single, path)]
         likely = [reading for reading in readings if reading[2].axes != "NDL" or reading[0] > _UNUSUAL]
         if not likely:
             return 0.0, None
@@ -148,6 +152,24 @@ class _Reader:
         if len(self.image_size) == 1:
             self.seen |= {(best.axes, tuple(single)), *best.token_grid(tensor.shape, self.image_size).grid}
         return order, best
+
+    def _frames(self, tensor: Tensor, single: Sequence[int], path: Path) -> Iterator[tuple[float, Layout]]:
+        """Yield order and layout of a tensor that holds the maps of the frames of a volume one by one.
+
+        These are the maps of each frame alone, and no others, where a frame is changed.
+        """
+        num_frames, *size = self.image_size
+        is_of_all = single[0] == num_frames and tuple(tensor.shape) == (self.num_images * num_frames, *single[1:])
+        if len(size) != 2 or len(single) != 4 or not is_of_all:
+            return
+        for axes in _FRAME_AXES:
+            layout = Layout(axes, element=path, frames=num_frames)
+            _, *grid = layout.token_grid(tensor.shape, self.image_size).grid
+            if max(grid) > 1 and min(grid) > 0 and has_aspect(grid, size):
+                maps = layout.read(tensor, self.image_size).float()
+                changed = (maps[0] - maps[2]).flatten(2).abs().amax((0, 2)) > 0
+                if not changed[num_frames // 2 :].any() and (num_frames < 2 or changed[: num_frames // 2].all()):
+                    yield _order(maps), layout
 
     def _layout(self, tensor: Tensor, axes: Axes, path: Path) -> Layout | None:
         layout = Layout(axes, element=path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +14,8 @@ from torch import Tensor, nn
 from torch.jit import ScriptModule
 
 from lightning_saliency._checks import error_message
-from lightning_saliency.data import Call, make_call, mapped
+from lightning_saliency.data import Call, is_subclass, make_call, mapped, plain_tensors
+from lightning_saliency.data.trees import leaves
 from lightning_saliency.evidence.detections import is_list_of_detections
 from lightning_saliency.evidence.outputs import OutputChoice, output_tensors, read_output
 from lightning_saliency.evidence.signals import uninterrupted
@@ -28,12 +31,25 @@ class RecordedCall:
         call: What the module was called with; None where that holds no images.
         output: What it returned, with copies of its tensors.
         problem: Why there is no call, or no output that can be explained; else None.
+        arguments: The positional and keyword arguments where there is no call; else None.
+        subclasses: The names of the types of its arguments' tensors that are no plain ones; copies are.
+        times: How often the module was called in the step.
     """
 
     name: str
     call: Call | None
     output: Any
     problem: str | None
+    arguments: tuple[Any, Any] | None = None
+    subclasses: tuple[str, ...] = ()
+    times: int = 1
+
+    @property
+    def given(self) -> tuple[Any, Any]:
+        """The positional and keyword arguments."""
+        if self.call is not None:
+            return self.call.args, self.call.kwargs
+        return ((), {}) if self.arguments is None else self.arguments
 
 
 class CallRecorder:
@@ -67,6 +83,8 @@ class CallRecorder:
         self._is_listening = False
         self._open: list[str] = []
         self._arguments: dict[str, tuple[Any, Any]] = {}
+        self._subclasses: dict[str, tuple[str, ...]] = {}
+        self._times: Counter[str] = Counter()
         self._recorded: dict[str, RecordedCall] = {}
 
     @uninterrupted
@@ -94,18 +112,21 @@ class CallRecorder:
 
     def end_step(self) -> dict[str, RecordedCall]:
         """Return the calls since the step began, in the order in which they ended, and drop them."""
-        recorded = self._recorded
+        recorded = {name: replace(call, times=self._times[name]) for name, call in self._recorded.items()}
         self._is_listening, self._open, self._arguments, self._recorded = False, [], {}, {}
+        self._subclasses, self._times = {}, Counter()
         return recorded
 
     def _before(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             if not self._is_listening or module.forward != self._forwards[name]:
                 return
+            if not self._open:
+                self._times[name] += 1
             if not self._open and name not in self._recorded:
+                self._subclasses[name] = _subclasses((args, kwargs))
                 # copied before the forward, which may write into them
-                with torch.inference_mode(False), torch.no_grad():
-                    self._arguments[name] = mapped((args, kwargs), lambda _, value: _cloned(value))
+                self._arguments[name] = _cloned((args, kwargs))
             self._open.append(name)
 
         return hook
@@ -122,16 +143,16 @@ class CallRecorder:
 
     def _record(self, name: str, args: Any, kwargs: Any, output: Any) -> RecordedCall:
         call = copied = None
+        recorded = partial(RecordedCall, name, subclasses=self._subclasses.get(name, ()))
         try:
+            copied = _cloned(output)
             call = make_call(args, kwargs, self.image, signals=True)
-            with torch.inference_mode(False), torch.no_grad():
-                copied = mapped(output, lambda _, value: _cloned(value))
             is_unread = not is_list_of_detections(output, len(call)) and not output_tensors(output, len(call))
             if callable(self.output_fn) or is_unread:
                 read_output(output, len(call), self.output_fn, self.task)
         except Exception as error:  # reported where the call is read: a hook that raises would end the user's step
-            return RecordedCall(name, call, copied, error_message(error))
-        return RecordedCall(name, call, copied, None)
+            return recorded(call, copied, error_message(error), (args, kwargs) if call is None else None)
+        return recorded(call, copied, None)
 
 
 def _never_compiled(hook: Callable[..., None]) -> Callable[..., None]:
@@ -140,5 +161,12 @@ def _never_compiled(hook: Callable[..., None]) -> Callable[..., None]:
     return disabled
 
 
-def _cloned(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
+def _cloned(tree: Any) -> Any:
+    """Return a copy of a tree with copies of its tensors, plain ones, without a graph."""
+    with torch.inference_mode(False), torch.no_grad():
+        plain = plain_tensors(tree)
+        return mapped(plain, lambda _, value: value.detach().clone() if isinstance(value, Tensor) else value)
+
+
+def _subclasses(tree: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(type(value).__name__ for _, value in leaves(tree) if is_subclass(value)))

@@ -18,13 +18,13 @@ from lightning_saliency.evidence.backward import Gradients, Wanted, differentiat
 from lightning_saliency.evidence.class_weights import find_class_weights
 from lightning_saliency.evidence.forward import Forward
 from lightning_saliency.evidence.isolation import graph_everywhere
-from lightning_saliency.evidence.layers import Layers
+from lightning_saliency.evidence.layer_choice import Layers
 from lightning_saliency.evidence.layout import TokenGrid
 from lightning_saliency.evidence.lrp import lrp_rules
 from lightning_saliency.evidence.rectify import Rectifier, rectify
 from lightning_saliency.evidence.tap import Tap
 from lightning_saliency.evidence.target_layer import TargetLayer
-from lightning_saliency.evidence.targets import ParsedTarget, check_classes, select_scores
+from lightning_saliency.evidence.targets import ParsedTarget, check_classes, read_scores, scored_logits, select_scores
 from lightning_saliency.evidence.tasks import Reading
 
 Need: TypeAlias = Literal[
@@ -55,7 +55,7 @@ class Evidence:
         images: The model's input `(N, C, H, W)`.
         logits: `(N, K)`.
         scores: The explained logit of each image, `(N,)`.
-        classes: The explained class of each image, `(N,)`; None where the target is a callable.
+        classes: The explained class of each image, `(N,)`; None where the score is of no class.
         activations: A, the target layer's output as a map `(N, D, h, w)`.
         activation_grads: g = ∂score/∂A, `(N, D, h, w)`.
         input_grads: ∂score/∂input, `(N, C, H, W)`.
@@ -95,7 +95,7 @@ class SharedPass:
     Attributes:
         evidence: The evidence without a target layer.
         forward: How the model was run, with the task that was found.
-        target: Which class is explained.
+        target: The explained class of each image, or a callable: what further passes explain of changed images.
         reading: What the model's output says, in the precision in which the model computed it.
         maps: The map of each target layer, `(N, D, h, w)`.
         map_grads: Their gradients, at least float32, where the methods read them.
@@ -127,10 +127,11 @@ class SharedPass:
         evidence = replace(self.evidence, activations=widen(maps), activation_grads=self.map_grads.get(layer))
         if "class_weights" not in needs:
             return evidence
-        logits = self.reading.logits
+        logits = scored_logits(self.reading, self.target)
         weight, pooled = find_class_weights(self.forward.model, maps, logits)
-        is_binary = self.reading.task.num_classes(logits) > logits.shape[1]
-        all_weights = torch.cat([-weight, weight]) if is_binary else weight
+        # where there is a class more than logits, the lowest has the negative of the first; see `Task.scores`
+        has_lowest = self.reading.task.num_classes(logits) > logits.shape[1]
+        all_weights = torch.cat([-weight[:1], weight]) if has_lowest else weight
         classes = self.evidence.classes
         return replace(
             evidence,
@@ -308,11 +309,12 @@ def collect(
         logits = reading.logits
         check_classes(target, logits, reading.task)
         with torch.set_grad_enabled(plan.wants_gradient):
-            scores, classes = select_scores(widen(logits), target, reading.task, reading.predictions)
+            scores, target = read_scores(reading, target)
         wanted: dict[TargetLayer | None, Wanted] = {layer: taps[layer].wanted() for layer in plan.differentiated}
         if plan.wants_input:
             wanted[None] = (leaf, 0)
-        rival = _rival(reading, classes, {layer: taps[layer] for layer in layers}, plan) if compares else None
+        own_taps = {layer: taps[layer] for layer in layers}
+        rival = _rival(reading, target, own_taps, plan) if compares and isinstance(target, Tensor) else None
         if rectifier is not None and scores.requires_grad:
             rectify(scores, leaf, rectifier)
         reader = partial(plan.reader, len(call))
@@ -331,7 +333,7 @@ def collect(
         widen(images.detach()),
         widen(logits.detach()),
         scores.detach(),
-        classes,
+        target if isinstance(target, Tensor) else None,
         # in the usual layout, whatever the pass's was: what reads them is faster
         input_grads=gradients.of[None].contiguous() if plan.wants_input else None,
         **relevance,
@@ -357,10 +359,10 @@ class _Rival:
     map_grads: Mapping[TargetLayer, Tensor]
 
 
-def _rival(reading: Reading, classes: Tensor | None, taps: Mapping[TargetLayer, Tap], plan: _Plan) -> _Rival | None:
+def _rival(reading: Reading, classes: Tensor, taps: Mapping[TargetLayer, Tap], plan: _Plan) -> _Rival | None:
     """Return the predicted classes, if the model has one for each image, and it is another one than the explained."""
     predicted = reading.predictions
-    if not reading.task.has_one_class or classes is None or bool((predicted == classes).all()):
+    if not reading.task.has_one_class or bool((predicted == classes).all()):
         return None
     with torch.set_grad_enabled(plan.wants_gradient):
         scores, _ = select_scores(widen(reading.logits), predicted, reading.task, predicted)

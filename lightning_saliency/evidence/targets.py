@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from lightning_saliency._checks import OptionError, call_option, check_text, is_int, shown
-from lightning_saliency.evidence.tasks import TASKS, Task
+from lightning_saliency.evidence.backward import widen
+from lightning_saliency.evidence.tasks import TASKS, Reading, Similarity, Task
 
 TargetChoice: TypeAlias = str | int | Sequence[int | str] | Tensor | Callable[[Tensor], Tensor] | None
 """A choice of the explained class: `"label"`, `"predicted"`, a class, one per image, or a function of the logits."""
 
 ParsedTarget: TypeAlias = Tensor | Callable[[Tensor], Tensor] | None
-"""A checked target: classes `(N,)` int64, from −K to K − 1 or `PREDICTED`, a function logits `(N, K)` -> scores `(N,)`,
-or None for the predicted class of each."""
+"""A checked target: classes `(N,)` int64, from −K to K − 1 or `PREDICTED`; the true classes of each, `(N, T)` int64
+filled up with `PREDICTED`; a function logits `(N, K)` -> scores `(N,)`; or None for the predicted class of each."""
 
 PREDICTED = torch.iinfo(torch.int64).min
 """Among the classes of a target the one that is predicted."""
@@ -35,9 +36,10 @@ class Target:
     """Which class is explained, chosen before the samples are known.
 
     Attributes:
-        choice: `"label"` (the true class of a sample where it is known, else the predicted one), `"predicted"` or None,
-            a class, one class a sample (kept as a tuple), or a callable from logits `(N, K)` to scores `(N,)`. A class
-            is an index, from the end where it is negative, or a name, which `named` replaces by its index.
+        choice: `"label"` (the true class of a sample, of several the one with the largest score; the predicted one
+            where none is known, or none has a score), `"predicted"` or None, a class, one class a sample (kept as a
+            tuple), or a callable from logits `(N, K)` to scores `(N,)`. A class is an index, from the end where it is
+            negative, or a name, which `named` replaces by its index.
 
     Raises:
         TypeError: The choice is of another type.
@@ -108,11 +110,11 @@ class Target:
 
         Args:
             count: N, the number of samples.
-            labels: The true classes `(N,)`, where they are known.
+            labels: The true classes, where they are known: `(N,)`, or of several for a sample `(N, T)`.
             positions: The positions of these samples among all samples; by default the first N.
 
         Returns:
-            Classes `(N,)` int64, the callable, or None for the predicted classes.
+            Classes `(N,)` int64, the labels, the callable, or None for the predicted classes.
 
         Raises:
             ValueError: There is not one class for each sample, or a class is named still.
@@ -143,12 +145,12 @@ class Target:
     def describe(self, *, has_labels: bool = False, task: Task = _MULTICLASS) -> str:
         """Return in words which class, or value, is explained, for a caption."""
         if task.has_values and not self.is_function:
-            return f"value {self.choice}" if isinstance(self.choice, int) else "value"
+            return f"{task.value} {self.choice}" if isinstance(self.choice, int) else task.value
         if self.choice == "label" and has_labels:
-            return "true class"
+            return f"{task.of_class}true class"
         if self.choice in ("label", "predicted", None):
-            return "predicted class"
-        return f"class {self.choice}" if isinstance(self.choice, int | str) else "chosen target"
+            return f"{task.of_class}predicted class"
+        return f"{task.of_class}class {self.choice}" if isinstance(self.choice, int | str) else "chosen target"
 
 
 def _are_texts(choice: Sequence[Any]) -> bool:
@@ -220,7 +222,8 @@ def check_classes(target: ParsedTarget, logits: Tensor, task: Task = _MULTICLASS
     Args:
         target: What `Target.resolve` returned.
         logits: `(N, K)`.
-        task: What they mean; K = 1 is a binary model with the classes 0 and 1, but a single value.
+        task: What they mean; K = 1 is a binary model with the classes 0 and 1, but a single value. Of embeddings, which
+            have no classes, no error is raised here: their scores say it.
 
     Raises:
         ValueError: A class is out of range.
@@ -229,7 +232,7 @@ def check_classes(target: ParsedTarget, logits: Tensor, task: Task = _MULTICLASS
         return
     num_classes = task.num_classes(logits)
     wrong = target[(target != PREDICTED) & ((target >= num_classes) | (target < -num_classes))]
-    if len(wrong):
+    if num_classes and len(wrong):
         bound = f"below the model's {num_classes} classes (0 to {num_classes - 1})"
         if int(wrong[0]) < 0:
             bound = f"one of the model's {num_classes} classes (0 to {num_classes - 1}, or {-num_classes} to -1)"
@@ -241,7 +244,8 @@ def select_scores(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the score of each image that is explained, and the explained classes.
 
-    A single logit per image is a binary model: class 1 is explained by the logit, class 0 by its negative.
+    A single logit per image is a binary model: class 1 is explained by the logit, class 0 by its negative. Of several
+    true classes the one with the largest score is explained, or the predicted one where none has a score.
 
     Args:
         logits: `(N, K)`.
@@ -250,7 +254,8 @@ def select_scores(
         predictions: The predicted classes `(N,)`; by default those of the logits.
 
     Returns:
-        The scores `(N,)`, and the explained classes `(N,)`, or None for a callable.
+        The scores `(N,)`, and the explained classes `(N,)`, or None for a callable. Where a detector has no box,
+        nothing is predicted, and the class is −1.
 
     Raises:
         ValueError: A callable returned something else than one score per image.
@@ -259,6 +264,8 @@ def select_scores(
         >>> scores, classes = select_scores(torch.tensor([[0.5, 2.0], [1.0, -1.0]]), None)
         >>> scores, classes
         (tensor([2., 1.]), tensor([1, 0]))
+        >>> select_scores(torch.tensor([[0.5, 2.0, 3.0]]), torch.tensor([[0, 1]]))
+        (tensor([2.]), tensor([1]))
     """
     if target is not None and not isinstance(target, Tensor):
         scores = call_option("target", target, logits)
@@ -271,10 +278,61 @@ def select_scores(
             )
         return scores, None
     predicted = task.predictions(logits) if predictions is None else predictions
-    classes = predicted if target is None else target.to(logits.device)
-    classes = torch.where(classes == PREDICTED, predicted, classes)
-    classes = torch.where(classes < 0, classes + task.num_classes(logits), classes)
+    if target is None:
+        return task.scores(logits, predicted), predicted
+    classes = target.to(logits.device)
+    if classes.dim() == 2:
+        classes = _best_of(logits, classes, task)
+    counted = torch.where(classes < 0, classes + task.num_classes(logits), classes)  # from the end
+    classes = torch.where(classes == PREDICTED, predicted, counted)
     return task.scores(logits, classes), classes
+
+
+def read_scores(reading: Reading, target: ParsedTarget) -> tuple[Tensor, ParsedTarget]:
+    """Return the score of each image that is explained, and the target by which changed images have the same one.
+
+    Args:
+        reading: What the model's output says of the N images.
+        target: What `Target.resolve` returned for them, or what this function returned for their originals.
+
+    Returns:
+        The scores `(N,)`, at least float32; and the explained classes `(N,)`, or a function: the given one, or of
+        embeddings the similarity to those of these images.
+
+    Raises:
+        ValueError: A callable returned something else than one score per image, or nothing can be explained.
+
+    Example:
+        >>> embedding = TASKS["embedding"]
+        >>> scores, target = read_scores(Reading(embedding, torch.tensor([[3.0, 4.0]])), None)
+        >>> scores, read_scores(Reading(embedding, torch.tensor([[1.0, 0.0]])), target)[0]
+        (tensor([25.]), tensor([3.]))
+    """
+    if target is None:
+        target = reading.task.similarity(reading)
+    logits = widen(scored_logits(reading, target))
+    scores, classes = select_scores(logits, target, reading.task, reading.predictions)
+    return scores, target if classes is None else classes
+
+
+def scored_logits(reading: Reading, target: ParsedTarget) -> Tensor:
+    """Return what a target's scores are read from, `(N, K)`.
+
+    Those are the logits; for the similarity of embeddings to themselves, what goes into their normalization.
+    """
+    own = reading.unnormalized if isinstance(target, Similarity) else None
+    return reading.logits if own is None else own
+
+
+def _best_of(logits: Tensor, classes: Tensor, task: Task) -> Tensor:
+    """Return of several classes for each image, `(N, T)`, the one with the largest score.
+
+    Where none has a score it is `PREDICTED`.
+    """
+    columns = [task.scores(logits.detach(), column.clamp(min=0)) for column in classes.unbind(1)]
+    scores = torch.stack(columns, 1).where(classes >= 0, -torch.inf).nan_to_num(-torch.inf, torch.inf, -torch.inf)
+    largest, best = scores.max(1, keepdim=True)
+    return classes.gather(1, best).where(largest > -torch.inf, PREDICTED)[:, 0]
 
 
 def predicted_classes(logits: Tensor) -> Tensor:

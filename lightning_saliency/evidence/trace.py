@@ -19,6 +19,7 @@ from lightning_saliency.data.trees import Path, leaves
 from lightning_saliency.evidence.forward import Forward
 from lightning_saliency.evidence.graph import ancestors
 from lightning_saliency.evidence.isolation import graph_everywhere
+from lightning_saliency.evidence.tasks import Task
 
 _ACTIVATIONS = frozenset(
     name + suffix
@@ -117,6 +118,7 @@ class Trace:
         logits: `(1, K)`, with their graph.
         image: The autograd node of the image.
         image_size: (H, W) of the image, or the size of a volume or signal.
+        task: What the logits mean.
         calls: The tensors that modules have returned, in the order in which the calls ended.
         attentions: The attentions that the logits depend on, in their order.
         counts: How often each module was called.
@@ -125,6 +127,7 @@ class Trace:
     logits: Tensor
     image: Any
     image_size: tuple[int, ...]
+    task: Task
     calls: list[LayerCall] = field(default_factory=list)
     attentions: list[AttentionCall] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -135,11 +138,11 @@ class Trace:
         recorder = _Recorder()
         with recorder.listening(forward.model), graph_everywhere(forward.model), recorder:
             image = images.detach().clone().requires_grad_().clone()
-            logits = forward(call, image)
-        used = ancestors([logits.grad_fn])
+            reading = forward.read(call, image)
+        used = ancestors([reading.logits.grad_fn])
         attentions = [attention for attention in recorder.attentions if attention.node in used]
         size = tuple(image.shape[2:])
-        return cls(logits, image.grad_fn, size, recorder.calls, attentions, recorder.counts)
+        return cls(reading.logits, image.grad_fn, size, reading.task, recorder.calls, attentions, recorder.counts)
 
     def same_map(self, node: Any) -> list[LayerCall]:
         """Return the calls that have returned this very tensor, the innermost first."""

@@ -6,8 +6,11 @@ A record is a folder of plain files beside the event file, `saliency.record/`: `
 In `samples.npz`: `images/<H>x<W>`, `(n, 3, H, W)` uint8, one array for each size. In a look's file:
 `maps/<method>/<h>x<w>`, `(n, h, w)` uint8, one array for each shape; `ranges/<method>`, `(n, 2)` float32, what the
 levels 0 and 255 stand for; `logits`, `(n, K)` float32. Volumes have three lengths in place of two, and one or three
-channels; signals have one length, and as many channels as are shown. In each file `about` holds all else as JSON in
-UTF-8, which of the samples has which size among it. It is read without the others.
+channels; signals have one length, and as many channels as are shown. Where there are boxes, both have `boxes`,
+`(n, m, 4)` float32, x1, y1, x2, y2 in pixels of the image, filled up with what is not a number: those of the true
+objects in `samples.npz`, those of what is detected in a look's file, the explained class's first; `box_classes` in
+`about` are their classes. In each file `about` holds all else as JSON in UTF-8, which of the samples has which size
+among it. It is read without the others.
 
 The rules:
 

@@ -44,6 +44,11 @@ def sizes(about: Mapping[str, Any], key: str) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, lists))
 
 
+def classes(about: Mapping[str, Any], key: str) -> tuple[tuple[int, ...], ...]:
+    """Return lists of classes, one for each sample."""
+    return tuple(tuple(_typed(item, key, (int,)) for item in listed) for listed in values(about, key, list))
+
+
 def answers(about: Mapping[str, Any], key: str) -> tuple[Answer | None, ...]:
     """Return what is predicted, or true, of each sample: a class, classes, values, or None."""
     found: list[Answer | None] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lightning_saliency.history import about
 from lightning_saliency.history.archive import Archive, Layout, pack
 from lightning_saliency.history.levels import quantize, restore
-from lightning_saliency.history.looks import LookSummary, RecordedLook, RecordedSamples
+from lightning_saliency.history.looks import NO_BOXES, LookSummary, RecordedLook, RecordedSamples
 
 SAMPLES = "samples.npz"
 MAX_VALUES = 2**28
@@ -95,10 +95,11 @@ def pack_samples(samples: RecordedSamples, run: str) -> bytes:
         "class_names": None if samples.class_names is None else [str(name) for name in samples.class_names],
         "channels": channels,
         "sizes": sizes,
+        "box_classes": _class_lists(samples.box_classes),
     }
     places_by_size = _places_by_size(sizes).items()
     arrays = {_images(size): np.stack([samples.images[place] for place in places]) for size, places in places_by_size}
-    return pack(description, arrays)
+    return pack(description, arrays | _padded(samples.boxes))
 
 
 def read_samples_header(archive: Archive) -> SamplesHeader:
@@ -106,7 +107,7 @@ def read_samples_header(archive: Archive) -> SamplesHeader:
     about.check_format(archive.about)
     channels, sizes = about.value(archive.about, "channels", int), about.sizes(archive.about, "sizes")
     _check_images(channels, sizes)
-    archive.check(_samples_layout(channels, sizes))
+    archive.check(_samples_layout(channels, sizes) | _box_layout(about.classes(archive.about, "box_classes")))
     positions = about.values(archive.about, "positions", int)
     return SamplesHeader(about.value(archive.about, "run", str), channels, dict(zip(positions, sizes, strict=True)))
 
@@ -121,11 +122,14 @@ def read_samples(archive: Archive) -> RecordedSamples:
         for place, image in zip(places, archive.read(_images(size), *layout[_images(size)]), strict=True):
             images[place] = image
     named = about.value(archive.about, "class_names", list, type(None)) is not None
+    box_classes = about.classes(archive.about, "box_classes")
     return RecordedSamples(
         positions=tuple(header.sizes),
         images=tuple(images),
         labels=about.answers(archive.about, "labels"),
         class_names=about.values(archive.about, "class_names", str) if named else None,
+        boxes=_read_boxes(archive, box_classes),
+        box_classes=box_classes,
     )
 
 
@@ -147,6 +151,7 @@ def pack_look(look: RecordedLook, run: str, attempt: int, sizes: Sizes) -> bytes
             arrays[_maps(method, size)], ranges[places] = quantize(np.stack([maps[place] for place in places]))
         arrays[_ranges(method)] = ranges
     arrays["logits"] = look.logits.astype("<f4")
+    arrays |= _padded(look.boxes)
     description = {
         "format": about.FORMAT,
         "run": run,
@@ -163,6 +168,7 @@ def pack_look(look: RecordedLook, run: str, attempt: int, sizes: Sizes) -> bytes
         "layers": _texts(look.layers),
         "explained": str(look.explained),
         "task": str(look.task),
+        "box_classes": _class_lists(look.box_classes),
         "time": about.to_json(look.time),
     }
     return pack(description, arrays)
@@ -213,7 +219,13 @@ def read_look(archive: Archive, name: str, sizes: Sizes) -> RecordedLook:
         attributions[method] = tuple(maps)
     logits = archive.read("logits", *layout["logits"]).astype(np.float32, copy=False)
     num_axes = max((maps[0].ndim for maps in attributions.values()), default=2)
-    return RecordedLook(**_facts(archive.about), attributions=attributions, logits=logits, num_axes=num_axes)
+    return RecordedLook(
+        **_facts(archive.about),
+        attributions=attributions,
+        logits=logits,
+        num_axes=num_axes,
+        boxes=_read_boxes(archive, summary.box_classes),
+    )
 
 
 def _facts(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,6 +246,7 @@ def _facts(description: Mapping[str, Any]) -> dict[str, Any]:
         "layers": about.values(description, "layers", str),
         "explained": about.value(description, "explained", str),
         "task": about.value(description, "task", str),
+        "box_classes": about.classes(description, "box_classes"),
         "time": about.from_json(description.get("time")),
     }
 
@@ -247,7 +260,7 @@ def _methods(description: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {method: about.value(methods, method, dict) for method in methods}
 
 
-def _samples_layout(channels: int, sizes: Sequence[Size]) -> Layout:
+def _samples_layout(channels: int, sizes: Sequence[Size]) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {_images(size): ("|u1", (len(places), channels, *size)) for size, places in _places_by_size(sizes).items()}
 
 
@@ -257,7 +270,40 @@ def _look_layout(look: LookSummary) -> Layout:
     for method, shapes in look.shapes.items():
         layout[_ranges(method)] = "<f4", (count, 2)
         layout |= {_maps(method, size): ("|u1", (len(at), *size)) for size, at in _places_by_size(shapes).items()}
-    return layout
+    return layout | _box_layout(look.box_classes)
+
+
+def _class_lists(box_classes: Sequence[Sequence[int]]) -> list[list[int]]:
+    return [[int(index) for index in classes] for classes in box_classes]
+
+
+def _box_layout(box_classes: Sequence[Sized]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the layout of the array of boxes, as many for each sample as the largest number of them; of none nothing.
+
+    Raises:
+        ValueError: They are too many.
+    """
+    shape = (len(box_classes), max(map(len, box_classes), default=0), 4)
+    if math.prod(shape) > MAX_VALUES:
+        raise ValueError(f"Expected boxes of at most {MAX_VALUES} values in all, got {math.prod(shape)}.")
+    return {"boxes": ("<f4", shape)} if shape[1] else {}
+
+
+def _padded(boxes: Sequence[NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
+    """Return the array of boxes, filled up with what is not a number."""
+    padded = {name: np.full(shape, np.nan, dtype) for name, (dtype, shape) in _box_layout(boxes).items()}
+    for array in padded.values():
+        for row, own in zip(array, boxes, strict=True):
+            row[: len(own)] = own
+    return padded
+
+
+def _read_boxes(archive: Archive, box_classes: Sequence[Sequence[int]]) -> tuple[NDArray[np.float32], ...]:
+    layout = _box_layout(box_classes)
+    if not layout:
+        return tuple(NO_BOXES for _ in box_classes)
+    rows = archive.read("boxes", *layout["boxes"]).astype(np.float32, copy=False)
+    return tuple(row[: len(classes)] for row, classes in zip(rows, box_classes, strict=True))
 
 
 def _images(size: Size) -> str:

@@ -26,6 +26,10 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+NO_BOXES: NDArray[np.float32] = np.zeros((0, 4), np.float32)
+"""The boxes of an image without any."""
+
+
 @dataclass(frozen=True, eq=False)
 class RecordedSamples:
     """The samples as they are shown; images may differ in size.
@@ -36,6 +40,9 @@ class RecordedSamples:
             the signal `(C, T)`, each channel from 0 to 255.
         labels: What is true of each: a class, a set of classes, or values; None where that is not known.
         class_names: What the classes are called, or None.
+        boxes: The boxes of the objects of each, `(k, 4)` float32, (x1, y1, x2, y2) in pixels of the image; empty for a
+            task without boxes.
+        box_classes: Their classes.
 
     Raises:
         ValueError: The parts do not fit together.
@@ -45,9 +52,12 @@ class RecordedSamples:
     images: tuple[NDArray[np.uint8], ...]
     labels: tuple[Answer | None, ...]
     class_names: tuple[str, ...] | None = None
+    boxes: tuple[NDArray[np.float32], ...] = ()
+    box_classes: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         _check_positions(self.positions)
+        _check_boxes(self.boxes, self.box_classes, len(self.positions))
         for name, values in (("images", self.images), ("labels", self.labels)):
             _check_length(name, values, len(self.positions))
         for image in self.images:
@@ -86,17 +96,16 @@ class RecordedSamples:
 
     def merged_with(self, other: RecordedSamples) -> RecordedSamples:
         """Return the samples of both, in the order of their positions; those of `self` and its names come first."""
-        samples = {
-            position: (image, label)
-            for one in (other, self)
-            for position, image, label in zip(one.positions, one.images, one.labels, strict=True)
-        }
-        positions = tuple(sorted(samples))
+        places = {position: (one, place) for one in (other, self) for place, position in enumerate(one.positions)}
+        order = [places[position] for position in sorted(places)]
+        has_boxes = any(one.boxes for one, _ in order)
         return RecordedSamples(
-            positions,
-            tuple(samples[position][0] for position in positions),
-            tuple(samples[position][1] for position in positions),
+            tuple(sorted(places)),
+            tuple(one.images[place] for one, place in order),
+            tuple(one.labels[place] for one, place in order),
             other.class_names if self.class_names is None else self.class_names,
+            tuple(one.boxes[place] if one.boxes else NO_BOXES for one, place in order) if has_boxes else (),
+            tuple(one.box_classes[place] if one.boxes else () for one, place in order) if has_boxes else (),
         )
 
 
@@ -118,6 +127,7 @@ class LookFacts:
         layers: The target layers' names.
         explained: In words, which class is explained.
         task: What the logits mean, a key of `lightning_saliency.evidence.TASKS`.
+        box_classes: Of each of the n the classes of its `boxes`; empty for a task without boxes.
         time: When, in seconds since 1970.
 
     Raises:
@@ -135,6 +145,7 @@ class LookFacts:
     layers: tuple[str, ...] = ()
     explained: str = ""
     task: str = "multiclass"
+    box_classes: tuple[tuple[int, ...], ...] = ()
     time: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
@@ -180,6 +191,8 @@ class RecordedLook(LookFacts):
             `(t,)`; read from a record, to 8 bits of its range. A map that is not finite is NaN.
         logits: `(n, K)` float32.
         num_axes: How many axes a map has: 2 of images, 3 of volumes, 1 of signals.
+        boxes: Of each of the n what is detected, `(k, 4)` float32, (x1, y1, x2, y2) in pixels of the image: the best
+            box of the explained class, then those of the other predicted classes. Empty for a task without boxes.
 
     The others are those of `LookFacts`.
 
@@ -196,6 +209,7 @@ class RecordedLook(LookFacts):
     attributions: Mapping[str, tuple[NDArray[np.float32], ...]]
     logits: NDArray[np.float32]
     num_axes: int = 2
+    boxes: tuple[NDArray[np.float32], ...] = ()
 
     def __repr__(self) -> str:
         epoch = "untrained" if self.epoch is None else f"epoch {self.epoch}"
@@ -204,6 +218,7 @@ class RecordedLook(LookFacts):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_boxes(self.boxes, self.box_classes, len(self.positions))
         if self.logits.ndim != 2 or len(self.logits) != len(self.positions):
             raise ValueError(f"Expected `logits` to be ({len(self.positions)}, K), got {self.logits.shape}.")
         _check_methods("attributions", self.attributions, len(self.positions))
@@ -224,6 +239,16 @@ class RecordedLook(LookFacts):
     def num_classes(self) -> int:
         """How many logits a sample has."""
         return int(self.logits.shape[1])
+
+
+def _check_boxes(boxes: Sequence[NDArray[np.float32]], box_classes: Sequence[Sequence[int]], count: int) -> None:
+    if not boxes and not box_classes:
+        return
+    _check_length("boxes", boxes, count)
+    _check_length("box_classes", box_classes, count)
+    for corners, classes in zip(boxes, box_classes, strict=True):
+        if corners.shape != (len(classes), 4):
+            raise ValueError(f"Expected `boxes` to be ({len(classes)}, 4), as many as classes, got {corners.shape}.")
 
 
 def _check_positions(positions: Sequence[int]) -> None:

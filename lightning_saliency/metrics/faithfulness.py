@@ -244,9 +244,10 @@ def _check(model: nn.Module | Forward, explanation: Explanation, steps: int, bat
     check_count("batch_size", batch_size)
     if explanation.classes is None:
         raise ValueError(
-            "Expected `explanation` to be of classes, which have a probability, got one of a callable target."
+            "Expected `explanation` to be of classes, which have a probability, got one of a callable target or of "
+            "embeddings."
         )
-    return explanation.classes
+    return explanation.classes.clamp(min=0)  # of no class, −1, the map is blank
 
 
 def _parse_heatmaps(heatmaps: Mapping[str, Tensor], images: Tensor) -> dict[str, Tensor]:

@@ -75,7 +75,8 @@ def measure_head_randomization(
 
     Args:
         model: The model that was explained, in the same state; or how it is run.
-        explanation: What `explain` found, for classes that it knows (its target was no callable).
+        explanation: What `explain` found; its target was no callable. Of embeddings, those of the random head are
+            compared with themselves.
         heatmaps: By method, `(N, 1, H, W)`, where they are there: `explanation.heatmaps()` by default.
         seed: Of the random weights.
 
@@ -85,8 +86,8 @@ def measure_head_randomization(
 
     Raises:
         TypeError: An argument is of the wrong kind.
-        ValueError: The explanation knows no classes, or has no map of a heatmap's name; the logits depend on no weight;
-            or what `explain` raises.
+        ValueError: The target was a callable, or the explanation has no map of a heatmap's name; the logits depend on
+            no weight; or what `explain` raises.
 
     Example:
         >>> from lightning_saliency import explain
@@ -100,7 +101,7 @@ def measure_head_randomization(
     """
     if not isinstance(explanation, Explanation):
         raise TypeError(f"Expected `explanation` to be what `explain` returned, got {type(explanation).__name__}.")
-    if explanation.classes is None:
+    if explanation.settings.target.is_function:
         raise ValueError(
             "Expected `explanation` to be of classes, which a random head can be asked for too, got one of a callable "
             "target."

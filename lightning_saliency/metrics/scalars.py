@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_saliency._checks import check_choice
 from lightning_saliency.attribution import ExplainedSamples
-from lightning_saliency.data import masks_to_boxes
+from lightning_saliency.data import boxes_to_masks, masks_to_boxes
 from lightning_saliency.metrics.similarity import coarse, ranks
 from lightning_saliency.metrics.table import METRICS
 
@@ -152,7 +152,7 @@ def _inputs_of_maps(samples: ExplainedSamples, look: CoarseHeatmaps, method: str
 
 
 def _objects(samples: ExplainedSamples) -> dict[str, _Input]:
-    masks = samples.samples.masks
+    masks = _boxed(samples) if samples.samples.masks is None else samples.samples.masks
     if masks is None or not masks.any():
         return {}
     present = masks.flatten(1).any(1)
@@ -161,6 +161,16 @@ def _objects(samples: ExplainedSamples) -> dict[str, _Input]:
         boxes = masks_to_boxes(masks)
         inputs["boxes"] = _Input(lambda: boxes, present)
     return inputs
+
+
+def _boxed(samples: ExplainedSamples) -> Tensor | None:
+    """The pixels of the true boxes of the explained class, `(N, 1, H, W)` bool; None where no boxes are known."""
+    objects, classes = samples.samples.objects, samples.explanation.classes
+    if classes is None or not any(objects):
+        return None
+    pairs = zip(objects, classes.tolist(), strict=True)
+    boxes = [torch.zeros(0, 4) if own is None else own.of_class(index) for own, index in pairs]
+    return boxes_to_masks(boxes, samples.explanation.images.shape[2:])
 
 
 def _earlier(name: str, earlier: Sequence[CoarseHeatmaps], look: CoarseHeatmaps, method: str) -> dict[str, _Input]:

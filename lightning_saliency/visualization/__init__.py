@@ -15,9 +15,16 @@ from lightning_saliency.visualization.explained import (
 )
 from lightning_saliency.visualization.film import animation, filmstrip
 from lightning_saliency.visualization.images import Channels, shown_channels, to_curves, to_rgb
-from lightning_saliency.visualization.method_sheets import ALL_METHODS, draw_sheets
+from lightning_saliency.visualization.method_sheets import ALL_METHODS, draw_sheets, pixel_scale_of
 from lightning_saliency.visualization.sheet import fit_images, grid, tiles
-from lightning_saliency.visualization.style import PixelScale, Style, find_names, find_pixel_scale, to_pictures
+from lightning_saliency.visualization.style import (
+    PixelScale,
+    Style,
+    find_names,
+    find_pixel_scale,
+    find_sample_names,
+    to_pictures,
+)
 from lightning_saliency.visualization.theme import THEMES, Theme
 from lightning_saliency.visualization.tutorial import TUTORIAL_PANELS, tutorial_figure
 from lightning_saliency.visualization.views import Cut, View, Volumes, cut_images, make_views
@@ -51,6 +58,7 @@ __all__ = [
     "filmstrip",
     "find_names",
     "find_pixel_scale",
+    "find_sample_names",
     "fit_images",
     "fooling_caption",
     "grid",
@@ -58,6 +66,7 @@ __all__ = [
     "make_views",
     "method_title",
     "overlay",
+    "pixel_scale_of",
     "save_explanation",
     "show_explanation",
     "shown_channels",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lightning_saliency.attribution import METHODS, Explanation
-from lightning_saliency.data import Answer
+from lightning_saliency.data import NOTHING, Answer
 
 _MOST_NAMED = 3  # classes or values in a caption
 
@@ -56,6 +56,20 @@ class Names:
         name = self[index]
         return Caption(name if probability is None else f"{name} {probability:.0%}", names=(name,))
 
+    def has(self, index: int) -> bool:
+        """Whether a class has a name."""
+        return self[index] != str(index)
+
+
+def nothing_words(task: str) -> str:
+    """Return what is said where no class is predicted.
+
+    Example:
+        >>> nothing_words("multilabel"), nothing_words("detection")
+        ('predicted none', 'nothing detected')
+    """
+    return NOTHING.get(task, "predicted none")
+
 
 def method_title(key: str) -> str:
     """Return what a picture calls a method, with the layer where it reads several.
@@ -94,29 +108,49 @@ def prediction_captions(explanation: Explanation, truths: Sequence[Answer | None
         >>> [caption.text for caption in captions]
         ['cat 73%', 'predicted cat 73% · map of: true dog 27%', 'predicted cat 73% · map of: dog 27%']
     """
-    task, probabilities = explanation.task, explanation.probabilities
-    predictions, answers = explanation.predictions.tolist(), explanation.answers
+    answers = explanation.answers
     classes = [None] * len(answers) if explanation.classes is None else explanation.classes.tolist()
     captions = []
     for row, (truth, answer, index) in enumerate(zip(truths, answers, classes, strict=True)):
-        correct, parts = is_right(answer, truth), []
-        if answer is not None:
-            confidences = explanation.answer_probabilities[row]
-            said = _in_words(answer, names, confidences)
-            said = replace(said, text=said.text + task.of_what if confidences else said.text)
-            parts.append(said if correct else _joined("predicted ", said))
-        is_other = index is not None and index != predictions[row]
-        if truth is not None and not correct and not (is_other and truth == index):
+        correct = is_right(answer, truth)
+        is_said = index not in (None, -1) and _is_to_be_said(index, answer)
+        is_true = is_said and not correct and truth in (index, (index,))
+        parts = [_predicted(explanation, row, names, is_right=bool(correct))]
+        if truth is not None and not correct and not is_true:
             parts.append(_truth(truth, names))
-        if is_other:
-            explained = (
-                Caption(f"value {index}")
-                if probabilities is None
-                else names.caption(index, float(probabilities[row, index]))
-            )
-            parts.append(_joined("map of: true " if truth == index else "map of: ", explained))
+        if is_said:
+            words = _class_words(explanation, row, index, names)
+            parts.append(_joined("map of: true " if is_true else "map of: ", words))
         captions.append(replace(_joined("", *parts), correct=correct))
     return captions
+
+
+def _predicted(explanation: Explanation, row: int, names: Names, *, is_right: bool) -> Caption:
+    """Say what is predicted for an image; where there is nothing to read, what the output is."""
+    answer, task = explanation.answers[row], explanation.task
+    if answer is None:
+        return Caption(task.describe(explanation.logits))
+    if answer == ():
+        return Caption(nothing_words(task.name))
+    confidences = explanation.answer_probabilities[row]
+    said = _in_words(answer, names, confidences)
+    said = replace(said, text=said.text + task.of_what if confidences else said.text)
+    return said if is_right else _joined("predicted ", said)
+
+
+def _class_words(explanation: Explanation, row: int, index: int, names: Names) -> Caption:
+    """Name a class of an image, and its probability; or a value."""
+    probabilities = explanation.probabilities
+    if probabilities is None:
+        return Caption(f"{explanation.task.value} {index}")
+    said = names.caption(index, float(probabilities[row, index]))
+    return replace(said, text=f"{explanation.task.of_class}{said.text}{explanation.task.of_what}")
+
+
+def _is_to_be_said(index: int, answer: Answer | None) -> bool:
+    """Whether an explained class, or value, is another one than what is predicted alone, or the first of values."""
+    is_first_value = answer is not None and _is_values(answer) and index == 0
+    return answer not in (index, (index,)) and not is_first_value
 
 
 def reason_words(reasons: Sequence[str | None]) -> list[str | None]:
@@ -187,9 +221,11 @@ def label_captions(labels: Sequence[Answer | None], names: Names) -> list[Captio
     return [_truth(label, names) for label in labels]
 
 
-def answer_caption(label: Answer | None, answer: Answer | None, names: Names) -> Caption:
+def answer_caption(label: Answer | None, answer: Answer | None, names: Names, nothing: str = "none") -> Caption:
     """Say what is predicted alone, and whether it is right, where that is known."""
-    said = Caption("") if answer is None else _in_words(answer, names)
+    if answer is None:
+        return Caption("")
+    said = Caption(nothing) if answer == () else _in_words(answer, names)
     return replace(said, correct=is_right(answer, label))
 
 

@@ -31,7 +31,7 @@ def draw_curves(signal: Tensor, heatmap: Tensor | None, drawing: Drawing, *, is_
 
     Args:
         signal: `(C, T)` uint8, each channel from 0 to 255.
-        heatmap: `(1, T)` in [0, 1], or None.
+        heatmap: `(1, T)` in [0, 1], or the colors themselves, uint8 `(3, T)`, such as of classes; or None.
         drawing: How; a cell is half as wide again.
         is_blank: Whether the curves are faint, and shown without the heatmap.
 
@@ -44,7 +44,9 @@ def draw_curves(signal: Tensor, heatmap: Tensor | None, drawing: Drawing, *, is_
     strip = min(_MOST_STRIP, max(_LEAST_STRIP, cell_side // count))
     values = signal.double().numpy() / 255
     halo = _paper((width,), theme)
-    if heatmap is not None and not is_blank:
+    if heatmap is not None and heatmap.dtype == torch.uint8:
+        halo = heatmap[:, torch.arange(width) * length // width].T.double().numpy()
+    elif heatmap is not None and not is_blank:
         fit = interpolated if length < width else averaged
         at_pixels = fit(heatmap[None].float(), (width,)).clamp(0, 1)
         colors = colorize(at_pixels[:, :, None], drawing.shading.colormap)[0, :, 0].T.double().numpy()

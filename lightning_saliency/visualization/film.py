@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from os import PathLike
-from typing import Protocol, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from lightning_saliency._checks import check_choice, check_count, refuse
 from lightning_saliency.attribution import METHODS, Heatmaps, Normalize, find_map, is_fine, make_heatmaps
-from lightning_saliency.data import Answer
+from lightning_saliency.data import NOTHING, Answer
 from lightning_saliency.history import load_record
+from lightning_saliency.visualization.boxes import BOX_LEGEND, Box, Boxes, make_boxes
 from lightning_saliency.visualization.captions import (
     Caption,
     Names,
@@ -30,6 +31,7 @@ from lightning_saliency.visualization.captions import (
 from lightning_saliency.visualization.colors import to_common_scale, to_percentile
 from lightning_saliency.visualization.encode import encode_gif
 from lightning_saliency.visualization.images import Images
+from lightning_saliency.visualization.recorded import RecordedLook, RecordedRun
 from lightning_saliency.visualization.sheet import OWN_SCALE, fit_image, grid, tiles
 from lightning_saliency.visualization.style import Style
 from lightning_saliency.visualization.views import Shown, View, Volumes, cut_images, make_views
@@ -37,75 +39,8 @@ from lightning_saliency.visualization.views import Shown, View, Volumes, cut_ima
 _CELL_SIDE = 144
 _MOST_VALUES = 2**27  # of the maps of looks that are kept in memory
 _NOT_EXPLAINED = "not explained"
+_NO_BOXES = np.zeros((0, 4), np.float32)
 _NEGATIVE = "all negative"  # no reason to be blank where each map is shown from its minimum on
-
-
-class RecordedSamples(Protocol):
-    """What a film reads of a record's samples."""
-
-    @property
-    def positions(self) -> tuple[int, ...]:
-        """The samples' places among all that the run looks at."""
-
-    @property
-    def images(self) -> tuple[NDArray[np.uint8], ...]:
-        """Each sample's image, `(3, H, W)`, volume, `(1, D, H, W)` or `(3, D, H, W)`, or signal, `(C, T)`."""
-
-    @property
-    def labels(self) -> tuple[Answer | None, ...]:
-        """What is true of each sample, or None."""
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """The names of the classes, or None."""
-
-
-class RecordedLook(Protocol):
-    """What a film reads of one look."""
-
-    @property
-    def epoch(self) -> int | None:
-        """None before the training."""
-
-    @property
-    def step(self) -> int:
-        """The step of the training."""
-
-    @property
-    def positions(self) -> tuple[int, ...]:
-        """The positions of the samples that were explained."""
-
-    @property
-    def attributions(self) -> Mapping[str, tuple[NDArray[np.float32], ...]]:
-        """By method each sample's raw map, `(h, w)`, of a volume `(d, h, w)`, of a signal `(t,)`."""
-
-    @property
-    def reasons(self) -> Mapping[str, tuple[str | None, ...]]:
-        """By method why each sample's map is blank, or None."""
-
-    @property
-    def predictions(self) -> tuple[Answer | None, ...]:
-        """What is predicted for each sample."""
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """The target layers' names."""
-
-    @property
-    def explained(self) -> str:
-        """In words, which class was explained."""
-
-
-class RecordedRun(Protocol):
-    """What a film reads of a record."""
-
-    @property
-    def samples(self) -> RecordedSamples | None:
-        """The samples of all looks; None before the first."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> RecordedLook: ...
 
 
 def filmstrip(
@@ -147,6 +82,7 @@ def filmstrip(
         title=f"{method_title(film.method)}, {film.titles[0]} to {film.titles[-1]}",
         blanks={frame.title: reason_words(frame.reasons) for frame in frames},
         labels={"": film.labels, **{frame.title: frame.labels for frame in frames}},
+        boxes={"": film.objects, **{frame.title: frame.boxes for frame in frames}},
         note=film.note,
         fine=[frame.title for frame in frames] if is_fine(film.method) else [],
         scale=film.scale,
@@ -195,6 +131,7 @@ def animation(
             title=frame.title,
             labels=frame.labels,
             blanks=reason_words(frame.reasons),
+            boxes=frame.boxes,
             note=join_notes(method_title(film.method), film.note),
             progress=index / max(len(film.looks) - 1, 1),
             is_fine=is_fine(film.method),
@@ -207,12 +144,13 @@ def animation(
 
 @dataclass(frozen=True)
 class _Frame:
-    """What one look shows of all samples: heatmaps `(1, h, w)`, the predicted classes, and why a cell is blank."""
+    """What one look shows of all samples: heatmaps `(1, h, w)`, the predicted classes, boxes, and why it is blank."""
 
     title: str
     heatmaps: Shown
     labels: Sequence[Caption]
     reasons: Sequence[str | None]
+    boxes: Boxes
 
 
 @dataclass(frozen=True)
@@ -227,6 +165,8 @@ class _Film:
     truths: Sequence[Answer | None]
     names: Names
     volumes: Volumes
+    sizes: Sequence[Sequence[int]]
+    true_boxes: Sequence[tuple[NDArray[np.float32], Sequence[int]]]
 
     @cached_property
     def views(self) -> list[View | None]:
@@ -249,6 +189,14 @@ class _Film:
         """What stands below the images."""
         return label_captions(self.truths, self.names)
 
+    @cached_property
+    def objects(self) -> list[list[Box]]:
+        """The boxes of the true objects."""
+        return [
+            make_boxes(corners.tolist(), classes, size, self.names, is_true=True)
+            for (corners, classes), size in zip(self.true_boxes, self.sizes, strict=True)
+        ]
+
     @property
     def note(self) -> str:
         """What stands at the bottom."""
@@ -256,6 +204,7 @@ class _Film:
         return join_notes(
             f"explained: {last.explained}" if last.explained else "",
             f"read at layer {', '.join(last.layers)}" if last.layers and self.reads_layer else "",
+            any(self.objects) and BOX_LEGEND,
         )
 
     @property
@@ -292,16 +241,28 @@ class _Film:
         look = self.looks[index]
         rows = {position: row for row, position in enumerate(look.positions)}
         labels, blanks = [], []
+        boxes = [[box.without_words() for box in own] for own in self.objects]
         for place, position in enumerate(self.positions):
             if position in rows:
                 row = rows[position]
                 reason = look.reasons[self.method][row]
-                labels.append(answer_caption(self.truths[place], look.predictions[row], self.names))
+                nothing = NOTHING.get(look.task, "none")
+                labels.append(answer_caption(self.truths[place], look.predictions[row], self.names, nothing))
+                boxes[place] = [*self._detected(look, row, place), *boxes[place]]
                 blanks.append(None if reason == _NEGATIVE and self.normalize == "minmax" else reason)
             else:
                 labels.append(Caption(""))
                 blanks.append(_NOT_EXPLAINED)
-        return _Frame(self.titles[index], cut_images(self._heatmaps(look), self.views), labels, blanks)
+        return _Frame(self.titles[index], cut_images(self._heatmaps(look), self.views), labels, blanks, boxes)
+
+    def _detected(self, look: RecordedLook, row: int, place: int) -> list[Box]:
+        """Return the box of the explained class in a sample, if there is one."""
+        if not look.boxes or look.classes[row] not in look.box_classes[row]:
+            return []
+        own = look.box_classes[row].index(look.classes[row])
+        corners = look.boxes[row][own : own + 1].tolist()
+        boxes = make_boxes(corners, look.box_classes[row][own : own + 1], self.sizes[place], self.names, is_true=False)
+        return [box.without_words() for box in boxes]
 
     def _heatmaps(self, look: RecordedLook) -> list[Tensor]:
         """Return the heatmap of each sample, 0 everywhere for those that were not explained."""
@@ -357,7 +318,9 @@ def _open_film(
     ]
     labels = [samples.labels[row] for row in rows]
     names = Names(style.class_names or samples.class_names)
-    return _Film(method, normalize, shown, selected, images, labels, names, style.volumes)
+    boxes = [(samples.boxes[row], samples.box_classes[row]) if samples.boxes else (_NO_BOXES, ()) for row in rows]
+    sizes = [image.shape[1:] for image in recorded]
+    return _Film(method, normalize, shown, selected, images, labels, names, style.volumes, sizes, boxes)
 
 
 class _Looks:

@@ -20,7 +20,7 @@ from lightning_saliency.attribution import (
     is_fine,
     make_heatmaps,
 )
-from lightning_saliency.visualization.boxes import with_boxes
+from lightning_saliency.visualization.boxes import BOX_LEGEND, Box, make_boxes
 from lightning_saliency.visualization.captions import (
     Caption,
     Names,
@@ -31,10 +31,11 @@ from lightning_saliency.visualization.captions import (
     reason_words,
 )
 from lightning_saliency.visualization.cells import CELL_SIDE
-from lightning_saliency.visualization.colors import class_overlay, to_common_scale, to_percentile
+from lightning_saliency.visualization.colors import to_common_scale, to_percentile
 from lightning_saliency.visualization.images import Images
+from lightning_saliency.visualization.masks import with_classes
 from lightning_saliency.visualization.sheet import NO_CELL, OWN_SCALE, fit_images, grid
-from lightning_saliency.visualization.style import Style, find_names, find_pixel_scale
+from lightning_saliency.visualization.style import PixelScale, Style, find_pixel_scale, find_sample_names
 from lightning_saliency.visualization.views import cut_images, make_views
 
 _CELLS_AREA = 900_000
@@ -70,6 +71,7 @@ def draw_sheets(
     explained: str,
     dataset: Any = None,
     modules: Sequence[Any] = (),
+    pixel_scale: PixelScale | None = None,
 ) -> dict[str, Tensor]:
     """Draw a sheet of all methods, and where the style wants all cards one of each.
 
@@ -80,6 +82,7 @@ def draw_sheets(
         explained: In words, which class is explained.
         dataset: Where to look for what the style leaves open.
         modules: The data module and the module of the training, where to look next.
+        pixel_scale: How the images become colors; by default found as `pixel_scale_of` finds it.
 
     Returns:
         uint8 pictures `(3, H, W)`: that of all methods under `all_methods`, where there are several; one of each
@@ -103,16 +106,18 @@ def draw_sheets(
     if not looked:
         raise ValueError("Expected `looked` to hold at least one entry of explained samples, got none.")
     explanations = [group.explanation for group in looked]
-    names = find_names(style, dataset, modules, explanations[0].num_classes)
-    pixel_scale = find_pixel_scale([explanation.images for explanation in explanations], style, dataset, modules)
-    images = _in_rows(looked, [with_boxes(pixel_scale(group.images), group) for group in explanations])
+    names = find_sample_names(looked, style, dataset, modules)
+    pixel_scale = pixel_scale or pixel_scale_of(looked, style, dataset, modules)
+    images = _in_rows(looked, [pixel_scale(group.images) for group in explanations])
+    boxes = _in_order(looked, [_boxes(group, names) for group in looked])
+    plain_boxes = [[box.without_words() for box in own] for own in boxes]
     captions = _in_order(
         looked, [prediction_captions(group.explanation, group.samples.truths, names) for group in looked]
     )
     channels = dict.fromkeys(pixel_scale.describe_channels(explanation.images) for explanation in explanations)
     fitted = cache(partial(fit_images, images))  # most sheets have cells of the same size
 
-    masks = _mask_columns(looked, images)
+    masks = {**_mask_columns(looked, images), **_value_map_columns(looked)}
 
     def sheet(
         columns: Mapping[str, _Column], note: str, keys: Iterable[str], scale: tuple[str, str] | None = None
@@ -121,7 +126,8 @@ def draw_sheets(
         read = describe_readings(explanations[0], keys)
         fitting = math.isqrt(_CELLS_AREA // (len(images) * (1 + len(columns))))
         drawing = style.drawing(min(CELL_SIDE, max(_LEAST_CELL_SIDE, fitting)))
-        views = make_views(images, [column.heatmaps for column in columns.values()], style.volumes)
+        heatmaps = [column.heatmaps for name, column in columns.items() if name not in masks]
+        views = make_views(images, heatmaps, style.volumes)
         return grid(
             cut_images(images, views) if any(views) else fitted(drawing.cell_side),
             {name: cut_images(column.heatmaps, views) for name, column in columns.items()},
@@ -130,7 +136,8 @@ def draw_sheets(
             blanks={name: reason_words(column.reasons) for name, column in columns.items()},
             labels={name: column.labels for name, column in columns.items() if column.labels},
             fine=[name for name, column in columns.items() if column.is_fine],
-            note=join_notes(f"explained: {note}", read, *channels, pixel_scale.note),
+            boxes={"": boxes, **dict.fromkeys(columns, plain_boxes)},
+            note=join_notes(f"explained: {note}", read, *channels, pixel_scale.note, any(boxes) and BOX_LEGEND),
             scale=_SCALES[style.normalize] if scale is None else scale,
             drawing=drawing,
         )
@@ -146,11 +153,20 @@ def draw_sheets(
         for key, column in columns.items():
             own = {method_title(key): column, **_predicted_column(looked, key, style.normalize)}
             sheets[key] = sheet(own, explained, [key])
-    if style.top_k is not None and style.top_k > 1:
+    if style.top_k is not None and style.top_k > 1 and explanations[0].num_classes:
         by_rank = _class_columns(looked, names, style, style.top_k)
         scale = ("0", "the sample's maximum of these classes") if style.normalize == "max" else None
         sheets["class_maps"] = sheet(by_rank, f"the {len(by_rank)} most probable classes", ["cam"], scale)
     return sheets
+
+
+def pixel_scale_of(
+    looked: Sequence[ExplainedSamples], style: Style, dataset: Any = None, modules: Sequence[Any] = ()
+) -> PixelScale:
+    """Return how the images of explained samples become colors; see `find_pixel_scale`."""
+    images = [group.explanation.images for group in looked]
+    in_step = [normalization for group in looked for normalization in group.samples.normalizations]
+    return find_pixel_scale(images, style, dataset, modules, in_step)
 
 
 def _method_column(looked: Sequence[ExplainedSamples], key: str, normalize: Normalize) -> _Column:
@@ -191,21 +207,37 @@ def _predicted_column(looked: Sequence[ExplainedSamples], key: str, normalize: N
 
 
 def _mask_columns(looked: Sequence[ExplainedSamples], images: Images) -> dict[str, _Column]:
-    """Make a column of the classes of the pixels, true and predicted, of a segmentation of images; else none."""
-    if images[0].dim() != 3:
-        return {}
+    """Make a column of the classes of the pixels, true and predicted, of a segmentation; else none."""
     count = sum(map(len, looked))
     true = [group.samples.pixel_labels or (None,) * len(group) for group in looked]
-    predicted = [[None] * len(group) if (masks := group.explanation.masks) is None else list(masks) for group in looked]
+    predicted = [
+        [None] * len(group) if (masks := group.explanation.pixel_classes) is None else list(masks) for group in looked
+    ]
     columns = {}
     for title, of_each in (("label", _in_order(looked, true)), ("prediction", _in_order(looked, predicted))):
         if any(classes is not None for classes in of_each):
             pictures = [
-                image if classes is None else class_overlay(image[None], classes[None].cpu())[0]
+                _without_classes(image) if classes is None else with_classes(image, classes.cpu())
                 for image, classes in zip(images, of_each, strict=True)
             ]
             columns[title] = _Column(pictures, [None] * count)
     return columns
+
+
+def _without_classes(image: Tensor) -> Tensor:
+    """Return a picture without classes, in the form that those with classes have."""
+    return with_classes(image, torch.full(image.shape[1:], -1))
+
+
+def _value_map_columns(looked: Sequence[ExplainedSamples]) -> dict[str, _Column]:
+    """Make a column of the maps that the model itself returns beside its values, each from its least to its largest."""
+    maps = [group.explanation.value_maps for group in looked]
+    present = [own for own in maps if own is not None]
+    if len(present) < len(maps):
+        return {}
+    heatmaps = [make_heatmaps(own.cpu(), own.shape[2:], "minmax") for own in present]
+    reasons = _in_order(looked, [group.reasons for group in heatmaps])
+    return {"model's map": _Column(_in_rows(looked, [group.maps for group in heatmaps]), reasons)}
 
 
 def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Style, top_k: int) -> dict[str, _Column]:
@@ -239,6 +271,21 @@ def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Styl
         )
         for rank in range(count)
     }
+
+
+def _boxes(group: ExplainedSamples, names: Names) -> list[list[Box]]:
+    """Return of each sample the best box of the explained class, and the boxes of the true objects."""
+    explanation, size = group.explanation, group.explanation.images.shape[2:]
+    boxes: list[list[Box]] = [[] for _ in range(len(group))]
+    if explanation.boxes is not None and explanation.classes is not None:
+        rows, classes = torch.arange(len(group)), explanation.classes.cpu()
+        best, probabilities = explanation.boxes.cpu()[rows, classes], explanation.scores.sigmoid().tolist()
+        for own, corners, index, probability in zip(boxes, best.tolist(), classes.tolist(), probabilities, strict=True):
+            own += make_boxes([corners], [index], size, names, is_true=False, probabilities=[probability])
+    for own, objects in zip(boxes, group.samples.objects, strict=False):
+        if objects is not None:
+            own += make_boxes(objects.corners.tolist(), objects.classes.tolist(), size, names, is_true=True)
+    return boxes
 
 
 def _true_classes(group: ExplainedSamples) -> list[int | None]:

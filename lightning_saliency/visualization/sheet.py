@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from lightning_saliency.visualization.boxes import Boxes, draw_boxes
 from lightning_saliency.visualization.captions import Caption
 from lightning_saliency.visualization.cells import (
     CELL_SIDE,
@@ -50,6 +51,7 @@ def grid(
     blanks: Mapping[str, Sequence[str | None]] | None = None,
     labels: Mapping[str, Sequence[Caption]] | None = None,
     fine: Collection[str] = (),
+    boxes: Mapping[str, Boxes] | None = None,
     note: str = "",
     scale: tuple[str, str] = OWN_SCALE,
     per_row: int | None = None,
@@ -78,6 +80,7 @@ def grid(
         labels: For a column's title and each sample what stands below that cell, such as the class that it shows; for
             the images under "".
         fine: The titles of columns of heatmaps whose single pixels are to be seen: over the image in dark gray.
+        boxes: For a column's title and each sample the boxes that are drawn on whole images; for the images under "".
         note: Stands small at the bottom.
         scale: What stands at the two ends of the color scale at the bottom.
         per_row: The number of samples side by side; None for up to three, so that the sheet is about as high as wide.
@@ -100,6 +103,7 @@ def grid(
     _check_grid(images, columns, captions, blanks, labels, fine)
     images, columns = _cut_volumes(images, columns)
     cells = _draw_cells(images, columns, blanks, fine, drawing)
+    _draw_boxes(cells, images, [(boxes or {}).get(name, ()) for name in ("", *columns)])
     below = [_with_words(images, labels.get("", ())), *(labels.get(name, ()) for name in columns)]
     has_scale = any(_is_heatmap(maps) for maps in columns.values())
     words = Words((_name(images[0]), *columns), captions or (), below, title, note, scale if has_scale else None)
@@ -120,6 +124,7 @@ def tiles(
     labels: Sequence[Caption] | None = None,
     blanks: Sequence[str | None] | None = None,
     is_fine: bool = False,
+    boxes: Boxes = (),
     note: str = "",
     scale: tuple[str, str] = OWN_SCALE,
     progress: float | None = None,
@@ -134,6 +139,7 @@ def tiles(
         labels: What stands below each.
         blanks: For each the reason why its heatmap is blank, or None.
         is_fine: Whether the heatmaps' single pixels are to be seen; see `grid`.
+        boxes: For each the boxes that are drawn on it.
         note: Stands small at the bottom.
         scale: As for `grid`; with a single image there is none.
         progress: A number in [0, 1] that a bar on the upper edge shows; None for no bar.
@@ -155,7 +161,9 @@ def tiles(
     reasons = list(blanks or [None] * len(images))
     _check_grid(images, {"": heatmaps}, labels, {"": reasons}, {}, ())
     images, shown = _cut_volumes(images, {"": heatmaps})
-    cells = [row[1:] for row in _draw_cells(images, shown, {"": reasons}, [""] if is_fine else [], drawing)]
+    drawn = _draw_cells(images, shown, {"": reasons}, [""] if is_fine else [], drawing)
+    _draw_boxes(drawn, images, [(), boxes])
+    cells = [row[1:] for row in drawn]
     below = [_with_words(images, labels or ())]
     words = Words([""], (), below, title, note, scale if len(images) > 1 else None, title_lines=1)
     layout, blocks = plan(cells, words, drawing.theme, _count_columns(len(images)))
@@ -254,6 +262,14 @@ def _draw_cells(
             if name in blanks and blanks[name][row] == NO_CELL:
                 cells[row][column] = torch.empty(0, 0, 3, dtype=torch.uint8)
     return cells
+
+
+def _draw_boxes(cells: list[list[Tensor]], images: Shown, columns: Sequence[Boxes]) -> None:
+    """Draw the boxes of each column on the cells of those rows that show a whole image."""
+    for column, boxes in enumerate(columns):
+        for row, own in enumerate(boxes):
+            if _is_whole_image(images[row]):
+                cells[row][column] = draw_boxes(cells[row][column], own)
 
 
 def _draw_cell(

@@ -23,12 +23,15 @@ from lightning_saliency._checks import (
     shown,
 )
 from lightning_saliency._names import one_line
-from lightning_saliency.attribution import Normalize
+from lightning_saliency.attribution import ExplainedSamples, Normalize
 from lightning_saliency.data import (
+    PIXELS,
     Normalization,
+    common_normalization,
     find_class_names,
     find_normalizations,
     find_rgb_bands,
+    names_by_label,
     to_unit_range,
 )
 from lightning_saliency.visualization.captions import Names
@@ -45,9 +48,6 @@ Cards: TypeAlias = Literal["few", "all"]
 """How many pictures of a look there are; see `Style`."""
 
 _LEAST_CELL = 32
-
-_PIXELS = Normalization([0.0], [1.0])
-"""The normalization of images that are pixels in [0, 1] as they are."""
 
 _STRETCHED = "each image stretched to its own range, as no normalization fits"
 """What a picture says where the normalization that was found is not that of the images."""
@@ -151,12 +151,14 @@ class PixelScale:
         channels: Which channels are shown.
         band_names: The names of these, where the data set has them.
         note: What a picture says of it; empty where there is nothing to say.
+        is_unknown: Whether images are stretched that are no pixels as they are.
     """
 
     normalization: Normalization | None
     channels: Channels
     band_names: tuple[str, ...] = ()
     note: str = ""
+    is_unknown: bool = False
 
     def describe_channels(self, images: Tensor) -> str:
         """Return in a few words which channels of images `(N, C, …)` are shown; empty where it is all of them."""
@@ -175,19 +177,25 @@ class PixelScale:
 
 
 def find_pixel_scale(
-    images: Sequence[Tensor], style: Style, dataset: Any = None, modules: Sequence[Any] = ()
+    images: Sequence[Tensor],
+    style: Style,
+    dataset: Any = None,
+    modules: Sequence[Any] = (),
+    in_step: Sequence[Normalization | None] = (),
 ) -> PixelScale:
-    """Find how model inputs become colors: the style says it, else the normalization of the data set.
+    """Find how model inputs become colors: the style says it, else what the step has done, else the data set.
 
     A normalization that is found counts only if the images are pixels with it undone, between black and white. If none
     of the data set's does, those in the modules are tried, unless the images are such pixels as they are: then the
-    model may normalize them itself. If none does, each image is stretched to its own range, and a note says so.
+    model may normalize them itself. If none does, each image is stretched to its own range, and where a normalization
+    was found, a note says so.
 
     Args:
         images: Batches `(N, C, H, W)`, as the model takes them.
         style: How the pictures look.
         dataset: Where to look for the normalization.
         modules: The data module and the module of the training, where it may be too.
+        in_step: What the step has done to each sample, as far as it is known.
 
     Example:
         >>> from types import SimpleNamespace
@@ -200,12 +208,15 @@ def find_pixel_scale(
     if style.mean is not None and style.std is not None:
         numbers = [[value] if isinstance(value, int | float) else list(value) for value in (style.mean, style.std)]
         return PixelScale(to_unit_range(*numbers), channels, names)
-    inputs = [batch for batch in images if batch.dtype != torch.uint8]
-    candidates = find_normalizations(dataset)
-    if not any(normalization.fits(inputs) for normalization in (*candidates, _PIXELS)):
+    inputs = [batch for batch in images if batch.dtype != torch.uint8 and batch.dim() > 3]
+    own = common_normalization(in_step)
+    candidates = [*([] if own is None else [own]), *find_normalizations(dataset)]
+    are_pixels = PIXELS.fits(inputs)
+    if not are_pixels and not any(normalization.fits(inputs) for normalization in candidates):
         candidates = [*candidates, *find_normalizations(*modules)]
     fitting = next((normalization for normalization in candidates if normalization.fits(inputs)), None)
-    return PixelScale(fitting, channels, names, _STRETCHED if candidates and fitting is None else "")
+    note = _STRETCHED if candidates and fitting is None else ""
+    return PixelScale(fitting, channels, names, note, is_unknown=fitting is None and not are_pixels)
 
 
 def _find_channels(
@@ -244,6 +255,24 @@ def to_pictures(images: Tensor, style: Style, dataset: Any = None, modules: Sequ
         uint8 `(N, 3, H, W)`, on the CPU; see `to_rgb` for volumes, and `to_curves` for signals.
     """
     return find_pixel_scale([images], style, dataset, modules)(images)
+
+
+def find_sample_names(
+    looked: Sequence[ExplainedSamples], style: Style, dataset: Any = None, modules: Sequence[Any] = ()
+) -> Names:
+    """Return the names of the classes of explained samples; see `find_names`.
+
+    A detector that lists its detections does not tell how many classes there are: names that are found count only where
+    it is certain which label has which; see `lightning_saliency.data.names_by_label`.
+    """
+    explanation = looked[0].explanation
+    if style.class_names or explanation.task.has_all_classes:
+        return find_names(style, dataset, modules, explanation.num_classes)
+    names = find_class_names(dataset, *modules)
+    known = [classes for group in looked if (classes := group.samples.true_classes) is not None]
+    labels = {index for classes in known for index in classes.flatten().tolist() if index >= 0}
+    fitting = None if names is None else names_by_label(names, labels)
+    return Names(None if fitting is None else tuple(map(one_line, fitting)))
 
 
 def find_names(style: Style, dataset: Any = None, modules: Sequence[Any] = (), num_classes: int | None = None) -> Names:

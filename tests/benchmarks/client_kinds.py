@@ -15,7 +15,7 @@ CLASSES = 5
 COUNT = 8
 """The number of samples to train with, and to validate with."""
 
-Kind = Literal["classes", "values", "masks", "boxes", "embedding", "images", "none"]
+Kind = Literal["classes", "ranks", "values", "masks", "boxes", "embedding", "images", "none"]
 Scale = Literal["softmax", "sigmoid", "probabilities"]
 
 
@@ -24,9 +24,10 @@ class Oracle:
     """What a model says of a validation batch, as its own author reads it.
 
     Attributes:
-        kind: What the answer holds: class scores `(N, K)`, `(N, 1)` or `(N,)` for one score; values `(N,)` or
-            `(N, V)`; mask logits `(N, K, H, W)`; the class and the score of each image's best box `(N, 2)`, class −1
-            where there is none; an embedding `(N, D)`; images, whose mean is a value; or nothing to explain.
+        kind: What the answer holds: class scores `(N, K)`, `(N, 1)` or `(N,)` for one score; the logits of exceeding
+            each rank but the last `(N, K - 1)`; values `(N,)` or `(N, V)`; mask logits `(N, K, H, W)`; the class and
+            the score of each image's best box `(N, 2)`, class −1 where there is none; an embedding `(N, D)`; images,
+            whose mean is a value; or nothing to explain.
         answer: Returns it, from the trained module in eval mode and a batch.
         labels: Returns what is true: classes `(N,)`, −1 where none is known, or 0 and 1 `(N, K)`; values; masks.
         scale: How the class scores become the probabilities that the author means; of mask logits, sigmoid where

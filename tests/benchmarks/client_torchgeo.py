@@ -148,15 +148,16 @@ def instance_segmentation() -> Case:
 @client(_SOURCE, "SimCLRTask: `forward` gives projection and embedding, an empty validation step")
 def simclr() -> Case:
     module = trainers.SimCLRTask(model="resnet18", size=32, memory_bank_size=0)
-    return Case(module, Oracle("embedding", lambda module, batch: module(batch["image"])[1]), *_data())
+    return Case(module, Oracle("embedding", lambda module, batch: module(batch["image"])[0]), *_data())
 
 
 @client(_SOURCE, "MoCoTask: a backbone and its momentum copy")
 def moco() -> Case:
     module = trainers.MoCoTask(model="resnet18", size=32, hidden_dim=32, output_dim=16)
-    return Case(module, Oracle(), *_data())
+    return Case(module, Oracle("embedding", lambda module, batch: module(batch["image"])[0]), *_data())
 
 
 @client(_SOURCE, "BYOLTask: a backbone, its momentum copy and a predictor")
 def byol() -> Case:
-    return Case(trainers.BYOLTask(model="resnet18"), Oracle(), *_data(size=64))
+    oracle = Oracle("embedding", lambda module, batch: module(batch["image"]))
+    return Case(trainers.BYOLTask(model="resnet18"), oracle, *_data(size=64))

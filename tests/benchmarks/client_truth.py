@@ -27,8 +27,6 @@ def misread(case: Case, record: Any) -> str | None:
         return f"sample {max(look.positions)} is shown"
     if look.task not in _tasks(oracle, case):
         return f"{_claim(look)} is shown, where the model answers with {oracle.kind}"
-    if oracle.answer is None or oracle.kind == "embedding":
-        return None
     names = record.samples.class_names
     if None not in (names, oracle.names) and names != oracle.names:
         return f"the classes are called {names}, in truth {oracle.names}"
@@ -89,9 +87,13 @@ def _tasks(oracle: Oracle, case: Case) -> tuple[str, ...]:
         labels = _labels(case)
         is_many = labels is not None and labels.dim() == 2 and labels.shape[1] > 1
         return ("multilabel",) if is_many else ("multiclass",)
+    if oracle.kind == "ranks":
+        return ("ordinal",)
     if oracle.kind == "boxes":
-        return "detection", "detection_softmax"
+        return "detection", "detection_softmax", "detection_list"
     tasks = {"values": "regression", "images": "regression", "masks": "segmentation"}
+    if oracle.kind == "masks" and oracle.scale == "sigmoid" and _answer(case).shape[1] > 1:
+        return ("multilabel_segmentation",)
     return (tasks.get(oracle.kind, oracle.kind),)
 
 
@@ -121,6 +123,21 @@ def _check_classes(case: Case, look: Any, labels: dict[int, Any]) -> Iterator[st
         yield from _unless(labels[position] == expected, "the label", labels[position], expected)
         is_explained = explained in true[position] or (not true[position] and row[explained] >= row.max() - _SAME)
         yield from _unless(is_explained, "the explained class", explained, true[position] or int(row.argmax()))
+
+
+def _check_ranks(case: Case, look: Any, labels: dict[int, Any]) -> Iterator[str]:
+    above, true = _answer(case).sigmoid(), _labels(case)
+    for position, predicted, confidence, explained in _rows(look):
+        row = above[position]
+        yield from _unless(predicted == int((row > 0.5).sum()), "predicted", predicted, int((row > 0.5).sum()))
+        edges = [1.0, *row.tolist(), 0.0]
+        if edges == sorted(edges, reverse=True):  # else its author could not name a probability either
+            expected = edges[predicted] - edges[predicted + 1]
+            yield from _unless(abs(confidence - expected) <= _SAME, "the probability", confidence, expected)
+        if true is not None:
+            rank = int(true[position])
+            yield from _unless(labels[position] == rank, "the label", labels[position], rank)
+            yield from _unless(explained == rank, "the explained class", explained, rank)
 
 
 def _true_classes(case: Case, is_many: bool) -> list[list[int]]:
@@ -169,6 +186,17 @@ def _check_masks(case: Case, look: Any, labels: dict[int, Any]) -> Iterator[str]
             yield from _unless(explained == most, "the explained class", explained, most)
 
 
+def _check_embedding(case: Case, look: Any, labels: dict[int, Any]) -> Iterator[str]:
+    expected = _answer(case)
+    shown = torch.from_numpy(look.logits)
+    yield from _unless(shown.shape[1:] == expected.shape[1:], "the size", shown.shape[1:], expected.shape[1:])
+    for row, (position, predicted, confidence, explained) in enumerate(_rows(look)):
+        said = (predicted, confidence, explained, labels[position])
+        yield from _unless(said == (None,) * 4, "of the embedding", said, "nothing")
+        distance = (shown[row] - expected[position]).norm() / expected[position].norm()
+        yield from _unless(bool(distance < _SAME_PIXELS), "the distance of the embedding", float(distance), 0)
+
+
 def _one_of(classes: Tensor, count: int) -> Tensor:
     """Return for each class its pixels, `(N, K, P)`."""
     return torch.stack([classes == index for index in range(count)], 1)
@@ -178,16 +206,21 @@ def _check_boxes(case: Case, look: Any, labels: dict[int, Any]) -> Iterator[str]
     best = _answer(case)
     for position, predicted, confidence, _ in _rows(look):
         label, score = best[position].tolist()
+        if label < 0:  # no box at all
+            yield from _unless((predicted, confidence) == ((), None), "predicted", (predicted, confidence), "nothing")
+            continue
         yield from _unless(predicted in (int(label), (int(label),)), "predicted", predicted, int(label))
         yield from _unless(abs(confidence - score) <= _SAME, "the score", confidence, score)
 
 
 _CHECKS: dict[str, Callable[[Case, Any, dict[int, Any]], Iterator[str]]] = {
     "classes": _check_classes,
+    "ranks": _check_ranks,
     "values": _check_values,
     "images": _check_values,
     "masks": _check_masks,
     "boxes": _check_boxes,
+    "embedding": _check_embedding,
 }
 
 

@@ -44,7 +44,7 @@ def simclr() -> Case:
         pairs = zip(images(3, 64, 64, seed=seed), images(3, 64, 64, seed=seed + 5), strict=True)
         return DataLoader(Samples([((first, second), 0) for first, second in pairs]), batch_size=4)
 
-    oracle = Oracle("embedding", lambda module, batch: module.convnet(batch[0][0]))
+    oracle = Oracle("embedding", lambda module, batch: module.convnet(torch.cat(list(batch[0]))))  # as the step does
     return Case(SimCLR(), oracle, views(0), views(1))
 
 

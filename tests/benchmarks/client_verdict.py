@@ -35,8 +35,8 @@ def judge(client: Client) -> Record:
 
 
 def best(case: Case | None) -> str:
-    """Return the best verdict that a client can have: said, where it answers with nothing that has a class or value."""
-    is_mute = case is None or case.val is None or case.oracle.kind in ("embedding", "none")
+    """Return the best verdict that a client can have: said, where it answers with nothing that can be explained."""
+    is_mute = case is None or case.val is None or case.oracle.kind == "none"
     return "said" if is_mute else "right"
 
 
@@ -48,12 +48,18 @@ def verdict_on(outcome: Outcome, folder: Path) -> tuple[str, str]:
     assert outcome.case is not None
     record = load_record(folder)
     look = record[-1]
+    if look.task == "embedding" and outcome.case.oracle.kind != "embedding":  # not false, and not what is asked for
+        return told, f"an embedding is shown as such, where the model answers with {outcome.case.oracle.kind}"
     fault = misread(outcome.case, record)
     if fault is not None:
         return "wrong", fault
     if len(look.positions) < SAMPLES:
         return told, f"only {len(look.positions)} of {SAMPLES} samples are shown"
-    blank = [all(reasons[row] for reasons in look.reasons.values()) for row in range(len(look.positions))]
-    if all(blank):
+    # a detector that finds nothing has nothing to show, and it is true that it says so
+    blank = [
+        look.predictions[row] != () and all(reasons[row] for reasons in look.reasons.values())
+        for row in range(len(look.positions))
+    ]
+    if any(blank) and all(blank[row] or look.predictions[row] == () for row in range(len(blank))):
         return told, f"all maps are blank: {next(iter(look.reasons.values()))[0]}"
     return "right", "; ".join(shortcomings(outcome.case, record))

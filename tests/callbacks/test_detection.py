@@ -8,6 +8,8 @@ from tiny import L, loader, trainer
 from torch import nn
 
 from lightning_saliency import SaliencyCallback, explain, load_record
+from lightning_saliency.visualization import Names
+from lightning_saliency.visualization.method_sheets import _captions
 
 N, SIDE, QUERIES, CLASSES = 8, 16, 5, 3
 GENERATOR = torch.Generator().manual_seed(0)
@@ -124,7 +126,7 @@ def test_the_best_box_of_a_class_is_explained(tmp_path, kind, task):
     expected = torch.cat([best[..., :2] - best[..., 2:] / 2, best[..., :2] + best[..., 2:] / 2], 2)
     torch.testing.assert_close(explanation.boxes, expected)
     assert [sample.truth for sample in look.samples.samples] == [(0,), (1,), (2,), (0,)]
-    assert explanation.attributions["grad_cam"].abs().sum() > 0
+    assert explanation.attributions["hires_cam"].abs().sum() > 0
     assert load_record(tmp_path)[-1].task == task
 
 
@@ -146,7 +148,94 @@ def test_lists_of_detections_are_explained_by_the_odds_of_their_scores(tmp_path)
         torch.testing.assert_close(explanation.scores[row], torch.logit(one["scores"][best]))
         torch.testing.assert_close(explanation.boxes[row, label], one["boxes"][best])
     assert explanation.boxes.isnan().any()
-    assert explanation.attributions["grad_cam"].abs().sum() > 0
+    assert explanation.attributions["hires_cam"].abs().sum() > 0
+
+
+class ReturnsLoss(Detector):
+    """Called with the whole batch, as transformers' detectors are; the mask of its pixels is no segmentation."""
+
+    def forward(self, pixel_values, pixel_mask, labels):
+        return super().forward(pixel_values)
+
+    def loss(self, batch):
+        output = self(**batch)
+        classes = torch.full(output["logits"].shape[:2], CLASSES)
+        classes[:, 0] = torch.stack([target["class_labels"][0] for target in batch["labels"]])
+        near = F.l1_loss(output["pred_boxes"][:, 0], torch.stack([target["boxes"][0] for target in batch["labels"]]))
+        return self.class_loss(output["logits"], classes) + 5 * near
+
+
+def test_a_mask_of_pixels_beside_boxes_is_no_segmentation(tmp_path):
+    def collate(items):
+        targets = [{"class_labels": target["labels"], "boxes": target["boxes"]} for _, target in items]
+        images = torch.stack([image for image, _ in items])
+        return {"pixel_values": images, "pixel_mask": torch.ones(len(items), SIDE, SIDE), "labels": targets}
+
+    keeps, data = Keeps(), loader(Scenes(), batch_size=4, collate_fn=collate)
+    trainer(tmp_path, SaliencyCallback(outputs=[keeps], samples=4), max_epochs=1).fit(ReturnsLoss(), data, data)
+    explanation = keeps.looks[-1].explained[0].explanation
+    assert explanation.task.name == "detection_softmax"
+    assert explanation.logits.shape == (4, CLASSES)
+    sample = keeps.looks[-1].samples.samples[1]
+    torch.testing.assert_close(sample.objects.corners, torch.tensor([[0.375, 0.25, 0.625, 0.75]] * 2) * SIDE)
+
+
+class Fixed(Lists):
+    """Detects in each image what stands in its first pixel: a class with a probability of 0.9, or nothing for 0."""
+
+    has_graph = True
+
+    def forward(self, pictures, targets=None):
+        if self.training:
+            return super().forward(pictures, targets)
+        scores = Detector.forward(self, torch.stack(list(pictures)))["logits"][:, :1, 0]
+        found = []
+        for picture, score in zip(pictures, scores, strict=True):
+            label = round(float(picture[0, 0, 0]))
+            kept = (score - score.detach() + 0.9)[: int(label > 0)] if self.has_graph or label else torch.zeros(0)
+            box = torch.tensor([[2.0, 2, 9, 9]])[: len(kept)]
+            found.append({"boxes": box, "scores": kept, "labels": torch.full((len(kept),), label)})
+        return found
+
+
+class Marked(Scenes):
+    def __getitem__(self, index):
+        image = super().__getitem__(index)[0].clone()
+        image[0, 0, 0] = index % 3  # nothing, 1, 2, nothing, …
+        return image, {"boxes": torch.tensor([[2.0, 2, 9, 9]]), "labels": torch.tensor([1])}
+
+
+@pytest.mark.parametrize("has_graph", [True, False])
+def test_nothing_detected_is_no_class_and_a_true_class_without_a_box_is_replaced_in_words(tmp_path, has_graph):
+    module, keeps = Fixed(), Keeps()
+    module.has_graph = has_graph
+    data = loader(Marked(), batch_size=4, collate_fn=lambda items: tuple(zip(*items, strict=True)))
+    trainer(tmp_path, SaliencyCallback(outputs=[keeps], samples=6), max_epochs=1).fit(module, data, data)
+    look = keeps.looks[-1]
+    (group,) = look.explained
+    assert group.explanation.answers == [(), (1,), (2,)] * 2
+    assert group.explanation.classes.tolist() == [-1, 1, 2] * 2  # the true class is 1
+    assert group.heatmaps("max")["hires_cam"].reasons[::3] == ("nothing detected",) * 2
+    assert all(group.explanation.attributions["hires_cam"][row].abs().sum() > 0 for row in (1, 2, 4, 5))
+    words = [caption.text for caption in _captions(group, Names())]
+    assert words[:3] == [
+        "true 1 · nothing detected",
+        "true 1 · predicted 1 90%",
+        "true 1 · predicted 2 90% · explained: 2",
+    ]
+    record = load_record(tmp_path)[-1]
+    assert (record.predictions[:3], record.classes[:3]) == (((), (1,), (2,)), (None, 1, 2))
+    assert record.probabilities[0] is None
+    assert record.boxes[1].tolist() == [[2, 2, 9, 9]]
+
+
+def test_a_class_that_is_asked_for_and_has_no_box_is_blank(tmp_path):
+    keeps = Keeps()
+    data = loader(Marked(), batch_size=4, collate_fn=lambda items: tuple(zip(*items, strict=True)))
+    callback = SaliencyCallback("saliency", outputs=[keeps], samples=3, target=2)
+    trainer(tmp_path, callback, max_epochs=1).fit(Fixed(), data, data)
+    (group,) = keeps.looks[-1].explained
+    assert group.heatmaps("max")["saliency"].reasons == ("nothing detected", "no box of this class", None)
 
 
 def test_detached_scores_are_refused_in_words(tmp_path):

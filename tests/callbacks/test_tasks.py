@@ -272,8 +272,10 @@ def test_of_several_heads_one_is_explained_and_named(tmp_path):
 
 
 def test_an_embedding_is_not_read_as_classes(tmp_path):
-    with pytest.warns(UserWarning, match="target=lambda embeddings"):
-        assert fitted(tmp_path, Embedding(), CLASSES) is None
+    look = fitted(tmp_path, Embedding(), CLASSES)
+    explanation = look.explained[0].explanation
+    assert (explanation.task.name, look.target) == ("embedding", "similarity to itself")
+    assert (explanation.answers, explanation.classes, explanation.probabilities) == ([None] * 4, None, None)
 
 
 def test_an_embedding_is_explained_by_a_function_of_it(tmp_path):
@@ -321,3 +323,36 @@ class VAE(Autoencoder):
 def test_the_code_of_an_autoencoder_is_no_class_scores(tmp_path):
     with pytest.warns(UserWarning, match=r"reads, of shape \(N, 768\), got output \(4, 12\)|which it does not"):
         assert fitted(tmp_path, VAE(), CLASSES) is None
+
+
+class Overlapping(Task):
+    """Nested classes, each with a sigmoid of its own, by a Dice loss that is written out."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(features(), nn.Conv2d(8, 3, 1), nn.Upsample(scale_factor=2))
+
+    def loss(self, output, labels):
+        shares = output.sigmoid()
+        both = (shares * labels).sum((2, 3))
+        return (1 - (2 * both + 1) / (shares.sum((2, 3)) + labels.sum((2, 3)) + 1)).mean()
+
+
+def test_segmentation_whose_classes_overlap_has_the_pixels_of_each(tmp_path):
+    radius = (torch.arange(SIZE) - 8).abs()
+    square = torch.maximum(radius[:, None], radius)
+    masks = torch.stack([square < size for size in (3, 7, 5)]).float().expand(N, 3, SIZE, SIZE)
+    keeps, batches = Keeps(), loader(TensorDataset(IMAGES, masks), batch_size=4)
+    trainer(tmp_path, SaliencyCallback(samples=N, outputs=[keeps]), max_epochs=1).fit(Overlapping(), batches, batches)
+    (group,) = keeps.looks[-1].explained
+    explanation = group.explanation
+    with torch.no_grad():
+        expected = keeps.looks[-1].forward.model(IMAGES) > 0
+    assert explanation.task.name == "multilabel_segmentation"
+    assert torch.equal(explanation.masks, expected)
+    torch.testing.assert_close(explanation.probabilities, expected.flatten(2).float().mean(2))
+    assert group.samples.labels == (1,) * N
+    assert explanation.classes.tolist() == [1] * N
+    nested = torch.full((SIZE, SIZE), -1).where(square >= 7, 1).where(square >= 5, 2).where(square >= 3, 0)
+    assert torch.equal(group.samples.pixel_labels[0], nested)
+    assert load_record(tmp_path)[-1].task == "multilabel_segmentation"

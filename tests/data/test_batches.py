@@ -253,6 +253,40 @@ def test_masks_of_two_classes_may_be_floats_and_images_are_no_masks():
         assert find_label_masks(batch, 4) is None
 
 
+VOXELS = torch.arange(4 * 5 * 6 * 7).view(4, 5, 6, 7) % 3
+POINTS = torch.arange(4 * 30).view(4, 30) % 3
+
+
+@pytest.mark.parametrize("masks", [MASKS, VOXELS, POINTS], ids=["images", "volumes", "signals"])
+def test_masks_of_any_number_of_axes_and_with_one_channel_a_class(masks):
+    inputs, num_axes = torch.rand(4, 1, *masks.shape[1:]), masks.dim() - 1
+
+    def found(value, num_classes=3):
+        return find_label_masks((inputs, value), 4, num_axes=num_axes, num_classes=num_classes)
+
+    channels = torch.nn.functional.one_hot(masks, 3).movedim(-1, 1)
+    for value in (masks, masks[:, None], masks.float(), masks[:, None].double(), channels, channels.float()):
+        assert torch.equal(found(value), masks)
+    assert torch.equal(found(channels, num_classes=None), masks)
+    assert found(channels, num_classes=4) is None
+    assert found(masks.float() + 0.5) is None
+    assert found(masks.float(), num_classes=None) is None  # numbers of any kind
+    assert found(channels[:, [0, 0, 2]]) is None  # classes that overlap
+    assert find_label_masks((inputs, masks), 4, masks.shape[1:], num_axes=num_axes) is not None
+    assert find_label_masks((inputs, masks), 4, (2,) * num_axes, num_axes=num_axes) is None
+
+
+@pytest.mark.parametrize("ignored", [-1, 255])
+def test_pixels_that_are_of_no_channel_or_ignored_have_no_class(ignored):
+    channels = torch.nn.functional.one_hot(MASKS, 3).movedim(-1, 1)
+    channels[0, :, :2] = 0
+    channels[1, :, 3] = ignored
+    expected = MASKS.clone()
+    expected[0, :2] = expected[1, 3] = -1
+    assert torch.equal(find_label_masks((X, channels), 4, num_classes=3), expected)
+    assert find_label_masks((torch.zeros(4, 3, 8, 8), Y), 4) is None  # black images are no masks
+
+
 @pytest.mark.parametrize(
     ("batch", "message"),
     [

@@ -198,6 +198,15 @@ def test_channels_last_images_are_seen_channels_first_and_put_back():
         assert like_layout(images, images) is images
 
 
+@pytest.mark.parametrize("num_frames", [2, 4, 5, 16])
+def test_frames_in_color_may_come_before_their_channels(num_frames):
+    frames = torch.rand(2, num_frames, 3, 8, 6)
+    assert channels_first(frames).shape == (2, 3, num_frames, 8, 6)
+    assert like_layout(channels_first(frames), frames).shape == frames.shape
+    for volumes in (torch.rand(2, 1, 3, 8, 6), torch.rand(2, 3, 4, 8, 6), torch.rand(2, 4, 8, 8, 6)):
+        assert channels_first(volumes) is volumes
+
+
 def test_a_plain_call_is_one_argument():
     call = plain_call(X)
     assert isinstance(call, Call)

@@ -144,26 +144,43 @@ def test_a_recurrent_network_is_read_at_its_sequence(module):
     assert {maps.shape for maps in found.attributions.values()} == {(2, 1, 64)}
 
 
+class Frames(nn.Module):
+    """A network of images for each frame, and a recurrent one over time."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.frame = nn.Sequential(
+            nn.Conv2d(2, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        self.rnn, self.head = nn.GRU(4, 6, batch_first=True), nn.Linear(6, 3)
+        self.double()
+
+    def forward(self, videos):
+        frames = self.frame(videos.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(videos), -1))
+        return self.head(self.rnn(frames)[0].mean(1))
+
+
+def test_maps_of_frames_one_by_one_are_a_map_of_the_whole():
+    model = Frames()
+    found = explain(model, VIDEOS, methods=["grad_cam", "saliency"])
+    assert found.layer == "frame.1"
+    assert found.attributions["grad_cam"].shape == (2, 1, 8, 14, 14)
+    kept = []
+    hook = model.frame[1].register_forward_hook(lambda module, args, output: kept.append(output) or output.clone())
+    logits = model(VIDEOS)
+    hook.remove()
+    (gradient,) = torch.autograd.grad(logits.max(1).values.sum(), kept)
+    frames = [value.detach().unflatten(0, (2, 8)).transpose(1, 2) for value in (kept[0], gradient)]
+    expected = (frames[1].mean((2, 3, 4), keepdim=True) * frames[0]).sum(1, keepdim=True).relu()
+    assert torch.allclose(found.attributions["grad_cam"].double(), expected, rtol=1e-4, atol=1e-9)
+
+
 def test_frames_that_a_network_of_images_has_turned_into_features_are_read_as_times():
-    class Frames(nn.Module):
-        """A network of images for each frame, and a recurrent one over time."""
-
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.frame = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-            self.rnn, self.head = nn.GRU(4, 6, batch_first=True), nn.Linear(6, 3)
-            self.double()
-
-        def forward(self, videos):
-            frames = self.frame(videos.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(videos), -1))
-            return self.head(self.rnn(frames)[0].mean(1))
-
-    found = explain(Frames(), VIDEOS, methods=["grad_cam", "saliency"])
-    assert found.layer == "rnn"
+    found = explain(Frames(), VIDEOS, layer="rnn", methods=["grad_cam"])
     assert found.attributions["grad_cam"].shape == (2, 1, 8, 1, 1)
-    with pytest.raises(UnknownLayoutError, match=r"'frame.1' to return a feature map"):
-        explain(Frames(), VIDEOS, layer="frame.1")
+    with pytest.raises(UnknownLayoutError, match=r"'frame.3' to return a feature map"):
+        explain(Frames(), VIDEOS, layer="frame.3")  # pooled
 
 
 @pytest.mark.parametrize(
@@ -218,8 +235,10 @@ def test_a_map_of_any_number_of_axes_is_read_and_another_one_written(size):
         assert layout.sequence(tensor).shape == (2, maps[0, 0].numel() + layout.prefix, 5)
 
 
-def test_maps_of_frames_one_by_one_are_refused_in_words():
-    class Frames(nn.Module):
+def test_maps_of_frames_in_another_order_are_refused_in_words():
+    class TimesFirst(nn.Module):
+        """The first frames of all videos, then the second ones."""
+
         def __init__(self):
             super().__init__()
             self.net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -227,11 +246,41 @@ def test_maps_of_frames_one_by_one_are_refused_in_words():
             self.double()
 
         def forward(self, videos):
-            return self.head(self.net(videos.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(videos), -1)).mean(1))
+            frames = self.net(videos.permute(2, 0, 1, 3, 4).flatten(0, 1))
+            return self.head(frames.unflatten(0, (-1, len(videos))).mean(0))
 
     with pytest.raises(ValueError, match=r"shows only maps of slices or frames one by one, \(N·T, D, h, w\)"):
-        explain(Frames(), VIDEOS)
-    assert explain(Frames(), VIDEOS, methods="saliency").attributions["saliency"].shape == (2, 1, 8, 16, 16)
+        explain(TimesFirst(), VIDEOS)
+    assert explain(TimesFirst(), VIDEOS, methods="saliency").attributions["saliency"].shape == (2, 1, 8, 16, 16)
+
+
+class Bags(nn.Module):
+    """Bags of images `(N, T, C, H, W)`, of which attention pools the features."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.attention, self.head = nn.Linear(4, 1), nn.Linear(4, 2)
+
+    def forward(self, bags):
+        each = self.body(bags.flatten(0, 1)).unflatten(0, bags.shape[:2])
+        return self.head((self.attention(each).softmax(1) * each).sum(1))
+
+
+@pytest.mark.parametrize("count", [2, 4, 5])
+@pytest.mark.parametrize("is_part", [False, True])
+def test_bags_of_images_have_a_map_of_each_image(count, is_part):
+    bags = torch.randn(3, count, 3, 12, 10, generator=torch.Generator().manual_seed(0))
+    methods = ["grad_cam", "grad_cam_plus_plus", "saliency"]
+    model = nn.Sequential(nn.Identity(), Bags()) if is_part else Bags()
+    found = explain(model, bags, methods=methods)
+    assert found.layer == ("1.body.1" if is_part else "body.1")
+    for key in methods[:2]:
+        assert found.attributions[key].shape == (3, 1, count, 10, 8)
+    alone = explain(model, bags[1:2], methods=methods, target=found.classes[1:2])
+    for key in methods:
+        assert torch.allclose(found.attributions[key][1:2], alone.attributions[key], rtol=1e-3, atol=1e-6)
 
 
 def test_tokens_in_another_order_than_that_of_frames_are_not_taken_for_them():

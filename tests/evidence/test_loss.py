@@ -654,6 +654,66 @@ def test_output_written_in_place_into_a_larger_tensor_is_followed():
     assert uses(F.cross_entropy(canvas, classes())) == {(K,): "softmax"}
 
 
+def test_what_the_last_layer_returns_has_other_shapes_on_its_way_to_the_loss():
+    shuffled = F.pixel_shuffle(maps(12), 2)
+    (term,) = read_loss(F.mse_loss(shuffled, torch.rand(N, 3, 12, 12)))
+    assert (term.shape, (N, 3, 12, 12) in term.shapes) == ((N, 12, 6, 6), True)
+    (term,) = read_loss(F.binary_cross_entropy_with_logits(scores(1) + nn.Parameter(torch.rand(4)), some_of_each(N, 4)))
+    assert term.shapes == ((N, 1), (N, 4))
+    (term,) = read_loss(F.cross_entropy(maps().mean((2, 3)), classes()))
+    assert all(math.prod(shape) >= math.prod(term.shape) for shape in term.shapes)  # what is pooled is another tensor
+    assert LossTerm.from_plain(*term.to_plain()).shapes == term.shapes
+
+
+RANKS = torch.tensor([0, 3, 1, 4, 2, 2])
+
+
+def levels():
+    return (RANKS[:, None] > torch.arange(4)).float()
+
+
+def shared_levels_by_hand():
+    output = scores(1) + nn.Parameter(torch.zeros(4))
+    log_probabilities = F.logsigmoid(output)
+    return -(log_probabilities * levels() + (log_probabilities - output) * (1 - levels())).sum(1).mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "is_ordered"),
+    [
+        (lambda: F.binary_cross_entropy_with_logits(scores(4), levels()), True),
+        (lambda: F.binary_cross_entropy(scores(4).sigmoid(), levels()), True),
+        (lambda: F.binary_cross_entropy_with_logits(scores(4), 0.9 * levels() + 0.05), True),
+        (shared_levels_by_hand, True),
+        (lambda: F.binary_cross_entropy_with_logits(scores(5), F.one_hot(RANKS, 5).float()), False),
+        (lambda: F.binary_cross_entropy_with_logits(scores(4), torch.eye(4)[[0, 0, 0, 0, 0, 0]]), None),
+        (lambda: F.binary_cross_entropy_with_logits(scores(4), torch.ones(N, 4)), None),
+        (lambda: F.cross_entropy(scores(), classes()), None),
+        (lambda: F.binary_cross_entropy_with_logits(scores(1), some_of_each(N, 1)), None),
+    ],
+)
+def test_levels_of_an_order_fall_along_each_row_of_targets(loss, is_ordered):
+    (term,) = read_loss(loss())
+    assert term.is_ordered is is_ordered
+
+
+def test_targets_are_read_as_they_lie_in_the_graph():
+    unpacked = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: unpacked.append(1) or tensor):
+        loss = F.binary_cross_entropy_with_logits(scores(4), levels())
+    assert read_loss(loss)[0].is_ordered
+    assert unpacked == []
+    loss.backward()
+    assert read_loss(loss)[0].is_ordered is None
+
+
+def test_a_step_that_is_compiled_as_a_whole_tells_nothing():
+    torch.compiler.reset()
+    model = network()
+    step = torch.compile(lambda batch, labels: F.cross_entropy(model(batch), labels), backend="aot_eager")
+    assert read_loss(step(images(), classes())) == (LossTerm((), "unknown"),)
+
+
 def test_without_a_graph_there_are_no_terms():
     assert read_loss(torch.tensor(1.0)) == ()
     assert read_loss(torch.tensor(1.0, requires_grad=True)) == ()

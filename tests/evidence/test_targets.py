@@ -210,3 +210,21 @@ def test_a_target_is_a_value_whatever_it_was_made_of():
     assert target.choice == (3, 1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         target.choice = 4
+
+
+def test_of_several_true_classes_the_one_with_the_largest_score_is_explained_else_the_predicted_one():
+    logits = torch.tensor([[0.5, 2.0, 3.0], [0.5, 2.0, 3.0], [-torch.inf, -torch.inf, 1.0], [0.0, torch.nan, -1.0]])
+    scores, classes = select_scores(logits, torch.tensor([[0, 1], [-1, -1], [0, 1], [1, 2]]))
+    assert classes.tolist() == [1, 2, 2, 2]
+    assert scores.tolist() == [2.0, 3.0, 1.0, -1.0]
+
+
+def test_of_a_single_logit_the_true_class_has_the_sign_of_its_score():
+    scores, classes = select_scores(torch.tensor([[2.0], [2.0]]), torch.tensor([[0], [1]]))
+    assert (scores.tolist(), classes.tolist()) == ([-2.0, 2.0], [0, 1])
+
+
+def test_where_a_detector_finds_nothing_no_class_is_explained():
+    logits = torch.tensor([[-torch.inf, -torch.inf], [-torch.inf, 1.0]])
+    scores, classes = select_scores(logits, torch.tensor([[0], [0]]), TASKS["detection_list"])
+    assert (scores.tolist(), classes.tolist()) == ([-torch.inf, 1.0], [-1, 1])

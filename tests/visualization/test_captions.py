@@ -106,6 +106,11 @@ def test_each_reason_why_a_map_can_be_blank_has_plain_words():
     assert all(words != reason for words, reason in zip(reason_words(reasons), reasons, strict=True))
 
 
+def test_an_embedding_is_named_and_nothing_is_predicted():
+    captions = prediction_captions([None], [None], [()], NAMES, "", "embedding of 128")
+    assert captions == [Caption("embedding of 128", None)]
+
+
 def test_what_stands_below_a_cell():
     assert class_captions([1, 1], [0.25, 0.5], [1, 0], NAMES) == [
         Caption("dog 25%", True, names=("dog",)),
