@@ -59,8 +59,9 @@ class SaliencyCallback(LookCallback):
           `lightning_saliency.metrics.METRICS`. Always: `entropy`, `area_above_half`, `blank_fraction`, `raw_maximum`,
           and for several methods `agreement`. In `fit`, from the second look on: `rank_correlation_previous` and
           `center_shift_previous`; and `rank_correlation_untrained` and `center_shift_untrained`, where sanity checking
-          has shown the untrained network. With `Samples(objects=...)`: `pointing_game`, `energy_in_box`, `box_iou`,
-          `box_accuracy`, `max_box_accuracy`. With `Metrics(faithfulness=True)`: `average_drop`,
+          has shown the untrained network. With `Samples(objects=...)`, or of detectors whose batches hold boxes:
+          `pointing_game`, `energy_in_box`, `box_iou`, `box_accuracy`, `max_box_accuracy`. With
+          `Metrics(faithfulness=True)`: `average_drop`,
           `increase_in_confidence`, `deletion`, `insertion`. With `Metrics(randomization_every_n_epochs=...)`:
           `rank_correlation_random_head`.
 
@@ -79,10 +80,11 @@ class SaliencyCallback(LookCallback):
         samples: The number of samples, the first of the validation stream; positions in it; images `(N, C, H, W)`, or
             a pair of images and labels; or `Samples(...)`. Images that are passed are shown
             after each training epoch where the trainer has no validation.
-        target: Which class is explained: `label` (the true class where the batch has labels, else the predicted one),
-            `predicted`, a class index, one index per sample, or a callable from logits `(N, K)` to scores `(N,)`. Of
-            embeddings, their similarity to themselves (see `lightning_saliency.evidence.Embedding`), or to a reference
-            by `target=lambda embeddings: embeddings @ reference`.
+        target: Which class is explained: `label` (the true class where the batch has labels, of several the one with
+            the largest score; else, and where a detector has no box of it, the predicted one), `predicted`, a class
+            index, one index per sample, or a callable from logits `(N, K)` to scores `(N,)`. Of embeddings, their
+            similarity to themselves (see `lightning_saliency.evidence.Embedding`), or to a reference by
+            `target=lambda embeddings: embeddings @ reference`.
         layer: Dotted name of the layer whose activations the CAM methods read. Default: chosen by a run of one image,
             as in the papers: the last convolutional map after its activation and before any pooling.
             Several names give one map each, from the same pass.
