@@ -85,7 +85,7 @@ def test_several_labels_an_image_have_each_its_own_probability():
     assert not torch.allclose(found.probabilities.sum(1), torch.ones(5, dtype=torch.float64), atol=0.1)
     binary = explain(network(1), IMAGES, task="multilabel")
     torch.testing.assert_close(binary.probabilities.sum(1), torch.ones(5, dtype=torch.float64))
-    with pytest.raises(ValueError, match=r"`task` to be one of multiclass, multilabel, .*, got 'binary'"):
+    with pytest.raises(ValueError, match=r"`task` to be one of multiclass, ordinal, .*, got 'binary'"):
         explain(network(), IMAGES, task="binary")
 
 

@@ -118,7 +118,7 @@ def test_a_wrong_option_is_named_when_the_callback_is_made(options, error, messa
             "task",
             "binary",
             ValueError,
-            r"`execution\.task` to be one of multiclass, multilabel, regression, seg",
+            r"`execution\.task` to be one of multiclass, ordinal, multilabel, regression, seg",
         ),
         (
             Execution,
