@@ -95,6 +95,7 @@ def trainer(folder: Path, *callbacks: L.Callback, **options) -> L.Trainer:
     defaults = {
         "max_epochs": 2,
         "logger": TensorBoardLogger(folder, name="", version=""),
+        "default_root_dir": folder,
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "enable_checkpointing": False,

@@ -10,10 +10,23 @@ import pytest
 import torch
 from PIL import Image
 from recipes import Sizes, fit, squares
-from tiny import CSVLogger, L, Logger, TensorBoardLogger, TinyClassifier, data, events, is_own, loader, sheets, trainer
+from tiny import (
+    CSVLogger,
+    L,
+    Logger,
+    TensorBoardLogger,
+    TinyClassifier,
+    data,
+    events,
+    first,
+    is_own,
+    loader,
+    sheets,
+    trainer,
+)
 
 from lightning_saliency import CAMCallback, GradCAMCallback, SaliencyCallback, explain
-from lightning_saliency.callbacks import Execution, History, Metrics, Samples, Style
+from lightning_saliency.callbacks import Execution, History, Metrics, Style
 from lightning_saliency.history import load_record
 from lightning_saliency.visualization import animation, encode_picture, filmstrip, to_rgb
 
@@ -24,13 +37,15 @@ RAISES = Execution(on_error="raise")
 def callback(methods=METHODS, **options) -> SaliencyCallback:
     return SaliencyCallback(
         methods,
-        **({"samples": 4, "execution": RAISES, "style": Style(cards="all"), "metrics": Metrics("all")} | options),
+        **(
+            {"samples": first(4), "execution": RAISES, "style": Style(cards="all"), "metrics": Metrics("all")} | options
+        ),
     )
 
 
 def small(**options) -> SaliencyCallback:
     """A callback that costs little."""
-    return callback("cam", **({"samples": 1, "metrics": False} | options))
+    return callback("cam", **({"samples": first(1), "metrics": False} | options))
 
 
 class Explains(L.Callback):
@@ -46,7 +61,7 @@ class Explains(L.Callback):
 
 def test_the_record_holds_each_epoch_as_it_was_explained(tmp_path):
     by_hand = Explains()
-    fit(tmp_path, callback(samples=Samples(num=4, objects=squares)), by_hand, max_epochs=3)
+    fit(tmp_path, callback(samples=first(4, objects=squares)), by_hand, max_epochs=3)
     record = load_record(tmp_path)
     assert (record.epochs, record.steps) == ([None, 0, 1, 2], [0, 2, 5, 8])
     images, labels = data()[:4]
@@ -71,7 +86,7 @@ def test_the_record_holds_each_epoch_as_it_was_explained(tmp_path):
 
 def test_images_of_several_sizes_are_in_the_record_each_at_its_own(tmp_path):
     val = loader(Sizes(), batch_size=1)
-    fit(tmp_path, callback(samples=6), val=val, max_epochs=1)
+    fit(tmp_path, callback(samples=first(6)), val=val, max_epochs=1)
     record = load_record(tmp_path)
     assert record.samples.sizes == {index: (16 + 4 * (index % 3), 20) for index in range(6)}
     assert [look.positions for look in record] == [(0, 1), (0, 1, 2, 3, 4, 5)]
@@ -234,12 +249,16 @@ class TakesAnimations(Bare):
         pass
 
 
-def test_without_a_folder_there_is_no_record_and_all_else_is_shown(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_where_a_logger_has_no_folder_the_record_is_in_the_trainers_and_all_is_shown(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     bare = Bare()
     fit(tmp_path, callback(), logger=bare)
-    assert bare.seen == ["saliency/all_methods", "saliency/cam", "saliency/saliency"] * 3
-    assert not list(tmp_path.iterdir())
+    looks = [["saliency/all_methods", "saliency/cam", "saliency/saliency"]] * 3
+    assert [key for key in bare.seen if "/filmstrip" not in key and "/animation" not in key] == sum(looks, [])
+    assert {"saliency/cam/filmstrip", "saliency/saliency/filmstrip"} <= set(bare.seen)
+    assert load_record(tmp_path).epochs == [None, 0, 1]
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_without_history_or_metrics_nothing_of_them_is_there(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from looking import Keeps, images_of
 from recipes import Sizes, fit, squares
-from tiny import L, TinyClassifier, data, events, is_own, loader, trainer
+from tiny import L, TinyClassifier, data, events, first, is_own, loader, trainer
 from torch import nn
 
 from lightning_saliency import SaliencyCallback, explain
@@ -25,12 +25,17 @@ BOXES = squares(data()[:])
 
 
 def callback(methods=METHODS, **options) -> SaliencyCallback:
-    defaults = {"samples": 4, "history": False, "metrics": Metrics("all"), "execution": Execution(on_error="raise")}
+    defaults = {
+        "samples": first(4),
+        "history": False,
+        "metrics": Metrics("all"),
+        "execution": Execution(on_error="raise"),
+    }
     return SaliencyCallback(methods, **(defaults | options))
 
 
 def with_objects(num: int = 4, objects=squares) -> Samples:
-    return Samples(num=num, objects=objects)
+    return first(num, objects=objects)
 
 
 def logged(metrics, suffix="") -> set[str]:

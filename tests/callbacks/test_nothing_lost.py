@@ -7,7 +7,7 @@ import pytest
 import torch
 from beside import texts
 from looking import Keeps
-from tiny import L, TensorBoardLogger, TinyClassifier, data, events, loader, trainer
+from tiny import L, TensorBoardLogger, TinyClassifier, data, events, first, loader, trainer
 
 from lightning_saliency import GradCAMCallback, SaliencyCallback, load_record
 from lightning_saliency.callbacks import Execution, Metrics, Samples
@@ -19,7 +19,7 @@ RAISES = Execution(on_error="raise", audit=True)
 
 
 def callback(methods="cam", **options) -> SaliencyCallback:
-    return SaliencyCallback(methods, **({"samples": 4, "execution": RAISES} | options))
+    return SaliencyCallback(methods, **({"samples": first(4), "execution": RAISES} | options))
 
 
 def shuffled():
