@@ -58,26 +58,13 @@ class SaliencyCallback(LookCallback):
           each.
         - `saliency/<method>/animation`: the same as a GIF, which TensorBoard plays; at the end of `fit`. It is also a
           file, `saliency/<method>/animation.gif`, beside the event file.
-<<<<<<< HEAD
         - `xai_saliency/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
         - `xai_saliency/<method>/<metric>`, scalars in `fit`, `validate` and `test` (there ending in `/test`): of the
-          first method's maps `entropy`, in `fit` `rank_correlation_untrained`, and with `Samples(objects=...)`
-          `energy_in_box`. With `Metrics("all")` every row of `lightning_saliency.metrics.METRICS`, of each method; with
-          `Metrics(faithfulness=True)` `average_drop`, `increase_in_confidence`, `deletion`, `insertion`; with
-          `Metrics(randomization_every_n_epochs=...)` `rank_correlation_random_head`. What monitors one of them finds it
-          as `saliency_<method>_<metric>`, too.
-=======
-        - `saliency/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
-        - `saliency/<method>/<metric>`, scalars in `fit`, `validate` and `test` (there ending in `/test`): the rows of
-          `lightning_saliency.metrics.METRICS`. Always: `entropy`, `area_above_half`, `blank_fraction`, `raw_maximum`,
-          and for several methods `agreement`. In `fit`, from the second look on: `rank_correlation_previous` and
-          `center_shift_previous`; and `rank_correlation_untrained` and `center_shift_untrained`, where sanity checking
-          has shown the untrained network. With `Samples(objects=...)`, or of detectors whose batches hold boxes:
-          `pointing_game`, `energy_in_box`, `box_iou`, `box_accuracy`, `max_box_accuracy`. With
-          `Metrics(faithfulness=True)`: `average_drop`,
-          `increase_in_confidence`, `deletion`, `insertion`. With `Metrics(randomization_every_n_epochs=...)`:
-          `rank_correlation_random_head`.
->>>>>>> m16
+          first method's maps `entropy`, in `fit` `rank_correlation_untrained`, and with `Samples(objects=...)`, or of
+          detectors whose batches hold boxes, `energy_in_box`. With `Metrics("all")` every row of
+          `lightning_saliency.metrics.METRICS`, of each method; with `Metrics(faithfulness=True)` `average_drop`,
+          `increase_in_confidence`, `deletion`, `insertion`; with `Metrics(randomization_every_n_epochs=...)`
+          `rank_correlation_random_head`. What monitors one of them finds it as `saliency_<method>_<metric>`, too.
 
     All looks are kept in the run's record, the folder `saliency.record` beside the event file, which
     `lightning_saliency.load_record` reads.
@@ -95,25 +82,15 @@ class SaliencyCallback(LookCallback):
         samples: The number of samples, the first of the validation stream; positions in it; images `(N, C, H, W)`, or
             a pair of images and labels; or `Samples(...)`. Images that are passed are shown
             after each training epoch where the trainer has no validation.
-<<<<<<< HEAD
-        target: Which class is explained: `label` (the true class where the batch has labels, else the predicted one),
-            `predicted`, a class by its index, from the end where it is negative, or by its name, as the style or the
-            data set has it, one class per sample, or a callable from logits `(N, K)` to scores `(N,)`. Of embeddings,
-            their similarity to themselves (see `lightning_saliency.evidence.Embedding`), or to a reference by
+        target: Which class is explained: `label` (the true class where the batch has labels, of several the one with
+            the largest score; else, and where a detector has no box of it, the predicted one), `predicted`, a class by
+            its index, from the end where it is negative, or by its name, as the style or the data set has it, one class
+            per sample, or a callable from logits `(N, K)` to scores `(N,)`. Of embeddings, their similarity to
+            themselves (see `lightning_saliency.evidence.Embedding`), or to a reference by
             `target=lambda embeddings: embeddings @ reference`.
         layer: The layer whose activations the CAM methods read, by its dotted name or as a module:
             `model.layer4[-1]`. Default: chosen by a run of one image, as in the papers: the last convolutional map
             after its activation and before any pooling. Several give one map each, from the same pass.
-=======
-        target: Which class is explained: `label` (the true class where the batch has labels, of several the one with
-            the largest score; else, and where a detector has no box of it, the predicted one), `predicted`, a class
-            index, one index per sample, or a callable from logits `(N, K)` to scores `(N,)`. Of embeddings, their
-            similarity to themselves (see `lightning_saliency.evidence.Embedding`), or to a reference by
-            `target=lambda embeddings: embeddings @ reference`.
-        layer: Dotted name of the layer whose activations the CAM methods read. Default: chosen by a run of one image,
-            as in the papers: the last convolutional map after its activation and before any pooling.
-            Several names give one map each, from the same pass.
->>>>>>> m16
         model: Dotted name of the submodule that is explained, which turns images into logits. Default: the
             LightningModule itself if it can be, else the submodule that the validation step calls.
         every_n_epochs: The number of epochs from one look to the next.
