@@ -8,11 +8,11 @@ import pytest
 import torch
 from beside import fit_beside, texts
 from looking import Keeps
-from tiny import CSVLogger, L, Logger, TensorBoardLogger, TinyClassifier, data, events, loader, picture, trainer
+from tiny import CSVLogger, L, Logger, TensorBoardLogger, TinyClassifier, data, events, first, loader, picture, trainer
 from torch.utils.data import Dataset
 
 from lightning_saliency import SaliencyCallback
-from lightning_saliency.callbacks import Execution
+from lightning_saliency.callbacks import Execution, Style
 from lightning_saliency.callbacks.audit import changed, fingerprint
 
 SHOWN = 5  # as many as no batch of the loaders has: so a pass of ours is known by its size
@@ -25,7 +25,8 @@ def is_ours(module, images) -> bool:
 
 def callback(on_error="warn", **options) -> SaliencyCallback:
     execution = Execution(audit=True, on_error=on_error)
-    return SaliencyCallback(["cam", "saliency"], samples=SHOWN, execution=execution, history=False, **options)
+    defaults = {"samples": first(SHOWN), "history": False, "style": Style(cards="all")}
+    return SaliencyCallback(["cam", "saliency"], execution=execution, **(defaults | options))
 
 
 class Raises(TinyClassifier):

@@ -22,7 +22,7 @@ def fit(folder, val=None, *, model=None, max_epochs=1, **options) -> Keeps:
 
 
 def test_the_samples_are_the_first_of_the_stream_across_batches(tmp_path):
-    keeps = fit(tmp_path, loader(batch_size=2), samples=5)
+    keeps = fit(tmp_path, loader(batch_size=2), samples=Samples(num=5, choose="first"))
     assert torch.equal(keeps.images, data()[:5][0])
     assert keeps.labels == [0, 1, 2, 0, 1]
 
@@ -152,7 +152,7 @@ def test_batches_of_any_shape_are_understood(tmp_path):
         images, labels = (torch.stack(part) for part in zip(*items, strict=True))
         return {"meta": "text", "views": {"image": images}, "y": labels}
 
-    keeps = fit(tmp_path, loader(collate_fn=nested), model=Nested(), samples=2)
+    keeps = fit(tmp_path, loader(collate_fn=nested), model=Nested(), samples=Samples(num=2, choose="first"))
     assert torch.equal(keeps.images, data()[:2][0])
     assert keeps.labels == [0, 1]
 
@@ -163,7 +163,7 @@ def test_batches_of_any_shape_are_understood(tmp_path):
     def packed(items):
         return [(image.flatten(), int(label)) for image, label in items]
 
-    which = Samples(num=2, labels=lambda batch: torch.tensor([label for _, label in batch]))
+    which = Samples(num=2, choose="first", labels=lambda batch: torch.tensor([label for _, label in batch]))
     keeps = fit(tmp_path, loader(collate_fn=packed), model=Unpacks(), samples=which)
     assert torch.equal(keeps.images, data()[:2][0])
     assert keeps.labels == [0, 1]
@@ -183,7 +183,7 @@ def test_a_position_beyond_the_stream_is_named(tmp_path):
 def test_samples_are_taken_from_the_chosen_loader(tmp_path):
     other = data(num=30)
     val = [loader(), loader(Subset(other, range(24, 30)))]
-    keeps = fit(tmp_path, val, samples=Samples(num=2, dataloader_idx=1))
+    keeps = fit(tmp_path, val, samples=Samples(num=2, choose="first", dataloader_idx=1))
     assert torch.equal(keeps.images, other[24:26][0])
 
 
@@ -229,7 +229,7 @@ def test_several_callbacks_in_one_trainer_keep_apart(tmp_path):
 
 def test_another_run_with_the_same_callback_shows_its_own_data(tmp_path):
     keeps = Keeps()
-    callback = GradCAMCallback(samples=2, outputs=[keeps])
+    callback = GradCAMCallback(samples=Samples(num=2, choose="first"), outputs=[keeps])
     trainer(tmp_path / "first", callback, max_epochs=1).fit(TinyClassifier(), loader(), loader())
     gray = data(channels=1)
     trainer(tmp_path / "second", callback, max_epochs=1).fit(TinyClassifier(1), loader(gray), loader(gray))
@@ -260,7 +260,7 @@ def test_labels_that_are_no_classes_are_none_and_a_note_says_so_once(tmp_path):
             self(batch[0])
 
     with pytest.warns(UserWarning, match=r"do not fit the model's logits.*labels from 1 to 11") as caught:
-        keeps = fit(tmp_path, loader(odd), model=Ignores(), samples=20, max_epochs=2)
+        keeps = fit(tmp_path, loader(odd), model=Ignores(), samples=Samples(num=20, choose="first"), max_epochs=2)
     assert sum("do not fit" in str(warning.message) for warning in caught) == 1
     assert keeps.labels == [None, 1, None] * 6 + [None, 1]
     (group,) = keeps.looks[-1].explained

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import fsspec
@@ -255,7 +256,9 @@ def test_where_a_logger_has_no_folder_the_record_is_in_the_trainers_and_all_is_s
     bare = Bare()
     fit(tmp_path, callback(), logger=bare)
     looks = [["saliency/all_methods", "saliency/cam", "saliency/saliency"]] * 3
-    assert [key for key in bare.seen if "/filmstrip" not in key and "/animation" not in key] == sum(looks, [])
+    assert [key for key in bare.seen if "/filmstrip" not in key and "/animation" not in key] == [
+        *chain.from_iterable(looks)
+    ]
     assert {"saliency/cam/filmstrip", "saliency/saliency/filmstrip"} <= set(bare.seen)
     assert load_record(tmp_path).epochs == [None, 0, 1]
     assert not list((tmp_path / "elsewhere").iterdir())

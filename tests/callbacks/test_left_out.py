@@ -10,7 +10,7 @@ from tiny import NUM_CLASSES, L, TinyClassifier, data, events, loader, sheets, t
 from torch import nn
 
 from lightning_saliency import GradCAMCallback, SaliencyCallback, load_record
-from lightning_saliency.callbacks import Execution, Style
+from lightning_saliency.callbacks import Execution, Metrics, Style
 
 ALL = {f"saliency/{key}" for key in ("grad_cam", "grad_cam_plus_plus", "saliency", "all_methods")}
 EACH = Style(cards="all")
@@ -158,7 +158,11 @@ def test_what_the_user_names_must_work(tmp_path, options, message):
 
 @pytest.mark.parametrize("options", [{}, {"layer": "net.embed"}])
 def test_a_transformer_is_shown_by_its_attentions(tmp_path, recwarn, options):
-    runner = fit_beside(tmp_path, Transformer, SaliencyCallback(style=EACH, execution=Execution(audit=True), **options))
+    runner = fit_beside(
+        tmp_path,
+        Transformer,
+        SaliencyCallback(style=EACH, metrics=Metrics("all"), execution=Execution(audit=True), **options),
+    )
     assert texts(recwarn, "SaliencyCallback") == []
     keys = ("attention_relevance", "grad_cam", "saliency")
     assert sheets(tmp_path / "with") == {f"saliency/{key}" for key in (*keys, "all_methods")}

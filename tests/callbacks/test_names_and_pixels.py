@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from looking import Keeps
-from tiny import NUM_CLASSES, L, TinyClassifier, events, loader, trainer
+from tiny import NUM_CLASSES, L, TinyClassifier, events, first, loader, trainer
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms import v2
@@ -41,7 +41,7 @@ class Told(Dataset):
 
 def fit(folder, val, model=None, *, samples=4, outputs=(), datamodule=None, **options):
     """Train for an epoch, and return what was recorded."""
-    callback = GradCAMCallback(samples=samples, outputs=list(outputs), execution=Execution(on_error="raise"))
+    callback = GradCAMCallback(samples=first(samples), outputs=list(outputs), execution=Execution(on_error="raise"))
     loaders = {"datamodule": datamodule} if datamodule else {"train_dataloaders": loader(), "val_dataloaders": val}
     trainer(folder, callback, max_epochs=1, **options).fit(model or TinyClassifier(), **loaders)
     return load_record(folder)

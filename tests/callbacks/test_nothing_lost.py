@@ -223,7 +223,7 @@ def test_a_resumed_run_goes_on_in_another_version_folder(tmp_path):
 
 def test_measured_samples_that_another_order_has_changed_are_not_compared(tmp_path):
     backwards = loader(torch.utils.data.Subset(data(), range(23, -1, -1)))
-    measured = {"metrics": Metrics(samples=10), "history": False}
+    measured = {"metrics": Metrics("all", samples=10), "history": False}
     path = checkpoint(tmp_path, callback(**measured))
     same = trainer(tmp_path / "same", callback(**measured))
     fit(same, TinyClassifier(), epochs=3, val=loader(), ckpt_path=path)
@@ -288,9 +288,7 @@ def test_a_callback_is_copied_and_pickled_also_after_a_fit(tmp_path, copied, is_
 
 def test_a_second_callback_of_the_same_name_is_refused_by_a_text_of_ours(tmp_path):
     runner = trainer(tmp_path, SaliencyCallback(), SaliencyCallback())
-    with pytest.raises(
-        ValueError, match=r"log under different tags, got 'saliency/attention_relevance' twice.*`name=...`"
-    ):
+    with pytest.raises(ValueError, match=r"log under different tags, got 'saliency/all_methods' twice.*`name=...`"):
         runner.fit(TinyClassifier(), loader(), loader())
     assert runner.global_step == 0
 
@@ -315,4 +313,4 @@ def test_callbacks_that_share_a_name_and_samples_have_each_their_state(tmp_path)
 
 def test_the_state_key_does_not_depend_on_the_process(tmp_path):
     ours = GradCAMCallback(samples=Samples(positions=[3, 1], dataloader_idx=1), name="early")
-    assert ours.checkpoint_key == "early (2, 'first', [3, 1], 1)"
+    assert ours.checkpoint_key == "early (2, 'spread', [3, 1], 1)"

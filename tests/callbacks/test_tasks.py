@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from looking import Keeps
-from tiny import L, loader, trainer
+from tiny import L, first, loader, trainer
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -165,7 +165,7 @@ class Autoencoder(Task):
 def fitted(tmp_path, module, labels, **options):
     """Train for an epoch with the callback, and return its last look."""
     keeps = Keeps()
-    callback = SaliencyCallback(outputs=[keeps], samples=4, **options)
+    callback = SaliencyCallback(outputs=[keeps], samples=first(4), **options)
     dataset = Pairs(labels)
     runner = trainer(tmp_path, callback, max_epochs=1)
     runner.fit(module, loader(dataset, batch_size=4), loader(dataset, batch_size=4))
@@ -291,7 +291,7 @@ def test_an_image_that_is_returned_is_no_class_scores(tmp_path):
 
 def test_the_forms_of_output_and_labels_tell_where_no_loss_does(tmp_path):
     keeps, module = Keeps(), Age()
-    runner = trainer(tmp_path, SaliencyCallback(outputs=[keeps], samples=4))
+    runner = trainer(tmp_path, SaliencyCallback(outputs=[keeps], samples=first(4)))
     runner.validate(module, loader(TensorDataset(IMAGES, AGES), batch_size=4), verbose=False)
     assert keeps.looks[-1].explained[0].explanation.task.name == "regression"
 
