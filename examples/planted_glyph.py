@@ -41,7 +41,7 @@ from lightning_saliency import METHODS, explain
 from lightning_saliency.attribution import Heatmaps, describe_reading, make_heatmaps
 from lightning_saliency.data import boxes_to_masks
 from lightning_saliency.metrics import energy_inside, pointing_game
-from lightning_saliency.visualization import Caption, fit_images, grid, to_pil, to_rgb
+from lightning_saliency.visualization import Caption, Drawing, fit_images, grid, to_pil, to_rgb
 
 CELL_SIDE = 150  # of the pictures: an image's pixels are enlarged four times
 
@@ -271,7 +271,8 @@ def draw(rows: Sequence[Row]) -> Tensor:
         {METHODS[method].title: torch.cat([one.maps for one in column]) for method, column in columns.items()},
         captions=[Caption(row.words) for row in rows],
         blanks={METHODS[method].title: [one.reasons[0] for one in column] for method, column in columns.items()},
-        cell_side=CELL_SIDE,
+        per_row=1,
+        drawing=Drawing(CELL_SIDE),
     )
 
 

@@ -27,6 +27,7 @@ from lightning_saliency.callbacks.options import Execution, Samples
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.callbacks.scalars import SECONDS, Scalars
 from lightning_saliency.callbacks.schedule import Schedule
+from lightning_saliency.callbacks.surroundings import state_of
 from lightning_saliency.callbacks.validation import dataset_of, why_never_validated
 from lightning_saliency.data import FixedSamples
 from lightning_saliency.evidence import evaluation_modes
@@ -82,6 +83,7 @@ class LookCallback(LossReadingCallback):
         self._last_end: float | None = None
         self._unlogged_seconds = 0.0
         self._is_never_validated = self._lack_is_told = self._is_announced = False
+        self._untrained: Mapping[str, Tensor] | None = None
 
     @abstractmethod
     def _explain(
@@ -155,6 +157,8 @@ class LookCallback(LossReadingCallback):
                         "this run has none, is left out."
                     )
             self._await_training(trainer, pl_module)
+        elif self._is_active and trainer.is_global_zero and not self._was_sanity_checked:
+            self._keep_untrained(trainer, pl_module)
         self._guarded(trainer, pl_module, partial(self._scalars.offer, trainer, pl_module), is_audited=False)
         self._last_end = time.perf_counter()
 
@@ -219,7 +223,7 @@ class LookCallback(LossReadingCallback):
         self._schedule.reset()
         self._budget = Budget(self.execution.max_fraction)
         self._unlogged_seconds = 0.0
-        self._is_announced = False
+        self._is_announced, self._untrained = False, None
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -245,20 +249,69 @@ class LookCallback(LossReadingCallback):
         return keyed
 
     def _look_before_training(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # a resumed run is sanity checked too, but then the look serves only to bring out errors early
-        self._finish(trainer, pl_module, is_logged=self.execution.log_untrained and trainer.global_step == 0)
-        self._scalars.current = {}  # nothing is logged before training
+        """Explain the untrained network; where its samples are not there yet, only bring out errors, and keep its state.
 
-    def _finish(
-        self, trainer: Trainer, pl_module: LightningModule, *, is_due: bool = True, is_logged: bool = True
-    ) -> None:
+        A resumed run is sanity checked too, but its network is not untrained.
+        """
+        self._end_stream(trainer, pl_module)
+        if not (self._is_active and trainer.is_global_zero):
+            return
+        is_shown = self._shows_untrained(trainer)
+        is_complete = self._stream.has_all(stream_of(trainer))
+        is_untrained = trainer.global_step == 0 and is_complete
+        self._look(trainer, pl_module, is_shown and is_complete, scalar_step(trainer), is_untrained=is_untrained)
+        self._scalars.current = {}  # nothing is logged before training
+        if not is_complete:
+            self._keep_untrained(trainer, pl_module)
+
+    def _shows_untrained(self, trainer: Trainer) -> bool:
+        return self.execution.log_untrained and trainer.global_step == 0
+
+    def _keep_untrained(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the state of the untrained network, for the look at the samples of the first whole validation."""
+        if not self._shows_untrained(trainer):
+            return
+
+        def keep() -> None:
+            self._untrained = state_of(pl_module, self._part.state)
+            if self._untrained is None:
+                rank_zero_info(
+                    f"{type(self).__name__} does not show the untrained network: its samples come in a validation that "
+                    "is yet to run, and a copy of more than 4 GB is not kept until then. "
+                    "`Samples(choose='first')` shows it."
+                )
+
+        self._guarded(trainer, pl_module, keep, is_audited=False)
+
+    def _look_at_untrained(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Explain the untrained network from the state that was kept."""
+        self._part.state, self._untrained = self._untrained, None
+        try:
+            self._look(trainer, pl_module, True, 0, is_untrained=True)
+        finally:
+            self._part.state = None
+
+    def _finish(self, trainer: Trainer, pl_module: LightningModule, *, is_due: bool = True) -> None:
         """End the pass over a stream: complete the samples, and explain them if that is due."""
         self._end_stream(trainer, pl_module)
-        if is_due and self._is_active and trainer.is_global_zero:
-            self._look(trainer, pl_module, is_logged, scalar_step(trainer))
+        if not (self._is_active and trainer.is_global_zero):
+            return
+        if self._untrained is not None and trainer.state.fn == "fit":
+            self._look_at_untrained(trainer, pl_module)
+        if is_due:
+            self._look(trainer, pl_module, True, scalar_step(trainer))
 
-    def _look(self, trainer: Trainer, pl_module: LightningModule, is_logged: bool, step: int) -> None:
+    def _look(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        is_logged: bool,
+        step: int,
+        *,
+        is_untrained: bool = False,
+    ) -> None:
         """Explain the samples, and call the outputs with the look, each guarded so that the others still run."""
+        is_early = self._is_before_training(trainer)
         self._scalars.current = {}  # of a look that was interrupted
         answers = self._answers(trainer, pl_module)
         looks: list[Look] = []
@@ -266,15 +319,19 @@ class LookCallback(LossReadingCallback):
         seconds_before = self._guard.seconds
 
         def explain() -> Logged:
-            samples = self._stream.shown(stream_of(trainer))
+            shown = self._stream.stand_in if is_early else self._stream.shown
+            samples = shown(stream_of(trainer))
             if samples is None:
-                self._note_nothing_to_show(trainer, is_logged)
                 return Logged()
             affordable = samples.first(self._affordable(trainer, len(samples)))
             if affordable:
                 counts.append(len(affordable))
                 fraction = len(affordable) / len(samples)
-                looks.append(self._make_look(trainer, pl_module, affordable, fraction, is_logged, step))
+                looks.append(
+                    self._make_look(
+                        trainer, pl_module, affordable, fraction, is_logged, step, is_untrained=is_untrained
+                    )
+                )
                 if looks[0].in_fit and looks[0].is_logged and not self._is_announced:
                     self._is_announced = True
                     rank_zero_info(announcement(type(self).__name__, looks[0]))
@@ -297,7 +354,7 @@ class LookCallback(LossReadingCallback):
         calls = [partial(call_output, index, output) for index, output in enumerate(self.outputs)]
         self._show(trainer, pl_module, [explain, *calls], trainer.loggers if is_logged else (), step)
         # the first look includes the warm-up, whose time is not typical
-        if counts and self._last_end is not None and not self._is_before_training(trainer):
+        if counts and self._last_end is not None and not (is_early or is_untrained):
             self._budget.record(self._guard.seconds - seconds_before, counts[0])
         if answers and self._answers(trainer, pl_module) != answers:
             raise RuntimeError(
@@ -325,14 +382,16 @@ class LookCallback(LossReadingCallback):
         fraction: float,
         is_logged: bool,
         step: int,
+        *,
+        is_untrained: bool,
     ) -> Look:
         """Explain samples."""
         explained = self._explain(trainer, pl_module, samples)
-        if self._stream.was_recorded:  # in the pass that has just ended, with the same weights
+        is_before_training = self._is_before_training(trainer)
+        # in the pass that has just ended, with the same weights
+        if self._stream.was_recorded and (is_before_training or not is_untrained):
             self._compare(samples, explained)
         in_test = stream_of(trainer) == "test"
-        is_before_training = self._is_before_training(trainer)
-        is_untrained = is_before_training and trainer.global_step == 0
         return Look(
             stage="test" if in_test else "validate",
             in_fit=trainer.state.fn == "fit",
@@ -355,13 +414,6 @@ class LookCallback(LossReadingCallback):
 
     def _compare(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> None:
         """Warn if the logits are not those of the validation pass; a subclass may do so."""
-
-    def _note_nothing_to_show(self, trainer: Trainer, is_logged: bool) -> None:
-        if self._is_before_training(trainer) and is_logged:
-            rank_zero_info(
-                f"{type(self).__name__}: none of the samples is among the batches of sanity checking, so the "
-                "untrained network is not shown. `Trainer(num_sanity_val_steps=-1)` runs them all."
-            )
 
     def _show(
         self,

@@ -77,9 +77,9 @@ class LossReadingCallback(CollectingCallback):
             self._guarded(trainer, pl_module, partial(self._part.read_loss, loss, pl_module))
         if not self._stream.is_waiting:
             return
-        self._part.buffers, self._guard.before_training = self._stream.buffers, True
+        self._part.state, self._guard.before_training = self._stream.buffers, True
         try:
             with evaluation_modes():
                 self._look_before_training(trainer, pl_module)
         finally:
-            self._part.buffers, self._guard.before_training = None, False
+            self._part.state, self._guard.before_training = None, False

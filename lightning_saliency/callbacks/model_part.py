@@ -63,7 +63,8 @@ class ModelPart:
 
     Attributes:
         loss_terms: What the training's loss does with the outputs of the last layers; None as long as it is not known.
-        buffers: The module's buffers, with which its shadows are run in place of the present ones; None for these.
+        state: The module's buffers, and perhaps its parameters, with which its shadows are run in place of the present
+            ones; None for these.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class ModelPart:
         self.task = task
         self.loss_terms: tuple[LossTerm, ...] | None = None
         self.meaning: Meaning | None = None
-        self.buffers: Mapping[str, Tensor] | None = None
+        self.state: Mapping[str, Tensor] | None = None
         self._chosen = None if name is None else Stages(name)
         self._trained: frozenset[str] | None = None
         self._recorder: CallRecorder | None = None
@@ -162,7 +163,7 @@ class ModelPart:
             self.output_fn if self.meaning is None else self.meaning.output,
             self.task if self.meaning is None else self.meaning.task,
             trainer.precision_plugin.forward_context,
-            surroundings=quiet_surroundings(trainer, pl_module, self.buffers, model),
+            surroundings=quiet_surroundings(trainer, pl_module, self.state, model),
         )
 
     def learn(self, trainer: Trainer, pl_module: LightningModule, samples: SampleBatch) -> None:

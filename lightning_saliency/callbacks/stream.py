@@ -77,6 +77,14 @@ class SampleStream:
         """Return the shown samples; before they are complete, those collected so far, or None if there are none."""
         return self._shown[stage].current()
 
+    def has_all(self, stage: str) -> bool:
+        """Whether all shown samples are there."""
+        return self._shown[stage].fixed is not None
+
+    def stand_in(self, stage: str) -> FixedSamples | None:
+        """Return the shown samples that there are, or where there are none yet the first sample of the stream."""
+        return self._shown[stage].current() or self._shown[stage].stand_in
+
     def own(self, stage: str, index: int) -> SampleCollector | None:
         """Return what has collected the samples of the output of this index; None where it takes the shown ones."""
         return self._others[stage][index]
@@ -241,7 +249,7 @@ class SampleStream:
             found = None
             if isinstance(call.given, Tensor):
                 found = find_transfer_normalization(
-                    trainer, pl_module, batch, call.images, self.dataloader_idx, self.part.buffers
+                    trainer, pl_module, batch, call.images, self.dataloader_idx, self.part.state
                 )
             self._in_transfer.append(found)
         return self._in_transfer[0]

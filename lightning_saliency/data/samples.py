@@ -164,6 +164,7 @@ class SampleCollector:
     Attributes:
         fixed: The samples, once they are complete.
         unfit_labels: A description of labels that do not fit the logits, for a warning; None where all fit.
+        stand_in: The first sample of the stream, where its batch holds none of those that are chosen: to try with.
     """
 
     chooser: Chooser
@@ -172,6 +173,7 @@ class SampleCollector:
     given: FixedSamples | None = None
     fixed: FixedSamples | None = field(init=False)
     unfit_labels: str | None = field(default=None, init=False)
+    stand_in: FixedSamples | None = field(default=None, init=False)
     _kept: dict[int, Sample] = field(default_factory=dict, init=False)
     _selection: Selection = field(init=False)
 
@@ -195,6 +197,7 @@ class SampleCollector:
             labels: Those of the whole stream, `(n,)`, where they are known.
         """
         self._kept, self._selection = {}, Selection(self.chooser.for_labels(labels))
+        self.stand_in = None
 
     def offer(
         self,
@@ -245,6 +248,9 @@ class SampleCollector:
             boxes = find_object_boxes(batch, call.sizes) if task in DETECTIONS else None
             samples = self._samples(rows, batch, call, truths, logits, normalization, boxes)
             self._kept |= {start + row: sample for row, sample in zip(rows, samples, strict=True)}
+        elif self.stand_in is None and len(call):
+            (sample,) = self._samples([0], batch, call, truths, logits, None, None)
+            self.stand_in = FixedSamples((sample,), (0,))
         if self._selection.is_complete:
             self.end(whole=True)
 
