@@ -249,7 +249,7 @@ class LookCallback(LossReadingCallback):
         return keyed
 
     def _look_before_training(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Explain the untrained network; where its samples are not there yet, only bring out errors, and keep its state.
+        """Explain the untrained network; where its samples are not there yet, bring out errors, and keep its state.
 
         A resumed run is sanity checked too, but its network is not untrained.
         """
