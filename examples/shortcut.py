@@ -3,7 +3,7 @@
 Every image is a handwritten digit among clutter, as in `cluttered_digits.py`, and somewhere beside it a small colored
 square. In a share `p` of the training images the square's color goes with the class. Two networks are trained, with
 p = 0 and with p = 0.95. On validation images that have the shortcut too, which is all that a person may have, both are
-right almost always. `saliency/grad_cam/energy_in_box`, the share of the heatmap that is on the digit, tells them apart
+right almost always. `energy_in_box`, the share of the heatmap that is on the digit, tells them apart
 after the first epoch, and Lightning's own `EarlyStopping` takes it for an alarm.
 
     python examples/shortcut.py                          # one to two minutes on two CPU cores
@@ -59,7 +59,7 @@ COLORS = torch.tensor(
 SHORTCUT = 0.95
 
 WITH_SHORTCUT, CLEAN = "accuracy/with_shortcut", "accuracy/clean"
-ENERGY, POINTING = "saliency/grad_cam/energy_in_box", "saliency/grad_cam/pointing_game"
+ENERGY, POINTING = "saliency_grad_cam_energy_in_box", "saliency_grad_cam_pointing_game"
 
 ALARM = 2.0  # below so many times the energy of an even heatmap
 BLUE, VERMILION = "#0072b2", "#d55e00"
@@ -237,7 +237,7 @@ def train(data: Data, shortcut: float, size: Size, seed: int, output: str, *, al
         "grad_cam",
         # of the images with the shortcut, whose boxes the batch has as its third entry
         samples=Samples(num=4, choose="per_class", dataloader_idx=0, objects=lambda batch: batch[2]),
-        metrics=Metrics(samples=size.num_measured),
+        metrics=Metrics(["energy_in_box", "pointing_game"], samples=size.num_measured),
         style=Style(mean=0.0, std=1.0),
         execution=Execution(on_error="raise"),
     )
@@ -304,8 +304,9 @@ def draw(trial: Trial) -> Figure:
             label = f"{run.name}, {label}"
             accuracies.plot(range(run.epochs), run.curves[scalar], style, color=color, markersize=4, label=label)
         for scalar, style in ((ENERGY, "-"), (POINTING, "o--")):
-            values = [untrained[scalar.removeprefix("saliency/")], *run.curves[scalar]]
-            label = f"{run.name}, {scalar.split('/')[-1]}"
+            name = scalar.removeprefix("saliency_grad_cam_")
+            values = [untrained[f"grad_cam/{name}"], *run.curves[scalar]]
+            label = f"{run.name}, {name}"
             eyes.plot(range(-1, run.epochs), values, style, color=color, markersize=4, label=label)
     eyes.axhline(trial.threshold, color="black", linewidth=1, linestyle=":", label=f"alarm below {trial.threshold:.3f}")
     if trial.caught.stopped:
@@ -412,7 +413,7 @@ On the validation data with the shortcut, {good.name} ends at {percent(good.curv
 {percent(good.curves[CLEAN][-1])} (the two blue curves of the left panel lie on each other) and
 {percent(bad.curves[CLEAN][-1])}.
 
-`saliency/grad_cam/energy_in_box` is the share of a Grad-CAM heatmap that lies in the digit's box, as a mean over
+`xai_saliency/grad_cam/energy_in_box` is the share of a Grad-CAM heatmap that lies in the digit's box, as a mean over
 {size.num_measured} images *with* the shortcut. A heatmap that is the same everywhere has {first.even:.3f}, the boxes'
 share of the image; the untrained network has {untrained:.3f}. After the first epoch, {good.name} has
 {good.curves[ENERGY][0]:.3f} and {bad.name} has {bad.curves[ENERGY][0]:.3f}. In the pointing game, which asks
@@ -443,7 +444,7 @@ saliency = SaliencyCallback(
     metrics=Metrics(samples={size.num_measured}),  # so many of them are measured
 )
 alarm = EarlyStopping(
-    "saliency/grad_cam/energy_in_box",
+    "saliency_grad_cam_energy_in_box",
     mode="max",
     divergence_threshold={first.threshold:.3f},  # {ALARM:g} times the boxes' share of the image
     patience={size.epochs},  # as many as there are epochs: patience never stops a run

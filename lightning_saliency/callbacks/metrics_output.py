@@ -33,9 +33,6 @@ _SAME_CORRELATION = 0.9
 _UNTRAINED = "rank_correlation_untrained"
 _RANDOM_HEAD = "rank_correlation_random_head"
 
-FEW = ("entropy", _UNTRAINED, "energy_in_box")
-"""The metrics that say most: how focused the maps are, what training has changed, and whether they are on objects."""
-
 _OF_FAITHFULNESS = {row.name for row in faithfulness.ROWS}
 
 _MOST_SAVED = 64
@@ -156,7 +153,8 @@ class MetricsOutput(Output):
         """Whether the options name a metric of a method's maps to be logged; `first` are the first method's."""
         if self.options.names == "all" or not METRICS[name].inputs:
             return True
-        return method == first and name in FEW if self.options.names == "few" else name in self.options.names
+        few = self.options.names == "few"
+        return method == first and METRICS[name].by_default if few else name in self.options.names
 
     def _measures(self, metric: Metric) -> bool:
         """Whether the options let a metric be measured."""

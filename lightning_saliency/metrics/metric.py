@@ -53,6 +53,7 @@ class Metric:
         checks: By option a function of its name and value that refuses a wrong value, or returns the right one.
         best_of: The option that the K values per image belong to, each to one entry. The value of a set of images is
             then the best one of the K means, which is one entry for all images. Without it, it is the mean of these.
+        by_default: Whether it is logged where the user names no metrics; of the first method's maps.
 
     Example:
         >>> def peak(heatmaps, power=1):
@@ -74,6 +75,7 @@ class Metric:
     class_name: str | None = None
     checks: Mapping[str, Callable[[str, Any], Any]] = field(default_factory=dict)
     best_of: str | None = None
+    by_default: bool = True
 
     def __post_init__(self) -> None:
         for name in self.inputs:

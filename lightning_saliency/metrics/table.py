@@ -14,11 +14,16 @@ A metric of your own is one row more, in the table before the training starts:
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lightning_saliency.metrics import concentration, faithfulness, localization, randomization, similarity
 from lightning_saliency.metrics.metric import Metric
 
+_BY_DEFAULT = ("entropy", "rank_correlation_untrained", "energy_in_box")
+"""Those that say most: how focused the maps are, what training has changed, and whether they are on objects."""
+
 METRICS: dict[str, Metric] = {
-    row.name: row
+    row.name: replace(row, by_default=row.name in _BY_DEFAULT)
     for row in (
         *concentration.ROWS,
         *similarity.ROWS,
