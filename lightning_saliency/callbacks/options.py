@@ -126,9 +126,9 @@ class Metrics:
     Args:
         names: Which are logged. `few`: those that say most, of the first method's maps: `entropy` (how focused they
             are), `rank_correlation_untrained` (how far they are from those of the untrained network) and, where objects
-            are known, `energy_in_box`; and rows of your own. `all`: every row of `lightning_saliency.metrics.METRICS`, of each method. Or the
-            rows' names, of each method. What a callback of the trainer monitors, or has in its file names, is logged in
-            any case, and so is what the options below ask for.
+            are known, `energy_in_box`; and rows of your own. `all`: every row of `lightning_saliency.metrics.METRICS`,
+            of each method. Or the rows' names, of each method. What a callback of the trainer monitors, or has in its
+            file names, is logged in any case, and so is what the options below ask for.
         samples: The number of samples, the first of the validation stream, to measure in place of the shown ones. They
             are kept in memory, and explained each time in chunks of at most 32, in addition to the shown ones.
         faithfulness: Whether to measure, by forward passes, how much the prediction depends on the marked pixels; see
