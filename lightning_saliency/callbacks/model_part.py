@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_saliency._checks import OptionError, check_text, error_message, optional
 from lightning_saliency._lightning import PACKAGES, LightningModule, Trainer, overrides
+from lightning_saliency.callbacks.batch_rows import of_the_batch
 from lightning_saliency.callbacks.meaning import Meaning, choose_meaning, confirmed, embedding_beside
 from lightning_saliency.callbacks.own_forward import call_of_batch, with_forward
 from lightning_saliency.callbacks.part_choice import (
@@ -306,6 +307,7 @@ class ModelPart:
         call = self._explained_call(trainer, pl_module, step)
         if call is None:  # no submodule is called, so there is no output to compare with
             return StepReading(step.batch, call_of_batch(step.batch), None)
+        call = of_the_batch(call, step.batch)
         meaning = self._reader.meaning(call, step.batch) if self.meaning is None else self.meaning
         if not is_known:
             meaning = self._confirmed(trainer, pl_module, meaning, call.output, self._reader.call(call))
