@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from lightning_saliency.visualization import Drawing, Shading
+from lightning_saliency.visualization import Caption, Drawing, Shading
 
 FRAME, PAPER = 218, 255
 
@@ -56,3 +56,13 @@ def ink(sheet, top, bottom, left=0, right=None):
     """Rows and columns, from the sheet's corner, in which a region has anything but paper."""
     region = (sheet[:, top:bottom, left:right] != PAPER).any(0)
     return region.any(1).nonzero().flatten() + top, region.any(0).nonzero().flatten() + left
+
+
+def caption_of(true: int, probabilities: torch.Tensor, names) -> Caption:
+    """What stands above a sample whose true class is explained."""
+    predicted = int(probabilities.argmax())
+    said = f"{names[predicted]} {probabilities[predicted]:.0%}"
+    if predicted == true:
+        return Caption(said, True, names=(str(names[predicted]),))
+    text = f"predicted {said} · map of: true {names[true]} {probabilities[true]:.0%}"
+    return Caption(text, False, names=(str(names[predicted]), str(names[true])))

@@ -157,6 +157,7 @@ class After(L.Callback):
             self.deed()
 
 
+@pytest.mark.filterwarnings("default:.* takes no pictures, so they are files")
 def test_a_log_folder_that_is_gone_is_made_again_and_one_that_cannot_be_written_is_one_warning(tmp_path):
     logger = CSVLogger(tmp_path, name="gone", version=0)
     gone = tmp_path / "gone/version_0/saliency"

@@ -236,6 +236,7 @@ class FullDisk(L.Callback):
     on_exception = on_validation_end
 
 
+@pytest.mark.filterwarnings("default:.* takes no pictures, so they are files")
 @pytest.mark.parametrize(("epochs", "recorded"), [([1], [None, 0, 2, 3]), ([0, 1], [2, 3])])
 def test_a_disk_that_fills_and_is_freed_loses_the_looks_in_between_alone(tmp_path, epochs, recorded):
     runner = trainer(tmp_path, callback(), FullDisk(epochs), logger=Folder(tmp_path), max_epochs=4)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from drawing import caption_of
 from looking import Keeps
 from tiny import NUM_CLASSES, L, TinyClassifier, events, first, loader, trainer
 from torch import nn
@@ -16,7 +17,8 @@ from torchvision.transforms import v2
 from lightning_saliency import GradCAMCallback, explain, load_record
 from lightning_saliency.attribution import make_heatmaps
 from lightning_saliency.callbacks import Execution
-from lightning_saliency.visualization import Caption, encode_picture, grid, to_rgb
+from lightning_saliency.visualization import encode_picture, grid, to_rgb
+from lightning_saliency.visualization.captions import reason_words
 
 NAMES = ["cat", "dog", "cow"]
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]
@@ -166,18 +168,23 @@ def test_a_normalization_that_does_not_explain_the_images_is_not_undone_and_the_
     images = NORMALIZE(PIXELS[:3]) * 5
     assert torch.equal(shown(record) * 255, to_rgb(images).float())
     explanation = explain(model, images, target=torch.arange(3))
-    probabilities, predictions = explanation.logits.softmax(1).max(1)
+    is_wrong = (explanation.predictions != torch.arange(3)).tolist()
+    assert any(is_wrong)
+    of_predicted = make_heatmaps(explain(model, images).attributions["grad_cam"], (16, 16))
     heatmaps = make_heatmaps(explanation.attributions["grad_cam"], (16, 16))
     expected = grid(
         to_rgb(images),
-        {"Grad-CAM": heatmaps.maps},
+        {"Grad-CAM": heatmaps.maps, "Grad-CAM, predicted class": of_predicted.maps},
         title="epoch 0 · step 2",
-        captions=[
-            Caption(f"true {true} · predicted {predicted} {probability:.0%}", true == predicted)
-            for true, predicted, probability in zip(range(3), predictions.tolist(), probabilities.tolist(), strict=True)
-        ],
-        blanks={"Grad-CAM": heatmaps.reasons},
-        note="explained: true class · layer: backbone"
+        captions=[caption_of(true, row, range(3)) for true, row in enumerate(explanation.probabilities)],
+        blanks={
+            "Grad-CAM": reason_words(heatmaps.reasons),
+            "Grad-CAM, predicted class": [
+                reason if wrong else ""
+                for reason, wrong in zip(reason_words(of_predicted.reasons), is_wrong, strict=True)
+            ],
+        },
+        note="explained: true class · read at layer backbone"
         " · each image stretched to its own range, as no normalization fits",
     )
     last = events(tmp_path).Images("saliency/grad_cam")[-1]

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from drawing import caption_of
 from looking import Keeps
 from tiny import L, TinyClassifier, data, events, first, loader, picture, sheets, trainer
 from torch import nn
@@ -20,16 +21,6 @@ from lightning_saliency.visualization.captions import reason_words
 from lightning_saliency.visualization.colors import to_percentile
 
 RAISES = Execution(on_error="raise")
-
-
-def caption_of(true: int, probabilities: torch.Tensor, names) -> Caption:
-    """What stands above a sample whose true class is explained."""
-    predicted = int(probabilities.argmax())
-    said = f"{names[predicted]} {probabilities[predicted]:.0%}"
-    if predicted == true:
-        return Caption(said, True, names=(str(names[predicted]),))
-    text = f"predicted {said} · map of: true {names[true]} {probabilities[true]:.0%}"
-    return Caption(text, False, names=(str(names[predicted]), str(names[true])))
 
 
 def cells(sheet: torch.Tensor, color) -> torch.Tensor:
