@@ -390,7 +390,7 @@ The same command gives the same figures; another processor, or another number of
 ## The task
 
 An image of 64×64 pixels holds a handwritten digit among pieces of others (those of
-[`examples/cluttered_digits.py`](../examples/cluttered_digits.py)) and, at a random place at least {GAP} pixels away
+`examples/cluttered_digits.py`) and, at a random place at least {GAP} pixels away
 from the digit's box, a colored square of {PATCH}×{PATCH}. A small CNN learns the digit's class from {size.num_train}
 images in {size.epochs} epochs. Two runs have the same seed, and so the same weights to begin with, and the same images
 but for the colors of the squares:

@@ -24,5 +24,8 @@ from .models import CAMClassifier as CAMClassifier
 from .models import GAPHead as GAPHead
 from .models import gap_model as gap_model
 from .visualization import Style as Style
+from .visualization import draw_heatmap as draw_heatmap
+from .visualization import filmstrip as filmstrip
+from .visualization import tutorial_figure as tutorial_figure
 
 __version__: str

@@ -234,10 +234,12 @@ def fooling_image(
     forward = as_forward(model)
     _check_images(images, "images")
     method, step_size, max_steps = check_fooling(method=method, step_size=step_size, max_steps=max_steps).values()
-    chosen = Target(target).resolve(len(images))
+    chosen = None if isinstance(target, str) else Target(target).resolve(len(images))
     if isinstance(target, str) or (chosen is not None and not isinstance(chosen, Tensor)):
         got = "a callable" if callable(chosen) else repr(target)
         raise TypeError(f"Expected `target` to be None, a class index or one class index per image, got {got}.")
+    if chosen is not None and (chosen < 0).any():
+        raise ValueError(f"Expected `target` to hold class indices from 0, got {int(chosen.min())}.")
 
     def evaluate(isolated: Forward, images: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
         logits, _, gradients = _pass(isolated, images, partial(_lead, targets=targets))

@@ -51,8 +51,11 @@ KNOWN_TO = {
     "torchvision": {"visualization", "models", "metrics", "data", "gradient_ascent", "cli"},
     "tqdm": {"evidence", "cli"},
     "matplotlib": {"visualization"},
-    "PIL": {"visualization", "loggers", "cli"},
+    "PIL": {"data", "visualization", "loggers", "cli"},
     "tensorboard": {"loggers", "dashboard"},
+    "timm": {"models"},
+    "transformers": {"models"},
+    "safetensors": {"models"},
 }
 KNOWS_LIGHTNING = {"callbacks", "loggers", "models/classifier", "_lightning"}
 HOOKS_AND_AUTOGRAD = ["register_forward_hook", "register_forward_pre_hook", "grad", "set_rng_state"]
@@ -123,6 +126,17 @@ def test_a_file_knows_only_the_libraries_that_are_its_business(path, room):
         assert not name.startswith(("matplotlib.pyplot", "matplotlib.pylab")), f"{path.name}: pyplot is global state"
         assert top in KNOWN_TO, f"{path.name} imports {name}, which is known to nobody"
         assert room in KNOWN_TO[top], f"{path.name} must not know {top}"
+
+
+def test_only_an_explanation_asks_the_public_face_for_the_room_that_draws_it():
+    """Imports go down; an explanation's pictures are made by a room above it, which the face loads at the first one."""
+    askers = [path for path in PACKAGE.rglob("*.py") if "lightning_saliency" in imports(path)]
+    below = sorted(path.relative_to(PACKAGE).as_posix() for path in askers if "callbacks" not in path.parts)
+    assert below == ["attribution/explanation.py"]
+    done = run(
+        "import lightning_saliency.attribution, sys; assert 'lightning_saliency.visualization' not in sys.modules"
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("function", HOOKS_AND_AUTOGRAD)

@@ -16,10 +16,11 @@ from torchvision.transforms import v2
 from lightning_saliency import CAMClassifier, Style, explain
 from lightning_saliency.attribution import ExplainedSamples, HeatmapStage
 from lightning_saliency.cli import main
-from lightning_saliency.cli.image_files import find_images, output_names, read_image
-from lightning_saliency.data import SampleBatch
+from lightning_saliency.cli.image_files import find_images, output_names
+from lightning_saliency.data import SampleBatch, read_image
 from lightning_saliency.visualization import draw_sheets
 
+ENDS = ("grad_cam.npy", "grad_cam.overlay.jpg", "sheet.png")
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -72,8 +73,10 @@ def test_two_photos_a_text_among_them_with_a_torchvision_model(tmp_path, capsys)
     assert "Explained 2 of 3 images" in out
     assert f"Skipped {photos / 'letter.jpg'}: cannot identify image file" in err
     assert "Without --weights the network is untrained" in err
-    assert "notes.txt" not in err
-    ends = ("figure.png", "grad_cam.npy", "saliency.npy", "sheet.png")
+    assert f"Not of a type of images: {photos / 'notes.txt'}\n" in err
+    assert "Class names: ImageNet's, as there are 1000" in err
+    maps = [f"{method}.{end}" for method in methods for end in ("npy", "overlay.jpg")]
+    ends = ("figure.png", *maps, "sheet.png")
     assert written(tmp_path / "out") == [f"{name}.{end}" for name in ("china", "flower") for end in ends]
 
     torch.manual_seed(0)
@@ -87,7 +90,7 @@ def test_two_photos_a_text_among_them_with_a_torchvision_model(tmp_path, capsys)
             assert found.shape == raw.shape == ((7, 7) if method == "grad_cam" else (224, 224))
             assert np.corrcoef(found.ravel(), raw.ravel())[0, 1] > 0.999
         with Image.open(tmp_path / "out" / f"{name}.figure.png") as figure:
-            assert figure.width > 2.5 * figure.height
+            assert figure.width > 2 * figure.height
 
 
 def test_the_sheet_is_the_callbacks_with_names_and_the_target(own):
@@ -98,22 +101,24 @@ def test_the_sheet_is_the_callbacks_with_names_and_the_target(own):
     images = model_input("photos/one.png", size=32, mean=[0.5] * 3, std=[0.25] * 3)
     expected = explain(own.make(), images, methods=methods, target=2)
     style = Style(mean=[0.5] * 3, std=[0.25] * 3, class_names=["ant", "bee", "Gürteltier"])
-    assert same_picture("out/one.sheet.png", drawn(expected, style, "class Gürteltier")["overview"])
+    explained = f"class Gürteltier {expected.probabilities[0, 2]:.0%}"
+    assert same_picture("out/one.sheet.png", drawn(expected, style, explained)["overview"])
     for method in methods:
         assert close(f"out/one.{method}.npy", expected.attributions[method][0, 0])
 
     assert run("--methods", "saliency", output="single") == 0
     plain = explain(own.make(), model_input("photos/one.png", size=32), methods=["saliency"])
     assert same_picture("single/one.sheet.png", drawn(plain, Style(mean=MEAN, std=STD))["saliency"])
-    assert written("single") == ["one.saliency.npy", "one.sheet.png"]
+    assert written("single") == ["one.saliency.npy", "one.saliency.overlay.jpg", "one.sheet.png"]
 
 
 def test_several_layers_and_fused_ones(own):
     save_photo(Path("photos/one.png"))
     assert run("--layer", 0, 3, "--methods", "grad_cam", "--figure", 4) == 0
-    assert written() == ["one.figure.png", "one.grad_cam@0.npy", "one.grad_cam@3.npy", "one.sheet.png"]
+    maps = [f"one.grad_cam@{layer}.{end}" for layer in (0, 3) for end in ("npy", "overlay.jpg")]
+    assert written() == ["one.figure.png", *maps, "one.sheet.png"]
     assert run("--layer", 0, 3, "--fuse", "max", output="fused") == 0
-    assert written("fused") == ["one.grad_cam.npy", "one.sheet.png"]
+    assert written("fused") == ["one.grad_cam.npy", "one.grad_cam.overlay.jpg", "one.sheet.png"]
     images = model_input("photos/one.png", size=32)
     fused = explain(own.make(), images, layer=["0", "3"], fuse="max")
     assert close("fused/one.grad_cam.npy", fused.attributions["grad_cam"][0, 0])
@@ -127,7 +132,7 @@ def test_the_batch_size_changes_nothing_and_a_broken_file_within_a_batch_neither
     for size in (1, 2, 8):
         assert run("--batch-size", size, "--methods", "grad_cam", "saliency", output=f"out{size}") == 1
         assert "Skipped photos/1_broken.png" in capsys.readouterr().err
-        assert len(written(f"out{size}")) == 4 * 3
+        assert len(written(f"out{size}")) == 4 * 5
         for name in written("out1"):
             if name.endswith(".npy"):
                 assert close(f"out{size}/{name}", torch.from_numpy(np.load(f"out1/{name}")))
@@ -152,7 +157,7 @@ def test_a_photo_of_a_turned_camera_is_upright_and_other_kinds_are_read(own):
     up = torch.from_numpy(np.load("out/up.saliency.npy"))
     assert close("out/turned.saliency.npy", up)
     assert close("out/alpha.saliency.npy", up)
-    assert len(written()) == 2 * 6
+    assert len(written()) == 3 * 6
 
 
 # --- names of files
@@ -163,11 +168,11 @@ def test_files_of_the_same_stem_do_not_overwrite_each_other(own):
     for seed, path in enumerate(paths):
         save_photo(Path(path), seed=seed)
     assert run() == 0
-    assert len(written()) == 2 * len(paths)
+    assert len(written()) == 3 * len(paths)
     found = find_images(["photos"]).paths
     names = dict(zip(found, output_names(found), strict=True))
     assert [names[Path(path)] for path in paths] == ["a_x", "b_x_png", "b_x_jpg", "y", "b_X", "b_y"]
-    assert written() == sorted(f"{name}.{end}" for name in names.values() for end in ("grad_cam.npy", "sheet.png"))
+    assert written() == sorted(f"{name}.{end}" for name in names.values() for end in ENDS)
     found = torch.from_numpy(np.load("out/b_x_jpg.grad_cam.npy"))
     assert run(images="photos/b/x.jpg", output="alone") == 0
     assert close("alone/x.grad_cam.npy", found)
@@ -187,14 +192,14 @@ def test_a_second_run_into_the_photos_own_folder_reads_the_photos_only(own):
     before = Path("photos/one.png").read_bytes()
     for _ in range(2):
         assert run("--figure", 4, output="photos") == 0
-        assert written("photos") == ["one.figure.png", "one.grad_cam.npy", "one.png", "one.sheet.png"]
+        assert written("photos") == ["one.figure.png", *(f"one.{end}" for end in ENDS[:2]), "one.png", "one.sheet.png"]
     assert Path("photos/one.png").read_bytes() == before
 
 
 def test_each_file_is_explained_once_in_the_order_given(tmp_path):
     for name in ("b/1.PNG", "a.png", "c/2.jpg"):
         save_photo(tmp_path / name)
-    found, _ = find_images([str(tmp_path / "c/2.jpg"), str(tmp_path), str(tmp_path / "c" / ".." / "a.png")])
+    found = find_images([str(tmp_path / "c/2.jpg"), str(tmp_path), str(tmp_path / "c" / ".." / "a.png")]).paths
     expected = [tmp_path / name for name in ("c/2.jpg", "a.png", "b/1.PNG")]
     assert [path.resolve() for path in found] == [path.resolve() for path in expected]
 
@@ -272,10 +277,13 @@ def test_named_weights_bring_their_own_preprocessing_and_names(own, monkeypatch)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--methods gradcam", "--methods: Expected `methods` out of cam, .*, got 'gradcam'. Did you mean 'grad_cam'?"),
+        ("--methods gradcma", "--methods: Expected `methods` out of cam, .*, got 'gradcma'. Did you mean 'grad_cam'?"),
         ("--size 0", "argument --size: expected a whole number from 1 to 8192, got '0'"),
         ("--batch-size many", "argument --batch-size: expected a whole number from 1, got 'many'"),
-        ("--target -1", "argument --target: expected a whole number from 0, got '-1'"),
+        ("--target -4", "Expected `target` to be one of the model's 3 classes (0 to 2, or -3 to -1), got -4."),
+        ("--target zebra", "Expected `target` to be label, predicted or a class's index, as the classes have no names"),
+        ("--target zebra --class-names three.txt", "one of the 3 classes by name or index, got 'zebra'."),
+        ("--target be --class-names three.txt", "got 'be'. Nearest: bee."),
         ("--target 3", "Expected `target` to be below the model's 3 classes (0 to 2), got 3."),
         ("--layer layer9", "Expected `layer` to name a module of .*, got 'layer9'"),
         ("--fuse sum", "argument --fuse: invalid choice: 'sum' .*mean.*max"),
@@ -295,13 +303,14 @@ def test_named_weights_bring_their_own_preprocessing_and_names(own, monkeypatch)
         ("--weights other.pt",
          "Expected --weights to fit --model .*, got in other.pt missing: 0.weight, 0.bias, 2.weight and 3 "
          "more; unexpected: a, b, c and 1 more."),
-        ("--weights five.pt",
-         "Expected --weights to fit --model (and --num-classes), got in five.pt other sizes: 6.weight is (5, "
-         "6) in the file and (3, 6) in the model"),
+        ("--weights wide.pt",
+         "Expected --weights to fit --model (and --num-classes), got in wide.pt other sizes: 0.weight is (9, "
+         "3, 3, 3) in the file and (4, 3, 3, 3) in the model"),
         ("--images none.jpg", "Expected --images to be existing files and folders, got none.jpg."),
         ("--images empty", "Expected --images to be folders with images, got none in empty."),
         ("--output two.txt", "Expected --output to be a folder, got two.txt: File exists."),
-        ("--model own", "Expected --model as torchvision:NAME or package.module:callable, got 'own'."),
+        ("--model own",
+         "Expected --model as torchvision:NAME, timm:NAME, hf:NAME or package.module:callable, got 'own'."),
         ("--model none:make", "Expected --model to be make of none, got ModuleNotFoundError"),
         ("--model own:none", "Expected --model to be none of own, got AttributeError"),
         ("--model own:needs", "Expected --model to be called as needs() of own, got TypeError"),
@@ -329,7 +338,10 @@ def test_wrong_arguments_are_told_in_one_line(own, capsys, monkeypatch, argument
     torch.save(own.make(), "whole.pt")
     torch.save(torch.zeros(3), "tensor.pt")
     torch.save(dict.fromkeys("abcd", torch.zeros(1)), "other.pt")
-    torch.save(own.make(5).state_dict(), "five.pt")
+    Path("three.txt").write_text("ant\nbee\nzebu\n")
+    torch.save(
+        {**own.make().state_dict(), "0.weight": torch.zeros(9, 3, 3, 3), "2.weight": torch.zeros(6, 9, 3, 3)}, "wide.pt"
+    )
     monkeypatch.setenv("TORCH_HOME", "cache")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing is downloaded
     with pytest.raises(SystemExit) as end:

@@ -17,7 +17,8 @@ from PIL import Image
 from torch import nn
 from torchvision.models import SqueezeNet1_1_Weights
 
-from lightning_saliency.cli.image_files import NoImageError, find_images, output_names, read_image
+from lightning_saliency.cli.image_files import find_images, output_names
+from lightning_saliency.data import NoImageError, read_image
 
 posix = pytest.mark.skipif(os.name != "posix", reason="pipes, links and users are others there")
 
@@ -262,7 +263,7 @@ def test_each_odd_file_of_a_folder_is_named_in_one_line_and_the_others_are_expla
     assert skipped["device.jpg"] == "it is a device"
     assert skipped["gone.jpg"] == "No such file or directory"
     assert skipped["itself.jpg"] == "Too many levels of symbolic links"
-    assert len(written()) == 2 * 7
+    assert len(written()) == 3 * 7
     assert all(len(os.fsencode(name)) <= 200 and name.isprintable() for name in written())
 
 
@@ -490,7 +491,7 @@ def test_the_names_of_layers_do_not_leave_the_output_folder(own):
     before = sorted(Path().rglob("*"))
     assert run("--layer", "up/up", "x" * 300, model="own:odd", output="deep/out") == 0
     assert sorted(path for path in Path().rglob("*") if path not in before and "deep" not in path.parts) == []
-    assert len(written("deep/out")) == 3
+    assert len(written("deep/out")) == 5
     assert written("deep/out")[0].startswith("one.grad_cam@up-up-")
 
 

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import gap_net
 from torch import nn
+from torchvision.models import ResNet18_Weights
 
 import lightning_saliency
 from lightning_saliency import CAMClassifier, Forward, GAPHead, class_model_image, explain, fooling_image, gap_model
@@ -99,11 +100,12 @@ TAG = Kind([3, NAN, *BOOLS, *NOTHING, b"a", *ARRAYS, *NAMES], ["b", "a/b", "Grö
 MODULE_NAME = Kind([3, NAN, *BOOLS, *NOTHING, b"a", *ARRAYS], ["net", "net.0"]).or_none()
 LAYER = Kind([3, NAN, *BOOLS, b"a", *ARRAYS, [], (), {}, Odd(), ["a", 3], ["a", "a"]], ["0", ["0", "2"], None])
 ONE_METHOD = ["grad_cam", ["cam", "saliency"], {"smooth_grad": {"num_samples": np.int64(2)}}, {"cam": None}]
-WRONG_METHODS = [3, NAN, *BOOLS, [], (), {}, "", "grad-cam", b"cam", ["grad_cam", 3], [["cam"]], [None], {3: {}}, Odd(),
+WRONG_METHODS = [3, NAN, *BOOLS, [], (), {}, "", "gradcma", b"cam", ["grad_cam", 3], [["cam"]], [None], {3: {}}, Odd(),
                  {"cam": 3}, {"cam": "x"}, {"cam": {"x": 1}}, {"smooth_grad": {3: 1}}, torch.tensor(3), {"cam": [1]},
                  {"grad_cam": {"principal": "False"}}, {"smooth_grad": {"num_samples": True}}]  # fmt: skip
-CLASS_INDEX = [True, "x", b"x", "", 1.5, NAN, 10**30, -1, [], {}, Odd(), [0.5], [True], [-1, 0], [[0, 1]], 1j, [None],
+CLASS_INDEX = [True, b"x", "", 1.5, NAN, 10**30, [], {}, Odd(), [0.5], [True], [[0, 1]], 1j, [None], ["a", 0.5],
                torch.tensor([0.5]), np.True_]  # fmt: skip
+NOT_FROM_0 = [*CLASS_INDEX, "x", -1, [-1, 0]]
 CLASS_NAMES = Kind([3, NAN, *BOOLS, "cat", b"cat", "", [], (), {}, Odd(), [None], [True, "a"], [["a"]], [b"a"]],
                    [["cat", "dog"], ("a\n", "b\r\n", "\0"), [1, 2], np.array(["a", "b"]), [""], ["\ud800", "x" * 9999],
                     None])  # fmt: skip
@@ -188,7 +190,8 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
     }),
     SaliencyCallback: ({}, {
         "methods": Kind(WRONG_METHODS, [*ONE_METHOD, None]), "samples": SAMPLES,
-        "target": Kind(CLASS_INDEX, ["label", "predicted", 3, np.int64(2), [0] * 8, torch.zeros(8).long(), torch.sum]),
+        "target": Kind(CLASS_INDEX, ["label", "predicted", "a cat", 3, -1, np.int64(2), [0] * 8,
+                                     torch.zeros(8).long(), torch.sum]),
         "layer": LAYER, "metrics": group(Metrics(), True, False, np.True_),
         "history": group(History(), True, False, np.False_),
         "outputs": Kind([3, NAN, True, "a", b"", {}, Odd(), [3], [None], ["a"], [print]], [None, [], ()]), **MADE,
@@ -202,7 +205,8 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
         "target": count(0).but(0).or_none(), "method": choice("sign", "gradient"), "step_size": LENGTH,
         "max_steps": STEPS, "samples": SAMPLES, **MADE,
     }),
-    Target: ({}, {"choice": Kind(CLASS_INDEX, [None, "label", 3, np.int64(2), [1, 2], range(3), torch.sum])}),
+    Target: ({}, {"choice": Kind(CLASS_INDEX, [None, "label", "a cat", ["a", 1], 3, -1, np.int64(2), [1, 2], range(3),
+                                               torch.sum])}),
     Forward: ({"model": NET}, {
         "model": Kind(MODEL.wrong, [NET]), "output_fn": OUTPUT.but(()),
         "task": Kind([3, True, "x", Odd(), Task], list(TASKS.values())),
@@ -212,15 +216,18 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
     }),
     explain: ({"model": NET, "images": IMAGES}, {
         "model": MODEL, "images": INPUTS, "methods": Kind(WRONG_METHODS, ONE_METHOD),
-        "target": Kind([*CLASS_INDEX, "label", [0, 1, 0], 99], [None, 1, [0, np.int64(1)], lambda logits: logits[:, 0],
+        "target": Kind([*CLASS_INDEX, "label", "x", [0, 1, 0], 99, -99], [None, 1, -1, [0, np.int64(1)],
+                                                                                  lambda logits: logits[:, 0],
                                                                  torch.tensor([1, 0])]),
         "layer": Kind([*LAYER.wrong, "no such layer", nn.ReLU()], ["0", NET[0], None]),
         "fuse": choice("mean", "max").or_none(), "flip": FLAG,
         "task": Kind(TASK.wrong, ["multiclass", "multilabel", np.str_("regression"), None]),
-        "chunk_size": count().or_none(), "progress": FLAG,
+        "chunk_size": count().or_none(), "progress": FLAG, "transform": FUNCTION,
+        "weights": Kind([3, "DEFAULT", True, Odd(), []], [None, ResNet18_Weights.DEFAULT]),
+        "class_names": Kind([*CLASS_NAMES.wrong, ["a", "b", "c", "d"]], [None]),
     }),
     class_model_image: ({"model": NET, "classes": [0, 1], "image_size": (2, 12, 12), "steps": 1}, {
-        "model": MODEL, "classes": Kind([*CLASS_INDEX, None, 99], [0, [1], np.array([1, 0]), torch.tensor([0])]),
+        "model": MODEL, "classes": Kind([*NOT_FROM_0, None, 99], [0, [1], np.array([1, 0]), torch.tensor([0])]),
         "image_size": Kind([3, None, *BOOLS, "abc", "", [], {}, Odd(), (12, 12), (2, 12, 0), (2, 12, 1.5),
                             (2, 12, True), (2, -12, 12), (2, 10**30, 12)],
                            [(2, 12, 12), [np.int64(2), 12, 12], torch.Size([2, 9, 9])]),
@@ -232,7 +239,7 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
         "jitter": count(0).but(0, 2**63 - 1), "seed": count(0).but(0, 2**63 - 1),
     }),
     fooling_image: ({"model": NET, "images": IMAGES, "max_steps": 1}, {
-        "model": MODEL, "images": INPUTS, "target": Kind([*CLASS_INDEX, "label", [0, 1, 0], 99, torch.sum], [None, 1]),
+        "model": MODEL, "images": INPUTS, "target": Kind([*NOT_FROM_0, "label", [0, 1, 0], 99, torch.sum], [None, 1]),
         "method": choice("sign", "gradient"), "step_size": LENGTH, "max_steps": count(),
         "bounds": Kind([3, True, "ab", "", [], {}, Odd(), (1, 0), (0, 0), (0, NAN), (0, "1"), (False, True), (0,),
                         (None, 1), (torch.zeros(3), 1)], [None, (0, 1), (-INF, torch.ones(2, 1, 1))]),
@@ -308,7 +315,10 @@ def test_each_public_callable_has_an_entry():
     shells = {one for one in callables if inspect.isclass(one) and issubclass(one, SaliencyCallback)}
     ours = callables - shells - {*TABLE, *METRIC_CLASSES}
     # made by us, read by users; a base class; and what reads a folder, whose path may be anything that paths are
-    assert {one.__name__ for one in ours} <= {"Explanation", "Look", "Logged", "Output", "LookCallback", "load_record"}
+    assert {one.__name__ for one in ours} <= {
+        *("Explanation", "Look", "Logged", "Output", "LookCallback"), *("load_record", "filmstrip"),
+        *("draw_heatmap", "tutorial_figure"),  # whose arguments are pictures, and their `Style`
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("make", "base", "option", "kind"), cases({**TABLE, **FUNCTIONS}))

@@ -14,8 +14,8 @@ from lightning_saliency.attribution.cam_family import (
     summed_hires_cam,
     xgrad_cam,
 )
-from lightning_saliency.attribution.explaining import Layer, explain, explain_call, parse_images
-from lightning_saliency.attribution.explanation import ExplainedSamples, Explanation, Fuse, HeatmapStage, Settings
+from lightning_saliency.attribution.explaining import Layer, explain, explain_call
+from lightning_saliency.attribution.explanation import ExplainedSamples, Explanation, HeatmapStage
 from lightning_saliency.attribution.gradient import (
     input_x_gradient,
     integrated_gradients,
@@ -32,12 +32,15 @@ from lightning_saliency.attribution.heatmaps import (
     make_heatmaps,
     to_heatmaps,
 )
+from lightning_saliency.attribution.inputs import parse_images
 from lightning_saliency.attribution.method import Method
 from lightning_saliency.attribution.methods import (
     DEFAULT_METHODS,
     METHODS,
     MethodChoice,
     default_methods,
+    find_map,
+    find_method,
     is_fine,
     parse_methods,
 )
@@ -45,6 +48,7 @@ from lightning_saliency.attribution.perturbation import ablation_cam, occlusion,
 from lightning_saliency.attribution.readings import describe_reading, describe_readings
 from lightning_saliency.attribution.rectified import deconvnet, guided_backprop, guided_grad_cam
 from lightning_saliency.attribution.relevance import lrp
+from lightning_saliency.attribution.settings import Fuse, Settings
 
 __all__ = [
     "DEFAULT_METHODS",
@@ -71,6 +75,8 @@ __all__ = [
     "eigen_cam",
     "explain",
     "explain_call",
+    "find_map",
+    "find_method",
     "fused",
     "fused_signed",
     "grad_cam",

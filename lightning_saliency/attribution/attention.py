@@ -123,6 +123,7 @@ ROWS = {
         checks=_CHECKS,
         option_needs=_OPTION_NEEDS,
         notes={"prefix_relevance": prefix_relevance},
+        aliases=("chefer", "transformer_attribution"),
     ),
     "attention_rollout": Method(
         attention_rollout,
@@ -130,6 +131,7 @@ ROWS = {
         _WEIGHTS,
         checks=_CHECKS,
         option_needs=_OPTION_NEEDS,
+        aliases=("rollout",),
     ),
 }
 """Rows of the method table."""

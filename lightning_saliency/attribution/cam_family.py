@@ -183,9 +183,16 @@ def required(tensor: Tensor | None) -> Tensor:
 
 
 ROWS = {
-    "cam": Method(cam, "CAM", frozenset({"activations", "class_weights"})),
-    "grad_cam": Method(grad_cam, "Grad-CAM", _GRADIENT, checks=_PRINCIPAL),
-    "grad_cam_plus_plus": Method(grad_cam_plus_plus, "Grad-CAM++", _GRADIENT, checks=_PRINCIPAL),
+    "cam": Method(
+        cam,
+        "CAM",
+        frozenset({"activations", "class_weights"}),
+        aliases=("class_activation_map", "class_activation_mapping"),
+    ),
+    "grad_cam": Method(grad_cam, "Grad-CAM", _GRADIENT, checks=_PRINCIPAL, aliases=("layer_grad_cam",)),
+    "grad_cam_plus_plus": Method(
+        grad_cam_plus_plus, "Grad-CAM++", _GRADIENT, checks=_PRINCIPAL, aliases=("grad_cam_pp",)
+    ),
     "hires_cam": Method(hires_cam, "HiResCAM", _GRADIENT, checks=_PRINCIPAL),
     "summed_hires_cam": Method(summed_hires_cam, "HiResCAM, all attentions", frozenset({"attention_inputs"})),
     "layer_cam": Method(layer_cam, "LayerCAM", _GRADIENT, checks=_PRINCIPAL),

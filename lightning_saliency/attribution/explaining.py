@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
-from lightning_saliency._checks import check_choice, check_count, check_flag, optional
-from lightning_saliency.attribution.explanation import Explanation, Fuse, Settings
+from lightning_saliency._checks import (
+    check_choice,
+    check_count,
+    check_each,
+    check_flag,
+    check_function,
+    check_text,
+    optional,
+    refuse,
+    shown,
+)
+from lightning_saliency.attribution.explanation import Explanation
 from lightning_saliency.attribution.heatmaps import fused, fused_signed
+from lightning_saliency.attribution.inputs import parse_inputs
 from lightning_saliency.attribution.methods import METHODS, MethodChoice, parse_methods
-from lightning_saliency.data import Call, make_call, over_axes
+from lightning_saliency.attribution.settings import Fuse, Settings
+from lightning_saliency.data import Call, find_class_names, over_axes
 from lightning_saliency.evidence import (
     TASKS,
     Evidence,
@@ -47,11 +60,14 @@ _BATCH_SIZE = 32
 
 def explain(
     model: nn.Module | Forward,
-    images: Tensor | Call | tuple[Sequence[Any], Mapping[str, Any]],
+    images: Any,
     *,
     methods: MethodChoice = ("grad_cam",),
     target: TargetChoice | Target = None,
     layer: Layer | Sequence[Layer] | None = None,
+    transform: Callable[..., Any] | None = None,
+    weights: Any = None,
+    class_names: Sequence[str] | None = None,
     fuse: Fuse | None = None,
     flip: bool = False,
     task: TaskName | None = None,
@@ -70,17 +86,24 @@ def explain(
             run: `Forward(model, output_fn=..., context=...)`.
         images: `(N, C, H, W)` or one `(C, H, W)`, as the model takes them; moved to its device and precision. Or
             volumes and videos `(N, C, D, H, W)`; or signals `(N, C, T)`, which are told from one image by whether the
-            model takes them. Or for a model that takes more than images what it is called with: a pair of positional
-            and keyword arguments, `((image, metadata), {})`, or what `lightning_saliency.data.make_call` returns.
-            Maps have as many spatial axes as the images.
-        methods: Keys of `lightning_saliency.METHODS`; or by key options of its function in
-            `lightning_saliency.attribution`, such as
+            model takes them. Or a photograph, or a list of them, with `transform` or `weights`: a path, an image of
+            Pillow, an array `(H, W, C)` or a tensor `(C, H, W)` of uint8. Or a batch of a loader, `(images, labels)`,
+            or an entry of a data set. Or for a model that takes more than images what it is called with: a pair of
+            positional and keyword arguments, `((image, metadata), {})`, or what `lightning_saliency.data.make_call`
+            returns. Maps have as many spatial axes as the images.
+        methods: Keys of `lightning_saliency.METHODS`, however they are spelled: `"Grad-CAM++"`, `"ig"`; or by key
+            options of its function in `lightning_saliency.attribution`, such as
             `{"smooth_grad": {"num_samples": 50}, "grad_cam": {"principal": True}, "saliency": {"reduce": "signed"}}`.
-        target: Which class is explained: None (the predicted one), an int, one class per image `(N,)`, or a callable
-            from logits `(n, K)` to scores `(n,)`, called with one chunk at a time.
+        target: Which class is explained: an index, from the end where it is negative; a name, `"tiger cat"`, where
+            case, underscores and hyphens do not matter; one of these per image; `"label"`, the true class, where labels
+            came with the images; `"predicted"`; or a callable from logits `(n, K)` to scores `(n,)`, called with one
+            chunk at a time. Default: the label where it is known, else the predicted one.
         layer: The target layer, whose activations the CAM methods read: None (chosen as the papers do, by a run of one
             image), a dotted name, a module of the model, or what `find_target_layer` returned, which saves that
             run. Several layers are read from the same pass.
+        transform: What turns a photograph, an RGB image of Pillow, into a tensor `(C, H, W)`: that of the validation.
+        weights: torchvision's weights of the model, `ResNet50_Weights.DEFAULT`, for their transform and class names.
+        class_names: The names of the classes. Default: those of `weights`, or that the model has in its config, if any.
         fuse: How the maps of several layers become one: the `"mean"` or `"max"` of their heatmaps; None for one map per
             layer.
         flip: Explain the images mirrored along their last axis too, and take the mean: every pass is run twice, for
@@ -110,26 +133,29 @@ def explain(
         {'grad_cam': (2, 1, 32, 32), 'saliency': (2, 1, 32, 32)}
     """
     parsed = parse_methods(methods)
+    transform = check_function("transform", transform) or _transform_of(weights)
     check_choice("task", task, (*get_args(TaskName), None))
     check_choice("fuse", fuse, (*get_args(Fuse), None))
-    if isinstance(target, str) and target == "label":
-        raise ValueError("Expected `target` to be the labels themselves, got 'label': pass `target=labels`.")
     flip, progress = check_flag("flip", flip), check_flag("progress", progress)
     chunk_size = optional(check_count)("chunk_size", chunk_size)
     forward = as_forward(model)
     forward = forward if task is None else replace(forward, task=TASKS[task])
-    call = parse_images(forward, images)
+    given_names = optional(partial(check_each, check=check_text, of="names"))("class_names", class_names)
+    inputs = parse_inputs(forward, images, transform)
     settings = Settings(
         forward,
         parsed,
-        target if isinstance(target, Target) else Target(target),
+        _parse_target(target, inputs.labels, given_names or _names_of(weights) or find_class_names(forward.model)),
         _parse_layers(forward.model, layer),
         fuse=fuse,
         flip=flip,
         chunk_size=chunk_size,
         progress=progress,
     )
-    return explain_call(settings, call)
+    chosen = settings.target.resolve(len(inputs.call), labels=inputs.labels)
+    explanation = explain_call(settings, inputs.call, chosen)
+    names = _names_that_fit(given_names, _names_of(weights), forward.model, explanation.num_classes)
+    return replace(explanation, labels=inputs.labels, class_names=names, transform=inputs.transform)
 
 
 def explain_call(settings: Settings, call: Call, target: ParsedTarget = None) -> Explanation:
@@ -184,50 +210,6 @@ def with_layers(settings: Settings, call: Call) -> Settings:
     if settings.found is not None or not (reads_layer or any(method.needs_run for method in methods)):
         return settings
     return replace(settings, found=find_layers(settings.forward, call))
-
-
-def parse_images(forward: Forward, images: Any) -> Call:
-    """Return the model's call for the images, or the arguments, that a caller of `explain` passed.
-
-    Args:
-        forward: How the model is run.
-        images: See `explain`.
-
-    Raises:
-        TypeError: They are no floating-point tensor, and no call.
-        ValueError: They are not of shape `(N, C, H, W)`, or empty; or a call holds no images.
-    """
-    if isinstance(images, Call):
-        return images
-    if isinstance(images, tuple) and len(images) == 2 and isinstance(images[1], Mapping):
-        return make_call(*images, signals=True)
-    if not isinstance(images, Tensor):
-        raise TypeError(f"Expected `images` to be a tensor (N, C, H, W), got {type(images).__name__}.")
-    if images.dim() not in (3, 4, 5) or not images.numel():
-        raise ValueError(
-            f"Expected `images` to be (N, C, H, W) or (C, H, W), got shape {tuple(images.shape)}. Volumes are "
-            "(N, C, D, H, W), signals (N, C, T)."
-        )
-    if not images.is_floating_point():
-        raise TypeError(
-            f"Expected `images` to be floating point, as the model takes them, got {images.dtype}. Convert and "
-            "normalize them as in training; for a model that converts them itself pass `((images,), {})`."
-        )
-    batch = forward.call_of(images.detach())
-    if images.dim() > 3:
-        return batch
-    image = forward.call_of(images.detach()[None])
-    return batch if not _takes(forward, image) and _takes(forward, batch) else image
-
-
-def _takes(forward: Forward, call: Call) -> bool:
-    """Whether a run of the model on the first sample of a call succeeds."""
-    with forward.undisturbed() as isolated, torch.no_grad():
-        try:
-            isolated(call[:1])
-        except Exception:  # whatever a model raises where it is called with something else than it takes
-            return False
-    return True
 
 
 def _even_chunk_size(images: Tensor, most: int, target: ParsedTarget) -> int:
@@ -337,6 +319,52 @@ def _nan_without_score(maps: Tensor, scores: Tensor) -> Tensor:
     """Return the maps `(N, c, h, w)`, all NaN for images whose score is not finite, whose gradient may still be."""
     has_score = scores.isfinite()
     return maps if has_score.all() else maps.masked_fill(over_axes(~has_score, maps), torch.nan)
+
+
+def _parse_target(target: TargetChoice | Target, labels: Tensor | None, names: Sequence[str] | None) -> Target:
+    """Return the target, with its classes by index; the default is the label where it is known."""
+    parsed = target if isinstance(target, Target) else Target(target)
+    if isinstance(target, str) and target == "label" and labels is None:
+        raise ValueError(
+            "Expected `target` to be the labels themselves, got 'label': pass `target=labels`, or a batch with them, "
+            "`(images, labels)`."
+        )
+    return Target("label") if parsed.choice is None and labels is not None else parsed.named(names)
+
+
+def _names_of(weights: Any) -> tuple[str, ...] | None:
+    """Return the names of the classes of torchvision's weights."""
+    names = getattr(weights, "meta", {}).get("categories")
+    return None if names is None else tuple(names)
+
+
+def _names_that_fit(
+    given: tuple[str, ...] | None, known: tuple[str, ...] | None, model: nn.Module, num_classes: int
+) -> tuple[str, ...] | None:
+    """Return the names of the classes: those that were passed, those of the weights, or the model's, if any.
+
+    Raises:
+        ValueError: There is another number of those that were passed; of weights that were fine-tuned, that is usual.
+    """
+    if given is not None and len(given) != num_classes:
+        refuse("class_names", f"the names of the model's {num_classes} classes", f"{len(given)} names")
+    if given is None and (known is None or len(known) != num_classes):
+        known = tuple(find_class_names(model, num_classes=num_classes) or ()) or None
+    return given or known
+
+
+def _transform_of(weights: Any) -> Callable[..., Any] | None:
+    """Return the transform that belongs to torchvision's weights.
+
+    Raises:
+        TypeError: They are no such weights.
+    """
+    if weights is None:
+        return None
+    if not callable(getattr(weights, "transforms", None)) or not isinstance(getattr(weights, "meta", None), Mapping):
+        refuse("weights", "torchvision's, such as `ResNet50_Weights.DEFAULT`", shown(weights), error=TypeError)
+    transform: Callable[..., Any] = weights.transforms()
+    return transform
 
 
 def _parse_layers(model: nn.Module, layer: Layer | Sequence[Layer] | None) -> tuple[TargetLayer, ...]:

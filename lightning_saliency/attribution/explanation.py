@@ -2,94 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+import lightning_saliency  # the public face, which loads the room that draws, above this one, when it is asked for
+from lightning_saliency._checks import is_int
 from lightning_saliency.attribution.heatmaps import Heatmaps, Normalize, make_heatmaps
-from lightning_saliency.attribution.methods import METHODS
+from lightning_saliency.attribution.methods import find_map
+from lightning_saliency.attribution.settings import Settings
 from lightning_saliency.data import Answer, Call, SampleBatch
-from lightning_saliency.evidence import (
-    TASKS,
-    Forward,
-    Layers,
-    Surroundings,
-    Target,
-    TargetLayer,
-    Task,
-)
+from lightning_saliency.evidence import TASKS, Task
 
-Fuse: TypeAlias = Literal["mean", "max"]
-"""How the maps of several target layers become one."""
+_MOST_NAMED = 3
+"""The most explained classes in a `repr`."""
 
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings that produce an explanation.
-
-    Attributes:
-        forward: How the model is run.
-        methods: The options of each method's function, by the method's key in `METHODS`.
-        target: Which class is explained.
-        layers: The target layers that are named; empty to choose them automatically.
-        found: Which layers a run of the model has shown; None where no method reads one that is not named.
-        fuse: How the maps of several layers become one; None for one map per layer.
-        flip: Whether each map is averaged with the map of the mirrored image.
-        chunk_size: The most images that go through the model together; None for as many as are fast.
-        progress: Whether to show a progress bar for methods that take many passes.
-        compares: Whether the map of the predicted class is made, too, where another class is explained: by the first
-            method that reads a layer in the shared pass. Not with `flip`.
-    """
-
-    forward: Forward
-    methods: Mapping[str, Mapping[str, Any]]
-    target: Target = field(default_factory=Target)
-    layers: tuple[TargetLayer, ...] = ()
-    found: Layers | None = None
-    fuse: Fuse | None = None
-    flip: bool = False
-    chunk_size: int | None = None
-    progress: bool = False
-    compares: bool = False
-
-    def layers_of(self, key: str) -> tuple[TargetLayer, ...]:
-        """Return the target layers that a method reads; empty for a method that reads none.
-
-        Raises:
-            ValueError: None is named, and the model has none.
-        """
-        method = METHODS[key]
-        if not method.reads_layer or self.layers:
-            return self.layers if method.reads_layer else ()
-        found = self.found or Layers()
-        layer = found.pooled if "class_weights" in method.needs else found.target
-        if layer is None:
-            raise ValueError(found.problem)
-        return (layer,)
-
-    @property
-    def compared(self) -> str | None:
-        """The key of the method whose map of the predicted class is made; None for none."""
-        if not self.compares or self.flip or (self.fuse is None and len(self.layers) > 1):
-            return None
-        plain = (key for key in self.methods if METHODS[key].reads_layer and METHODS[key].extra is None)
-        return next(plain, None)
-
-    @property
-    def read_layers(self) -> tuple[TargetLayer, ...]:
-        """The target layers that the methods read, each once."""
-        return tuple(dict.fromkeys(layer for key in self.methods for layer in self.layers_of(key)))
-
-    def forward_of(self, model: nn.Module | Forward) -> Forward:
-        """Return how a model is run, as for the explanation: the same model, or a copy of it."""
-        if isinstance(model, Forward):
-            return model
-        other = replace(self.forward, model=model, surroundings=Surroundings())
-        return self.forward if other.model is self.forward.model else other
+_MOST_IN_NOTEBOOK = 8
+"""The most images in a picture that nobody has asked for."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +54,18 @@ class Explanation:
             there is none; else None.
         predicted_attributions: Those of the predicted class, of one method, where another class is explained; see
             `Settings.compares`.
+        labels: The true classes `(N,)` int64, where they were passed; negative for an unknown one.
+        class_names: The names of the classes, where they are known.
+        transform: What turned photographs into `images`, whose normalization is undone in pictures.
+
+    Example:
+        >>> from torch import nn
+        >>> from lightning_saliency import explain
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        >>> explanation = explain(model, torch.randn(2, 3, 32, 32), methods=["grad_cam", "saliency"])
+        >>> len(explanation), explanation.overlay("Grad-CAM").shape, explanation[1].heatmap("saliency").shape
+        (2, torch.Size([2, 3, 32, 32]), torch.Size([1, 1, 32, 32]))
+        >>> picture = explanation.picture()  # an image of Pillow, which a notebook shows for `explanation` too
     """
 
     settings: Settings
@@ -136,9 +83,33 @@ class Explanation:
     masks: Tensor | None = None
     boxes: Tensor | None = None
     predicted_attributions: Mapping[str, Tensor] = field(default_factory=dict)
+    labels: Tensor | None = None
+    class_names: tuple[str, ...] | None = None
+    transform: Callable[..., Any] | None = None
 
     def __len__(self) -> int:
         return len(self.logits)
+
+    def __repr__(self) -> str:
+        size = "×".join(map(str, self.images.shape[1:]))
+        explained = ["a function"] * len(self) if self.classes is None else list(map(self._describe, range(len(self))))
+        few = [*explained[:_MOST_NAMED], *(["…"] if len(self) > _MOST_NAMED else [])]
+        return (
+            f"Explanation of {len(self)} image{'' if len(self) == 1 else 's'} ({size}): {', '.join(few)}\n"
+            f"methods: {', '.join(self.attributions)}\n"
+            f"layer: {self.layer or 'none'}"
+        )
+
+    def _describe(self, row: int) -> str:
+        """Return the explained class of an image by its name or number, with its probability where it has one."""
+        index = -1 if self.classes is None else int(self.classes[row])
+        probabilities = self.probabilities
+        name = (self.class_names or {index: ""})[index] or f"{'value' if probabilities is None else 'class'} {index}"
+        return name if probabilities is None else f"{name} {float(probabilities[row, index]):.0%}"
+
+    def _repr_png_(self) -> bytes:
+        """Return the picture of the first images, which notebooks show."""
+        return lightning_saliency.visualization.explanation_png(self[:_MOST_IN_NOTEBOOK])
 
     @property
     def images(self) -> Tensor:
@@ -206,6 +177,71 @@ class Explanation:
         size = size or self.images.shape[2:]
         return {method: make_heatmaps(raw, size, normalize).maps for method, raw in self.attributions.items()}
 
+    def heatmap(
+        self, method: str | None = None, size: Sequence[int] | None = None, normalize: Normalize = "max"
+    ) -> Tensor:
+        """Return the heatmaps of one method, `(N, 1, H, W)` float32 in [0, 1].
+
+        Args:
+            method: However it is spelled, `"Grad-CAM"`, and with a layer where several were read, `"grad_cam@layer3"`;
+                None for the first.
+            size: As for `heatmaps`.
+            normalize: As for `heatmaps`.
+
+        Raises:
+            ValueError: It is not among the explanation's.
+        """
+        return make_heatmaps(self.attributions[self._key(method)], size or self.images.shape[2:], normalize).maps
+
+    def overlay(self, method: str | None = None, *, style: lightning_saliency.Style | None = None) -> Tensor:
+        """Return the images under the heatmaps of one method, without words: uint8 `(N, 3, H, W)`, on the CPU.
+
+        Args:
+            method: As for `heatmap`.
+            style: How they look, `lightning_saliency.Style`.
+
+        Raises:
+            ValueError: It is not among the explanation's, or the inputs are no images.
+        """
+        return lightning_saliency.visualization.explanation_overlay(self, self._key(method), style)
+
+    def picture(self, *, style: lightning_saliency.Style | None = None) -> Any:
+        """Return a labeled sheet of all images and methods, as an image of Pillow.
+
+        Args:
+            style: How it looks, `lightning_saliency.Style`.
+        """
+        return lightning_saliency.visualization.explanation_picture(self, style)
+
+    def show(self, *, style: lightning_saliency.Style | None = None) -> None:
+        """Show the labeled sheet: in a notebook below its cell, else in the system's viewer of images.
+
+        Args:
+            style: How it looks, `lightning_saliency.Style`.
+        """
+        lightning_saliency.visualization.show_explanation(self, style)
+
+    def save(self, folder: str | PathLike[str], *, style: lightning_saliency.Style | None = None) -> list[Path]:
+        """Write the labeled sheet, and of each image and method the overlay and the raw map.
+
+        Args:
+            folder: Where to; it is made where it is not there, and files of these names in it are replaced.
+            style: How the pictures look, `lightning_saliency.Style`.
+
+        Returns:
+            The files: `sheet.png`, and of the first image `0.grad_cam.png` and `0.grad_cam.npy`, the raw map `(h, w)`.
+        """
+        return lightning_saliency.visualization.save_explanation(self, folder, style)
+
+    def _key(self, method: str | None) -> str:
+        """Return the key of a method's maps; of a method that read several layers, its first."""
+        maps = list(self.attributions)
+        if method is None:
+            return maps[0]
+        first_of = {key.partition("@")[0]: key for key in reversed(maps)}
+        found = find_map(method, [*maps, *first_of.keys() - set(maps)], expected="one of the explanation's methods")
+        return first_of.get(found, found)
+
     def class_maps(self, classes: Tensor | None = None) -> Tensor:
         """Return the class activation maps of several classes of each image, if `cam` is among the methods.
 
@@ -234,10 +270,16 @@ class Explanation:
             return torch.einsum("kd,nd...->nk...", self.all_class_weights, self.pooled_activations).float()
         return torch.einsum("nkd,nd...->nk...", self.all_class_weights[classes], self.pooled_activations).float()
 
-    def __getitem__(self, rows: slice) -> Explanation:
-        """Return the explanation of a slice of the images."""
+    def __getitem__(self, rows: int | slice) -> Explanation:
+        """Return the explanation of one image, or of a slice of them; its tensors keep their axis N."""
         if not isinstance(rows, slice):
-            raise TypeError(f"Expected a slice of the images, such as [2:3] for the third, got {rows!r}.")
+            if not is_int(rows):
+                raise TypeError(
+                    f"Expected the index of an image or a slice of them, such as [2] or [2:4], got {rows!r}."
+                )
+            if not -len(self) <= rows < len(self):
+                raise IndexError(f"Expected the index of an image to be below {len(self)}, got {rows}.")
+            rows = slice(rows % len(self), rows % len(self) + 1)
 
         def select_rows(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {key: values[rows] for key, values in maps.items()}
@@ -256,6 +298,7 @@ class Explanation:
             masks=None if self.masks is None else self.masks[rows],
             boxes=None if self.boxes is None else self.boxes[rows],
             predicted_attributions={key: maps[rows] for key, maps in self.predicted_attributions.items()},
+            labels=None if self.labels is None else self.labels[rows],
         )
 
 

@@ -141,11 +141,28 @@ _INPUT: frozenset[Need] = frozenset({"input_grads"})
 _MAP: frozenset[Need] = frozenset({"activations", "activation_grads"})
 _NONE: frozenset[Need] = frozenset()
 ROWS = {
-    "saliency": Method(saliency, "Saliency", _INPUT, reduce="absolute"),
-    "input_x_gradient": Method(input_x_gradient, "Input × gradient", _INPUT, reduce="sum"),
+    "saliency": Method(
+        saliency,
+        "Saliency",
+        _INPUT,
+        reduce="absolute",
+        aliases=("gradient", "input_gradient", "vanilla_gradient", "vanilla_saliency", "backprop"),
+    ),
+    "input_x_gradient": Method(
+        input_x_gradient,
+        "Input × gradient",
+        _INPUT,
+        reduce="sum",
+        aliases=("input_times_gradient", "gradient_x_input", "gradient_times_input", "gradient_input"),
+    ),
     "smooth_grad": Method(smooth_grad, "SmoothGrad", _NONE, reduce="absolute", extra="noisy", checks=_NOISE),
     "smooth_grad_cam_plus_plus": Method(
-        smooth_grad_cam_plus_plus, "Smooth Grad-CAM++", _MAP, extra="noisy", checks=_NOISE
+        smooth_grad_cam_plus_plus,
+        "Smooth Grad-CAM++",
+        _MAP,
+        extra="noisy",
+        checks=_NOISE,
+        aliases=("smooth_grad_cam_pp",),
     ),
     "integrated_gradients": Method(
         integrated_gradients,
@@ -154,6 +171,7 @@ ROWS = {
         reduce="sum",
         extra="path",
         checks=_PATH,
+        aliases=("ig",),
     ),
 }
 """Rows of the method table."""

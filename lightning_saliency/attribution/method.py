@@ -39,6 +39,7 @@ class Method:
         option_needs: By option the parts of the evidence that the method reads in addition where it is not None.
         notes: By name a function of the evidence and the options that returns a number for each map, `(N,)`, which is
             reported with it.
+        aliases: Other names that it goes by in the literature and in other libraries; see `find_method`.
     """
 
     function: Callable[..., Tensor]
@@ -49,6 +50,7 @@ class Method:
     checks: Mapping[str, Check] = field(default_factory=dict)
     option_needs: Mapping[str, frozenset[Need]] = field(default_factory=dict)
     notes: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
 
     @property
     def reads_layer(self) -> bool:

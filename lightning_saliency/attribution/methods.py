@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from lightning_saliency._checks import shown
+from lightning_saliency._checks import refuse, shown
 from lightning_saliency.attribution import attention, cam_family, gradient, perturbation, rectified, relevance
 from lightning_saliency.attribution.method import Method
 from lightning_saliency.evidence import Layers
@@ -42,6 +43,69 @@ def is_fine(key: str) -> bool:
     return method is not None and method.is_fine
 
 
+def find_method(name: str) -> str | None:
+    """Return the key of the method that a name means; None where there is none.
+
+    Case and separators do not matter, "++" is "plus plus", and a plural is its singular; each method's `aliases` are
+    its names too.
+
+    Args:
+        name: As papers and other libraries spell it.
+
+    Example:
+        >>> find_method("Grad-CAM++"), find_method("IntegratedGradients"), find_method("ig"), find_method("grad")
+        ('grad_cam_plus_plus', 'integrated_gradients', 'integrated_gradients', None)
+    """
+    if name in METHODS:
+        return name
+    spelled = _plain_spelling(name)
+    names = ((key, (key, *method.aliases)) for key, method in METHODS.items())
+    return next((key for key, spellings in names if spelled in map(_plain_spelling, spellings)), None)
+
+
+def find_map(name: str, maps: Collection[str], argument: str = "method", expected: str = "one of") -> str:
+    """Return the key of a map by its method's name, however that is spelled, and the layer behind an `@`.
+
+    Args:
+        name: Of a method, or of a method and a layer: `"Grad-CAM"`, `"grad_cam@layer3"`.
+        maps: The keys that there are.
+        argument: The argument's name in errors.
+        expected: What the maps are, as the sentence goes on after "to be".
+
+    Raises:
+        ValueError: There is no such map; the message names the nearest and those that there are.
+
+    Example:
+        >>> find_map("Grad-CAM", ["saliency", "grad_cam"])
+        'grad_cam'
+        >>> find_map("salency", ["saliency", "grad_cam"])
+        Traceback (most recent call last):
+        ValueError: Expected `method` to be one of saliency, grad_cam, got 'salency'. Did you mean 'saliency'?
+    """
+    if isinstance(name, str):
+        method, at, layer = name.partition("@")
+        key = f"{find_method(method) or method}{at}{layer}"
+        if name in maps or key in maps:
+            return name if name in maps else key
+    return refuse(argument, f"{expected} {', '.join(maps)}", shown(name), hint=_suggest(name, maps))
+
+
+def _plain_spelling(name: str) -> str:
+    """Return a name in lower case without separators and without the plural's s: `Grad-CAM++` -> `gradcamplusplus`."""
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus").replace("×", "x")).removesuffix("s")
+
+
+def _suggest(name: Any, keys: Collection[str]) -> str:
+    """Return the question which of the keys is meant; empty where none is near."""
+    spellings = {_plain_spelling(spelling): key for key in keys for spelling in (key, *_aliases(key))}
+    nearest = get_close_matches(_plain_spelling(shown(name)), spellings, n=1)
+    return f"Did you mean {spellings[nearest[0]]!r}?" if nearest else ""
+
+
+def _aliases(key: str) -> tuple[str, ...]:
+    return METHODS[key].aliases if key in METHODS else ()
+
+
 def default_methods(layers: Layers) -> tuple[str, ...]:
     """Return the methods that suit a model best, where the user names none.
 
@@ -72,7 +136,7 @@ def parse_methods(methods: MethodChoice) -> dict[str, dict[str, Any]]:
 
     Args:
         methods: A key, several keys, or a mapping from keys to options, such as `{"smooth_grad": {"num_samples": 50}}`;
-            None and an empty mapping stand for no options.
+            None and an empty mapping stand for no options. Keys may be spelled as `find_method` reads them.
 
     Returns:
         The options of each method, by its key.
@@ -85,6 +149,8 @@ def parse_methods(methods: MethodChoice) -> dict[str, dict[str, Any]]:
     Example:
         >>> parse_methods("grad_cam")
         {'grad_cam': {}}
+        >>> list(parse_methods(["GradCAM", "Grad-CAM++", "ig"]))
+        ['grad_cam', 'grad_cam_plus_plus', 'integrated_gradients']
         >>> parse_methods({"smooth_grad": {"num_samples": 50}, "cam": None})
         {'smooth_grad': {'num_samples': 50}, 'cam': {}}
     """
@@ -94,17 +160,18 @@ def parse_methods(methods: MethodChoice) -> dict[str, dict[str, Any]]:
         raise TypeError(f"Expected `methods` to be one or more of {', '.join(METHODS)}, got {shown(methods)}.")
     chosen = methods.items() if isinstance(methods, Mapping) else [(key, None) for key in methods]
     parsed: dict[str, dict[str, Any]] = {}
-    for key, options in chosen:
-        if not isinstance(key, str) or key not in METHODS:
-            matches = get_close_matches(shown(key).strip("'"), METHODS, n=1)
-            hint = f" Did you mean {matches[0]!r}?" if matches else ""
-            raise ValueError(f"Expected `methods` out of {', '.join(METHODS)}, got {shown(key)}.{hint}")
+    for name, options in chosen:
+        key = find_method(name) if isinstance(name, str) else None
+        if key is None:
+            raise ValueError(
+                f"Expected `methods` out of {', '.join(METHODS)}, got {shown(name)}. {_suggest(name, METHODS)}".rstrip()
+            )
         if options is not None and not isinstance(options, Mapping):
             raise TypeError(
                 f"Expected the options of {key!r} in `methods` to be a dict, such as "
                 f"{{'smooth_grad': {{'num_samples': 50}}}}, got {shown(options)}."
             )
-        parsed[str(key)] = METHODS[key].parse_options(key, options or {})
+        parsed[key] = METHODS[key].parse_options(key, options or {})
     if not parsed:
         raise ValueError(f"Expected `methods` to name at least one of {', '.join(METHODS)}, got none.")
     return parsed

@@ -115,7 +115,9 @@ _SQUARE = {"size": optional(check_count), "stride": optional(check_count), "fill
 ROWS = {
     "score_cam": Method(score_cam, "Score-CAM", _LAYER, extra="perturbed"),
     "ablation_cam": Method(ablation_cam, "Ablation-CAM", _LAYER, extra="perturbed"),
-    "occlusion": Method(occlusion, "Occlusion", frozenset(), extra="perturbed", checks=_SQUARE),
+    "occlusion": Method(
+        occlusion, "Occlusion", frozenset(), extra="perturbed", checks=_SQUARE, aliases=("occlusion_sensitivity",)
+    ),
 }
 """Rows of the method table."""
 

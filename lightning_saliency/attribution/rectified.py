@@ -1,7 +1,7 @@
 """Guided backpropagation and the deconvnet: gradients with another backward rule for ReLUs, signed, `(N, C, H, W)`.
 
 Simonyan et al. 2014, section 4: the gradient, the deconvnet and guided backprop differ in nothing else. With R the
-gradient at the ReLU's output and X its input, they pass on [X > 0] R, [R > 0] R, and [X > 0] [R > 0] R.
+gradient at the ReLU's output and X its input, they pass on (X > 0) R, (R > 0) R, and (X > 0) (R > 0) R.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NONE: frozenset[Need] = frozenset()
 def guided_backprop(evidence: Evidence, passes: Passes) -> Tensor:
     """Guided backpropagation (Springenberg et al. 2015, "Striving for Simplicity: The All Convolutional Net").
 
-    The gradient, where each ReLU passes on the positive part only: [X > 0] [R > 0] R. Shown is its maximum over the
+    The gradient, where each ReLU passes on the positive part only: (X > 0) (R > 0) R. Shown is its maximum over the
     channels in magnitude. It depends little on the class (Adebayo et al. 2018).
 
     Raises:
@@ -54,8 +54,17 @@ def guided_grad_cam(evidence: Evidence, passes: Passes) -> Tensor:
 
 
 ROWS = {
-    "guided_backprop": Method(guided_backprop, "Guided backprop", _NONE, reduce="absolute", extra="rectified"),
-    "deconvnet": Method(deconvnet, "Deconvnet", _NONE, reduce="absolute", extra="rectified"),
+    "guided_backprop": Method(
+        guided_backprop,
+        "Guided backprop",
+        _NONE,
+        reduce="absolute",
+        extra="rectified",
+        aliases=("guided_backpropagation",),
+    ),
+    "deconvnet": Method(
+        deconvnet, "Deconvnet", _NONE, reduce="absolute", extra="rectified", aliases=("deconvolution", "deconv")
+    ),
     "guided_grad_cam": Method(guided_grad_cam, "Guided Grad-CAM", _MAP, reduce="absolute", extra="rectified"),
 }
 """Rows of the method table."""

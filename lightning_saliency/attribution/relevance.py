@@ -42,5 +42,5 @@ def lrp(evidence: Evidence) -> Tensor:
     return pooled * (relevance[0].numel() / pooled[0].numel())
 
 
-ROWS = {"lrp": Method(lrp, "LRP", _RELEVANCE)}
+ROWS = {"lrp": Method(lrp, "LRP", _RELEVANCE, aliases=("layer_wise_relevance_propagation", "attn_lrp"))}
 """Rows of the method table."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from lightning_saliency._checks import OptionError, describe_error, error_message
 from lightning_saliency._lightning import LightningModule, Trainer, is_oom_error
@@ -27,6 +28,7 @@ from lightning_saliency.evidence import (
     TargetLayer,
     call_note,
     find_layers,
+    name_layer,
 )
 
 
@@ -42,7 +44,8 @@ class LookPass:
         methods: The options of each method's function, by the method's key in `METHODS`.
         target: Which class is explained.
         part: Which part of the module is explained.
-        layer: Dotted names of the target layers; none to choose it automatically.
+        layer: Dotted names of the target layers, or the layers, which `name_layers` replaces by their names; none to
+            choose it automatically.
         execution: How the pass runs.
         unset: The options that the user has left at their defaults.
         left_out: Why methods are left out, by their keys.
@@ -52,7 +55,7 @@ class LookPass:
     methods: Mapping[str, Mapping[str, Any]]
     target: Target
     part: ModelPart
-    layer: tuple[str, ...]
+    layer: tuple[str | nn.Module, ...]
     execution: Execution
     unset: frozenset[str] = frozenset()
     left_out: Mapping[str, str] = field(default_factory=dict, init=False)
@@ -77,6 +80,16 @@ class LookPass:
         self.shown = tuple(key for key in choices.get("shown", ()) if key in self.methods)
         self._has_succeeded = False
 
+    def name_layers(self, pl_module: LightningModule) -> tuple[str, ...]:
+        """Replace layers that are modules by their names, since copies of the module are explained; return all names.
+
+        Raises:
+            ValueError: The module does not hold one.
+        """
+        names = tuple(layer if isinstance(layer, str) else name_layer(pl_module, layer).name for layer in self.layer)
+        self.layer = names
+        return names
+
     def check(self, pl_module: LightningModule) -> None:
         """Raise an error for names that the module does not have.
 
@@ -86,7 +99,7 @@ class LookPass:
         self.part.check(pl_module)
         model = self.part.find(pl_module)
         if model is not None:
-            for name in self.layer:
+            for name in self.name_layers(pl_module):
                 self.part.layer(model, name)
 
     def explain(
@@ -205,7 +218,7 @@ class LookPass:
             forward=forward,
             methods={key: options for key, options in self.methods.items() if key not in self.left_out},
             target=self.target,
-            layers=self._layers or tuple(self.part.layer(forward.model, name) for name in self.layer),
+            layers=self._layers or tuple(self.part.layer(forward.model, name) for name in self.name_layers(pl_module)),
             found=self._found,
             fuse=self.execution.fuse,
             flip=self.execution.flip,

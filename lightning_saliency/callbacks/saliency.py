@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_saliency._checks import refuse, shown
 from lightning_saliency._lightning import LightningModule, Trainer
 from lightning_saliency.attribution import DEFAULT_METHODS, ExplainedSamples, parse_methods
 from lightning_saliency.callbacks.base import LookCallback
+from lightning_saliency.callbacks.collecting import stream_of
 from lightning_saliency.callbacks.history_output import HistoryOutput
 from lightning_saliency.callbacks.look_pass import LookPass
 from lightning_saliency.callbacks.meaning import Meaning
@@ -28,11 +29,12 @@ from lightning_saliency.callbacks.options import (
 )
 from lightning_saliency.callbacks.outputs import Output
 from lightning_saliency.callbacks.pictures_output import PicturesOutput
+from lightning_saliency.callbacks.validation import dataset_of
 from lightning_saliency.data import FixedSamples, SampleCollector, Spread
 from lightning_saliency.evidence import TASKS, Target
-from lightning_saliency.visualization import Style
+from lightning_saliency.visualization import Style, find_names
 
-CallbackTarget: TypeAlias = Literal["label", "predicted"] | int | list[int] | Callable[[Tensor], Tensor]
+CallbackTarget: TypeAlias = str | int | list[int | str] | Callable[[Tensor], Tensor]
 """Which class is explained."""
 
 
@@ -73,17 +75,19 @@ class SaliencyCallback(LookCallback):
     fails or is left out, and before the first one the metric's worst.
 
     Args:
-        methods: Keys of `lightning_saliency.METHODS`, one or several, or a dict from keys to the options of their
-            functions in `lightning_saliency.attribution`, such as `{"smooth_grad": {"num_samples": 50}}`. Default:
-            those that suit the model; see `lightning_saliency.attribution.default_methods`.
+        methods: Keys of `lightning_saliency.METHODS`, one or several, in any usual spelling (`"Grad-CAM++"`), or a
+            dict from keys to the options of their functions in `lightning_saliency.attribution`, such as
+            `{"smooth_grad": {"num_samples": 50}}`. Default: those that suit the model; see
+            `lightning_saliency.attribution.default_methods`.
         samples: The number of samples, the first of the validation stream; positions in it; images `(N, C, H, W)`, or
             a pair of images and labels; or `Samples(...)`. Images that are passed are shown
             after each training epoch where the trainer has no validation.
         target: Which class is explained: `label` (the true class where the batch has labels, else the predicted one),
-            `predicted`, a class index, one index per sample, or a callable from logits `(N, K)` to scores `(N,)`.
-        layer: Dotted name of the layer whose activations the CAM methods read. Default: chosen by a run of one image,
-            as in the papers: the last convolutional map after its activation and before any pooling.
-            Several names give one map each, from the same pass.
+            `predicted`, a class by its index, from the end where it is negative, or by its name, as the style or the
+            data set has it, one class per sample, or a callable from logits `(N, K)` to scores `(N,)`.
+        layer: The layer whose activations the CAM methods read, by its dotted name or as a module:
+            `model.layer4[-1]`. Default: chosen by a run of one image, as in the papers: the last convolutional map
+            after its activation and before any pooling. Several give one map each, from the same pass.
         model: Dotted name of the submodule that is explained, which turns images into logits. Default: the
             LightningModule itself if it can be, else the submodule that the validation step calls.
         every_n_epochs: The number of epochs from one look to the next.
@@ -113,7 +117,7 @@ class SaliencyCallback(LookCallback):
         *,
         samples: int | list[int] | Samples | Tensor | tuple[Tensor, Tensor] = 8,
         target: CallbackTarget = "label",
-        layer: str | list[str] | None = None,
+        layer: str | nn.Module | list[str | nn.Module] | None = None,
         model: str | None = None,
         every_n_epochs: int = 1,
         style: Style | None = None,
@@ -130,7 +134,7 @@ class SaliencyCallback(LookCallback):
         parsed_samples = parse_samples(samples)
         execution = check_group("execution", execution, Execution)
         self.style = self._parse_style(style, parsed_methods)
-        self.target = _parse_target(target, parsed_samples)
+        self.target = _parse_target(target, parsed_samples, self.style.class_names)
         if isinstance(self.target.choice, tuple) and parsed_samples.choose == "spread":
             parsed_samples = replace(parsed_samples, choose="first")  # which the classes are meant for
         unset = _unset_options(chosen_methods, layer, self.target.choice)
@@ -139,7 +143,7 @@ class SaliencyCallback(LookCallback):
         all_outputs: list[Output] = [PicturesOutput(self.style, list(parsed_methods))]
         if isinstance(metrics, Metrics):
             _check_metrics(metrics, parsed_samples, self.target)
-            maps = MapNames(tuple(parsed_methods), _parse_layer(layer) if execution.fuse is None else ())
+            maps = MapNames(tuple(parsed_methods))
             own_samples = _metrics_samples(metrics, parsed_samples)
             all_outputs.append(
                 MetricsOutput(metrics, own_samples, maps=maps, has_objects=parsed_samples.objects is not None)
@@ -160,13 +164,29 @@ class SaliencyCallback(LookCallback):
             unset=unset,
         )
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Name the layers, and go on with the run or begin another one; see `LookCallback.setup`."""
+        layers = self._pass.name_layers(pl_module)
+        for output in self.outputs if self.execution.fuse is None else ():
+            if isinstance(output, MetricsOutput):
+                output.maps = replace(output.maps, layers=layers)
+        super().setup(trainer, pl_module, stage)
+
     def _explain(
         self, trainer: Trainer, pl_module: LightningModule, samples: FixedSamples, at_once: int | None = None
     ) -> tuple[ExplainedSamples, ...]:
+        if self._pass.target.has_names:
+            self._pass.target = self.target.named(self._class_names(trainer, pl_module))
         explained = self._pass.explain(trainer, pl_module, samples, at_once)
         if self._pass.left_out:
             self._notices.once(_describe_left_out(type(self).__name__, self._pass.left_out, self._pass.shown))
         return explained
+
+    def _class_names(self, trainer: Trainer, pl_module: LightningModule) -> Sequence[str] | None:
+        in_test = stream_of(trainer) == "test"
+        dataset = dataset_of(trainer, self.samples.dataloader_idx, in_test=in_test)
+        modules = (getattr(trainer, "datamodule", None), pl_module)
+        return find_names(self.style, dataset, modules).names
 
     def _check(self, pl_module: LightningModule) -> None:
         self._pass.check(pl_module)
@@ -182,6 +202,7 @@ class SaliencyCallback(LookCallback):
     def _forget(self) -> None:
         super()._forget()
         self._pass.forget()
+        self._pass.target = self.target
 
     def _choices(self) -> dict[str, Any]:
         return {**super()._choices(), **self._pass.choices()}
@@ -231,9 +252,15 @@ def _describe_left_out(who: str, left_out: Mapping[str, str], shown_methods: Seq
     )
 
 
-def _parse_target(target: Any, samples: Samples) -> Target:
-    """Return the target; raise an error for a sequence that does not hold one class per sample."""
+def _parse_target(target: Any, samples: Samples, class_names: Sequence[str] | None) -> Target:
+    """Return the target.
+
+    Raises:
+        ValueError: A sequence does not hold one class per sample, or the style names the classes and none is so called.
+    """
     parsed = Target(target)
+    if class_names is not None:
+        parsed.named(class_names)
     if isinstance(parsed.choice, tuple) and len(parsed.choice) != samples.count:
         raise ValueError(
             f"Expected `target` to hold one class for each of the {samples.count} samples, got {len(parsed.choice)}."
@@ -241,11 +268,13 @@ def _parse_target(target: Any, samples: Samples) -> Target:
     return parsed
 
 
-def _parse_layer(layer: Any) -> tuple[str, ...]:
-    """Return the names of the layers; none where the layer is to be found."""
-    names = () if layer is None else (layer,) if isinstance(layer, str) else layer
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"Expected `layer` to be a dotted name, several, or None, got {type(layer).__name__}.")
+def _parse_layer(layer: Any) -> tuple[str | nn.Module, ...]:
+    """Return the layers, by their names or as modules; none where the layer is to be found."""
+    names = () if layer is None else (layer,) if isinstance(layer, str | nn.Module) else layer
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str | nn.Module) for name in names):
+        raise TypeError(
+            f"Expected `layer` to be a dotted name, a module, several of these, or None, got {type(layer).__name__}."
+        )
     if layer is not None and (not names or len(set(names)) < len(names)):
         raise ValueError(f"Expected `layer` to name different layers, got {shown(layer)}.")
     return tuple(names)

@@ -12,8 +12,8 @@ import torch
 from lightning_saliency._names import printable
 from lightning_saliency.attribution import METHODS, Fuse
 from lightning_saliency.cli.explaining import explain_images
-from lightning_saliency.cli.image_files import FIGURE, SHEET
-from lightning_saliency.models.sources import WrongArgumentError, describe_raised
+from lightning_saliency.cli.image_files import FIGURE, OVERLAY, RAW, SHEET
+from lightning_saliency.models.errors import WrongArgumentError, describe_raised
 from lightning_saliency.visualization import TUTORIAL_PANELS
 
 _LARGEST_SIZE = 8192
@@ -25,8 +25,8 @@ _EPILOG = """examples:
   python -m lightning_saliency explain --model torchvision:resnet18 --num-classes 10 --weights best.ckpt \\
       --class-names classes.txt --images photos/ --methods grad_cam saliency guided_backprop --figure 4 --output maps
 
-  # a model of your own, whose `make` returns it, and the class that is to be explained
-  python -m lightning_saliency explain --model mypackage.models:make --weights best.pt --target 3 \\
+  # a model of your own, whose `make` returns it, and the classes that are to be explained
+  python -m lightning_saliency explain --model mypackage.models:make --weights best.pt --target dog 3 \\
       --images a.jpg b.png --layer backbone.layer3 backbone.layer4 --fuse mean --output maps
 
 It ends with status 0, with 1 if files that are no images were skipped, with 2 for wrong arguments or an output folder
@@ -70,8 +70,10 @@ def _add_explain(commands: Any) -> argparse.ArgumentParser:
         usage="%(prog)s --model MODEL --images PATH [PATH ...] --output DIR [options]",
     )
     add = parser.add_argument_group("model").add_argument
-    add("--model", required=True, help="torchvision:NAME, or package.module:callable, which returns an nn.Module")
-    add("--weights", help="DEFAULT or another name of torchvision's weights, or a file: a state dict or a checkpoint")
+    add("--model", required=True, help="torchvision:NAME; where these are installed timm:NAME, and hf:NAME or "
+        "hf:FOLDER of Hugging Face; or package.module:callable, which returns an nn.Module")  # fmt: skip
+    add("--weights", help="DEFAULT or another name of torchvision's weights, or a file: a state dict, a checkpoint of "
+        "Lightning or timm, or safetensors, in any precision; what does not fit is said")  # fmt: skip
     add(
         "--unsafe-weights",
         action="store_true",
@@ -84,24 +86,33 @@ def _add_explain(commands: Any) -> argparse.ArgumentParser:
     add("--images", nargs="+", required=True, metavar="PATH", help="files, and folders with all that is in them; of an "
         "animation the first frame, of a transparent image the colors without the transparency")  # fmt: skip
     add("--size", type=_whole(1, _LARGEST_SIZE), help="the shorter side is resized to it, and a square cut out; "
-        "default: the named weights' own, else 224")  # fmt: skip
-    default = "default: the named weights' own, else ImageNet's"
+        "default: the model's or the named weights' own, else 224")  # fmt: skip
+    default = "default: the model's or the named weights' own, else ImageNet's"
     add("--mean", nargs="+", type=float, help=f"of the images in [0, 1], one or three numbers; {default}")
     add("--std", nargs="+", type=float, help="the same")
     add("--batch-size", type=_whole(1), default=8, help="images at a time; default: 8")
     add = parser.add_argument_group("explanation").add_argument
     add("--methods", nargs="+", default=["grad_cam"], metavar="METHOD", help=f"out of {', '.join(METHODS)}; default: "
         "grad_cam")  # fmt: skip
-    add("--target", type=_whole(0), metavar="CLASS", help="index of the class; default: the predicted one")
+    add("--target", nargs="+", type=_target, metavar="CLASS", help="classes by index, from the end where negative, or "
+        "by name, or predicted: a row each; default: the predicted one")  # fmt: skip
     add("--layer", nargs="+", help="dotted names of the target layers; default: the last convolutional map, found")
     add("--fuse", choices=get_args(Fuse), help="make one map of those of several layers")
     add = parser.add_argument_group("output").add_argument
-    add("--output", type=Path, required=True, metavar="DIR", help=f"gets STEM{SHEET} and STEM.METHOD.npy of an image")
-    add("--class-names", type=Path, metavar="FILE", help="names of the classes, one a line, in UTF-8; default: named "
-        "weights' own")  # fmt: skip
+    add("--output", type=Path, required=True, metavar="DIR", help=f"gets of an image STEM{SHEET}, the labeled sheet "
+        f"of what the network sees; STEM.METHOD{OVERLAY}, the map on the photograph itself; and STEM.METHOD{RAW}, the "
+        "raw map; of several targets STEM.CLASS.METHOD")  # fmt: skip
+    add("--class-names", type=Path, metavar="FILE", help="names of the classes, one a line, in UTF-8; default: the "
+        "weights' or the model's own, and ImageNet's where it has as many classes")  # fmt: skip
     add("--figure", type=int, choices=TUTORIAL_PANELS, help=f"also write the tutorials' figure as STEM{FIGURE}: 4: "
         "Grad-CAM, guided backprop and Guided Grad-CAM; 6: CAM and Grad-CAM++ as well")  # fmt: skip
     return parser
+
+
+def _target(text: str) -> int | str:
+    """Return a class's index, or its name."""
+    digits = text.removeprefix("-")
+    return int(text) if digits.isdecimal() and len(digits) < 19 else text
 
 
 def _whole(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:

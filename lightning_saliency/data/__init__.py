@@ -17,6 +17,16 @@ from lightning_saliency.data.class_names import find_class_names
 from lightning_saliency.data.datasets import find_dataset, find_loader
 from lightning_saliency.data.normalization import Normalization, find_normalizations, to_unit_range
 from lightning_saliency.data.objects import boxes_to_masks, masks_to_boxes, objects_to_masks
+from lightning_saliency.data.photos import (
+    NoImageError,
+    Photo,
+    image_extensions,
+    is_photo,
+    read_image,
+    to_photo,
+    transformed,
+)
+from lightning_saliency.data.placement import Placement, find_placement
 from lightning_saliency.data.samples import (
     FixedSamples,
     LabelFn,
@@ -42,8 +52,11 @@ __all__ = [
     "First",
     "FixedSamples",
     "LabelFn",
+    "NoImageError",
     "Normalization",
     "Objects",
+    "Photo",
+    "Placement",
     "Positions",
     "Sample",
     "SampleBatch",
@@ -65,13 +78,16 @@ __all__ = [
     "find_labels",
     "find_loader",
     "find_normalizations",
+    "find_placement",
     "find_rgb_bands",
     "find_stream_labels",
     "find_truths",
     "find_values",
     "given_samples",
+    "image_extensions",
     "interpolated",
     "is_images",
+    "is_photo",
     "join_calls",
     "like_layout",
     "make_call",
@@ -81,9 +97,12 @@ __all__ = [
     "over_axes",
     "plain_call",
     "read_classes",
+    "read_image",
     "shorter_lengths",
     "spatial_axes",
     "spread_positions",
     "times",
+    "to_photo",
     "to_unit_range",
+    "transformed",
 ]

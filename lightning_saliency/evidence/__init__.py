@@ -25,6 +25,7 @@ from lightning_saliency.evidence.signals import uninterrupted
 from lightning_saliency.evidence.tap import UnknownLayoutError
 from lightning_saliency.evidence.target_layer import TargetLayer, name_layer
 from lightning_saliency.evidence.targets import (
+    PREDICTED,
     ParsedTarget,
     Target,
     TargetChoice,
@@ -36,6 +37,7 @@ from lightning_saliency.evidence.tasks import TASKS, Detection, Reading, Regress
 
 __all__ = [
     "POOLINGS",
+    "PREDICTED",
     "TASKS",
     "Attention",
     "AttentionPart",

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from lightning_saliency._checks import OptionError, call_option, check_choice, shown
+from lightning_saliency._checks import OptionError, call_option, check_text, is_int, shown
 from lightning_saliency.evidence.tasks import TASKS, Task
 
-TargetChoice: TypeAlias = (
-    Literal["label", "predicted"] | int | Sequence[int] | Tensor | Callable[[Tensor], Tensor] | None
-)
-"""A choice of the explained class: the predicted one (None), a class, one per image, or a function of the logits."""
+TargetChoice: TypeAlias = str | int | Sequence[int | str] | Tensor | Callable[[Tensor], Tensor] | None
+"""A choice of the explained class: `"label"`, `"predicted"`, a class, one per image, or a function of the logits."""
 
 ParsedTarget: TypeAlias = Tensor | Callable[[Tensor], Tensor] | None
-"""A checked target: classes `(N,)` int64 where −1 is the predicted one, a function logits `(N, K)` -> scores `(N,)`, or
-None for the predicted class of each."""
+"""A checked target: classes `(N,)` int64, from −K to K − 1 or `PREDICTED`, a function logits `(N, K)` -> scores `(N,)`,
+or None for the predicted class of each."""
 
+PREDICTED = torch.iinfo(torch.int64).min
+"""Among the classes of a target the one that is predicted."""
+
+_WORDS = ("label", "predicted")
+_MOST_SUGGESTED = 3
 
 _MULTICLASS = TASKS["multiclass"]
 
@@ -31,11 +36,12 @@ class Target:
 
     Attributes:
         choice: `"label"` (the true class of a sample where it is known, else the predicted one), `"predicted"` or None,
-            a class, one class a sample (kept as a tuple), or a callable from logits `(N, K)` to scores `(N,)`.
+            a class, one class a sample (kept as a tuple), or a callable from logits `(N, K)` to scores `(N,)`. A class
+            is an index, from the end where it is negative, or a name, which `named` replaces by its index.
 
     Raises:
         TypeError: The choice is of another type.
-        ValueError: The choice is another string, or a class is negative.
+        ValueError: The choice is an empty text, or not of one dimension.
 
     Example:
         >>> Target((3, 1, 4)).resolve(2, positions=[0, 2])
@@ -50,7 +56,9 @@ class Target:
 
     def __post_init__(self) -> None:
         if isinstance(self.choice, str):
-            check_choice("target", self.choice, ("label", "predicted"))
+            object.__setattr__(self, "choice", check_text("target", self.choice))
+        elif isinstance(self.choice, list | tuple) and _are_texts(self.choice):
+            object.__setattr__(self, "choice", tuple(self.choice))
         elif self.choice is not None and not callable(self.choice):
             classes = _class_indices(self.choice)
             object.__setattr__(self, "choice", classes.item() if classes.dim() == 0 else tuple(classes.tolist()))
@@ -59,6 +67,39 @@ class Target:
     def is_function(self) -> bool:
         """Whether it is a callable, whose scores belong to no class."""
         return callable(self.choice)
+
+    @property
+    def has_names(self) -> bool:
+        """Whether it holds names of classes, which `named` replaces by their indices."""
+        if isinstance(self.choice, str):
+            return self.choice not in _WORDS
+        return isinstance(self.choice, tuple) and any(isinstance(entry, str) for entry in self.choice)
+
+    def named(self, names: Sequence[str] | None) -> Target:
+        """Return the target with its names of classes replaced by their indices.
+
+        Case, underscores and hyphens do not matter, and a class may go by several names, with commas between them.
+
+        Args:
+            names: The names of all classes; None where they are not known.
+
+        Raises:
+            OptionError: There is no class of that name, or several, or the names are not known.
+
+        Example:
+            >>> Target("Tiger_Cat").named(["tabby, tabby cat", "tiger cat"]).choice
+            1
+            >>> Target(["tabby", -1]).named(["tabby, tabby cat", "tiger cat"]).choice
+            (0, -1)
+        """
+        if not self.has_names:
+            return self
+        if isinstance(self.choice, str):
+            return replace(self, choice=_find_class(self.choice, names))
+        classes: Any = self.choice  # a tuple since it was checked
+        return replace(
+            self, choice=[_find_class(entry, names) if isinstance(entry, str) else entry for entry in classes]
+        )
 
     def resolve(
         self, count: int, *, labels: Tensor | None = None, positions: Sequence[int] | None = None
@@ -74,14 +115,16 @@ class Target:
             Classes `(N,)` int64, the callable, or None for the predicted classes.
 
         Raises:
-            ValueError: There is not one class for each sample.
+            ValueError: There is not one class for each sample, or a class is named still.
         """
         if self.choice == "label":
-            return labels
+            return None if labels is None else torch.where(labels < 0, PREDICTED, labels)
         if self.choice is None or self.choice == "predicted":
             return None
         if callable(self.choice):
             return self.choice
+        if self.has_names:
+            return self.named(None).resolve(count)
         if isinstance(self.choice, int):
             return torch.full((count,), self.choice)
         classes: Any = self.choice  # a tuple since it was checked
@@ -105,7 +148,49 @@ class Target:
             return "true class"
         if self.choice in ("label", "predicted", None):
             return "predicted class"
-        return f"class {self.choice}" if isinstance(self.choice, int) else "chosen target"
+        return f"class {self.choice}" if isinstance(self.choice, int | str) else "chosen target"
+
+
+def _are_texts(choice: Sequence[Any]) -> bool:
+    """Whether a choice holds a class for each image by name, perhaps besides indices."""
+    are_names = [isinstance(entry, str) and bool(entry) for entry in choice]
+    return any(are_names) and all(name or is_int(entry) for name, entry in zip(are_names, choice, strict=True))
+
+
+def _find_class(name: str, names: Sequence[str] | None) -> int:
+    """Return the index of the class of a name; see `Target.named`."""
+    if names is None:
+        raise OptionError(
+            f"Expected `target` to be label, predicted or a class's index, as the classes have no names here, got "
+            f"{name!r}. Pass their names, `class_names=[...]`, in a callback `style=Style(class_names=[...])`.",
+            "target",
+        )
+    classes: dict[str, list[int]] = defaultdict(list)
+    for index, spellings in enumerate(names):
+        for spelling in dict.fromkeys(map(_plain_name, [spellings, *spellings.split(",")])):
+            classes[spelling].append(index)
+    exact = [index for index, spelling in enumerate(names) if spelling == name]
+    matches = exact or classes.get(_plain_name(name), [])
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise OptionError(
+            f"Expected `target` to name one class, got {name!r}, the name of the classes "
+            f"{', '.join(map(str, matches))}. Pass the index.",
+            "target",
+        )
+    nearest = get_close_matches(_plain_name(name), [*classes, *_WORDS], n=_MOST_SUGGESTED)
+    near = [names[classes[spelling][0]] if spelling in classes else spelling for spelling in nearest]
+    hint = f" Nearest: {', '.join(dict.fromkeys(near))}." if near else ""
+    raise OptionError(
+        f"Expected `target` to be label, predicted, or one of the {len(names)} classes by name or index, got "
+        f"{name!r}.{hint}",
+        "target",
+    )
+
+
+def _plain_name(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
 def _class_indices(target: Any) -> Tensor:
@@ -126,13 +211,11 @@ def _class_indices(target: Any) -> Tensor:
         )
     if classes.dim() > 1:
         raise ValueError(f"Expected `target` to hold one class per image, shape (N,), got {tuple(classes.shape)}.")
-    if (classes < 0).any():
-        raise ValueError(f"Expected `target` to hold class indices from 0, got {int(classes.min())}.")
     return classes.long()
 
 
 def check_classes(target: ParsedTarget, logits: Tensor, task: Task = _MULTICLASS) -> None:
-    """Raise an error for a target class that the logits do not have.
+    """Raise an error for a target class that the logits do not have; −1 is the last one, −K the first.
 
     Args:
         target: What `Target.resolve` returned.
@@ -142,13 +225,15 @@ def check_classes(target: ParsedTarget, logits: Tensor, task: Task = _MULTICLASS
     Raises:
         ValueError: A class is out of range.
     """
+    if not isinstance(target, Tensor):
+        return
     num_classes = task.num_classes(logits)
-    if isinstance(target, Tensor) and target.numel() and int(target.max()) >= num_classes:
-        raise OptionError(
-            f"Expected `target` to be below the model's {num_classes} classes (0 to {num_classes - 1}), "
-            f"got {int(target.max())}.",
-            "target",
-        )
+    wrong = target[(target != PREDICTED) & ((target >= num_classes) | (target < -num_classes))]
+    if len(wrong):
+        bound = f"below the model's {num_classes} classes (0 to {num_classes - 1})"
+        if int(wrong[0]) < 0:
+            bound = f"one of the model's {num_classes} classes (0 to {num_classes - 1}, or {-num_classes} to -1)"
+        raise OptionError(f"Expected `target` to be {bound}, got {int(wrong[0])}.", "target")
 
 
 def select_scores(
@@ -187,7 +272,8 @@ def select_scores(
         return scores, None
     predicted = task.predictions(logits) if predictions is None else predictions
     classes = predicted if target is None else target.to(logits.device)
-    classes = torch.where(classes < 0, predicted, classes)
+    classes = torch.where(classes == PREDICTED, predicted, classes)
+    classes = torch.where(classes < 0, classes + task.num_classes(logits), classes)
     return task.scores(logits, classes), classes
 
 

@@ -12,6 +12,19 @@ from numpy.typing import NDArray
 
 from lightning_saliency.history.about import Answer
 
+_MOST_NAMED = 3
+"""The most sizes in a `repr`."""
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Example:
+        >>> counted(1, "look"), counted(3, "sample")
+        ('1 look', '3 samples')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
 
 @dataclass(frozen=True, eq=False)
 class RecordedSamples:
@@ -49,6 +62,12 @@ class RecordedSamples:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def __repr__(self) -> str:
+        sizes = dict.fromkeys("×".join(map(str, image.shape)) for image in self.images)
+        shown = [*list(sizes)[:_MOST_NAMED], *(["…"] if len(sizes) > _MOST_NAMED else [])]
+        names = "" if self.class_names is None else f", {len(self.class_names)} classes"
+        return f"RecordedSamples: {counted(len(self), 'sample')}, {', '.join(shown)}{names}"
 
     @property
     def sizes(self) -> dict[int, tuple[int, ...]]:
@@ -177,6 +196,11 @@ class RecordedLook(LookFacts):
     attributions: Mapping[str, tuple[NDArray[np.float32], ...]]
     logits: NDArray[np.float32]
     num_axes: int = 2
+
+    def __repr__(self) -> str:
+        epoch = "untrained" if self.epoch is None else f"epoch {self.epoch}"
+        methods = ", ".join(self.attributions)
+        return f"RecordedLook({epoch}, step {self.step}): {counted(len(self.positions), 'sample')}, {methods}"
 
     def __post_init__(self) -> None:
         super().__post_init__()

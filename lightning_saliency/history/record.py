@@ -22,9 +22,18 @@ from lightning_saliency.history.files import (
     read_samples_header,
 )
 from lightning_saliency.history.folders import Entry, Folder, open_folder
-from lightning_saliency.history.looks import LookSummary, RecordedLook, RecordedSamples
+from lightning_saliency.history.looks import LookSummary, RecordedLook, RecordedSamples, counted
 
 SUFFIX = ".record"
+
+_LEVELS = 3
+"""How many levels of folders are searched below the one that is named."""
+
+_MOST_FOLDERS = 1000
+"""The most folders of a level that are searched: it may hold all images of a data set."""
+
+_MOST_NAMED = 5
+"""The most records in a message."""
 
 _NO_LOOK = (-2, -1)
 """Comes before each look in the order of steps."""
@@ -53,6 +62,11 @@ class Looks(Sequence[RecordedLook]):
         self._folder = folder
         self._looks = list(looks)
         self._sizes = sizes
+
+    def __repr__(self) -> str:
+        epochs = ["untrained" if epoch is None else f"epoch {epoch}" for epoch in self.epochs]
+        span = f", {' to '.join(dict.fromkeys([epochs[0], epochs[-1]]))}" if epochs else ""
+        return f"{counted(len(self), 'look')}{span}"
 
     @property
     def epochs(self) -> list[int | None]:
@@ -121,6 +135,12 @@ class Record(Looks):
         self._samples: RecordedSamples | None = None
         self._last, self._latest_attempt = _NO_LOOK, -1
         self.refresh()
+
+    def __repr__(self) -> str:
+        if self._samples_header is None:
+            return f"Record({self.path!r}): no samples yet"
+        problems = f", {counted(len(self.problems), 'file')} passed over" if self.problems else ""
+        return f"Record({self.path!r}): {counted(len(self._sizes), 'sample')}, {super().__repr__()}{problems}"
 
     @property
     def run(self) -> str | None:
@@ -231,7 +251,8 @@ def load_record(path: str | os.PathLike[str]) -> Record:
     """Open what a run has shown.
 
     Args:
-        path: The record's folder, or the run's folder that holds it; a path, or the address of a remote store.
+        path: The record's folder, the run's folder that holds it, or up to three levels above a folder with one such
+            run, `lightning_logs`; a path, or the address of a remote store.
 
     Returns:
         The record, whose looks are read when they are asked for; `refresh` takes in what is written later.
@@ -239,7 +260,7 @@ def load_record(path: str | os.PathLike[str]) -> Record:
     Raises:
         FileNotFoundError: There is no record.
         OSError: The folder cannot be listed.
-        ValueError: The folder holds several.
+        ValueError: There are several; the message names them.
 
     Example:
         >>> import numpy as np
@@ -254,6 +275,8 @@ def load_record(path: str | os.PathLike[str]) -> Record:
         >>> record = load_record(folder)
         >>> record.epochs, record.samples.labels, record.about(-1).scalars
         ([0], (4,), {'seconds': 0.5})
+        >>> repr(record).partition("): ")[2], record[-1]
+        ('1 sample, 1 look, epoch 0', RecordedLook(epoch 0, step 25): 1 sample, grad_cam)
         >>> record[-1].attributions["grad_cam"][0].tolist()
         [[0.0, 1.0], [4.0, 5.0]]
     """
@@ -261,12 +284,16 @@ def load_record(path: str | os.PathLike[str]) -> Record:
     entries = folder.entries()
     if (folder.path.endswith(SUFFIX) and entries) or SAMPLES in entries:
         return Record(folder.path)
-    found = record_paths(folder)
+    found = record_paths(folder) or _paths_below(folder)
     if len(found) > 1:
-        raise ValueError(f"Expected `path` to be one record, got a folder of {len(found)}: {', '.join(found)}.")
+        raise ValueError(
+            f"Expected `path` to be one record, got a folder of {len(found)}: {', '.join(found[:_MOST_NAMED])}"
+            f"{' …' if len(found) > _MOST_NAMED else ''}. Pass one of these."
+        )
     if not found:
         raise FileNotFoundError(
-            f"Expected `path` to be a record's folder or a run's folder that holds one, got {folder.path}."
+            f"Expected `path` to be a record's folder or a run's folder that holds one, itself or up to {_LEVELS} "
+            f"levels below, got {folder.path}{'' if entries else ', which is empty or not there'}."
         )
     return Record(found[0])
 
@@ -276,6 +303,22 @@ def record_paths(folder: Folder) -> list[str]:
     children = (folder.child(name) for name in sorted(folder.entries()) if name.endswith(SUFFIX))
     samples = ((child.path, child.entry(SAMPLES)) for child in children)
     return [path for path, entry in samples if entry is not None and entry.kind == "file"]
+
+
+def _paths_below(folder: Folder) -> list[str]:
+    """Return the paths of the records below a folder of runs, such as `lightning_logs`, a few levels deep."""
+    level = [folder]
+    for _ in range(_LEVELS):
+        level = [
+            parent.child(name)
+            for parent in level
+            for name, entry in sorted(parent.entries().items())
+            if entry.kind == "folder"
+        ][:_MOST_FOLDERS]
+        found = [path for child in level for path in record_paths(child)]
+        if found:
+            return found
+    return []
 
 
 @contextmanager

@@ -113,7 +113,7 @@ _of_scores = partial(Metric, inputs=(), range=(0, 1), section="with `faithfulnes
 _GRAD_CAM_PLUS_PLUS = "[Chattopadhyay 2018](https://arxiv.org/abs/1710.11063)"
 _RISE = "[Petsiuk 2018](https://arxiv.org/abs/1806.07421)"
 
-ROWS = (
+ROWS: tuple[Metric, ...] = (
     _of_scores(
         "average_drop", average_drop, higher_is_better=False, worst=1, paper=_GRAD_CAM_PLUS_PLUS,
         description="fraction of the class's probability that is lost where the image is multiplied by the map",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_saliency.attribution import Explanation, explain_call
 from lightning_saliency.data import Call
 from lightning_saliency.evidence import Forward, Shadow, as_forward, find_head, own_parameters, replace_parameters
+from lightning_saliency.metrics.metric import Metric
 from lightning_saliency.metrics.similarity import RANK_CORRELATION, coarse, rank_correlation
 
 _STD = 0.02
@@ -133,7 +134,7 @@ def _shuffled(parameters: Mapping[str, Tensor], seed: int) -> dict[str, nn.Param
         }
 
 
-ROWS = (
+ROWS: tuple[Metric, ...] = (
     replace(
         RANK_CORRELATION, name="rank_correlation_random_head", higher_is_better=False,
         description="Spearman's rank correlation with the map of the network with a random head; "

@@ -4,6 +4,15 @@ from lightning_saliency.visualization.captions import Caption, Names, class_mode
 from lightning_saliency.visualization.cells import Drawing
 from lightning_saliency.visualization.colors import Shading, colorize, overlay, signed_to_rgb
 from lightning_saliency.visualization.encode import encode_gif, encode_picture, to_pil
+from lightning_saliency.visualization.explained import (
+    draw_heatmap,
+    explanation_overlay,
+    explanation_picture,
+    explanation_png,
+    lay_over,
+    save_explanation,
+    show_explanation,
+)
 from lightning_saliency.visualization.film import animation, filmstrip
 from lightning_saliency.visualization.images import Channels, shown_channels, to_curves, to_rgb
 from lightning_saliency.visualization.method_sheets import ALL_METHODS, draw_sheets
@@ -32,18 +41,25 @@ __all__ = [
     "class_model_caption",
     "colorize",
     "cut_images",
+    "draw_heatmap",
     "draw_sheets",
     "encode_gif",
     "encode_picture",
+    "explanation_overlay",
+    "explanation_picture",
+    "explanation_png",
     "filmstrip",
     "find_names",
     "find_pixel_scale",
     "fit_images",
     "fooling_caption",
     "grid",
+    "lay_over",
     "make_views",
     "method_title",
     "overlay",
+    "save_explanation",
+    "show_explanation",
     "shown_channels",
     "signed_to_rgb",
     "tiles",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from os import PathLike
 from typing import Protocol, get_args
 
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_saliency._checks import check_choice, check_count
-from lightning_saliency.attribution import METHODS, Heatmaps, Normalize, is_fine, make_heatmaps
+from lightning_saliency._checks import check_choice, check_count, refuse
+from lightning_saliency.attribution import METHODS, Heatmaps, Normalize, find_map, is_fine, make_heatmaps
 from lightning_saliency.data import Answer
+from lightning_saliency.history import load_record
 from lightning_saliency.visualization.captions import (
     Caption,
     Names,
@@ -107,7 +109,7 @@ class RecordedRun(Protocol):
 
 
 def filmstrip(
-    record: RecordedRun,
+    record: RecordedRun | str | PathLike[str],
     method: str,
     *,
     positions: Sequence[int] | None = None,
@@ -121,8 +123,8 @@ def filmstrip(
     of a row show the same slices, through the point where its maps of all looks, taken together, are largest.
 
     Args:
-        record: What `load_record` returned.
-        method: A key of its attributions.
+        record: What `load_record` returned, or a path that it takes: the record's, or the run's.
+        method: A key of its attributions, however it is spelled: `"Grad-CAM"`, `"grad_cam@layer3"`.
         positions: Which samples, by their positions; all by default.
         max_columns: At most so many looks, evenly spaced, with the first and the last.
         normalize: In place of the style's: `"shared"`: one scale for each sample, so that a map that is weak beside the
@@ -142,11 +144,11 @@ def filmstrip(
     return grid(
         film.shown_images,
         {frame.title: frame.heatmaps for frame in frames},
-        title=f"{method_title(method)}, {film.titles[0]} to {film.titles[-1]}",
+        title=f"{method_title(film.method)}, {film.titles[0]} to {film.titles[-1]}",
         blanks={frame.title: reason_words(frame.reasons) for frame in frames},
         labels={"": film.labels, **{frame.title: frame.labels for frame in frames}},
         note=film.note,
-        fine=[frame.title for frame in frames] if is_fine(method) else [],
+        fine=[frame.title for frame in frames] if is_fine(film.method) else [],
         scale=film.scale,
         per_row=1,
         drawing=style.drawing(_CELL_SIDE),
@@ -154,7 +156,7 @@ def filmstrip(
 
 
 def animation(
-    record: RecordedRun,
+    record: RecordedRun | str | PathLike[str],
     method: str,
     *,
     positions: Sequence[int] | None = None,
@@ -167,8 +169,8 @@ def animation(
     """Make an animated GIF of what a run has shown: a frame a look, the samples side by side.
 
     Args:
-        record: What `load_record` returned.
-        method: A key of its attributions.
+        record: What `load_record` returned, or a path that it takes: the record's, or the run's.
+        method: A key of its attributions, however it is spelled: `"Grad-CAM"`, `"grad_cam@layer3"`.
         positions: Which samples, by their positions; all by default.
         max_frames: At most so many looks, evenly spaced, with the first and the last.
         max_bytes: The most that the file may take; the frames are made smaller until it does.
@@ -193,9 +195,9 @@ def animation(
             title=frame.title,
             labels=frame.labels,
             blanks=reason_words(frame.reasons),
-            note=join_notes(method_title(method), film.note),
+            note=join_notes(method_title(film.method), film.note),
             progress=index / max(len(film.looks) - 1, 1),
-            is_fine=is_fine(method),
+            is_fine=is_fine(film.method),
             scale=film.scale,
             drawing=style.drawing(_CELL_SIDE),
         )
@@ -325,18 +327,23 @@ class _Film:
 
 
 def _open_film(
-    record: RecordedRun, method: str, positions: Sequence[int] | None, most: int, normalize: Normalize, style: Style
+    record: RecordedRun | str | PathLike[str],
+    method: str,
+    positions: Sequence[int] | None,
+    most: int,
+    normalize: Normalize,
+    style: Style,
 ) -> _Film:
     """Read evenly spaced looks, and the samples that are asked for."""
     check_choice("normalize", normalize, get_args(Normalize))
-    looks = _Looks(record, _spaced(len(record), most))
+    run = load_record(record) if isinstance(record, str | PathLike) else record
+    looks = _Looks(run, _spaced(len(run), most))
+    samples = run.samples
+    known = {key: None for look in looks for key in look.attributions}
+    if samples is None or not known:
+        refuse("record", "one of a run that has shown something", "none yet")
+    method = find_map(method, known, expected="one that the record holds,")
     shown = looks.of(method)
-    samples = record.samples
-    if samples is None or not len(shown):
-        known = sorted({key for look in looks for key in look.attributions})
-        raise ValueError(
-            f"Expected `method` to be one that the record holds, {', '.join(known) or 'none yet'}, got {method!r}."
-        )
     selected = samples.positions if positions is None else tuple(positions)
     if not selected or not set(selected) <= set(samples.positions):
         raise ValueError(

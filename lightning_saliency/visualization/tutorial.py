@@ -12,6 +12,7 @@ from lightning_saliency.attribution import (
     Explanation,
     blank_reasons,
     describe_readings,
+    find_method,
     is_fine,
     make_heatmaps,
 )
@@ -37,7 +38,7 @@ _CELL_SIDE = 300
 
 def tutorial_figure(
     explanation: Explanation,
-    panels: int | str | Sequence[str] = 4,
+    panels: int | str | Sequence[str] | None = None,
     *,
     index: int | Sequence[int] | None = None,
     style: Style = Style(),
@@ -50,9 +51,9 @@ def tutorial_figure(
 
     Args:
         explanation: Of these images, with these methods.
-        panels: 4: image, Grad-CAM, guided backprop, Guided Grad-CAM; 6: CAM and Grad-CAM++ as well; or the keys of
-            methods, in the order of their panels. `TUTORIAL_PANELS[4]` are the methods to explain with. A method that
-            read several layers has a panel for each.
+        panels: 4: image, Grad-CAM, guided backprop, Guided Grad-CAM; 6: CAM and Grad-CAM++ as well; or the names of
+            methods, in the order of their panels; None for all of the explanation. `TUTORIAL_PANELS[4]` are the methods
+            to explain with. A method that read several layers has a panel for each.
         index: Which image, or which ones; all by default.
         style: How the figure looks.
 
@@ -100,14 +101,17 @@ def tutorial_figure(
     )
 
 
-def _select_keys(explanation: Explanation, panels: int | str | Sequence[str]) -> list[str]:
+def _select_keys(explanation: Explanation, panels: int | str | Sequence[str] | None) -> list[str]:
     """Return the explanation's maps that are shown: those of the methods, of each layer that was read."""
+    if panels is None:
+        return list(explanation.attributions)
     if isinstance(panels, int) and panels not in TUTORIAL_PANELS:
         raise ValueError(f"Expected `panels` to be 4, 6 or the keys of methods, got {panels}.")
     methods = TUTORIAL_PANELS[panels] if isinstance(panels, int) else [panels] if isinstance(panels, str) else panels
     selected = []
     for method in methods:
-        keys = [key for key in explanation.attributions if key == method or key.startswith(f"{method}@")]
+        known = find_method(method) or method
+        keys = [key for key in explanation.attributions if key in (known, method) or key.startswith(f"{known}@")]
         if not keys:
             raise ValueError(
                 f"Expected `panels` out of the explanation's methods {', '.join(explanation.attributions)}, got "

@@ -2,6 +2,7 @@
 
 import gc
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -109,8 +110,16 @@ def test_a_part_of_an_explanation_is_that_of_its_images():
     assert torch.equal(part.inputs, alone.inputs)
     assert len(part) == len(part.call) == 2
     assert part.layer == alone.layer == "5"
-    with pytest.raises(TypeError, match=r"a slice of the images, such as \[2:3\] for the third, got 1"):
-        whole[1]
+    for index, row in ((2, 2), (-1, 4), (np.int64(0), 0)):
+        assert_all_alike(whole[index].attributions, whole[row : row + 1].attributions)
+        assert len(whole[index]) == 1
+    assert [int(one.classes) for one in whole] == [3, 0, 1, 2, 2]
+    for wrong in (5, -6):
+        with pytest.raises(IndexError, match=rf"below 5, got {wrong}"):
+            whole[wrong]
+    for wrong in (True, 1.0, [1], "a"):
+        with pytest.raises(TypeError, match=r"the index of an image or a slice of them, such as \[2\] or \[2:4\], got"):
+            whole[wrong]
 
 
 def test_the_maps_of_several_classes_take_one_forward_and_no_graph():
@@ -264,7 +273,8 @@ def test_a_model_that_squeezes_its_single_logit_is_binary_for_one_image_too():
         ({"images": IMAGES[0, 0]}, ValueError, r"`images` to be \(N, C, H, W\) or \(C, H, W\), got shape \(14, 18\)"),
         ({"images": IMAGES[:0]}, ValueError, r"`images` to be \(N, C, H, W\) .*, got shape \(0, 3, 14, 18\)"),
         ({"images": IMAGES.byte()}, TypeError, r"`images` to be floating point, .* got torch.uint8"),
-        ({"images": IMAGES.numpy()}, TypeError, r"`images` to be a tensor \(N, C, H, W\), got ndarray"),
+        ({"images": IMAGES.numpy()}, ValueError, r"`transform` to be a function .* where `images` are photographs"),
+        ({"images": 3}, TypeError, r"`images` to be a tensor \(N, C, H, W\), .* got 3"),
         ({"model": lambda images: images}, TypeError, r"`model` to be a torch.nn.Module, got function"),
         ({"chunk_size": 0}, ValueError, r"`chunk_size` to be a positive int, got 0"),
         ({"chunk_size": 1.5}, TypeError, r"`chunk_size` to be a positive int, got 1.5"),

@@ -10,7 +10,7 @@ from states import assert_alike, assert_all_alike, assert_same
 
 from lightning_saliency.attribution import METHODS, Explanation, HeatmapStage, Settings, explain, explain_call
 from lightning_saliency.data import plain_call
-from lightning_saliency.evidence import TASKS, Forward, Target, find_layers, name_layer
+from lightning_saliency.evidence import PREDICTED, TASKS, Forward, Target, find_layers, name_layer
 from lightning_saliency.metrics import measure_faithfulness, measure_head_randomization
 
 IMAGES = torch.randn(3, 2, 10, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -156,7 +156,7 @@ def test_a_target_that_is_known_by_now_takes_the_place_of_the_settings_own():
     expected = explain(model, IMAGES, methods=["grad_cam", "saliency"], target=LABELS)
     found = explain_call(settings, plain_call(IMAGES), torch.tensor(LABELS))
     assert_all_alike(found.attributions, expected.attributions)
-    mixed = explain_call(settings, plain_call(IMAGES), torch.tensor([2, -1, 1]))  # −1: the predicted class
+    mixed = explain_call(settings, plain_call(IMAGES), torch.tensor([2, PREDICTED, 1]))
     assert mixed.classes.tolist() == [2, int(found.predictions[1]), 1]
 
 

@@ -8,7 +8,7 @@ from states import assert_alike
 from torch import nn
 
 from lightning_saliency._checks import check_number
-from lightning_saliency.attribution import METHODS, explain, grad_cam, parse_methods, to_heatmaps
+from lightning_saliency.attribution import METHODS, explain, find_method, grad_cam, parse_methods, to_heatmaps
 from lightning_saliency.attribution.method import Method
 from lightning_saliency.evidence import Evidence
 
@@ -25,12 +25,52 @@ def evidence(A, g=None):
     return Evidence(NONE, NONE, NONE, activations=A, activation_grads=g)
 
 
+SPELLINGS = {
+    "cam": ["CAM", "ClassActivationMap", "class activation mapping"],
+    "grad_cam": ["GradCAM", "Grad-CAM", "gradcam", "LayerGradCam"],
+    "grad_cam_plus_plus": ["Grad-CAM++", "gradcam++", "GradCAM++", "GradCAMPlusPlus", "gradcampp", "GradCAMpp"],
+    "integrated_gradients": ["ig", "IG", "IntegratedGradients", "Integrated Gradients"],
+    "saliency": ["Saliency", "vanilla_gradient", "VanillaGradients", "gradient"],
+    "guided_backprop": ["guided-backprop", "GuidedBackprop", "guided_backpropagation"],
+    "guided_grad_cam": ["GuidedGradCam", "Guided Grad-CAM"],
+    "score_cam": ["ScoreCAM", "Score-CAM"],
+    "smooth_grad": ["SmoothGrad", "smoothgrad"],
+    "smooth_grad_cam_plus_plus": ["SmoothGradCAM++", "SmoothGradCAMpp"],
+    "input_x_gradient": ["InputXGradient", "Input × gradient", "gradient*input"],
+    "attention_rollout": ["rollout", "AttentionRollout"],
+    "deconvnet": ["Deconvolution", "DeconvNet"],
+    "occlusion": ["Occlusion", "occlusion_sensitivity"],
+    "lrp": ["LRP", "layer-wise relevance propagation"],
+}
+
+
+@pytest.mark.parametrize("key", SPELLINGS)
+def test_methods_are_taken_as_papers_and_other_libraries_spell_them(key):
+    for spelling in SPELLINGS[key]:
+        assert parse_methods(spelling) == {key: {}}, spelling
+    assert parse_methods({SPELLINGS[key][0]: None, key: {}}) == {key: {}}
+
+
+def test_no_two_methods_share_a_spelling_and_each_title_is_one():
+    spellings = [(key, name) for key, method in METHODS.items() for name in (key, *method.aliases)]
+    assert all(find_method(name) == key for key, name in spellings)
+    titles = {key: method.title.partition(" (")[0] for key, method in METHODS.items() if "," not in method.title}
+    assert all(find_method(title) == key for key, title in titles.items())
+
+
+def test_a_method_of_ones_own_goes_by_any_spelling_too(monkeypatch):
+    monkeypatch.setitem(
+        METHODS, "My Method", Method(lambda evidence: evidence.images, "Mine", frozenset({"input_grads"}))
+    )
+    assert list(parse_methods(["my_method", "saliency"])) == ["My Method", "saliency"]
+
+
 def test_wrong_methods_and_normalizations_are_refused():
     assert list(parse_methods(["cam", "grad_cam", "cam"])) == ["cam", "grad_cam"]
     with pytest.raises(
-        ValueError, match=r"`methods` out of cam, grad_cam, .*, got 'gradcam'\. Did you mean 'grad_cam'\?"
+        ValueError, match=r"`methods` out of cam, grad_cam, .*, got 'gradcma'\. Did you mean 'grad_cam'\?"
     ):
-        parse_methods(["saliency", "gradcam"])
+        parse_methods(["saliency", "gradcma"])
     with pytest.raises(ValueError, match=r"`methods` to name at least one of cam, .*, got none"):
         parse_methods([])
     with pytest.raises(ValueError, match=r"`normalize` to be one of max, minmax, shared, got 'softmax'"):

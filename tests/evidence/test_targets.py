@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_saliency._checks import OptionError
 from lightning_saliency.attribution import explain
-from lightning_saliency.evidence import TASKS, Target, check_classes, read_output, select_scores
+from lightning_saliency.evidence import PREDICTED, TASKS, Target, check_classes, read_output, select_scores
 
 LOGITS = torch.tensor([[0.5, 2.0, -1.0], [3.0, 1.0, 0.0]])
 
@@ -20,6 +21,9 @@ LOGITS = torch.tensor([[0.5, 2.0, -1.0], [3.0, 1.0, 0.0]])
         (2, [2, 2], [-1.0, 0.0]),
         (np.int64(2), [2, 2], [-1.0, 0.0]),
         (torch.tensor(2), [2, 2], [-1.0, 0.0]),
+        (-1, [2, 2], [-1.0, 0.0]),
+        ([-3, -1], [0, 2], [0.5, 0.0]),
+        ([0, PREDICTED], [0, 0], [0.5, 3.0]),
         ([0, 2], [0, 2], [0.5, 0.0]),
         ((0, 2), [0, 2], [0.5, 0.0]),
         (np.array([0, 2]), [0, 2], [0.5, 0.0]),
@@ -43,14 +47,18 @@ def test_every_form_of_target_gives_its_scores(target, classes, scores):
         ([0.0, 1.0], TypeError, r"`target` to hold integer class indices, got dtype torch.float32"),
         (torch.eye(2), TypeError, r"`target` to hold integer .* torch.float32.*labels.argmax\(1\)"),
         (torch.tensor([True, False]), TypeError, r"`target` to hold integer class indices, got dtype torch.bool"),
-        ("cat", ValueError, r"`target` to be one of label, predicted, got 'cat'"),
+        ("", ValueError, r"`target` to be a text that is not empty, got ''"),
+        (
+            "cat",
+            ValueError,
+            r"`target` to be label, predicted or a class's index, as the classes have no names .* 'cat'",
+        ),
         ("label", ValueError, r"`target` to be the labels themselves, got 'label': pass `target=labels`"),
-        (["cat", "dog"], TypeError, r"`target` to be None, a class index, .* got \['cat', 'dog'\]"),
+        (["cat", "dog"], ValueError, r"`target` to be .*, as the classes have no names here, got 'cat'"),
+        (["cat", 1.5], TypeError, r"`target` to be None, a class index, .* got \['cat', 1.5\]"),
         ([[0], [1, 2]], TypeError, r"`target` to be None, a class index, .* got \[\[0\], \[1, 2\]\]"),
         ([0, 1, 2], ValueError, r"each of the 2 images, shape \(2,\), got shape \(3,\)"),
         (torch.zeros(2, 1, dtype=torch.long), ValueError, r"one class per image, shape \(N,\), got \(2, 1\)"),
-        (-1, ValueError, r"`target` to hold class indices from 0, got -1"),
-        ([1, -3], ValueError, r"`target` to hold class indices from 0, got -3"),
     ],
 )
 def test_a_wrong_target_is_refused_before_the_model_runs(target, error, says):
@@ -60,6 +68,51 @@ def test_a_wrong_target_is_refused_before_the_model_runs(target, error, says):
 
     with pytest.raises(error, match=says):
         explain(Untouched(), torch.rand(2, 1, 4, 4), target=target, methods="saliency")
+
+
+@pytest.mark.parametrize(("logits", "target", "classes"), [(LOGITS, -4, 3), (LOGITS[:, :1], -3, 2)])
+def test_a_class_from_the_end_that_the_logits_lack_is_refused(logits, target, classes):
+    with pytest.raises(
+        ValueError, match=rf"`target` to be one of .* {classes} classes .* or -{classes} to -1\), got {target}"
+    ):
+        check_classes(Target(target).resolve(2), logits)
+    check_classes(Target(target + 1).resolve(2), logits)
+
+
+def test_of_a_single_logit_the_last_class_is_the_logits_own():
+    scores, classes = select_scores(LOGITS[:, :1], Target([-1, -2]).resolve(2))
+    assert (scores.tolist(), classes.tolist()) == ([0.5, -3.0], [1, 0])
+
+
+NAMES = ["tench", "tabby, tabby cat", "Tiger_Cat", "crane", "crane", "Crane"]
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [("tench", 0), ("TENCH", 0), ("tabby", 1), ("tabby cat", 1), ("tabby, tabby cat", 1), ("tiger cat", 2),
+     ("tiger-cat", 2), (" Tiger_Cat ", 2), ("Crane", 5), (["tench", -1, "tabby"], (0, -1, 1))],
+)  # fmt: skip
+def test_a_class_is_named_in_any_case_with_spaces_or_underscores_by_any_of_its_names(name, index):
+    target = Target(name)
+    assert target.has_names
+    assert target.named(NAMES) == Target(index)
+    assert not target.named(NAMES).has_names
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("tigercat", r"one of the 6 classes by name or index, got 'tigercat'. Nearest: Tiger_Cat"),
+        ("lable", r"got 'lable'. Nearest: label"),
+        ("crane", r"to name one class, got 'crane', the name of the classes 3, 4\. Pass the index"),
+        ("CRANE", r"got 'CRANE', the name of the classes 3, 4, 5"),
+        (["tench", "zebra"], r"got 'zebra'\.$"),
+    ],
+)
+def test_a_name_of_no_class_or_of_several_is_refused_with_the_nearest(name, says):
+    with pytest.raises(OptionError, match=says) as raised:
+        Target(name).named(NAMES)
+    assert raised.value.option == "target"
 
 
 @pytest.mark.parametrize(("logits", "target", "classes"), [(LOGITS, 3, 3), (LOGITS[:, :1], 2, 2)])

@@ -1,0 +1,253 @@
+"""Files of weights in any usual form, loaded into a model; what does not fit is refused, or left out and said."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from lightning_saliency._names import printable
+from lightning_saliency.models.errors import WrongArgumentError, describe_raised, user_code
+
+_STATES = ("state_dict", "model_state_dict", "model_state", "model", "state_dict_ema", "model_ema", "net", "weights")
+"""The weights' keys in checkpoints; the first is Lightning's and timm's."""
+
+_SAFETENSORS = ".safetensors"
+
+
+def existing_file(weights: str, choices: str = "") -> Path:
+    """Return the path of a file of weights.
+
+    Raises:
+        WrongArgumentError: It is no file.
+    """
+    if not Path(weights).is_file():
+        raise WrongArgumentError(f"Expected --weights to be {choices}an existing file, got {weights!r}.")
+    return Path(weights)
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """What a file of weights holds.
+
+    Attributes:
+        path: The file.
+        content: What is in it.
+    """
+
+    path: Path
+    content: Any
+
+    @classmethod
+    def open(cls, path: Path, *, unsafe: bool = False) -> WeightFile:
+        """Read a file of torch's or of safetensors.
+
+        Args:
+            path: The file.
+            unsafe: Whether it may hold more than tensors and plain values, which runs the code in it.
+
+        Raises:
+            WrongArgumentError: It cannot be read, or holds code.
+        """
+        return cls(path, _read_safetensors(path) if path.suffix == _SAFETENSORS else _torch_load(path, unsafe))
+
+    @property
+    def is_lightning_checkpoint(self) -> bool:
+        """Whether it is a checkpoint of Lightning with the hyperparameters of its module."""
+        return isinstance(self.content, Mapping) and "hyper_parameters" in self.content
+
+    def load_into(self, model: nn.Module, remake: Callable[[int], nn.Module] | None = None) -> nn.Module:
+        """Return the model with the weights, under whatever prefix they fit.
+
+        Where the classifier alone is of another size, the model is made again with as many classes; else the file's
+        classifier is left out. That, and what the model has no place for, is said in a line each.
+
+        Args:
+            model: The model.
+            remake: Makes the same model with another number of classes; None where the user has said how many.
+
+        Raises:
+            WrongArgumentError: The weights are not the model's.
+        """
+        match = self._match(model)
+        count = match.num_classes
+        if count is not None and remake is not None:
+            try:
+                remade = remake(count)
+            except Exception:  # somebody else's function, which has perhaps no such argument
+                remade = model
+            rematch = self._match(remade)
+            if rematch.num_classes is None:
+                _say(f"Classes: {count}, as the classifier in {self._name} has.")
+                model, match = remade, rematch
+        self._refuse_misfit(match)
+        match.load(model, self._name)
+        return model
+
+    @property
+    def _name(self) -> str:
+        return printable(str(self.path))
+
+    def _match(self, model: nn.Module) -> _Match:
+        with user_code("--model to have a state dict"):
+            model_state = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+        state = _find_state(self.content)
+        if not state:
+            raise WrongArgumentError(
+                f"Expected --weights to hold a state dict with tensors, got a {type(self.content).__name__} in "
+                f"{self._name}."
+            )
+        first = next(iter(model_state), "")
+        prefixes = [key.removesuffix(first) for key in state if key.endswith(f".{first}")]
+        prefix = max(["", *prefixes], key=lambda prefix: sum(prefix + key in state for key in model_state))
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        return _Match(model_state, state, prefix)
+
+    def _refuse_misfit(self, match: _Match) -> None:
+        faults = {
+            "other sizes": [] if match.num_classes is not None else match.described_sizes,
+            "no tensors": [key for key in match.model if key in match.file and not isinstance(match.file[key], Tensor)],
+            "missing": match.missing,
+            "unexpected": match.unexpected if match.missing or match.is_mostly_unexpected else [],
+        }
+        if any(faults.values()):
+            listed = "; ".join(f"{fault}: {_first_few(keys)}" for fault, keys in faults.items() if keys)
+            raise WrongArgumentError(
+                f"Expected --weights to fit --model (and --num-classes), got in {self._name} {listed}."
+            )
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A model's state beside a file's, without the prefix of its keys."""
+
+    model: Mapping[str, Tensor]
+    file: Mapping[str, Any]
+    prefix: str
+
+    @property
+    def missing(self) -> list[str]:
+        """What the file lacks."""
+        return [key for key in self.model if key not in self.file]
+
+    @property
+    def unexpected(self) -> list[str]:
+        """What the model has no place for."""
+        return [key for key in self.file if key not in self.model]
+
+    @property
+    def is_mostly_unexpected(self) -> bool:
+        """Whether that is more than what the model has a place for: then it is another model's file."""
+        return self._count(self.unexpected) > self._count(self.file.keys() & self.model.keys())
+
+    def _count(self, keys: Iterable[str]) -> int:
+        tensors = (self.file[key] for key in keys)
+        return sum(tensor.numel() for tensor in tensors if isinstance(tensor, Tensor))
+
+    @property
+    def other_sizes(self) -> list[str]:
+        """What is of another size in the file."""
+        return [
+            key
+            for key, value in self.model.items()
+            if isinstance(self.file.get(key), Tensor) and not is_lazy(value) and self.file[key].shape != value.shape
+        ]
+
+    @property
+    def described_sizes(self) -> list[str]:
+        """The same in words."""
+        return [
+            f"{key} is {tuple(self.file[key].shape)} in the file and {tuple(self.model[key].shape)} in the model"
+            for key in self.other_sizes
+        ]
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes the file's classifier has, where that alone is of another size than the model's.
+
+        It is what differs in the number of its rows alone, from one to another; and all else fits.
+        """
+        keys = self.other_sizes
+        sizes = [(self.file[key].shape, self.model[key].shape) for key in keys]
+        counts = {(in_file[:1], in_model[:1]) for in_file, in_model in sizes}
+        are_rows = all(in_file[1:] == in_model[1:] and len(in_model) for in_file, in_model in sizes)
+        is_rest = len(keys) < len(self.model) and not self.missing
+        return int(next(iter(counts))[0][0]) if len(counts) == 1 and are_rows and is_rest else None
+
+    def load(self, model: nn.Module, name: str) -> None:
+        """Load what fits, and say what does not."""
+        left_out = self.other_sizes
+        state = {key: value for key, value in self.file.items() if key in self.model and key not in left_out}
+        with user_code(f"--weights to be loaded into --model, from {name}"):
+            model.load_state_dict(state, strict=False)
+        if self.prefix:  # a checkpoint may hold a teacher and a student, or averaged weights
+            _say(f"Weights: those under {self.prefix!r} in {name}.")
+        if left_out:
+            _say(
+                f"Weights: the classifier in {name} is left out, as it is of another size: "
+                f"{_first_few(self.described_sizes)}. The model's own is untrained, and so are its classes."
+            )
+        if self.unexpected:
+            _say(f"Weights: of {name} the model has no place for {_first_few(self.unexpected)}.")
+
+
+def _find_state(content: Any) -> dict[str, Any]:
+    """Return the state dict that a file holds; empty where there is none with tensors."""
+    if isinstance(content, nn.Module):  # a whole model, which only `unsafe` loads
+        content = content.state_dict()
+    entries: Mapping[Any, Any] = content if isinstance(content, Mapping) else {}
+    state = next((entries[key] for key in _STATES if isinstance(entries.get(key), Mapping)), entries)
+    has_tensors = all(isinstance(key, str) for key in state) and any(isinstance(v, Tensor) for v in state.values())
+    return cast(dict[str, Any], dict(state)) if has_tensors else {}
+
+
+def _read_safetensors(path: Path) -> Any:
+    if find_spec("safetensors") is None:
+        raise WrongArgumentError(
+            f"Expected the package safetensors to be installed for --weights {printable(str(path))}: "
+            "`pip install safetensors`."
+        )
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:  # whatever its reader raises for a file of another kind
+        raise WrongArgumentError(
+            f"Expected --weights to be a file of safetensors, got {printable(str(path))}: {describe_raised(error)}."
+        ) from error
+
+
+def _torch_load(path: Path, unsafe: bool) -> Any:
+    expected = (
+        "Expected --weights to be a file of tensors, as `torch.save(model.state_dict(), path)` writes it, got "
+        f"{printable(str(path))}"
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the file's format
+            return torch.load(path, map_location="cpu", weights_only=not unsafe)
+    except UnpicklingError as error:
+        name = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", str(error))
+        reason = f"it holds {name[1]}" if name else "it is no file of tensors alone"
+        hint = "" if unsafe else ". If you trust it, --unsafe-weights loads it all, and runs the code in it"
+        raise WrongArgumentError(f"{expected}: UnpicklingError: {reason}{hint}.") from error
+    except (Exception, SystemExit) as error:  # unpickling a file of another kind may raise anything
+        raise WrongArgumentError(f"{expected}: {describe_raised(error)}.") from error
+
+
+def _first_few(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

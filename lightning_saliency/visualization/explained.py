@@ -1,0 +1,192 @@
+"""The pictures of an explanation: its labeled sheet, bare overlays, files, and what a notebook shows."""
+
+from __future__ import annotations
+
+import io
+import sys
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lightning_saliency._checks import refuse
+from lightning_saliency._names import to_file_name
+from lightning_saliency.attribution import (
+    ExplainedSamples,
+    Explanation,
+    HeatmapStage,
+    is_fine,
+    make_heatmaps,
+)
+from lightning_saliency.data import SampleBatch, is_photo, to_photo
+from lightning_saliency.visualization.cells import under_heatmaps
+from lightning_saliency.visualization.colors import to_percentile
+from lightning_saliency.visualization.encode import to_pil
+from lightning_saliency.visualization.images import check_rgb
+from lightning_saliency.visualization.method_sheets import draw_sheets
+from lightning_saliency.visualization.style import Style, find_pixel_scale
+
+_SHEET = "sheet.png"
+
+
+def explanation_picture(explanation: Explanation, style: Style | None = None, title: str = "") -> Image.Image:
+    """Draw the labeled sheet of an explanation: of all its methods, or of its only one.
+
+    Args:
+        explanation: Of any images, by any methods.
+        style: How it looks; the names of the classes are the explanation's where it has none.
+        title: Stands on top.
+
+    Example:
+        >>> from lightning_saliency import explain
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        ...     torch.nn.Flatten(), torch.nn.Linear(8, 5))
+        >>> explanation_picture(explain(model, torch.randn(2, 3, 32, 32))).mode
+        'RGB'
+    """
+    labels = [-1] * len(explanation) if explanation.labels is None else explanation.labels.tolist()
+    truths = tuple(label if 0 <= label < explanation.num_classes else None for label in labels)
+    samples = SampleBatch(explanation.call.to("cpu"), truths, tuple(range(len(explanation))))
+    sheets = draw_sheets(
+        [ExplainedSamples(samples, explanation, HeatmapStage(explanation))],
+        _with_names(style, explanation),
+        title=title,
+        explained=explanation.settings.target.describe(
+            has_labels=explanation.labels is not None, task=explanation.task
+        ),
+        dataset=explanation.transform,
+        modules=[explanation.settings.forward.model],
+    )
+    return to_pil(next(iter(sheets.values())))
+
+
+def explanation_overlay(explanation: Explanation, key: str, style: Style | None = None) -> Tensor:
+    """Lay the heatmaps of one method over their images, without words.
+
+    Args:
+        explanation: Of images.
+        key: Of the method's maps in `explanation.attributions`.
+        style: How they look.
+
+    Returns:
+        uint8 `(N, 3, H, W)`, on the CPU.
+
+    Raises:
+        ValueError: The inputs are volumes or signals, of which there is a labeled sheet alone.
+    """
+    style = style or Style()
+    if explanation.images.dim() != 4:
+        refuse(
+            "explanation",
+            "of images (N, C, H, W) for bare overlays",
+            f"shape {tuple(explanation.images.shape)}",
+            hint="Its labeled sheet, `explanation.picture()`, shows volumes and signals too.",
+        )
+    modules = [explanation.settings.forward.model]
+    images = find_pixel_scale([explanation.images], style, explanation.transform, modules)(explanation.images)
+    heatmaps = make_heatmaps(explanation.attributions[key], images.shape[2:], style.normalize)
+    return lay_over(images, heatmaps.maps.cpu(), style, heatmaps.peaks.cpu(), is_fine=is_fine(key))
+
+
+def show_explanation(explanation: Explanation, style: Style | None = None) -> None:
+    """Show the labeled sheet of an explanation, in a notebook below its cell, else in the system's viewer."""
+    picture = explanation_picture(explanation, style)
+    notebook = sys.modules.get("IPython")  # where it runs, it is imported
+    if notebook is not None and notebook.get_ipython() is not None:
+        notebook.display.display(picture)
+    else:
+        picture.show()
+
+
+def save_explanation(explanation: Explanation, folder: str | PathLike[str], style: Style | None = None) -> list[Path]:
+    """Write the files of an explanation; see `Explanation.save`."""
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    files = [path / _SHEET]
+    explanation_picture(explanation, style).save(files[0])
+    for key, maps in explanation.attributions.items():
+        overlays = explanation_overlay(explanation, key, style) if explanation.images.dim() == 4 else None
+        for index, raw in enumerate(maps):
+            name = to_file_name(f"{index}.{key}")
+            if overlays is not None:
+                files.append(path / f"{name}.png")
+                to_pil(overlays[index]).save(files[-1])
+            files.append(path / f"{name}.npy")
+            np.save(files[-1], raw[0].cpu().numpy())
+    return files
+
+
+def explanation_png(explanation: Explanation) -> bytes:
+    """Return the labeled sheet of an explanation as the bytes of a PNG file."""
+    stream = io.BytesIO()
+    explanation_picture(explanation).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def draw_heatmap(image: Any, heatmap: Any, *, style: Style = Style(), is_fine: bool = False) -> Image.Image:
+    """Draw a heatmap over an image, at the size of the image.
+
+    Args:
+        image: A path, an image of Pillow, an array `(H, W, C)` of uint8, or a tensor `(3, H, W)` of uint8 or in [0, 1].
+        heatmap: A raw map or a heatmap, `(h, w)` or `(1, h, w)`, an array or a tensor; of an attention or of another
+            library, too. It is scaled as `style.normalize` says.
+        style: The color map, its weight, and the contour.
+        is_fine: Whether the map has a value of its own for each pixel, as saliency has: it is scaled at its 99th
+            percentile, over the image in dark gray.
+
+    Raises:
+        ValueError: The image or the map is of another shape, or cannot be read.
+
+    Example:
+        >>> image, attention = np.zeros((60, 80, 3), np.uint8), torch.rand(14, 14)
+        >>> draw_heatmap(image, attention).size
+        (80, 60)
+    """
+    pixels = _to_pixels(image)
+    raw = torch.as_tensor(heatmap).detach().float().cpu()
+    raw = raw[0] if raw.dim() == 3 and raw.shape[0] == 1 else raw
+    if raw.dim() != 2 or not raw.numel():
+        refuse("heatmap", "one map (h, w) or (1, h, w)", f"shape {tuple(torch.as_tensor(heatmap).shape)}")
+    heatmaps = make_heatmaps(raw[None, None], pixels.shape[2:], style.normalize)
+    return to_pil(lay_over(pixels, heatmaps.maps, style, heatmaps.peaks, is_fine=is_fine)[0])
+
+
+def lay_over(images: Tensor, heatmaps: Tensor, style: Style, peaks: Tensor, *, is_fine: bool) -> Tensor:
+    """Lay heatmaps over their images, without words.
+
+    Args:
+        images: `(N, 3, H, W)`, uint8.
+        heatmaps: `(N, 1, H, W)` in [0, 1].
+        style: The colors.
+        peaks: The raw value that 1 stands for in each, `(N,)`.
+        is_fine: Whether their single pixels are to be seen: scaled at the 99th percentile, over the image in dark gray.
+
+    Returns:
+        `(N, 3, H, W)`, uint8.
+    """
+    maps = to_percentile(heatmaps, peaks)[0] if is_fine else heatmaps
+    return under_heatmaps(images, maps, style.drawing(max(images.shape[2:])).shading, is_fine=is_fine)
+
+
+def _to_pixels(image: Any) -> Tensor:
+    """Return an image as uint8 `(1, 3, H, W)`."""
+    if not is_photo(image) and isinstance(image, Tensor) and image.dim() == 3 and image.is_floating_point():
+        low, high = (float(bound) for bound in image.aminmax())
+        if not (low >= 0 and high <= 1):
+            refuse("image", "a tensor (3, H, W) of uint8 or in [0, 1]", f"values from {low:.3g} to {high:.3g}")
+        image = (image * 255).round().to(torch.uint8)
+    if not is_photo(image):
+        refuse("image", "a path, an image of Pillow, an array (H, W, C) or a tensor (3, H, W)", type(image).__name__)
+    pixels = torch.from_numpy(np.array(to_photo(image, "image"))).permute(2, 0, 1)[None]
+    check_rgb("image", pixels)
+    return pixels
+
+
+def _with_names(style: Style | None, explanation: Explanation) -> Style:
+    style = style or Style()
+    return style if style.class_names is not None else replace(style, class_names=explanation.class_names)
