@@ -97,7 +97,13 @@ def test_a_wrong_option_is_named_when_the_callback_is_made(options, error, messa
     ("group", "option", "value", "error", "message"),
     [
         (Samples, "num", 1.5, TypeError, r"`samples\.num` to be a positive int, got 1\.5"),
-        (Samples, "choose", "random", ValueError, r"`samples\.choose` to be one of first, per_class, hardest, got"),
+        (
+            Samples,
+            "choose",
+            "random",
+            ValueError,
+            r"`samples\.choose` to be one of spread, first, per_class, hardest, got",
+        ),
         (Samples, "dataloader_idx", -1, ValueError, r"`samples\.dataloader_idx`"),
         (Samples, "labels", 3, TypeError, r"`samples\.labels` to be a function or None, got int"),
         (Style, "mean", [0.5], ValueError, r"`style\.mean` and `style\.std` both or neither"),

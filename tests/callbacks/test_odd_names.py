@@ -99,7 +99,11 @@ def test_no_file_leaves_the_run_for_the_name_of_a_layer_or_of_a_method_of_ones_o
     runs = tmp_path / "a" / "b" / "runs"
     layers = ["backbone.up/up", "backbone.nul"]
     callback = SaliencyCallback(
-        ["grad_cam", "../../mine"], samples=2, layer=layers, execution=Execution(on_error="raise")
+        ["grad_cam", "../../mine"],
+        samples=2,
+        layer=layers,
+        style=Style(cards="all"),
+        execution=Execution(on_error="raise"),
     )
     lit, small = Odd(), loader(data(6))
     trainer(runs, callback, logger=CSVLogger(runs, name="csv", version=0), max_epochs=1).fit(lit, small, small)

@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from looking import Keeps
-from tiny import NUM_CLASSES, L, TinyClassifier, data, events, loader, trainer
+from tiny import NUM_CLASSES, L, TinyClassifier, data, events, first, loader, trainer
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
-from lightning_saliency.callbacks import Execution, SaliencyCallback, Samples
+from lightning_saliency.callbacks import Execution, SaliencyCallback, Samples, Style
 
 METHODS = ["cam", "grad_cam", "saliency"]
 
@@ -22,7 +22,7 @@ def look_of(tmp_path, module, batches, *, methods=METHODS, samples=4, fit=False,
     """The first look of a run, right after the pass of which it knows what the validation step saw."""
     keeps = Keeps()
     execution = options.pop("execution", Execution(on_error="raise", audit=True))
-    options |= {"samples": samples, "history": history, "execution": execution}
+    options |= {"samples": samples, "history": history, "execution": execution, "style": Style(cards="all")}
     callback = SaliencyCallback(methods, outputs=[keeps], **options)
     runner = trainer(tmp_path, callback, max_epochs=1)
     if fit:
@@ -306,7 +306,7 @@ def test_samples_of_several_sizes_are_shown_each_at_its_own(tmp_path):
 def test_labels_that_do_not_fit_the_logits_are_none_and_a_note_says_so_once(tmp_path):
     images, labels = data()[:]
     keeps = Keeps()
-    callback = SaliencyCallback(METHODS, samples=4, outputs=[keeps])
+    callback = SaliencyCallback(METHODS, samples=first(4), outputs=[keeps])
 
     class Ignores(Fits):
         def training_step(self, batch, batch_idx):

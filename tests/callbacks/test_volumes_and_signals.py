@@ -60,7 +60,8 @@ def data(kind, num=8):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_with_default_settings_shows_measures_and_records_its_samples(tmp_path, kind):
     dataset, module = data(kind), Tiny(kind)
-    trainer(tmp_path, SaliencyCallback(execution=RAISES)).fit(module, loader(dataset), loader(dataset))
+    callback = SaliencyCallback(style=Style(cards="all"), metrics=Metrics("all"), execution=RAISES)
+    trainer(tmp_path, callback).fit(module, loader(dataset), loader(dataset))
     size = KINDS[kind][2][1:]
     log = events(tmp_path)
     methods = ("grad_cam", "grad_cam_plus_plus", "saliency")
