@@ -2,11 +2,11 @@
 
 import torch
 from looking import Keeps
-from tiny import L, data, loader, trainer
+from tiny import L, data, first, loader, trainer
 from torch import nn
 
 from lightning_saliency import SaliencyCallback
-from lightning_saliency.callbacks import Execution, Samples
+from lightning_saliency.callbacks import Execution
 
 
 class Energies(L.LightningModule):
@@ -37,7 +37,7 @@ def test_noise_beside_the_images_is_no_sample(tmp_path):
     for noise_first in (False, True):
         keeps, module = Keeps(), Energies(noise_first=noise_first)
         execution = Execution(on_error="raise", audit=True)
-        callback = SaliencyCallback(samples=Samples(6), outputs=[keeps], execution=execution, history=False)
+        callback = SaliencyCallback(samples=first(6), outputs=[keeps], execution=execution, history=False)
         trainer(tmp_path, callback, max_epochs=1).fit(module, loader(), loader())
         for look in keeps.looks:
             (group,) = look.explained

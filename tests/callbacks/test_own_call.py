@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
-from lightning_saliency.callbacks import Execution, SaliencyCallback, Samples, Style
+from lightning_saliency.callbacks import Execution, SaliencyCallback, Style
 
 METHODS = ["cam", "grad_cam", "saliency"]
 
@@ -22,7 +22,7 @@ def look_of(tmp_path, module, batches, *, methods=METHODS, samples=4, fit=False,
     """The first look of a run, right after the pass of which it knows what the validation step saw."""
     keeps = Keeps()
     execution = options.pop("execution", Execution(on_error="raise", audit=True))
-    options |= {"samples": samples, "history": history, "execution": execution, "style": Style(cards="all")}
+    options |= {"samples": first(samples), "history": history, "execution": execution, "style": Style(cards="all")}
     callback = SaliencyCallback(methods, outputs=[keeps], **options)
     runner = trainer(tmp_path, callback, max_epochs=1)
     if fit:
@@ -377,7 +377,7 @@ def test_the_argument_that_holds_the_images_can_be_named(tmp_path):
             return self(left=batch[0], right=batch[0].flip(3))
 
     keeps = Keeps()
-    callback = SaliencyCallback("saliency", samples=Samples(4, image="right"), outputs=[keeps])
+    callback = SaliencyCallback("saliency", samples=first(4, image="right"), outputs=[keeps])
     trainer(tmp_path, callback).validate(TwoImages(), loader(), verbose=False)
     torch.testing.assert_close(keeps.looks[-1].explained[0].explanation.images, data()[:4][0].flip(3))
 

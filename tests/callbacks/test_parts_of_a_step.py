@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from looking import Keeps
-from tiny import NUM_CLASSES, L, data, loader, trainer
+from tiny import NUM_CLASSES, L, data, first, loader, trainer
 from torch import nn
 
 from lightning_saliency import SaliencyCallback
-from lightning_saliency.callbacks import Execution, Samples
+from lightning_saliency.callbacks import Execution
 from lightning_saliency.evidence import Chain
 
 
@@ -235,12 +235,12 @@ def test_its_layers_have_the_names_that_they_have_in_the_module(tmp_path):
 def test_a_resumed_run_explains_the_same_chain(tmp_path):
     module = Outside()
     runner = trainer(
-        tmp_path / "first", SaliencyCallback(samples=4, execution=Execution(on_error="raise")), max_epochs=1
+        tmp_path / "first", SaliencyCallback(samples=first(4), execution=Execution(on_error="raise")), max_epochs=1
     )
     runner.fit(module, loader(), loader())
     runner.save_checkpoint(tmp_path / "run.ckpt")
     keeps = Keeps()
-    callback = SaliencyCallback(samples=4, outputs=[keeps], execution=Execution(on_error="raise", audit=True))
+    callback = SaliencyCallback(samples=first(4), outputs=[keeps], execution=Execution(on_error="raise", audit=True))
     options = {"max_epochs": 2, "num_sanity_val_steps": 0}
     trainer(tmp_path / "second", callback, **options).fit(
         Outside(), loader(), loader(), ckpt_path=tmp_path / "run.ckpt"
@@ -384,7 +384,7 @@ def look_of(folder, module, *, fits=True, methods=None, batches=None, **options)
     batches = batches or loader()
     keeps = Keeps()
     execution = Execution(on_error="raise", audit=True)
-    options = {"samples": Samples(4), "history": False, **options}
+    options = {"samples": first(4), "history": False, **options}
     named = {} if methods is None else {"methods": methods}
     runner = trainer(folder, SaliencyCallback(**named, outputs=[keeps], execution=execution, **options), max_epochs=1)
     if fits:

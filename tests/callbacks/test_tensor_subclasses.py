@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from looking import Keeps
-from tiny import TinyClassifier, data, trainer
+from tiny import TinyClassifier, data, first, trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -44,7 +44,7 @@ class Scans(TinyClassifier):
 def test_samples_of_a_subclass_are_explained_with_their_labels(tmp_path, fits):
     keeps = Keeps()
     batches = DataLoader(data(), batch_size=8, collate_fn=scans)
-    callback = SaliencyCallback(samples=4, outputs=[keeps], execution=Execution(on_error="raise", audit=True))
+    callback = SaliencyCallback(samples=first(4), outputs=[keeps], execution=Execution(on_error="raise", audit=True))
     runner = trainer(tmp_path, callback, max_epochs=1)
     if fits:
         runner.fit(Scans(), batches, batches)

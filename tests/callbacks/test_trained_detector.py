@@ -105,7 +105,7 @@ def test_the_metrics_of_objects_are_measured_in_the_true_boxes_of_the_explained_
             mask[y1:y2, x1:x2] = True
         if mask.any():
             shares.append(float(maps[row][mask].sum() / maps[row].sum()))
-    assert look.scalars["saliency/energy_in_box"] == pytest.approx(sum(shares) / len(shares), abs=1e-4)
+    assert look.scalars["xai_saliency/saliency/energy_in_box"] == pytest.approx(sum(shares) / len(shares), abs=1e-4)
 
 
 def test_boxes_are_drawn_on_the_pictures_with_the_names_of_their_classes(run):

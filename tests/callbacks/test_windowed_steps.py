@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from looking import Keeps
-from tiny import L, loader, trainer
+from tiny import L, first, loader, trainer
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -138,7 +138,7 @@ def test_a_crop_of_each_image_keeps_what_is_true_of_it_and_nothing_is_said(tmp_p
             self.log("val_loss", F.cross_entropy(sum(map(self, crops)).flatten(1), batch[1]))
 
     keeps, labels = Keeps(), torch.tensor([1, 0, 0, 1])
-    callback = SaliencyCallback(samples=N, outputs=[keeps], execution=Execution(on_error="raise"))
+    callback = SaliencyCallback(samples=first(N), outputs=[keeps], execution=Execution(on_error="raise"))
     batches = loader(TensorDataset(IMAGES, labels), batch_size=2)
     trainer(tmp_path, callback, max_epochs=1).fit(Crops(), batches, batches)
     assert keeps.labels == labels.tolist()
