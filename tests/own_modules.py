@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from looking import Keeps
-from tiny import L, loader, trainer
+from tiny import L, first, loader, trainer
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -53,7 +53,7 @@ class Module(L.LightningModule):
 def fitted(tmp_path, module, labels, **options):
     """Train for an epoch with the callback, and return its last look; None where it has none."""
     keeps, dataset = Keeps(), TensorDataset(IMAGES, labels)
-    runner = trainer(tmp_path, SaliencyCallback(outputs=[keeps], samples=4, **options), max_epochs=1)
+    runner = trainer(tmp_path, SaliencyCallback(outputs=[keeps], samples=first(4), **options), max_epochs=1)
     runner.fit(module, loader(dataset, batch_size=4), loader(dataset, batch_size=4))
     return keeps.looks[-1] if keeps.looks else None
 

@@ -225,10 +225,12 @@ class _Film:
     def largest(self) -> Tensor:
         """The raw value of each sample that is 1 on the scale that all looks share, `(N,)`."""
         largest = dict.fromkeys(self.positions, 0.0)
+        sizes = {position: image.shape[1:] for position, image in zip(self.positions, self.images, strict=True)}
         for look in self.looks:
             for position, raw in zip(look.positions, look.attributions[self.method], strict=True):
-                if position in largest and np.isfinite(raw).all():
-                    largest[position] = max(largest[position], float(self._scaled(raw, raw.shape, "max").peaks))
+                if position in largest and np.isfinite(raw).all():  # at the cell's size, which a percentile depends on
+                    peak = float(self._scaled(raw, sizes[position], "max").peaks)
+                    largest[position] = max(largest[position], peak)
         return torch.tensor(list(largest.values()))
 
     @property

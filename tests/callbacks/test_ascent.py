@@ -4,7 +4,7 @@ import pytest
 import torch
 from networks import CNN_METHODS
 from recipes import RECIPES, STRICT, run
-from tiny import L, TinyClassifier, data, events, loader, picture, trainer
+from tiny import L, TinyClassifier, data, events, first, loader, picture, trainer
 
 from lightning_saliency import SaliencyCallback, class_model_image, fooling_image
 from lightning_saliency.callbacks import ClassModelCallback, Execution, FoolingCallback, Samples, Style
@@ -17,7 +17,7 @@ def test_training_with_every_method_and_callback_is_the_training_without_them(re
     without = run(recipe, tmp_path / "without")
     flipped = Execution(on_error="raise", flip=True, audit=True)
     ours = [
-        SaliencyCallback(CNN_METHODS, samples=3, execution=flipped),
+        SaliencyCallback(CNN_METHODS, samples=3, style=Style(cards="all"), execution=flipped),
         ClassModelCallback(steps=3, jitter=2, blur=0.5, name="saliency/class_model", execution=STRICT),
         FoolingCallback(max_steps=3, name="saliency/fooling", samples=3, execution=STRICT),
     ]
@@ -48,7 +48,7 @@ def test_the_class_models_are_one_picture_a_class_made_by_the_model_of_that_epoc
         note=f"score {made.start_scores[1]:.3g} → {made.scores[1]:.3g}",
     )
     assert torch.equal(picture(found.Images("class_model/dog")[-1]), expected)
-    assert "class_model/seconds" in found.Tags()["scalars"]
+    assert "xai_class_model/seconds" in found.Tags()["scalars"]
 
 
 def test_chosen_classes_alone_are_made_and_at_most_ten_by_default(tmp_path):
@@ -68,15 +68,16 @@ def test_classes_of_one_name_have_each_a_picture(tmp_path):
 def test_the_fooled_samples_and_how_many_steps_it_took(tmp_path):
     L.seed_everything(0)
     model = TinyClassifier()
-    callback = FoolingCallback(step_size=0.1, max_steps=8, samples=5, execution=Execution(on_error="raise"))
-    runner = trainer(tmp_path, callback, L.callbacks.EarlyStopping("fooling/median_steps", mode="max", patience=9))
+    callback = FoolingCallback(step_size=0.1, max_steps=8, samples=first(5), execution=Execution(on_error="raise"))
+    runner = trainer(tmp_path, callback, L.callbacks.EarlyStopping("fooling_median_steps", mode="max", patience=9))
     runner.fit(model, loader(), loader())
     images, labels = data()[:5]
     made = fooling_image(model, images, step_size=0.1, max_steps=8)
     steps = torch.where(made.fooled, made.steps, 8)
     found = events(tmp_path)
-    assert found.Scalars("fooling/median_steps")[-1].value == float(steps.float().median())
-    assert float(runner.callback_metrics["fooling/median_steps"]) == float(steps.float().median())
+    assert found.Scalars("xai_fooling/median_steps")[-1].value == float(steps.float().median())
+    for name in ("xai_fooling/median_steps", "fooling_median_steps"):
+        assert float(runner.callback_metrics[name]) == float(steps.float().median())
     captions = [
         Caption(
             f"true {label} · taken for {to} after {count} step{'' if count == 1 else 's'}"
@@ -121,7 +122,7 @@ def test_the_fooled_samples_and_how_many_steps_it_took(tmp_path):
         (
             lambda: FoolingCallback(samples=Samples(choose="best")),
             ValueError,
-            r"`samples\.choose` to be one of first, per_class, hardest, got 'best'",
+            r"`samples\.choose` to be one of spread, first, per_class, hardest, got 'best'",
         ),
         (
             lambda: FoolingCallback(style=Style(class_names="cat")),

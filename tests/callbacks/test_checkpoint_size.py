@@ -20,7 +20,7 @@ def fit_and_save(folder, *, max_epochs=1, ckpt_path=None, val=None, **options):
 def test_a_checkpoint_does_not_grow_with_the_samples_that_are_measured(tmp_path):
     val, sizes = loader(data(328), batch_size=41), {}
     for num in (128, 328):
-        folder, metrics = tmp_path / str(num), Metrics(samples=num)
+        folder, metrics = tmp_path / str(num), Metrics("all", samples=num)
         path = fit_and_save(folder, val=val, metrics=metrics)
         sizes[num] = path.stat().st_size
         fit_and_save(folder, val=val, metrics=metrics, max_epochs=2, ckpt_path=str(path))

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from looking import Keeps, images_of
 from recipes import Deterministic
-from tiny import NUM_CLASSES, L, TinyClassifier, data, events, loader, trainer
+from tiny import NUM_CLASSES, L, TinyClassifier, data, events, first, loader, trainer
 from torch.utils.data import Subset, TensorDataset
 
 from lightning_saliency import CAMCallback, GradCAMCallback, SaliencyCallback
@@ -31,9 +31,9 @@ def test_they_are_taken_once_also_where_the_stream_is_shuffled(tmp_path):
     L.seed_everything(0)
     with pytest.warns(UserWarning, match="shuffling enabled"):
         keeps = fit(tmp_path, loader(shuffle=True), samples=5, max_epochs=3)
-    assert len(keeps.looks) == 3
-    first, *later = [images_of(look) for look in keeps.looks]
-    assert all(torch.equal(first, images) for images in later)
+    assert [look.epoch for look in keeps.looks] == [None, 0, 1, 2]
+    untrained, *later = [images_of(look) for look in keeps.looks]
+    assert all(torch.equal(untrained, images) for images in later)
 
 
 def test_chosen_positions_are_shown_in_the_order_given(tmp_path):
@@ -49,7 +49,7 @@ def test_given_images_are_shown_as_they_are(tmp_path, in_options):
     assert torch.equal(keeps.images, images)
     assert keeps.labels == [2, 0]
     assert fit(tmp_path, samples=images).labels == [None, None]
-    assert len(events(tmp_path).Images("saliency/grad_cam")) == 2
+    assert [event.step for event in events(tmp_path).Images("saliency/grad_cam")] == [0, 2] * 2
 
 
 def sorted_by_class() -> TensorDataset:
@@ -105,9 +105,12 @@ def test_the_hardest_wait_for_a_pass_over_the_whole_stream(tmp_path):
     keeps = Keeps()
     callback = GradCAMCallback(samples=Samples(num=4, choose="hardest"), outputs=[keeps])
     trainer(tmp_path, callback, num_sanity_val_steps=2).fit(Deterministic(), loader(), loader(batch_size=3))
-    untrained, first, second = (images_of(look) for look in keeps.looks)
-    assert len(untrained) == 4  # of the six that sanity checking has seen
-    assert torch.equal(first, second)
+    assert [(look.epoch, look.is_rehearsal) for look in keeps.looks[1:]] == [(None, False), (0, False), (1, False)]
+    assert keeps.looks[0].is_rehearsal
+    rehearsed, *shown = (images_of(look) for look in keeps.looks)
+    assert len(rehearsed) == 4  # of the six that sanity checking has seen
+    assert all(torch.equal(shown[0], images) for images in shown)
+    assert not torch.equal(shown[0], rehearsed)
 
 
 @pytest.mark.parametrize("choose", ["per_class", "hardest"])
@@ -243,7 +246,8 @@ def test_a_target_per_sample_goes_with_its_sample_also_where_sanity_checking_sho
     callback = GradCAMCallback(outputs=[keeps], **options)
     trainer(tmp_path, callback, max_epochs=1).fit(TinyClassifier(), loader(), loader(batch_size=1))
     explained = [look.explained[0].explanation.classes.tolist() for look in keeps.looks]
-    assert explained == [[0, 1] if samples == 4 else [1], [0, 1, 2, 1]]
+    assert explained == [[0, 1] if samples == 4 else [1], [0, 1, 2, 1], [0, 1, 2, 1]]
+    assert [look.is_rehearsal for look in keeps.looks] == [True, False, False]
 
 
 def test_a_loader_that_does_not_exist_is_named(tmp_path):
@@ -267,10 +271,16 @@ def test_labels_that_are_no_classes_are_none_and_a_note_says_so_once(tmp_path):
     assert torch.equal(group.explanation.classes[::3], group.explanation.predictions[::3])
 
 
-def test_sanity_checking_that_sees_none_of_the_samples_says_so(tmp_path, caplog):
+def test_sanity_checking_that_sees_none_of_the_samples_is_a_rehearsal_with_another(tmp_path):
     keeps = Keeps()
-    callback = GradCAMCallback(samples=[20], outputs=[keeps])
-    with caplog.at_level("INFO"):
-        trainer(tmp_path, callback, max_epochs=1).fit(TinyClassifier(), loader(), loader(batch_size=4))
-    assert "none of the samples is among the batches of sanity checking" in caplog.text
-    assert [look.epoch for look in keeps.looks] == [0]
+    callback = GradCAMCallback(samples=[20], outputs=[keeps], execution=Execution(on_error="raise"))
+    trainer(tmp_path, callback, max_epochs=1).fit(TinyClassifier(), loader(), loader(batch_size=4))
+    rehearsal, untrained, trained = keeps.looks
+    assert (rehearsal.is_rehearsal, rehearsal.is_logged, rehearsal.is_untrained) == (True, False, False)
+    assert not torch.equal(images_of(rehearsal), data()[[20]][0])
+    assert [(look.epoch, look.step, look.is_rehearsal) for look in (untrained, trained)] == [
+        (None, 0, False),
+        (0, 2, False),
+    ]
+    assert all(torch.equal(images_of(look), data()[[20]][0]) for look in (untrained, trained))
+    assert [event.step for event in events(tmp_path).Images("saliency/grad_cam")] == [0, 2]

@@ -94,8 +94,19 @@ def test_drift_is_measured_from_the_last_look_and_from_the_untrained_network(tmp
     assert drift["saliency/rank_correlation_untrained"] < drift["saliency/rank_correlation_previous"]
 
 
-def test_without_sanity_checking_drift_is_there_from_the_second_epoch_on(tmp_path):
+def test_without_sanity_checking_drift_is_there_from_the_first_epoch_on(tmp_path):
     runner, _ = fit(tmp_path, callback(), max_epochs=2, num_sanity_val_steps=0)
+    assert logged(runner.callback_metrics) == ALWAYS | DRIFT
+    scalars = events(tmp_path)
+    for metric in ("entropy", "rank_correlation_previous", "rank_correlation_untrained"):
+        assert [event.step for event in scalars.Scalars(f"xai_saliency/cam/{metric}")] == [2, 5], metric
+    of_epoch_0 = [scalars.Scalars(f"xai_saliency/cam/rank_correlation_{other}")[0].value for other in ("previous", "untrained")]
+    assert of_epoch_0[0] == of_epoch_0[1]  # the look before it is that of the untrained network
+
+
+def test_without_the_untrained_network_drift_is_there_from_the_second_epoch_on(tmp_path):
+    ours = callback(execution=Execution(on_error="raise", log_untrained=False))
+    runner, _ = fit(tmp_path, ours, max_epochs=2, num_sanity_val_steps=0)
     assert logged(runner.callback_metrics) == ALWAYS | {name for name in DRIFT if name.endswith("previous")}
     assert len(events(tmp_path).Scalars("xai_saliency/cam/rank_correlation_previous")) == 1
     assert len(events(tmp_path).Scalars("xai_saliency/cam/entropy")) == 2

@@ -112,7 +112,8 @@ def test_validate_and_test_show_the_data_that_they_pass(tmp_path):
 
 def test_a_fit_of_another_module_or_trainer_begins_anew(tmp_path):
     keeps = Keeps()
-    ours = callback(outputs=[keeps], metrics=True)
+    execution = Execution(on_error="raise", audit=True, log_untrained=False)  # whose maps would be of the new run
+    ours = callback(outputs=[keeps], metrics=True, execution=execution)
     runner = trainer(tmp_path / "one", ours)
     fit(runner, TinyClassifier(), epochs=1, val=loader())
     gray = data(channels=1)

@@ -248,7 +248,9 @@ class Upsamplings(TorchFunctionMode):
     ],
 )
 def test_heatmaps_are_made_once_for_each_method_and_scale_whoever_uses_them(tmp_path, options, count):
-    ours = callback(methods=["cam", "grad_cam"], samples=first(3, objects=squares), history=False, **options)
+    execution = Execution(on_error="raise", log_untrained=False)  # for one look
+    defaults = {"samples": first(3, objects=squares), "history": False, "execution": execution}
+    ours = callback(methods=["cam", "grad_cam"], **defaults, **options)
     runner = trainer(tmp_path, ours, max_epochs=1, num_sanity_val_steps=0)
     reasons = 0
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import L, TinyClassifier, loader, trainer
+from tiny import L, TinyClassifier, first, loader, trainer
 from torch.utils.data import TensorDataset
 
 from lightning_saliency import GradCAMCallback, load_record
@@ -111,7 +111,7 @@ class CurvedAfterTransfer(AfterTransfer):
 
 
 def fit(folder, module, inputs, **options):
-    callback = GradCAMCallback(samples=6, execution=Execution(on_error="raise"))
+    callback = GradCAMCallback(samples=first(6), execution=Execution(on_error="raise"))
     data = loader(TensorDataset(inputs, LABELS), batch_size=4)
     run = trainer(folder, callback, **({"max_epochs": 1} | options))
     run.fit(module, data, data)
@@ -134,7 +134,7 @@ def test_the_pixels_are_those_of_the_batch(tmp_path, caplog, module, inputs):
     with caplog.at_level(logging.INFO):
         _, shown = fit(tmp_path, module(), inputs)
     assert (shown - PIXELS[:6]).abs().max() < 0.01
-    assert "stretched" not in caplog.text
+    assert "shown stretched" not in caplog.text
 
 
 def test_what_the_model_itself_normalizes_is_shown_as_it_was_given(tmp_path):
@@ -146,7 +146,7 @@ def test_what_the_model_itself_normalizes_is_shown_as_it_was_given(tmp_path):
 def test_what_a_transfer_does_else_is_not_undone(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         fit(tmp_path, CurvedAfterTransfer(), PIXELS)
-    assert "stretched" in caplog.text
+    assert "shown stretched" in caplog.text
 
 
 def test_trying_the_transfer_leaves_the_training_as_it_is(tmp_path):
@@ -165,7 +165,7 @@ def test_trying_the_transfer_leaves_the_training_as_it_is(tmp_path):
 def test_a_resumed_run_knows_it_too(tmp_path):
     run, _ = fit(tmp_path / "first", InTheStep(), PIXELS)
     run.save_checkpoint(tmp_path / "run.ckpt")
-    callback = GradCAMCallback(samples=6, execution=Execution(on_error="raise"))
+    callback = GradCAMCallback(samples=first(6), execution=Execution(on_error="raise"))
     data = loader(TensorDataset(PIXELS, LABELS), batch_size=4)
     resumed = trainer(tmp_path / "second", callback, max_epochs=2)
     resumed.fit(InTheStep(), data, data, ckpt_path=tmp_path / "run.ckpt", weights_only=False)
@@ -177,6 +177,6 @@ def test_what_is_stretched_is_said_once_with_what_to_do(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         _, shown = fit(tmp_path, EachByItsOwn(), PIXELS, max_epochs=2)
     assert shown.amax((1, 2, 3)).tolist() == [1.0] * 6
-    said = [record.getMessage() for record in caplog.records if "stretched" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "shown stretched" in record.getMessage()]
     assert len(said) == 1
     assert "`style=Style(mean=[...], std=[...])`" in said[0]

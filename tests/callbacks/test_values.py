@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from looking import Keeps
 from own_modules import CLASSES, IMAGES, SIZE, Module, N, answer, features, fitted, pooled
-from tiny import loader, trainer
+from tiny import first, loader, trainer
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -202,7 +202,7 @@ def validated(tmp_path, module, labels=None):
     """Validate without a training, and return the explanation."""
     keeps = Keeps()
     dataset = TensorDataset(IMAGES) if labels is None else TensorDataset(IMAGES, labels)
-    runner = trainer(tmp_path, SaliencyCallback(outputs=[keeps], samples=4))
+    runner = trainer(tmp_path, SaliencyCallback(outputs=[keeps], samples=first(4)))
     runner.validate(module, loader(dataset, batch_size=4), verbose=False)
     return keeps.looks[-1].explained[0].explanation
 
