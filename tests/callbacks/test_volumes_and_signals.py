@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from looking import Keeps
 from PIL import Image
-from tiny import L, events, loader, picture, trainer
+from tiny import L, events, first, loader, picture, trainer
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -60,7 +60,7 @@ def data(kind, num=8):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_with_default_settings_shows_measures_and_records_its_samples(tmp_path, kind):
     dataset, module = data(kind), Tiny(kind)
-    callback = SaliencyCallback(style=Style(cards="all"), metrics=Metrics("all"), execution=RAISES)
+    callback = SaliencyCallback(samples=first(8), style=Style(cards="all"), metrics=Metrics("all"), execution=RAISES)
     trainer(tmp_path, callback).fit(module, loader(dataset), loader(dataset))
     size = KINDS[kind][2][1:]
     log = events(tmp_path)
@@ -92,7 +92,7 @@ def test_a_run_with_default_settings_shows_measures_and_records_its_samples(tmp_
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_the_record_holds_is_what_was_explained(tmp_path, kind):
     keeps, dataset = Keeps(), data(kind)
-    callback = SaliencyCallback(["grad_cam", "saliency"], outputs=[keeps], execution=RAISES, samples=4)
+    callback = SaliencyCallback(["grad_cam", "saliency"], outputs=[keeps], execution=RAISES, samples=first(4))
     trainer(tmp_path, callback, max_epochs=1).fit(Tiny(kind), loader(dataset), loader(dataset))
     record = load_record(tmp_path)
     for seen, look in zip(keeps.looks, record, strict=True):
@@ -118,8 +118,8 @@ def test_training_is_not_touched(tmp_path, kind):
 def test_a_resumed_run_goes_on_with_its_samples_and_its_record(tmp_path, kind):
     dataset, L_checkpoint = data(kind), L.callbacks.ModelCheckpoint(dirpath=tmp_path / "checkpoints", save_last=True)
     options = {"enable_checkpointing": True}
-    first = trainer(tmp_path, SaliencyCallback(execution=RAISES), L_checkpoint, max_epochs=1, **options)
-    first.fit(Tiny(kind), loader(dataset), loader(dataset))
+    half = trainer(tmp_path, SaliencyCallback(execution=RAISES), L_checkpoint, max_epochs=1, **options)
+    half.fit(Tiny(kind), loader(dataset), loader(dataset))
     second = trainer(tmp_path, SaliencyCallback(execution=RAISES), max_epochs=2)
     second.fit(Tiny(kind), loader(dataset), loader(dataset), ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
     record = load_record(tmp_path)
@@ -141,7 +141,7 @@ def test_objects_are_masks_and_every_metric_has_a_value(tmp_path, kind):
     callback = SaliencyCallback(
         ["grad_cam", "saliency"],
         samples=Samples(num=3, objects=masks_of),
-        metrics=Metrics(faithfulness=True, randomization_every_n_epochs=1),
+        metrics=Metrics("all", faithfulness=True, randomization_every_n_epochs=1),
         execution=RAISES,
     )
     dataset = data(kind)
