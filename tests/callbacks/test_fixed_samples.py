@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from looking import Keeps, images_of
 from recipes import Deterministic
-from tiny import NUM_CLASSES, L, TinyClassifier, data, events, first, loader, trainer
+from tiny import NUM_CLASSES, L, TinyClassifier, data, events, loader, trainer
 from torch.utils.data import Subset, TensorDataset
 
 from lightning_saliency import CAMCallback, GradCAMCallback, SaliencyCallback

@@ -100,7 +100,9 @@ def test_without_sanity_checking_drift_is_there_from_the_first_epoch_on(tmp_path
     scalars = events(tmp_path)
     for metric in ("entropy", "rank_correlation_previous", "rank_correlation_untrained"):
         assert [event.step for event in scalars.Scalars(f"xai_saliency/cam/{metric}")] == [2, 5], metric
-    of_epoch_0 = [scalars.Scalars(f"xai_saliency/cam/rank_correlation_{other}")[0].value for other in ("previous", "untrained")]
+    of_epoch_0 = [
+        scalars.Scalars(f"xai_saliency/cam/rank_correlation_{other}")[0].value for other in ("previous", "untrained")
+    ]
     assert of_epoch_0[0] == of_epoch_0[1]  # the look before it is that of the untrained network
 
 
