@@ -164,7 +164,7 @@ class SampleCollector:
     Attributes:
         fixed: The samples, once they are complete.
         unfit_labels: A description of labels that do not fit the logits, for a warning; None where all fit.
-        stand_in: The first sample of the stream, where its batch holds none of those that are chosen: to try with.
+        stand_in: The first sample of the stream, as long as none is chosen: to try with.
     """
 
     chooser: Chooser
@@ -248,7 +248,8 @@ class SampleCollector:
             boxes = find_object_boxes(batch, call.sizes) if task in DETECTIONS else None
             samples = self._samples(rows, batch, call, truths, logits, normalization, boxes)
             self._kept |= {start + row: sample for row, sample in zip(rows, samples, strict=True)}
-        elif self.stand_in is None and len(call):
+            self.stand_in = None
+        elif self.stand_in is None and not self._kept and len(call):
             (sample,) = self._samples([0], batch, call, truths, logits, None, None)
             self.stand_in = FixedSamples((sample,), (0,))
         if self._selection.is_complete:

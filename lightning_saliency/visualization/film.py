@@ -32,12 +32,13 @@ from lightning_saliency.visualization.colors import to_common_scale, to_percenti
 from lightning_saliency.visualization.encode import encode_gif
 from lightning_saliency.visualization.images import Images
 from lightning_saliency.visualization.recorded import RecordedLook, RecordedRun
-from lightning_saliency.visualization.sheet import OWN_SCALE, fit_image, grid, tiles
+from lightning_saliency.visualization.sheet import SCALES, fit_image, grid, tiles
 from lightning_saliency.visualization.style import Style
 from lightning_saliency.visualization.views import Shown, View, Volumes, cut_images, make_views
 
 _CELL_SIDE = 144
 _MOST_VALUES = 2**27  # of the maps of looks that are kept in memory
+_SCALES = {**SCALES, "shared": ("0", "the sample's maximum of all looks")}
 _NOT_EXPLAINED = "not explained"
 _NO_BOXES = np.zeros((0, 4), np.float32)
 _NEGATIVE = "all negative"  # no reason to be blank where each map is shown from its minimum on
@@ -236,7 +237,7 @@ class _Film:
     @property
     def scale(self) -> tuple[str, str]:
         """What stands at the ends of the color scale."""
-        return ("0", "the sample's maximum of all looks") if self.normalize == "shared" else OWN_SCALE
+        return _SCALES[self.normalize]
 
     def frame(self, index: int) -> _Frame:
         """Make what a look shows, in the order of the samples."""

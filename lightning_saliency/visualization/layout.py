@@ -24,7 +24,7 @@ _LEAST_SLOT = (56, 128)  # (height, width) kept free for a cell however thin it 
 _LEAST_EM = 13  # in pixels
 _CARD = 350  # the width of TensorBoard's narrow card, in which words have at least
 _LEAST_TEXT = 9  # pixels
-_WORDS_IN_A_SLOT = 8  # the least width of a slot in sizes of its words: about fourteen characters
+_WORDS_IN_A_SLOT = 5.5  # the least width of a slot in sizes of its words: about nine characters, as of "untrained"
 _MOST_CELLS_IN_A_ROW = 4  # of several samples, so that each has some 80 pixels in a narrow card
 _SCALE = 9  # the width of the color scale, in em
 
@@ -37,6 +37,7 @@ class Layout:
 
     Attributes:
         em: The size of the usual font, of which margins and gaps are made.
+        small: The size of the small font.
         columns: The number of cells of a sample.
         per_row: The number of samples in a row.
         slot_width: The width of each slot.
@@ -49,6 +50,7 @@ class Layout:
     """
 
     em: int
+    small: int
     columns: int
     per_row: int
     slot_width: int
@@ -67,7 +69,7 @@ class Layout:
     @property
     def block_width(self) -> int:
         """The width of a sample's cells."""
-        return self.columns * (self.slot_width + _gap(self.em)) - _gap(self.em)
+        return _block_width(self.em, self.columns, self.slot_width)
 
     def slot(self, sample: int, column: int) -> tuple[int, int, int]:
         """Return the top, the left and the height of a slot."""
@@ -88,6 +90,7 @@ class Words:
         note: Small at the bottom.
         scale: At the ends of the color scale; None for no scale.
         title_lines: The most lines of the title.
+        label_lines: How many lines each label has room for; None for as many as the longest takes, two at most.
     """
 
     headings: Sequence[str]
@@ -97,6 +100,7 @@ class Words:
     note: str
     scale: tuple[str, str] | None
     title_lines: int = 2
+    label_lines: int | None = None
 
 
 def plan(
@@ -115,14 +119,16 @@ def plan(
     columns = len(words.headings)
     per_row = per_row or _choose_per_row(len(cells), columns, slot_width, max(heights))
     slot_heights = [max(heights[start : start + per_row]) for start in range(0, len(cells), per_row)]
-    em = _size_of_words(per_row * columns * slot_width, slot_width)
-    block = columns * (slot_width + _gap(em)) - _gap(em)
-    inner = per_row * (block + _block_gap(em, columns)) - _block_gap(em, columns)
-    large, text, small = get_font(em + em // 4, "-Bold"), get_font(em), get_font(_small(em))
+    em = _size_of_words(per_row, columns, slot_width)
+    small_size = max(_small(em), min(em, _least_size(em, per_row, columns, slot_width)))
+    block, inner = _block_width(em, columns, slot_width), _inner_width(em, per_row, columns, slot_width)
+    large, text, small = get_font(em + em // 4, "-Bold"), get_font(em), get_font(small_size)
     top_lines = wrap_lines(words.title, large, inner, words.title_lines)
     heading_lines = [wrap_lines(heading, text, slot_width) for heading in words.headings]
     caption_lines = [_lines(caption, theme, text, block) for caption in words.captions]
-    label_lines = [[_lines(label, theme, text, slot_width) for label in labels] for labels in words.labels]
+    label_lines = [
+        [_lines(label, theme, text, slot_width, words.label_lines or 2) for label in labels] for labels in words.labels
+    ]
     note_lines = wrap_lines(words.note, small, inner, lines=3)
 
     margin, line = _margin(em), text.height
@@ -132,7 +138,8 @@ def plan(
     caption_heights = [max(counts[start : start + per_row]) * line for start in range(0, len(counts), per_row)]
     caption_heights = [height + em // 2 if height else 0 for height in caption_heights]
     caption_heights += [0] * (len(slot_heights) - len(caption_heights))
-    most_lines = max((len(lines) for labels in label_lines for lines in labels), default=0)
+    counts = [len(lines) for labels in label_lines for lines in labels]
+    most_lines = (words.label_lines or max(counts)) if counts else 0
     gap = (most_lines * line + em // 4 if most_lines else 0) + (3 * em // 2 if any(caption_heights) else em)
     gap += small.height if any(label.detail for column in words.labels for label in column) else 0
     bottoms = list(
@@ -141,12 +148,12 @@ def plan(
     slot_tops = [rows_top + bottom - gap - height for bottom, height in zip(bottoms, slot_heights, strict=True)]
     foot_top = rows_top + bottoms[-1]
     foot = len(note_lines)
-    if words.scale and (not foot or small.getlength(note_lines[-1]) + 2 * em + _scale_width(em, words.scale) > inner):
+    if words.scale and (not foot or small.getlength(note_lines[-1]) + 2 * em + _scale_width(em, small, words.scale) > inner):
         foot += 1  # the color scale stands beside the note's last line, or alone
     foot_bottom = foot_top + foot * small.height
     size = (foot_bottom + (3 * em // 2 if foot else em), inner + 2 * margin)
     layout = Layout(
-        em, columns, per_row, slot_width, slot_heights, slot_tops, headings_top, foot_top, foot_bottom, size
+        em, small_size, columns, per_row, slot_width, slot_heights, slot_tops, headings_top, foot_top, foot_bottom, size
     )
     return layout, [
         TextBlock(top_lines, margin, margin, large, theme.ink),
@@ -176,8 +183,8 @@ def draw_scale(
     page: Image.Image, draw: ImageDraw.ImageDraw, layout: Layout, shading: Shading, words: tuple[str, str], theme: Theme
 ) -> None:
     """Draw the colors at the bottom right as they are in the picture, over mid gray, with what stands at their ends."""
-    em, font = layout.em, get_font(_small(layout.em))
-    left, top = layout.size[1] - layout.margin - _scale_width(em, words), layout.foot_bottom - font.height
+    em, font = layout.em, get_font(layout.small)
+    left, top = layout.size[1] - layout.margin - _scale_width(em, font, words), layout.foot_bottom - font.height
     begin = left + round(font.getlength(words[0])) + em // 2
     values = torch.linspace(0, 1, _SCALE * em).expand(1, 1, 2 * em // 3, -1)
     colors = overlay(torch.full((1, 3, *values.shape[2:]), 128, dtype=torch.uint8), values, shading)
@@ -213,13 +220,32 @@ def _choose_per_row(count: int, columns: int, width: int, height: int) -> int:
     return min(range(1, most + 1), key=unevenness)
 
 
-def _size_of_words(width: int, slot_width: int) -> int:
+def _size_of_words(per_row: int, columns: int, slot_width: int) -> int:
     """Return the size of the usual font, in pixels: readable in a narrow card, and small enough for its slot."""
-    return max(_LEAST_EM, min(round(width * _LEAST_TEXT / _CARD), slot_width // _WORDS_IN_A_SLOT))
+    most = max(_LEAST_EM, int(slot_width / _WORDS_IN_A_SLOT))
+    sizes = range(_LEAST_EM, most)
+    return next((em for em in sizes if em >= _least_size(em, per_row, columns, slot_width)), most)
 
 
-def _lines(caption: Caption, theme: Theme, font: Font, width: int) -> tuple[str, ...]:
-    return fit_lines(theme.mark(caption.correct)[0] + caption.text, caption.names, font, width)
+def _least_size(em: int, per_row: int, columns: int, slot_width: int) -> int:
+    """Return the size of words that can be read in a narrow card, in pixels of a sheet whose usual font is `em`."""
+    width = _inner_width(em, per_row, columns, slot_width) + 2 * _margin(em)
+    return round(width * _LEAST_TEXT / _CARD)
+
+
+def _block_width(em: int, columns: int, slot_width: int) -> int:
+    """Return the width of a sample's cells."""
+    return columns * (slot_width + _gap(em)) - _gap(em)
+
+
+def _inner_width(em: int, per_row: int, columns: int, slot_width: int) -> int:
+    """Return the width of a row of samples."""
+    gap = _block_gap(em, columns)
+    return per_row * (_block_width(em, columns, slot_width) + gap) - gap
+
+
+def _lines(caption: Caption, theme: Theme, font: Font, width: int, lines: int = 2) -> tuple[str, ...]:
+    return fit_lines(theme.mark(caption.correct)[0] + caption.text, caption.names, font, width, lines)
 
 
 def _place_headings(layout: Layout, headings: Sequence[Sequence[str]], theme: Theme) -> Iterator[TextBlock]:
@@ -247,7 +273,7 @@ def _place_labels(
     layout: Layout, labels: Sequence[Sequence[Sequence[str]]], words: Words, theme: Theme
 ) -> Iterator[TextBlock]:
     """Place what stands below each cell."""
-    font, small = get_font(layout.em), get_font(_small(layout.em))
+    font, small = get_font(layout.em), get_font(layout.small)
     for column, column_labels in enumerate(words.labels):
         for sample, (label, lines) in enumerate(zip(column_labels, labels[column], strict=True)):
             top, left, height = layout.slot(sample, column)
@@ -274,6 +300,5 @@ def _small(em: int) -> int:
     return em - max(2, em // 8)
 
 
-def _scale_width(em: int, words: tuple[str, str]) -> int:
-    font = get_font(_small(em))
+def _scale_width(em: int, font: Font, words: tuple[str, str]) -> int:
     return _SCALE * em + em + round(font.getlength(words[0]) + font.getlength(words[1]))

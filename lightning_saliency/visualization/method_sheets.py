@@ -34,7 +34,7 @@ from lightning_saliency.visualization.cells import CELL_SIDE
 from lightning_saliency.visualization.colors import to_common_scale, to_percentile
 from lightning_saliency.visualization.images import Images
 from lightning_saliency.visualization.masks import with_classes
-from lightning_saliency.visualization.sheet import NO_CELL, OWN_SCALE, fit_images, grid
+from lightning_saliency.visualization.sheet import NO_CELL, SCALES, fit_images, grid
 from lightning_saliency.visualization.style import PixelScale, Style, find_pixel_scale, find_sample_names
 from lightning_saliency.visualization.views import cut_images, make_views
 
@@ -46,9 +46,6 @@ _LEAST_CELL_SIDE = 130
 
 ALL_METHODS = "all_methods"
 """The tag of the sheet of all methods, which is sorted before those of single ones."""
-
-_SCALES = {"max": OWN_SCALE, "minmax": ("least", "each map's maximum"), "shared": ("0", "the maximum of all")}
-"""What stands at the ends of the color scale."""
 
 _T = TypeVar("_T")
 
@@ -138,7 +135,7 @@ def draw_sheets(
             fine=[name for name, column in columns.items() if column.is_fine],
             boxes={"": boxes, **dict.fromkeys(columns, plain_boxes)},
             note=join_notes(f"explained: {note}", read, *channels, pixel_scale.note, any(boxes) and BOX_LEGEND),
-            scale=_SCALES[style.normalize] if scale is None else scale,
+            scale=SCALES[style.normalize] if scale is None else scale,
             drawing=drawing,
         )
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from lightning_saliency.attribution import Normalize
 from lightning_saliency.visualization.boxes import Boxes, draw_boxes
 from lightning_saliency.visualization.captions import Caption
 from lightning_saliency.visualization.cells import (
@@ -35,6 +36,13 @@ from lightning_saliency.visualization.views import Cut, Shown, cut_images, make_
 
 OWN_SCALE = ("0", "each map's maximum")
 """What stands at the ends of the color scale where each map is divided by its own maximum."""
+
+SCALES: dict[Normalize, tuple[str, str]] = {
+    "max": OWN_SCALE,
+    "minmax": ("least", "each map's maximum"),
+    "shared": ("0", "the maximum of all"),
+}
+"""What stands at the ends of the color scale, by what is done to the maps."""
 
 NO_CELL = ""
 """In place of a reason: there is no cell."""
@@ -136,7 +144,7 @@ def tiles(
         images: As for `grid`.
         heatmaps: `(N, 1, h, w)` in [0, 1], or a list of N heatmaps `(1, h, w)`.
         title: Stands on top, such as "epoch 12", cut to one line.
-        labels: What stands below each.
+        labels: What stands below each, cut to one line.
         blanks: For each the reason why its heatmap is blank, or None.
         is_fine: Whether the heatmaps' single pixels are to be seen; see `grid`.
         boxes: For each the boxes that are drawn on it.
@@ -165,7 +173,7 @@ def tiles(
     _draw_boxes(drawn, images, [(), boxes])
     cells = [row[1:] for row in drawn]
     below = [_with_words(images, labels or ())]
-    words = Words([""], (), below, title, note, scale if len(images) > 1 else None, title_lines=1)
+    words = Words([""], (), below, title, note, scale if len(images) > 1 else None, 1, label_lines=1)
     layout, blocks = plan(cells, words, drawing.theme, _count_columns(len(images)))
     placed = {(index, 0): reason for index, reason in enumerate(reasons)}
     page = _draw_page(cells, layout, blocks, placed, words.scale, drawing)

@@ -23,7 +23,7 @@ from lightning_saliency.visualization.captions import (
     reason_words,
 )
 from lightning_saliency.visualization.colors import signed_to_rgb, to_percentile
-from lightning_saliency.visualization.sheet import grid
+from lightning_saliency.visualization.sheet import SCALES, grid
 from lightning_saliency.visualization.style import Style, find_names, find_pixel_scale
 from lightning_saliency.visualization.views import cut_images, make_views
 
@@ -96,6 +96,7 @@ def tutorial_figure(
             else "",
         ),
         fine=[method_title(key) for key in keys if is_fine(key)],
+        scale=SCALES[style.normalize],
         per_row=1,
         drawing=style.drawing(_CELL_SIDE),
     )

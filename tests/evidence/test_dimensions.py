@@ -309,5 +309,5 @@ def test_a_pyramid_of_tokens_of_a_video_is_read_at_each_of_its_sizes():
         proj_after_attn=True, num_classes=5,
     )  # fmt: skip
     found = explain(model, torch.randn(1, 3, 8, 64, 64), methods=["summed_hires_cam", "grad_cam"])
-    assert describe_reading(found, "grad_cam") == "layer: blocks.2.norm1 · 4×8×8 tokens after 1"
+    assert describe_reading(found, "grad_cam") == "read at layer blocks.2.norm1 · 4×8×8 tokens after 1"
     assert found.attributions["summed_hires_cam"].shape == (1, 1, 4, 16, 16)

@@ -27,7 +27,7 @@ def test_of_several_runs_the_message_names_each(tmp_path):
 
 def test_a_folder_without_records_is_said_to_be_one(tmp_path):
     (tmp_path / "data" / "images").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=r"itself or up to 3 levels below, got .*data$|below, got .*data\\.$"):
+    with pytest.raises(FileNotFoundError, match=r"itself or up to 3 levels below, got .*data\.$"):
         load_record(tmp_path / "data")
     with pytest.raises(FileNotFoundError, match="which is empty or not there"):
         load_record(tmp_path / "nowhere")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lightning_saliency.attribution import blank_reasons
+from lightning_saliency.evidence import TASKS
 from lightning_saliency.visualization import Caption, Names, class_model_caption, fooling_caption, method_title
 from lightning_saliency.visualization.captions import (
     answer_caption,
@@ -22,16 +23,15 @@ def test_a_class_without_a_name_is_called_by_its_number():
     assert Names()[3] == "3"
 
 
-def explanation(answers, confidences, *, classes=None, probabilities=None, of_what=""):
+def explanation(answers, confidences, *, classes=None, probabilities=None, task=TASKS["multiclass"], logits=None):
     """What a caption reads of an explanation."""
-    predictions = [0 if isinstance(answer, tuple) else answer for answer in answers]
     return SimpleNamespace(
         answers=answers,
         answer_probabilities=confidences,
-        predictions=torch.tensor(predictions),
         classes=None if classes is None else torch.tensor(classes),
         probabilities=None if probabilities is None else torch.tensor(probabilities),
-        task=SimpleNamespace(of_what=of_what),
+        task=task,
+        logits=logits,
     )
 
 
@@ -72,7 +72,7 @@ def test_a_third_class_is_said_beside_the_predicted_and_the_true_one():
 
 
 def test_what_a_probability_is_of_stands_behind_it():
-    words = explanation([1, 1], [(0.5,), ()], classes=[1, 1], of_what=" of the pixels")
+    words = explanation([1, 1], [(0.5,), ()], classes=[1, 1], task=TASKS["segmentation"])
     assert [caption.text for caption in prediction_captions(words, [None, None], NAMES)] == [
         "predicted dog 50% of the pixels",
         "predicted dog",
@@ -107,8 +107,8 @@ def test_each_reason_why_a_map_can_be_blank_has_plain_words():
 
 
 def test_an_embedding_is_named_and_nothing_is_predicted():
-    captions = prediction_captions([None], [None], [()], NAMES, "", "embedding of 128")
-    assert captions == [Caption("embedding of 128", None)]
+    words = explanation([None], [()], task=TASKS["embedding"], logits=torch.zeros(1, 128))
+    assert prediction_captions(words, [None], NAMES) == [Caption("embedding of 128", None)]
 
 
 def test_what_stands_below_a_cell():
@@ -130,7 +130,7 @@ def test_sets_of_classes_and_values_are_said_as_what_they_are():
     assert [caption.text for caption in captions] == [
         "predicted cat 90%, dog 60% · true cat",
         "predicted 37.25 · true 39",
-        "none",
+        "predicted none",
         "predicted 0.25, 1, 2, … · true 0.5, 1, 2, …",
     ]
     assert [caption.correct for caption in captions] == [False, None, True, None]

@@ -81,6 +81,8 @@ class Samples:
     images: tuple
     labels: tuple
     class_names: tuple | None = None
+    boxes: tuple = ()
+    box_classes: tuple = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,10 @@ class Look:
     predictions: tuple
     layers: tuple = ("layer4",)
     explained: str = "true class"
+    classes: tuple = ()
+    boxes: tuple = ()
+    box_classes: tuple = ()
+    task: str = "multiclass"
 
 
 class Run(list):
