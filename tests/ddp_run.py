@@ -9,7 +9,7 @@ import torch
 from tiny import L, TinyClassifier, data, loader, trainer
 
 from lightning_saliency import SaliencyCallback, explain
-from lightning_saliency.callbacks import Execution, Metrics
+from lightning_saliency.callbacks import Execution, Metrics, Style
 from lightning_saliency.callbacks.audit import digest, fingerprint
 
 
@@ -63,6 +63,7 @@ def main(folder: str, strategy: str, mode: str) -> None:
         ["cam", "saliency"],
         samples=4,
         metrics=Metrics(samples=6, faithfulness=True, randomization_every_n_epochs=1),
+        style=Style(cards="all"),
         execution=Execution(on_error="raise", audit=True),
     )
     monitors = [

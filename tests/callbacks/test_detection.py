@@ -8,8 +8,7 @@ from tiny import L, loader, trainer
 from torch import nn
 
 from lightning_saliency import SaliencyCallback, explain, load_record
-from lightning_saliency.visualization import Names
-from lightning_saliency.visualization.method_sheets import _captions
+from lightning_saliency.visualization.captions import Names, prediction_captions
 
 N, SIDE, QUERIES, CLASSES = 8, 16, 5, 3
 GENERATOR = torch.Generator().manual_seed(0)
@@ -217,11 +216,12 @@ def test_nothing_detected_is_no_class_and_a_true_class_without_a_box_is_replaced
     assert group.explanation.classes.tolist() == [-1, 1, 2] * 2  # the true class is 1
     assert group.heatmaps("max")["hires_cam"].reasons[::3] == ("nothing detected",) * 2
     assert all(group.explanation.attributions["hires_cam"][row].abs().sum() > 0 for row in (1, 2, 4, 5))
-    words = [caption.text for caption in _captions(group, Names())]
+    truths = [sample.truth for sample in look.samples.samples]
+    words = [caption.text for caption in prediction_captions(group.explanation, truths, Names())]
     assert words[:3] == [
-        "true 1 · nothing detected",
-        "true 1 · predicted 1 90%",
-        "true 1 · predicted 2 90% · explained: 2",
+        "nothing detected · true 1",
+        "1 90%",
+        "predicted 2 90% · true 1",
     ]
     record = load_record(tmp_path)[-1]
     assert (record.predictions[:3], record.classes[:3]) == (((), (1,), (2,)), (None, 1, 2))

@@ -11,7 +11,7 @@ from torch import nn
 
 from lightning_saliency import CAMCallback, SaliencyCallback, load_record
 from lightning_saliency.callbacks import Execution, Metrics
-from lightning_saliency.visualization.captions import Names, explanation_captions
+from lightning_saliency.visualization.captions import Names, prediction_captions
 
 N, SIZE, D, K = 8, 16, 12, 5
 GENERATOR = torch.Generator().manual_seed(0)
@@ -166,8 +166,8 @@ def test_an_embedding_is_explained_by_its_similarity_to_itself_and_not_a_word_is
     torch.testing.assert_close(explanation.logits, embed(module))
     torch.testing.assert_close(explanation.scores, embed(module).square().sum(1))
     assert all(reason is None for maps in look.explained[0].heatmaps("max").values() for reason in maps.reasons)
-    scalars = {name for name in runner.callback_metrics if name.startswith("saliency/")}
-    assert {"saliency/grad_cam/entropy", "saliency/grad_cam/rank_correlation_previous"} <= scalars
+    scalars = {name for name in runner.callback_metrics if name.startswith("xai_saliency/")}
+    assert {"xai_saliency/grad_cam/entropy", "xai_saliency/grad_cam/rank_correlation_untrained"} <= scalars
 
 
 def test_the_record_and_the_captions_of_an_embedding_have_no_class_and_no_percentage(tmp_path):
@@ -177,10 +177,10 @@ def test_the_record_and_the_captions_of_an_embedding_have_no_class_and_no_percen
     assert (recorded.task, recorded.explained) == ("embedding", "similarity to itself")
     assert (recorded.predictions, recorded.probabilities, recorded.classes) == (none, none, none)
     assert record.samples.labels == none
-    captions = explanation_captions(look.explained[0].explanation, Names())
-    assert [(caption.text, caption.correct) for caption in captions] == [
-        ("embedding of 12 · explained: similarity to itself", None)
-    ] * 4
+    assert look.target == "similarity to itself"
+    truths = [sample.truth for sample in look.samples.samples]
+    captions = prediction_captions(look.explained[0].explanation, truths, Names())
+    assert [(caption.text, caption.correct) for caption in captions] == [("embedding of 12", None)] * 4
 
 
 @pytest.mark.parametrize("kind", [Triplets, BYOL])
@@ -287,10 +287,11 @@ def test_a_class_of_an_embedding_is_refused_before_the_first_step(tmp_path):
 
 
 def test_metrics_of_classes_are_left_out_without_a_word_and_a_random_head_is_compared(tmp_path):
-    metrics = Metrics(faithfulness=True, randomization_every_n_epochs=1)
+    metrics = Metrics("all", faithfulness=True, randomization_every_n_epochs=1)
     _, said, runner = fitted(tmp_path, SimCLR(), methods="grad_cam", metrics=metrics)
     assert not [text for text in said if "random" not in text]
-    assert -1 <= runner.callback_metrics["saliency/grad_cam/rank_correlation_random_head"] <= 1
+    for compared in ("random_head", "previous"):
+        assert -1 <= runner.callback_metrics[f"xai_saliency/grad_cam/rank_correlation_{compared}"] <= 1
 
 
 def test_cam_of_an_embedding_shows_no_maps_of_classes(tmp_path):

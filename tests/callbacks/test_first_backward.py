@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from beside import fit_beside
-from tiny import NUM_CLASSES, L, TinyClassifier, data, events, loader, trainer
+from tiny import NUM_CLASSES, L, TinyClassifier, data, events, first, loader, trainer
 from torch import nn
 
 from lightning_saliency import GradCAMCallback, SaliencyCallback
@@ -111,7 +111,7 @@ class Answers(TinyClassifier):
 
 
 def test_it_is_the_network_that_sanity_checking_saw_and_the_training_keeps_its_own(tmp_path, caplog):
-    (notes, callback), module = watched(["grad_cam", "saliency"]), Answers()
+    (notes, callback), module = watched(["grad_cam", "saliency"], samples=first(4)), Answers()
     fit(tmp_path, module, callback, max_epochs=1, limit_train_batches=1, precision="64-true")
     (untrained,) = notes.looks[0].explained
     assert torch.allclose(untrained.explanation.logits.double(), module.answers[0][:4].double(), rtol=1e-6, atol=1e-9)
@@ -249,8 +249,9 @@ def test_of_several_backwards_it_is_before_the_first(tmp_path, module, options):
 def test_without_sanity_checking_the_loss_is_known_in_the_first_validation(tmp_path):
     notes, callback = watched()
     fit(tmp_path, TinyClassifier(), callback, max_epochs=1, num_sanity_val_steps=0)
-    assert [look.is_untrained for look in notes.looks] == [False]
-    assert notes.terms == [SOFTMAX]
+    assert [look.is_untrained for look in notes.looks] == [True, False]
+    assert notes.stages == ["validate", "validate"]
+    assert notes.terms == [SOFTMAX] * 2
 
 
 class LearnsNothing(TinyClassifier):
@@ -378,7 +379,7 @@ def test_batches_that_a_loader_overwrites_are_kept_as_they_were(tmp_path):
         images = torch.stack([image for image, _ in samples])
         return buffer[: len(images)].copy_(images), torch.tensor([label for _, label in samples])
 
-    notes, callback = watched()
+    notes, callback = watched(samples=first(4))
     runner = trainer(tmp_path, callback, max_epochs=1)
     runner.fit(TinyClassifier(), loader(), loader(collate_fn=reused))
     images = torch.cat([sample.call.images for sample in notes.looks[0].samples.samples])
@@ -407,5 +408,5 @@ def test_the_time_budget_does_not_count_the_look_before_training(tmp_path):
     slow = SaliencyCallback("grad_cam", samples=4, outputs=[Slow()], name="slow")
     fit(tmp_path, TinyClassifier(), callback, slow, max_epochs=2)
     assert [look.fraction for look in notes.looks] == [1.0] * 3
-    seconds = [event.value for event in events(tmp_path).Scalars("slow/seconds")]
+    seconds = [event.value for event in events(tmp_path).Scalars("xai_slow/seconds")]
     assert seconds[0] > 0.5 > seconds[1] >= 0

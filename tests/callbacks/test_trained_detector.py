@@ -10,6 +10,7 @@ from tiny import loader, trainer
 from tiny_detector import CLASSES, Pictures, Pyramid, collated
 
 from lightning_saliency import SaliencyCallback, explain, load_record
+from lightning_saliency.callbacks import Metrics
 from lightning_saliency.visualization import filmstrip
 
 
@@ -21,7 +22,7 @@ def run(tmp_path_factory):
     module = Pyramid()
     data = loader(Pictures(256), batch_size=8, collate_fn=collated)
     validation = loader(Pictures(8, seed=1), batch_size=8, collate_fn=collated)
-    trainer(folder, SaliencyCallback(outputs=[keeps]), max_epochs=5).fit(module, data, validation)
+    trainer(folder, SaliencyCallback(outputs=[keeps], metrics=Metrics("all")), max_epochs=5).fit(module, data, validation)
     return folder, module, keeps.looks
 
 
@@ -105,7 +106,7 @@ def test_the_metrics_of_objects_are_measured_in_the_true_boxes_of_the_explained_
             mask[y1:y2, x1:x2] = True
         if mask.any():
             shares.append(float(maps[row][mask].sum() / maps[row].sum()))
-    assert look.scalars["xai_saliency/saliency/energy_in_box"] == pytest.approx(sum(shares) / len(shares), abs=1e-4)
+    assert look.scalars["saliency/energy_in_box"] == pytest.approx(sum(shares) / len(shares), abs=1e-4)
 
 
 def test_boxes_are_drawn_on_the_pictures_with_the_names_of_their_classes(run):

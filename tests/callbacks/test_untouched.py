@@ -12,7 +12,7 @@ from recipes import METHODS, RECIPES, STRICT, Careless, Deterministic, Witness, 
 from recipes.optimization import Scheduled
 from tiny import L, TinyClassifier, events, is_own, loader, sheets, trainer
 
-from lightning_saliency.callbacks import Execution, Output, SaliencyCallback
+from lightning_saliency.callbacks import Execution, Output, SaliencyCallback, Style
 from lightning_saliency.callbacks.audit import changed, digest
 from lightning_saliency.callbacks.outputs import Logged
 
@@ -102,7 +102,7 @@ def test_evaluation_under_inference_mode_leaves_everything_as_it_was(tmp_path, s
 
 def test_a_module_compiled_after_the_first_run_is_still_explained(tmp_path):
     module = TinyClassifier()
-    callback = SaliencyCallback(METHODS, execution=STRICT)
+    callback = SaliencyCallback(METHODS, style=Style(cards="all"), execution=STRICT)
     trainer(tmp_path / "eager", callback, max_epochs=1).fit(module, loader(), loader())
     module.compile(backend="eager")
     trainer(tmp_path / "compiled", callback, max_epochs=1).fit(module, loader(), loader())
