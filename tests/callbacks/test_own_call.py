@@ -22,7 +22,7 @@ def look_of(tmp_path, module, batches, *, methods=METHODS, samples=4, fit=False,
     """The first look of a run, right after the pass of which it knows what the validation step saw."""
     keeps = Keeps()
     execution = options.pop("execution", Execution(on_error="raise", audit=True))
-    options |= {"samples": samples, "history": history, "execution": execution, "style": Style(cards="all")}
+    options |= {"samples": first(samples), "history": history, "execution": execution, "style": Style(cards="all")}
     callback = SaliencyCallback(methods, outputs=[keeps], **options)
     runner = trainer(tmp_path, callback, max_epochs=1)
     if fit:
@@ -360,7 +360,9 @@ class WrapsTheModule(L.strategies.SingleDeviceStrategy):
 @pytest.mark.parametrize("model", [NormalizedInTheStep, CallsForward])
 def test_a_step_that_runs_as_the_modules_own_call_is_not_taken_for_a_call_of_the_model(tmp_path, model):
     keeps = Keeps()
-    callback = SaliencyCallback(METHODS, samples=4, execution=Execution(on_error="raise", audit=True), outputs=[keeps])
+    callback = SaliencyCallback(
+        METHODS, samples=first(4), execution=Execution(on_error="raise", audit=True), outputs=[keeps]
+    )
     runner = trainer(tmp_path, callback, max_epochs=1, strategy=WrapsTheModule("cpu"), accelerator="auto")
     runner.fit(model(), loader(), loader())
     look = keeps.looks[0]
@@ -377,7 +379,7 @@ def test_the_argument_that_holds_the_images_can_be_named(tmp_path):
             return self(left=batch[0], right=batch[0].flip(3))
 
     keeps = Keeps()
-    callback = SaliencyCallback("saliency", samples=Samples(4, image="right"), outputs=[keeps])
+    callback = SaliencyCallback("saliency", samples=Samples(4, choose="first", image="right"), outputs=[keeps])
     trainer(tmp_path, callback).validate(TwoImages(), loader(), verbose=False)
     torch.testing.assert_close(keeps.looks[-1].explained[0].explanation.images, data()[:4][0].flip(3))
 

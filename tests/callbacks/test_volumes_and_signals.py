@@ -118,8 +118,8 @@ def test_training_is_not_touched(tmp_path, kind):
 def test_a_resumed_run_goes_on_with_its_samples_and_its_record(tmp_path, kind):
     dataset, L_checkpoint = data(kind), L.callbacks.ModelCheckpoint(dirpath=tmp_path / "checkpoints", save_last=True)
     options = {"enable_checkpointing": True}
-    first = trainer(tmp_path, SaliencyCallback(execution=RAISES), L_checkpoint, max_epochs=1, **options)
-    first.fit(Tiny(kind), loader(dataset), loader(dataset))
+    half = trainer(tmp_path, SaliencyCallback(execution=RAISES), L_checkpoint, max_epochs=1, **options)
+    half.fit(Tiny(kind), loader(dataset), loader(dataset))
     second = trainer(tmp_path, SaliencyCallback(execution=RAISES), max_epochs=2)
     second.fit(Tiny(kind), loader(dataset), loader(dataset), ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
     record = load_record(tmp_path)
