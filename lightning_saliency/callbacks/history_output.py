@@ -148,8 +148,9 @@ class HistoryOutput(Output):
     def _animations(self, record: Record) -> dict[str, Tensor | Path]:
         """Put the animations beside the record; if that is a remote store, loggers get copies on this machine."""
         run_folder = open_folder(self._run_folder)
+        above, slash, _ = self.name.rpartition("/")
         own_name = record.path.rpartition("/")[2].removesuffix(SUFFIX)  # another run's may be beside it
-        folders = [run_folder.child(own_name)]
+        folders = [run_folder.child(f"{above}{slash}{own_name}")]
         if not isinstance(run_folder, LocalFolder):
             copies = mkdtemp()
             finalize(self, rmtree, copies, ignore_errors=True)

@@ -251,7 +251,7 @@ def test_the_sheet_has_a_column_of_the_models_own_map(tmp_path):
     for index, module in enumerate((plain, with_map)):
         keeps = Pictures()
         runner = trainer(
-            tmp_path / str(index), SaliencyCallback(["saliency"], outputs=[keeps], samples=4), max_epochs=1
+            tmp_path / str(index), SaliencyCallback(["saliency"], outputs=[keeps], samples=first(1)), max_epochs=1
         )
         dataset = TensorDataset(IMAGES, ABNORMAL)
         runner.fit(module, loader(dataset, batch_size=4), loader(dataset, batch_size=4))
