@@ -148,7 +148,9 @@ def plan(
     slot_tops = [rows_top + bottom - gap - height for bottom, height in zip(bottoms, slot_heights, strict=True)]
     foot_top = rows_top + bottoms[-1]
     foot = len(note_lines)
-    if words.scale and (not foot or small.getlength(note_lines[-1]) + 2 * em + _scale_width(em, small, words.scale) > inner):
+    if words.scale and (
+        not foot or small.getlength(note_lines[-1]) + 2 * em + _scale_width(em, small, words.scale) > inner
+    ):
         foot += 1  # the color scale stands beside the note's last line, or alone
     foot_bottom = foot_top + foot * small.height
     size = (foot_bottom + (3 * em // 2 if foot else em), inner + 2 * margin)
