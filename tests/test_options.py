@@ -189,7 +189,7 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
         "mean": MEANS, "std": Kind([*MEANS.wrong, 0, -1, [0.5, 0]], MEANS.right), "class_names": CLASS_NAMES,
         "colormap": choice("turbo", "viridis"), "alpha": number(0, 0.5, 1, outside=[-0.1, 1.1]),
         "fade": FLAG, "contour": number(0.5, 0.99, outside=[0, 1, -0.1, 1.1]).or_none(), "cards": choice("few", "all"),
-        "theme": choice("light", "dark"), "cell": count(32).or_none(), "normalize": choice("max", "minmax", "shared"), "channels": CHANNELS,
+        "theme": choice("light", "dark"), "cell": Kind([*count(32).wrong, 3], [32, np.int64(64)]).or_none(), "normalize": choice("max", "minmax", "shared"), "channels": CHANNELS,
         "volumes": choice(*get_args(Volumes)),
         "top_k": count().or_none(),
     }),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import matplotlib
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_saliency._checks import check_flag, check_number, refuse, shown
+from lightning_saliency._checks import check_flag, check_number, check_options, optional, refuse, shown
 from lightning_saliency.data import over_axes
 from lightning_saliency.visualization.images import check_rgb, select_channels, with_colors
 
@@ -65,11 +65,16 @@ class Shading:
     contour: float | None = None
 
     def __post_init__(self) -> None:
-        check_colormap("colormap", self.colormap)
-        check_alpha("alpha", self.alpha)
-        check_flag("fade", self.fade)
-        if self.contour is not None:
-            check_number("contour", self.contour, "(0, 1)")
+        check_options(
+            self,
+            "",
+            {
+                "colormap": check_colormap,
+                "alpha": check_alpha,
+                "fade": check_flag,
+                "contour": optional(partial(check_number, interval="(0, 1)")),
+            },
+        )
 
     def opacity(self, heatmaps: Tensor) -> Tensor:
         """Return the weight of the color of each value in [0, 1]."""

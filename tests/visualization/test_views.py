@@ -200,7 +200,7 @@ def test_a_signal_is_a_curve_from_the_left_to_the_right_colored_where_the_map_is
 def test_signals_of_any_length_are_drawn_in_the_same_room(length, channels):
     curves = to_curves(torch.randn(2, channels, length, generator=torch.Generator().manual_seed(0)))
     sheet = grid(curves, {"m": rand(2, 1, length)}, blanks={"m": [None, "constant 0"]}, captions=[Caption("a")] * 2)
-    assert sheet.shape[2] == 384 * 2 + 10 + 60
+    assert sheet.shape[2] == 384 * 2 + 11 + 66  # two cells, the gap, the margins
     assert sheet.shape == grid(uint8(2, channels, 50), {"m": rand(2, 1, 50)}, captions=[Caption("a")] * 2).shape
 
 
