@@ -52,7 +52,7 @@ def test_the_demo_trains_logs_and_reports(demo, tmp_path, capsys):
     assert result.hits.keys() == result.untrained_hits.keys() == {"cam", "grad_cam"}
     assert all(0 <= rate <= 1 for rate in [*result.hits.values(), *result.untrained_hits.values()])
     found = events(Path(result.log_dir))
-    expected = {f"saliency/{name}" for name in ("cam", "grad_cam", "grad_cam_plus_plus", "saliency", "overview")}
+    expected = {f"saliency/{name}" for name in ("cam", "grad_cam", "grad_cam_plus_plus", "saliency", "Overview")}
     assert sheets(Path(result.log_dir)) == expected
     assert len(found.Images("saliency/cam")) == 1 + 2  # before training, and two epochs
     assert {"saliency/cam/filmstrip", "saliency/cam/animation"} <= set(found.Tags()["images"])
@@ -115,7 +115,7 @@ def test_the_demos_training_ends_bit_for_bit_the_same_with_and_without_the_callb
         states = (model.state_dict(), runner.optimizers[0].state_dict(), torch.get_rng_state())
         endings.append(digest([*states, random.getstate(), np.random.get_state()]))
     assert endings[0] == endings[1]
-    assert len(events(tmp_path / "1").Images("saliency/all_methods")) == 3
+    assert len(events(tmp_path / "1").Images("saliency/Overview")) == 3
 
 
 def test_the_demos_network_takes_its_own_class_images_for_what_they_show_and_is_fooled(demo, tmp_path):

@@ -47,8 +47,8 @@ class SaliencyCallback(LookCallback):
     without it, bit for bit. Also works in `trainer.validate` and `trainer.test`.
 
     Logged, with the same steps as Lightning's scalars:
-        - `saliency/all_methods`: of each sample the image and the overlays of all methods. In `trainer.test`,
-          `saliency/all_methods/test`.
+        - `saliency/Overview`: of each sample the image and the overlays of all methods. In `trainer.test`,
+          `saliency/Overview/test`.
         - `saliency/<method>`: the image and the overlay of a method, where it is the only one, or with
           `Style(cards="all")`.
         - `saliency/class_maps`: the image and CAM of its `top_k` most probable classes, where the style's `top_k` is

@@ -44,7 +44,7 @@ _CELLS_AREA = 900_000
 _LEAST_CELL_SIDE = 130
 """In pixels, however many cells there are: the words keep so much room in any case, and 64 pixels are doubled."""
 
-ALL_METHODS = "all_methods"
+ALL_METHODS = "Overview"
 """The tag of the sheet of all methods, which is sorted before those of single ones."""
 
 _T = TypeVar("_T")
@@ -82,7 +82,7 @@ def draw_sheets(
         pixel_scale: How the images become colors; by default found as `pixel_scale_of` finds it.
 
     Returns:
-        uint8 pictures `(3, H, W)`: that of all methods under `all_methods`, where there are several; one of each
+        uint8 pictures `(3, H, W)`: that of all methods under `Overview`, where there are several; one of each
         method by its key, where the style wants all cards or there is one alone; and one of classes under
         `class_maps`, for `top_k` above 1.
 
@@ -98,7 +98,7 @@ def draw_sheets(
         >>> samples = SampleBatch(explanation.call, truths=(None, None), positions=(0, 1))
         >>> looked = ExplainedSamples(samples, explanation, HeatmapStage(explanation))
         >>> list(draw_sheets([looked], Style(), title="epoch 1", explained="predicted class"))
-        ['all_methods']
+        ['Overview']
     """
     if not looked:
         raise ValueError("Expected `looked` to hold at least one entry of explained samples, got none.")

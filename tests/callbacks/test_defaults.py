@@ -32,7 +32,7 @@ def scalars(folder) -> set[str]:
 def test_there_are_three_cards_and_that_of_all_methods_comes_first(tmp_path):
     fit(tmp_path, callback(["grad_cam", "grad_cam_plus_plus", "saliency"]))
     tags = events(tmp_path).Tags()["images"]
-    assert sorted(tags) == ["saliency/all_methods", "saliency/grad_cam/animation", "saliency/grad_cam/filmstrip"]
+    assert sorted(tags) == ["saliency/Overview", "saliency/grad_cam/animation", "saliency/grad_cam/filmstrip"]
 
 
 def test_the_cards_of_no_options_at_all_are_three(tmp_path):
@@ -51,7 +51,7 @@ def test_of_one_method_its_sheet_takes_the_place_of_that_of_all(tmp_path):
 def test_all_cards_are_those_of_each_method_together_after_that_of_all_methods(tmp_path):
     fit(tmp_path, callback(style=Style(cards="all")))
     own = [f"saliency/{method}{card}" for method in METHODS for card in ("", "/animation", "/filmstrip")]
-    assert sorted(events(tmp_path).Tags()["images"]) == ["saliency/all_methods", *own]
+    assert sorted(events(tmp_path).Tags()["images"]) == ["saliency/Overview", *own]
     few, each = load_record(tmp_path)[-1].attributions, METHODS
     assert list(few) == each  # what is kept does not depend on what is drawn
 

@@ -111,7 +111,7 @@ def test_a_class_count_that_changes_is_one_warning(tmp_path):
 def test_out_of_memory_is_retried_with_smaller_chunks(tmp_path):
     fit_beside(tmp_path / "hungry", Hungry, callback(), max_epochs=2)
     fit_beside(tmp_path / "fed", TinyClassifier, callback(), max_epochs=2)
-    hungry, fed = (events(tmp_path / name / "with").Images("saliency/all_methods") for name in ("hungry", "fed"))
+    hungry, fed = (events(tmp_path / name / "with").Images("saliency/Overview") for name in ("hungry", "fed"))
     assert len(hungry) == len(fed) == 3
     difference = (picture(hungry[-1]).int() - picture(fed[-1]).int()).abs()  # what rounding may do to a color
     assert difference.max() <= 32

@@ -255,7 +255,7 @@ def test_where_a_logger_has_no_folder_the_record_is_in_the_trainers_and_all_is_s
     monkeypatch.chdir(tmp_path / "elsewhere")
     bare = Bare()
     fit(tmp_path, callback(), logger=bare)
-    looks = [["saliency/all_methods", "saliency/cam", "saliency/saliency"]] * 3
+    looks = [["saliency/Overview", "saliency/cam", "saliency/saliency"]] * 3
     assert [key for key in bare.seen if "/filmstrip" not in key and "/animation" not in key] == [
         *chain.from_iterable(looks)
     ]
@@ -267,7 +267,7 @@ def test_where_a_logger_has_no_folder_the_record_is_in_the_trainers_and_all_is_s
 def test_without_history_or_metrics_nothing_of_them_is_there(tmp_path):
     fit(tmp_path, callback(history=False, metrics=False))
     found = events(tmp_path)
-    assert set(found.Tags()["images"]) == {"saliency/cam", "saliency/saliency", "saliency/all_methods"}
+    assert set(found.Tags()["images"]) == {"saliency/cam", "saliency/saliency", "saliency/Overview"}
     assert [tag for tag in found.Tags()["scalars"] if is_own(tag)] == ["xai_saliency/seconds"]
     assert not list(tmp_path.glob("*.record"))
 
@@ -301,7 +301,7 @@ def test_a_record_that_cannot_be_written_is_one_warning_and_the_pictures_are_the
     with pytest.warns(UserWarning, match=r"saliency\.record") as caught:
         fit(tmp_path, ours, After(put_a_file_in_its_place), max_epochs=4)
     assert sum("could not show its pictures" in str(warning.message) for warning in caught) == 1
-    assert sheets(tmp_path) == {"saliency/cam", "saliency/saliency", "saliency/all_methods"}
+    assert sheets(tmp_path) == {"saliency/cam", "saliency/saliency", "saliency/Overview"}
     assert len(events(tmp_path).Images("saliency/cam")) == 5
     assert len(events(tmp_path).Scalars("xai_saliency/cam/entropy")) == 4
     assert record.read_bytes() == b"something else, of somebody else"

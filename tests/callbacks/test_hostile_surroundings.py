@@ -15,7 +15,7 @@ from lightning_saliency import SaliencyCallback, load_record
 from lightning_saliency.callbacks import Execution, Logged, Output, Samples, Style
 
 SHOWN = 5
-PICTURES = {"saliency/cam", "saliency/saliency", "saliency/all_methods"}
+PICTURES = {"saliency/cam", "saliency/saliency", "saliency/Overview"}
 
 
 def callback(on_error="warn", **options) -> SaliencyCallback:

@@ -12,7 +12,7 @@ from torch import nn
 from lightning_saliency import GradCAMCallback, SaliencyCallback, load_record
 from lightning_saliency.callbacks import Execution, Metrics, Style
 
-ALL = {f"saliency/{key}" for key in ("grad_cam", "grad_cam_plus_plus", "saliency", "all_methods")}
+ALL = {f"saliency/{key}" for key in ("grad_cam", "grad_cam_plus_plus", "saliency", "Overview")}
 EACH = Style(cards="all")
 
 
@@ -165,7 +165,7 @@ def test_a_transformer_is_shown_by_its_attentions(tmp_path, recwarn, options):
     )
     assert texts(recwarn, "SaliencyCallback") == []
     keys = ("attention_relevance", "grad_cam", "saliency")
-    assert sheets(tmp_path / "with") == {f"saliency/{key}" for key in (*keys, "all_methods")}
+    assert sheets(tmp_path / "with") == {f"saliency/{key}" for key in (*keys, "Overview")}
     assert 0 <= runner.callback_metrics["xai_saliency/attention_relevance/prefix_relevance"] <= 1
     record = load_record(tmp_path / "with")
     assert record.epochs == [None, 0, 1, 2]

@@ -102,9 +102,9 @@ def test_given_images_are_shown_after_each_training_epoch(tmp_path, reason):
     assert torch.equal(keeps.images, IMAGES)
     assert keeps.labels == LABELS.tolist()
     written = events(tmp_path)
-    assert [event.step for event in written.Images("saliency/all_methods")] == [0, 2, 5]
+    assert [event.step for event in written.Images("saliency/Overview")] == [0, 2, 5]
     assert [event.step for event in written.Scalars("xai_saliency/grad_cam/entropy")] == [2, 5]
-    assert {"saliency/grad_cam/filmstrip", "saliency/all_methods", "saliency/grad_cam/animation"} <= set(
+    assert {"saliency/grad_cam/filmstrip", "saliency/Overview", "saliency/grad_cam/animation"} <= set(
         written.Tags()["images"]
     )
     assert load_record(tmp_path).epochs == [None, 0, 1]
@@ -170,7 +170,7 @@ def test_the_training_is_untouched(tmp_path, options):
     callback = SaliencyCallback(["grad_cam", "saliency"], samples=(IMAGES, LABELS), execution=STRICT)
     runner = fit_beside(tmp_path, NeverValidates, callback, **options)
     assert runner.global_step > 0
-    assert len(events(tmp_path / "with").Images("saliency/all_methods")) == 4
+    assert len(events(tmp_path / "with").Images("saliency/Overview")) == 4
 
 
 class ByItself(TinyClassifier):

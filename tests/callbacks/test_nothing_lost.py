@@ -290,7 +290,7 @@ def test_a_callback_is_copied_and_pickled_also_after_a_fit(tmp_path, copied, is_
 
 def test_a_second_callback_of_the_same_name_is_refused_by_a_text_of_ours(tmp_path):
     runner = trainer(tmp_path, SaliencyCallback(), SaliencyCallback())
-    with pytest.raises(ValueError, match=r"log under different tags, got 'saliency/all_methods' twice.*`name=...`"):
+    with pytest.raises(ValueError, match=r"log under different tags, got 'saliency/Overview' twice.*`name=...`"):
         runner.fit(TinyClassifier(), loader(), loader())
     assert runner.global_step == 0
 

@@ -33,7 +33,7 @@ def test_every_epoch_and_the_untrained_network_are_in_the_event_file_at_the_scal
     callback = SaliencyCallback(["cam", "saliency"], style=Style(cards="all"))
     trainer(tmp_path, callback, max_epochs=3).fit(TinyClassifier(), loader(shuffle=True), loader())
     found = events(tmp_path)
-    assert sheets(tmp_path) == {"saliency/cam", "saliency/saliency", "saliency/all_methods"}
+    assert sheets(tmp_path) == {"saliency/cam", "saliency/saliency", "saliency/Overview"}
     scalar_steps = [event.step for event in found.Scalars("val_loss")]
     assert scalar_steps == [2, 5, 8]
     for tag in sheets(tmp_path):
@@ -72,7 +72,7 @@ def test_the_last_picture_is_the_trained_model_explained_by_hand(tmp_path):
         fine=["Saliency"],
         note="explained: true class · read at layer backbone",
     )
-    last = events(tmp_path).Images("saliency/all_methods")[-1]
+    last = events(tmp_path).Images("saliency/Overview")[-1]
     assert last.encoded_image_string == encode_picture(expected)[0]
 
 
@@ -125,7 +125,7 @@ def test_images_of_one_channel_and_of_many_are_shown(tmp_path, channels):
     trainer(tmp_path, SaliencyCallback(samples=2, history=False), max_epochs=1).fit(
         TinyClassifier(channels), sets, sets
     )
-    assert len(events(tmp_path).Images("saliency/all_methods")) == 2
+    assert len(events(tmp_path).Images("saliency/Overview")) == 2
 
 
 class Pictures(torch.utils.data.Dataset):
@@ -163,7 +163,7 @@ def test_validate_and_test_run_under_inference_mode_and_have_their_own_tags(tmp_
     runner.test(TinyClassifier(), loader(), verbose=False)
     tags = set(events(tmp_path).Tags()["images"])
     assert tags == {
-        f"saliency/{name}{stage}" for name in ("grad_cam", "saliency", "all_methods") for stage in ("", "/test")
+        f"saliency/{name}{stage}" for name in ("grad_cam", "saliency", "Overview") for stage in ("", "/test")
     }
 
 
@@ -256,7 +256,7 @@ def test_several_layers_have_a_picture_each_or_one_that_is_fused(tmp_path):
     layers = ["backbone.2", "backbone.6"]
     each = GradCAMCallback(layer=layers, style=Style(cards="all"), execution=RAISES)
     trainer(tmp_path / "each", each).validate(TinyClassifier(), loader(), verbose=False)
-    tags = {"saliency/grad_cam@backbone.2", "saliency/grad_cam@backbone.6", "saliency/all_methods"}
+    tags = {"saliency/grad_cam@backbone.2", "saliency/grad_cam@backbone.6", "saliency/Overview"}
     assert set(events(tmp_path / "each").Tags()["images"]) == tags
     fused = GradCAMCallback(layer=layers, execution=Execution(on_error="raise", fuse="max"))
     trainer(tmp_path / "one", fused).validate(TinyClassifier(), loader(), verbose=False)

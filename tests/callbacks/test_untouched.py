@@ -26,7 +26,7 @@ def test_training_with_the_callback_is_the_training_without_it(recipe, tmp_path)
     assert changed(without, with_callback) == []
     assert len(without) > 40
     if recipe.pictures is not None:
-        all_methods = ["all_methods"] if len(recipe.methods) > 1 else []
+        all_methods = ["Overview"] if len(recipe.methods) > 1 else []
         tags = {f"saliency/{tag}" for tag in [*recipe.methods, *all_methods, *recipe.more_tags]}
         found = events(tmp_path / "with")
         assert sheets(tmp_path / "with") == tags

@@ -66,8 +66,8 @@ def test_a_run_with_default_settings_shows_measures_and_records_its_samples(tmp_
     log = events(tmp_path)
     methods = ("grad_cam", "grad_cam_plus_plus", "saliency")
     expected = {f"saliency/{method}{part}" for method in methods for part in ("", "/filmstrip", "/animation")}
-    assert set(log.Tags()["images"]) == expected | {"saliency/all_methods"}
-    assert len(log.Images("saliency/all_methods")) == 3  # untrained, and two epochs
+    assert set(log.Tags()["images"]) == expected | {"saliency/Overview"}
+    assert len(log.Images("saliency/Overview")) == 3  # untrained, and two epochs
     for tag in log.Tags()["images"]:
         assert min(picture(log.Images(tag)[-1]).shape[1:]) > 100
     scalars = log.Tags()["scalars"]

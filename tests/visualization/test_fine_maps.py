@@ -117,7 +117,7 @@ def test_tiles_take_fine_maps_too():
 def test_the_sheets_show_fine_maps_so_and_coarse_ones_over_the_photograph():
     explanation = explain(network(), randn(2, 3, 128, 128), methods=["grad_cam", "saliency"], target=1)
     looked = explained_samples(explanation, (0, 1), (0, 1))
-    sheet = draw(looked)["all_methods"]
+    sheet = draw(looked)["Overview"]
     made = {key: make_heatmaps(raw, (128, 128)) for key, raw in explanation.attributions.items()}
     scaled = to_percentile(made["saliency"].maps, made["saliency"].peaks)[0]
     images, cells = to_rgb(explanation.images), cells_of(sheet, 128, 128)

@@ -65,7 +65,7 @@ def unlabeled_captions(explanation):
 def test_there_is_one_sheet_of_all_methods(normalize):
     looked, names = explained(128, 128), ["ant", "bee", "cat", "dog", "eel"]
     sheets = draw(looked, class_names=names, normalize=normalize, colormap="viridis", alpha=0.4)
-    assert list(sheets) == ["all_methods"]
+    assert list(sheets) == ["Overview"]
     raw, images = looked.explanation.attributions, to_rgb(looked.explanation.images)
     shown = {"CAM": "cam", "Grad-CAM": "grad_cam"}
     maps = {title: to_heatmaps(raw[key], (128, 128), normalize) for title, key in shown.items()}
@@ -79,7 +79,7 @@ def test_there_is_one_sheet_of_all_methods(normalize):
         scale=SCALES[normalize],
         drawing=shaded("viridis", 0.4),
     )
-    assert torch.equal(sheets["all_methods"], expected)
+    assert torch.equal(sheets["Overview"], expected)
     assert list(draw(explained(16, 16, methods="saliency"))) == ["saliency"]
 
 
@@ -87,7 +87,7 @@ def test_there_is_one_sheet_of_all_methods(normalize):
 def test_where_all_cards_are_wanted_each_method_has_a_sheet_of_its_own_after_that_of_all(normalize):
     looked, names = explained(128, 128), ["ant", "bee", "cat", "dog", "eel"]
     sheets = draw(looked, class_names=names, normalize=normalize, cards="all")
-    assert list(sheets) == ["all_methods", "cam", "grad_cam"]
+    assert list(sheets) == ["Overview", "cam", "grad_cam"]
     assert sorted(sheets) == list(sheets)
     raw = looked.explanation.attributions
     for title, key in {"CAM": "cam", "Grad-CAM": "grad_cam"}.items():
@@ -221,7 +221,7 @@ def test_the_more_cells_a_sheet_has_the_smaller_they_are_down_to_what_can_be_rea
     images[:, 0] = 1
     explanation = explain(network(), images, methods=["grad_cam", "hires_cam", "layer_cam", "saliency"])
     looked = explained_samples(explanation, range(count))
-    sheet = draw(looked, mean=0.0, std=1.0, alpha=0.0)["all_methods"]
+    sheet = draw(looked, mean=0.0, std=1.0, alpha=0.0)["Overview"]
     red = (sheet == torch.tensor([255, 0, 0]).view(3, 1, 1)).all(0)
     first = red[:, red.any(0).nonzero()[0].item()]  # the left edge of all images
     assert first.sum() == count * shown
