@@ -22,7 +22,9 @@ def run(tmp_path_factory):
     module = Pyramid()
     data = loader(Pictures(256), batch_size=8, collate_fn=collated)
     validation = loader(Pictures(8, seed=1), batch_size=8, collate_fn=collated)
-    trainer(folder, SaliencyCallback(outputs=[keeps], metrics=Metrics("all")), max_epochs=5).fit(module, data, validation)
+    trainer(folder, SaliencyCallback(outputs=[keeps], metrics=Metrics("all")), max_epochs=5).fit(
+        module, data, validation
+    )
     return folder, module, keeps.looks
 
 
