@@ -146,7 +146,7 @@ def darkened(images: Tensor) -> Tensor:
         >>> darkened(torch.full((1, 3, 1, 1), 200, dtype=torch.uint8)).flatten()
         tensor([80, 80, 80], dtype=torch.uint8)
     """
-    gray = torch.einsum("nchw,c->nhw", images.float(), torch.tensor(_LUMA, device=images.device))
+    gray = torch.einsum("nchw,c->nhw", images.float(), images.new_tensor(_LUMA, dtype=torch.float32))
     return (gray * _DARK).round().to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
 
 
