@@ -192,7 +192,7 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
         "normalize": choice("max", "minmax", "shared"), "channels": CHANNELS,
         "volumes": choice(*get_args(Volumes)),
         "fade": FLAG, "contour": CONTOUR, "cards": choice("few", "all"), "theme": choice("light", "dark"),
-        "cell": Kind([*count(32).wrong, 3], [32, np.int64(64), np.uint8(99), None]),
+        "cell": Kind([*count(32).wrong, 3], [32, np.int64(64), np.uint8(99)]).or_none(),
         "top_k": count().or_none(),
     }),
     SaliencyCallback: ({}, {
