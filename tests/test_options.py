@@ -176,7 +176,8 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
         "dataloader_idx": count(0).but(0), "image": MODULE_NAME, "labels": FUNCTION, "objects": OBJECTS,
     }),
     Metrics: ({}, {
-        "names": METRIC_NAMES, "samples": count().or_none(), "faithfulness": FLAG, "randomization_every_n_epochs": count().or_none(),
+        "names": METRIC_NAMES, "samples": count().or_none(), "faithfulness": FLAG,
+        "randomization_every_n_epochs": count().or_none(),
     }),
     History: ({}, {"animation_every_n_epochs": count().or_none()}),
     Execution: ({}, {
@@ -189,7 +190,8 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
         "mean": MEANS, "std": Kind([*MEANS.wrong, 0, -1, [0.5, 0]], MEANS.right), "class_names": CLASS_NAMES,
         "colormap": choice("turbo", "viridis"), "alpha": number(0, 0.5, 1, outside=[-0.1, 1.1]),
         "fade": FLAG, "contour": number(0.5, 0.99, outside=[0, 1, -0.1, 1.1]).or_none(), "cards": choice("few", "all"),
-        "theme": choice("light", "dark"), "cell": Kind([*count(32).wrong, 3], [32, np.int64(64)]).or_none(), "normalize": choice("max", "minmax", "shared"), "channels": CHANNELS,
+        "theme": choice("light", "dark"), "cell": Kind([*count(32).wrong, 3], [32, np.int64(64)]).or_none(),
+        "normalize": choice("max", "minmax", "shared"), "channels": CHANNELS,
         "volumes": choice(*get_args(Volumes)),
         "top_k": count().or_none(),
     }),
