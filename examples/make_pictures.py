@@ -58,7 +58,7 @@ def digits(output: Path, *, small: bool) -> None:
         result = run_cluttered_digits(["--small"] if small else [])
         record = load_record(result.log_dir)
         save(to_pil(filmstrip(record, "grad_cam", positions=[0, 2, 5, 9])), output / "filmstrip.jpg")
-        save(last_picture(Path(result.log_dir), "saliency/overview"), output / "overview.jpg")
+        save(last_picture(Path(result.log_dir), "saliency/all_methods"), output / "overview.jpg")
 
 
 def photographs(output: Path, *, small: bool) -> None:
@@ -74,7 +74,7 @@ def photographs(output: Path, *, small: bool) -> None:
         L.Trainer(logger=logger, callbacks=[SaliencyCallback(methods)]).validate(
             model, DataLoader(photos, batch_size=2)
         )
-        save(last_picture(Path(logger.log_dir), "saliency/overview"), output / "photographs.jpg")
+        save(last_picture(Path(logger.log_dir), "saliency/all_methods"), output / "photographs.jpg")
 
 
 def notebook(output: Path, *, small: bool) -> None:
