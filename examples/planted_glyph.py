@@ -176,7 +176,7 @@ def try_out(kind: Kind, size: Size, seed: int) -> Trial:
     double = validation_images(size.num_explained, objects=2)
     figures, before = (measure(model, kind.methods, single, double) for model in (network, untrained))
     one = explain(network, single.pixels[:1], methods="grad_cam")
-    reading = describe_reading(one, "grad_cam").removeprefix("layer: ")
+    reading = describe_reading(one, "grad_cam").removeprefix("read at layer ")
     return Trial(kind, seed, network, reading, right.float().mean().item(), len(single), figures, before)
 
 
