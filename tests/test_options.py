@@ -35,7 +35,7 @@ from lightning_saliency.callbacks import (
 )
 from lightning_saliency.evidence import TASKS, Surroundings, Target, Task
 from lightning_saliency.metrics import MetricOverImages, area_above, box_accuracy, box_hits, heatmaps_to_boxes
-from lightning_saliency.visualization import colorize, overlay
+from lightning_saliency.visualization import Shading, colorize
 from lightning_saliency.visualization.views import Volumes
 
 NAN, INF = math.nan, math.inf
@@ -164,15 +164,20 @@ CUT = {
     "image_size": count(),
 }  # fmt: skip
 
+METRIC_NAMES = Kind([3, NAN, *BOOLS, *NOTHING, *TEXTS, "entropi", b"few", ["few"], ["entropy", 3], [["entropy"]],
+                     {3: 1}], ["few", "all", "entropy", ["entropy"], ("entropy", "agreement")])  # fmt: skip
+CONTOUR = number(0.25, outside=[0, 1, 1.5, -0.1]).or_none()
+
 TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
     Samples: ({}, {
-        "num": count(), "choose": choice("first", "per_class", "hardest"), "images": PICTURES,
+        "num": count(), "choose": choice("spread", "first", "per_class", "hardest"), "images": PICTURES,
         "positions": Kind([3, *BOOLS, "", "12", b"ab", [], {}, Odd(), [True], [-1], [1.5], ["1"], [None], [10**30]],
                           [None, [2, 1], (np.int64(3),), range(3), np.arange(3), torch.arange(2)]),
         "dataloader_idx": count(0).but(0), "image": MODULE_NAME, "labels": FUNCTION, "objects": OBJECTS,
     }),
     Metrics: ({}, {
-        "samples": count().or_none(), "faithfulness": FLAG, "randomization_every_n_epochs": count().or_none(),
+        "names": METRIC_NAMES, "samples": count().or_none(), "faithfulness": FLAG,
+        "randomization_every_n_epochs": count().or_none(),
     }),
     History: ({}, {"animation_every_n_epochs": count().or_none()}),
     Execution: ({}, {
@@ -186,6 +191,8 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
         "colormap": choice("turbo", "viridis"), "alpha": number(0, 0.5, 1, outside=[-0.1, 1.1]),
         "normalize": choice("max", "minmax", "shared"), "channels": CHANNELS,
         "volumes": choice(*get_args(Volumes)),
+        "fade": FLAG, "contour": CONTOUR, "cards": choice("few", "all"), "theme": choice("light", "dark"),
+        "cell": Kind([*count(32).wrong, 3], [32, np.int64(64), np.uint8(99)]).or_none(),
         "top_k": count().or_none(),
     }),
     SaliencyCallback: ({}, {
@@ -277,14 +284,13 @@ for made in METRIC_CLASSES:
     if options := [name for name in inspect.signature(made).parameters if name != "kwargs"]:
         TABLE[made] = ({}, {name: METRIC_OPTIONS[name] for name in options})
 MAPS, BOXES = torch.rand(2, 1, 6, 6), torch.tensor([[0, 0, 4, 4]] * 2)
-FRAMES = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
 COLORING = {"colormap": choice("turbo"), "alpha": number(0, 0.5, 1, outside=[-0.1, 1.1])}
 FUNCTIONS = {  # whose tensors are data, and whose options are these
     area_above: ({"heatmaps": MAPS}, {"threshold": FRACTION}),
     heatmaps_to_boxes: ({"heatmaps": MAPS}, {"threshold": FRACTION}),
     box_accuracy: ({"heatmaps": MAPS, "boxes": BOXES}, {"threshold": FRACTION, "iou": METRIC_OPTIONS["iou"]}),
     box_hits: ({"heatmaps": MAPS, "boxes": BOXES}, {"thresholds": THRESHOLDS, "iou": METRIC_OPTIONS["iou"]}),
-    overlay: ({"images": FRAMES, "heatmaps": torch.rand(2, 1, 16, 16)}, COLORING),
+    Shading: ({}, {**COLORING, "fade": FLAG, "contour": CONTOUR}),
     colorize: ({"heatmaps": MAPS}, {"colormap": COLORING["colormap"]}),
 }
 METHOD_OPTIONS = {

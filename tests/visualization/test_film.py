@@ -251,7 +251,7 @@ def test_wrong_arguments_are_named():
         filmstrip(record, "grad_cam", max_columns=0)
     with pytest.raises(ValueError, match="`max_frames` to be a positive int, got 0"):
         animation(record, "grad_cam", max_frames=0)
-    with pytest.raises(ValueError, match="holds, none yet"):
+    with pytest.raises(ValueError, match="`record` to be one of a run that has shown something, got none yet"):
         filmstrip(Run(), "grad_cam")
 
 

@@ -64,7 +64,7 @@ def figure(explanation, columns, note=f"{LAYER} · {SIGNED}", **options):
 
 def test_four_panels_a_row_for_each_image_each_with_its_own_pixels():
     explanation = explained()
-    drawn = tutorial_figure(explanation, style=STYLE)
+    drawn = tutorial_figure(explanation, 4, style=STYLE)
     columns = {
         "Grad-CAM": heatmaps(explanation, "grad_cam"),
         "Guided backprop": signed(explanation, "guided_backprop"),
@@ -107,9 +107,9 @@ def test_the_style_is_that_of_the_sheets():
 
 def test_the_images_that_are_asked_for_look_as_they_do_among_the_others():
     explanation = explained(num=3)
-    whole = cells_of(tutorial_figure(explanation), 160, 160)
+    whole = cells_of(tutorial_figure(explanation, 4), 160, 160)
     for index, rows in ((1, [1]), ([2, 0], [2, 0])):
-        cells = cells_of(tutorial_figure(explanation, index=index), 160, 160)
+        cells = cells_of(tutorial_figure(explanation, 4, index=index), 160, 160)
         expected = [whole[4 * row + column] for row in rows for column in range(4)]
         assert all(torch.equal(cell, other) for cell, other in zip(cells, expected, strict=True))
 
@@ -157,7 +157,7 @@ def test_a_blank_panel_is_the_dimmed_image_with_the_reason_on_it():
     explanation.signed["guided_backprop"][1] = 0.0
     explanation.signed["guided_grad_cam"][0] = -explanation.signed["guided_grad_cam"][0].abs()  # all negative, and seen
     explanation.signed["guided_grad_cam"][1, 0, 0, 0] = math.nan
-    drawn = tutorial_figure(explanation, style=STYLE)
+    drawn = tutorial_figure(explanation, 4, style=STYLE)
     columns = {
         "Grad-CAM": heatmaps(explanation, "grad_cam"),
         "Guided backprop": signed(explanation, "guided_backprop"),
