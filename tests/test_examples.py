@@ -418,7 +418,7 @@ def test_the_alarm_stops_a_run_as_soon_as_its_eye_is_off_the_digit_and_looks_at_
             assert (image == color[:, None, None]).all(0).sum() >= 36
         folder = Path(run.record.path).parent
         assert logs in folder.parents
-        scalars = [event.value for event in events(folder).Scalars(shortcut.ENERGY)]
+        scalars = [event.value for event in events(folder).Scalars("xai_saliency/grad_cam/energy_in_box")]
         assert scalars == pytest.approx(run.curves[shortcut.ENERGY])
         assert len(events(folder).Images("saliency/grad_cam/filmstrip")) >= 1
 

@@ -120,7 +120,7 @@ class SaliencyCallback(LookCallback):
         *,
         samples: int | list[int] | Samples | Tensor | tuple[Tensor, Tensor] = 8,
         target: CallbackTarget = "label",
-        layer: str | nn.Module | list[str | nn.Module] | None = None,
+        layer: str | list[str] | Any = None,  # or modules, of which LightningCLI would list every class
         model: str | None = None,
         every_n_epochs: int = 1,
         style: Style | None = None,

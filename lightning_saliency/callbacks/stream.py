@@ -78,8 +78,8 @@ class SampleStream:
         return self._shown[stage].current()
 
     def has_all(self, stage: str) -> bool:
-        """Whether all shown samples are there."""
-        return self._shown[stage].fixed is not None
+        """Whether all samples are there, those of the outputs too."""
+        return not self._incomplete(stage)
 
     def stand_in(self, stage: str) -> FixedSamples | None:
         """Return the shown samples that there are, or where there are none yet the first sample of the stream."""

@@ -172,11 +172,9 @@ class ImageWriter:
         """Lay a map over the whole photograph, dark where the network sees nothing; or over what it sees."""
         if placement is None:
             return replace(explanation, transform=self.transform).overlay(key, style=style)[0]
-        heatmaps = HeatmapStage(explanation)(style.normalize)[key]
+        maps = HeatmapStage(explanation)(style.normalize)[key].maps.cpu()
         pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
-        laid = lay_over(
-            pixels, placement.on_photo(heatmaps.maps.cpu()), style, heatmaps.peaks.cpu(), is_fine=is_fine(key)
-        )
+        laid = lay_over(pixels, placement.on_photo(maps), style, is_fine=is_fine(key))
         dark = (pixels * _UNSEEN).round().to(torch.uint8)
         return torch.where(placement.seen, laid, dark)[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,11 +44,12 @@ def spread_positions(labels: Tensor, count: int) -> tuple[int, ...]:
         count: How many positions.
 
     Returns:
-        In the order of the classes; where there are more classes than positions, of classes at even distances.
+        One of each class, then the next of each; where there are more classes than positions, of classes at even
+        distances.
 
     Example:
         >>> spread_positions(torch.tensor([0, 0, 0, 0, 1, 1, 2, 2]), 4)
-        (0, 1, 4, 6)
+        (0, 4, 6, 1)
         >>> spread_positions(torch.arange(1000), 4)
         (0, 333, 666, 999)
     """
@@ -55,9 +57,8 @@ def spread_positions(labels: Tensor, count: int) -> tuple[int, ...]:
     if len(classes) > count:
         classes = [classes[round(index * (len(classes) - 1) / max(count - 1, 1))] for index in range(count)]
     by_class = [(labels == one).nonzero()[:count, 0].tolist() for one in classes]
-    rounds = [(rank, which) for which, positions in enumerate(by_class) for rank in range(len(positions))]
-    chosen = sorted(rounds)[:count]  # one of each class, then the next of each
-    return tuple(by_class[which][rank] for which, rank in sorted((which, rank) for rank, which in chosen))
+    rounds = itertools.zip_longest(*by_class)  # one of each class, then the next of each
+    return tuple(position for one_round in rounds for position in one_round if position is not None)[:count]
 
 
 def _labels_of(dataset: Any) -> Tensor | None:

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_saliency._checks import check_flag, check_number, check_options, optional, refuse, shown
-from lightning_saliency.data import over_axes
 from lightning_saliency.visualization.images import check_rgb, select_channels, with_colors
 
 _IGNORED = 255  # the label of pixels that have none, from which on no class is shown
@@ -150,29 +149,6 @@ def darkened(images: Tensor) -> Tensor:
     return (gray * _DARK).round().to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
 
 
-def to_percentile(heatmaps: Tensor, peaks: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale fine heatmaps at the 99th percentile of their positive values, for few pixels come near the largest.
-
-    Args:
-        heatmaps: `(N, 1, H, W)` in [0, 1], or of volumes or signals.
-        peaks: The raw value that 1 stands for in each, `(N,)`.
-
-    Returns:
-        The scaled heatmaps, in [0, 1], and the raw value that 1 now stands for in each.
-
-    Example:
-        >>> maps = torch.linspace(0, 1, 201).view(1, 1, 1, 201) ** 2
-        >>> to_percentile(maps, torch.tensor([2.0]))[1]
-        tensor([1.9602])
-    """
-    percentiles = torch.ones_like(peaks)
-    for row, heatmap in enumerate(heatmaps):
-        positive = heatmap[heatmap > 0]
-        if len(positive):  # not quantile(), which takes 16 million at most
-            percentiles[row] = positive.kthvalue(math.ceil(_PERCENTILE * len(positive))).values
-    return (heatmaps / over_axes(percentiles.to(heatmaps.device), heatmaps)).clamp(max=1), peaks * percentiles
-
-
 def _outline(inside: Tensor) -> Tensor:
     """Return the pixels inside regions `(N, 1, H, W)` that have a neighbor outside, or beyond which is none."""
     padded = F.pad(inside.float(), (1, 1, 1, 1), mode="replicate")
@@ -237,24 +213,6 @@ def signed_to_rgb(signed: Tensor) -> Tensor:
         if len(magnitudes):  # not quantile(), which takes 16 million at most
             image.div_(magnitudes.kthvalue(math.ceil(_PERCENTILE * len(magnitudes))).values)
     return with_colors((values.clamp_(-1, 1) * 127.5 + 127.5).round_().to(torch.uint8))
-
-
-def to_common_scale(heatmaps: Tensor, peaks: Tensor, largest: Tensor) -> Tensor:
-    """Bring heatmaps that were each divided by their own peak to one scale, so that a weak map looks weak.
-
-    Args:
-        heatmaps: `(N, 1, H, W)` in [0, 1].
-        peaks: The largest raw value of each, `(N,)`, not negative.
-        largest: The raw value that becomes 1 on the common scale, `(N,)` or `()`.
-
-    Returns:
-        ``heatmaps * peaks / largest``, and 0 where `largest` is 0. Heatmaps may have any number of axes.
-
-    Example:
-        >>> to_common_scale(torch.ones(2, 1, 1, 1), torch.tensor([1.0, 4.0]), torch.tensor(4.0)).flatten()
-        tensor([0.2500, 1.0000])
-    """
-    return heatmaps * over_axes(torch.where(largest > 0, peaks / largest, 0.0).view(-1), heatmaps)
 
 
 @lru_cache

@@ -25,10 +25,10 @@ from lightning_saliency.attribution import (
 )
 from lightning_saliency.data import SampleBatch, is_photo, to_photo
 from lightning_saliency.visualization.cells import under_heatmaps
-from lightning_saliency.visualization.colors import to_percentile
 from lightning_saliency.visualization.encode import to_pil
 from lightning_saliency.visualization.images import check_rgb
 from lightning_saliency.visualization.method_sheets import draw_sheets
+from lightning_saliency.visualization.scaling import own_scale, shown_heatmaps
 from lightning_saliency.visualization.style import Style, find_pixel_scale
 
 _SHEET = "sheet.png"
@@ -89,8 +89,7 @@ def explanation_overlay(explanation: Explanation, key: str, style: Style | None 
         )
     modules = [explanation.settings.forward.model]
     images = find_pixel_scale([explanation.images], style, explanation.transform, modules)(explanation.images)
-    heatmaps = make_heatmaps(explanation.attributions[key], images.shape[2:], style.normalize)
-    return lay_over(images, heatmaps.maps.cpu(), style, heatmaps.peaks.cpu(), is_fine=is_fine(key))
+    return lay_over(images, explanation.attributions[key], style, is_fine=is_fine(key))
 
 
 def show_explanation(explanation: Explanation, style: Style | None = None) -> None:
@@ -152,24 +151,23 @@ def draw_heatmap(image: Any, heatmap: Any, *, style: Style = Style(), is_fine: b
     raw = raw[0] if raw.dim() == 3 and raw.shape[0] == 1 else raw
     if raw.dim() != 2 or not raw.numel():
         refuse("heatmap", "one map (h, w) or (1, h, w)", f"shape {tuple(torch.as_tensor(heatmap).shape)}")
-    heatmaps = make_heatmaps(raw[None, None], pixels.shape[2:], style.normalize)
-    return to_pil(lay_over(pixels, heatmaps.maps, style, heatmaps.peaks, is_fine=is_fine)[0])
+    return to_pil(lay_over(pixels, raw[None, None], style, is_fine=is_fine)[0])
 
 
-def lay_over(images: Tensor, heatmaps: Tensor, style: Style, peaks: Tensor, *, is_fine: bool) -> Tensor:
-    """Lay heatmaps over their images, without words.
+def lay_over(images: Tensor, raw: Tensor, style: Style, *, is_fine: bool) -> Tensor:
+    """Lay the heatmaps of raw maps over their images, without words.
 
     Args:
         images: `(N, 3, H, W)`, uint8.
-        heatmaps: `(N, 1, H, W)` in [0, 1].
-        style: The colors.
-        peaks: The raw value that 1 stands for in each, `(N,)`.
+        raw: `(N, 1, h, w)`.
+        style: The scale and the colors.
         is_fine: Whether their single pixels are to be seen: scaled at the 99th percentile, over the image in dark gray.
 
     Returns:
         `(N, 3, H, W)`, uint8.
     """
-    maps = to_percentile(heatmaps, peaks)[0] if is_fine else heatmaps
+    heatmaps = make_heatmaps(raw, images.shape[2:], own_scale(style.normalize))
+    (maps,) = shown_heatmaps([heatmaps], style.normalize, is_fine=is_fine)
     return under_heatmaps(images, maps, style.drawing(max(images.shape[2:])).shading, is_fine=is_fine)
 
 

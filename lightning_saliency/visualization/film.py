@@ -28,17 +28,16 @@ from lightning_saliency.visualization.captions import (
     method_title,
     reason_words,
 )
-from lightning_saliency.visualization.colors import to_common_scale, to_percentile
 from lightning_saliency.visualization.encode import encode_gif
 from lightning_saliency.visualization.images import Images
 from lightning_saliency.visualization.recorded import RecordedLook, RecordedRun
-from lightning_saliency.visualization.sheet import SCALES, fit_image, grid, tiles
+from lightning_saliency.visualization.scaling import own_scale, scale_words, to_common_scale, to_percentile
+from lightning_saliency.visualization.sheet import fit_image, grid, tiles
 from lightning_saliency.visualization.style import Style
 from lightning_saliency.visualization.views import Shown, View, Volumes, cut_images, make_views
 
 _CELL_SIDE = 144
 _MOST_VALUES = 2**27  # of the maps of looks that are kept in memory
-_SCALES = {**SCALES, "shared": ("0", "the sample's maximum of all looks")}
 _NOT_EXPLAINED = "not explained"
 _NO_BOXES = np.zeros((0, 4), np.float32)
 _NEGATIVE = "all negative"  # no reason to be blank where each map is shown from its minimum on
@@ -237,7 +236,7 @@ class _Film:
     @property
     def scale(self) -> tuple[str, str]:
         """What stands at the ends of the color scale."""
-        return _SCALES[self.normalize]
+        return scale_words(self.normalize, [is_fine(self.method)], "the sample's {} of all looks")
 
     def frame(self, index: int) -> _Frame:
         """Make what a look shows, in the order of the samples."""
@@ -276,8 +275,7 @@ class _Film:
         ]
 
     def _heatmap(self, raw: NDArray[np.float32], place: int) -> Tensor:
-        own_scale: Normalize = "minmax" if self.normalize == "minmax" else "max"
-        heatmaps = self._scaled(raw, self.images[place].shape[1:], own_scale)
+        heatmaps = self._scaled(raw, self.images[place].shape[1:], own_scale(self.normalize))
         if self.normalize != "shared":
             return heatmaps.maps[0]
         return to_common_scale(heatmaps.maps, heatmaps.peaks, self.largest[place])[0]

@@ -25,7 +25,7 @@ _LEAST_EM = 13  # in pixels
 _CARD = 350  # the width of TensorBoard's narrow card, in which words have at least
 _LEAST_TEXT = 9  # pixels
 _WORDS_IN_A_SLOT = 5.5  # the least width of a slot in sizes of its words: about nine characters, as of "untrained"
-_MOST_CELLS_IN_A_ROW = 4  # of several samples, so that each has some 80 pixels in a narrow card
+_MOST_CELLS_IN_A_ROW = 6  # of several samples, so that each has some 60 pixels in a narrow card
 _SCALE = 9  # the width of the color scale, in em
 
 

@@ -31,10 +31,16 @@ from lightning_saliency.visualization.captions import (
     reason_words,
 )
 from lightning_saliency.visualization.cells import CELL_SIDE
-from lightning_saliency.visualization.colors import to_common_scale, to_percentile
 from lightning_saliency.visualization.images import Images
 from lightning_saliency.visualization.masks import with_classes
-from lightning_saliency.visualization.sheet import NO_CELL, SCALES, fit_images, grid
+from lightning_saliency.visualization.scaling import (
+    FINE_NOTE,
+    own_scale,
+    scale_words,
+    shown_heatmaps,
+    to_common_scale,
+)
+from lightning_saliency.visualization.sheet import NO_CELL, fit_images, grid
 from lightning_saliency.visualization.style import PixelScale, Style, find_pixel_scale, find_sample_names
 from lightning_saliency.visualization.views import cut_images, make_views
 
@@ -123,7 +129,8 @@ def draw_sheets(
         read = describe_readings(explanations[0], keys)
         fitting = math.isqrt(_CELLS_AREA // (len(images) * (1 + len(columns))))
         drawing = style.drawing(min(CELL_SIDE, max(_LEAST_CELL_SIDE, fitting)))
-        heatmaps = [column.heatmaps for name, column in columns.items() if name not in masks]
+        own = [column for name, column in columns.items() if name not in masks]
+        fine, heatmaps = [column.is_fine for column in own], [column.heatmaps for column in own]
         views = make_views(images, heatmaps, style.volumes)
         return grid(
             cut_images(images, views) if any(views) else fitted(drawing.cell_side),
@@ -134,8 +141,15 @@ def draw_sheets(
             labels={name: column.labels for name, column in columns.items() if column.labels},
             fine=[name for name, column in columns.items() if column.is_fine],
             boxes={"": boxes, **dict.fromkeys(columns, plain_boxes)},
-            note=join_notes(f"explained: {note}", read, *channels, pixel_scale.note, any(boxes) and BOX_LEGEND),
-            scale=SCALES[style.normalize] if scale is None else scale,
+            note=join_notes(
+                f"explained: {note}",
+                read,
+                *channels,
+                pixel_scale.note,
+                any(boxes) and BOX_LEGEND,
+                any(fine) and not all(fine) and FINE_NOTE,
+            ),
+            scale=scale_words(style.normalize, fine) if scale is None else scale,
             drawing=drawing,
         )
 
@@ -168,14 +182,8 @@ def pixel_scale_of(
 
 def _method_column(looked: Sequence[ExplainedSamples], key: str, normalize: Normalize) -> _Column:
     """Take a method's heatmaps of all samples; a scale that is shared is shared by samples of all sizes."""
-    heatmaps = [group.heatmaps("minmax" if normalize == "minmax" else "max")[key] for group in looked]
-    maps, peaks = [group.maps.cpu() for group in heatmaps], [group.peaks.cpu() for group in heatmaps]
-    if is_fine(key):
-        scaled = [to_percentile(*group) for group in zip(maps, peaks, strict=True)]
-        maps, peaks = [group[0] for group in scaled], [group[1] for group in scaled]
-    if normalize == "shared":
-        largest = torch.cat(peaks).amax()
-        maps = [to_common_scale(*group, largest) for group in zip(maps, peaks, strict=True)]
+    heatmaps = [group.heatmaps(own_scale(normalize))[key] for group in looked]
+    maps = shown_heatmaps(heatmaps, normalize, is_fine=is_fine(key))
     reasons = _in_order(looked, [group.reasons for group in heatmaps])
     return _Column(_in_rows(looked, maps), reasons, is_fine=is_fine(key))
 
@@ -243,13 +251,12 @@ def _class_columns(looked: Sequence[ExplainedSamples], names: Names, style: Styl
     The maps of a sample's classes can be compared: on the scale `max` they are shown on one scale.
     """
     count = min(top_k, looked[0].explanation.num_classes)
-    own_scale: Normalize = "minmax" if style.normalize == "minmax" else "max"
     heatmaps, labels = [], []
     for group in looked:
         scores = group.explanation.probabilities
         probabilities, classes = (group.explanation.logits if scores is None else scores).topk(count)
         raw = group.explanation.class_maps(classes).flatten(0, 1)[:, None]  # a sample's classes one after another
-        heatmaps.append(make_heatmaps(raw, group.explanation.images.shape[2:], own_scale))
+        heatmaps.append(make_heatmaps(raw, group.explanation.images.shape[2:], own_scale(style.normalize)))
         ranked = zip(classes.T.tolist(), probabilities.T.tolist(), strict=True)
         as_text = "{:.4g}" if scores is None else "{:.0%}"
         labels.append([class_captions(*rank, _true_classes(group), names, as_text) for rank in ranked])

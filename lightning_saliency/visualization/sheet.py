@@ -13,7 +13,6 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lightning_saliency.attribution import Normalize
 from lightning_saliency.visualization.boxes import Boxes, draw_boxes
 from lightning_saliency.visualization.captions import Caption
 from lightning_saliency.visualization.cells import (
@@ -30,19 +29,10 @@ from lightning_saliency.visualization.colors import check_heatmaps
 from lightning_saliency.visualization.curves import draw_curves
 from lightning_saliency.visualization.images import Images, check_picture
 from lightning_saliency.visualization.layout import Layout, Words, draw_reason, draw_scale, paste, plan
+from lightning_saliency.visualization.scaling import scale_words
 from lightning_saliency.visualization.text import TextBlock
 from lightning_saliency.visualization.theme import Theme
 from lightning_saliency.visualization.views import Cut, Shown, cut_images, make_views
-
-OWN_SCALE = ("0", "each map's maximum")
-"""What stands at the ends of the color scale where each map is divided by its own maximum."""
-
-SCALES: dict[Normalize, tuple[str, str]] = {
-    "max": OWN_SCALE,
-    "minmax": ("least", "each map's maximum"),
-    "shared": ("0", "the maximum of all"),
-}
-"""What stands at the ends of the color scale, by what is done to the maps."""
 
 NO_CELL = ""
 """In place of a reason: there is no cell."""
@@ -61,7 +51,7 @@ def grid(
     fine: Collection[str] = (),
     boxes: Mapping[str, Boxes] | None = None,
     note: str = "",
-    scale: tuple[str, str] = OWN_SCALE,
+    scale: tuple[str, str] = scale_words("max", ()),
     per_row: int | None = None,
     drawing: Drawing = Drawing(),
 ) -> Tensor:
@@ -91,7 +81,7 @@ def grid(
         boxes: For a column's title and each sample the boxes that are drawn on whole images; for the images under "".
         note: Stands small at the bottom.
         scale: What stands at the two ends of the color scale at the bottom.
-        per_row: The number of samples side by side; None for up to three, so that the sheet is about as high as wide.
+        per_row: The number of samples side by side; None for as many as make the sheet about as high as wide.
         drawing: The colors, and the size of a cell.
 
     Returns:
@@ -134,7 +124,7 @@ def tiles(
     is_fine: bool = False,
     boxes: Boxes = (),
     note: str = "",
-    scale: tuple[str, str] = OWN_SCALE,
+    scale: tuple[str, str] = scale_words("max", ()),
     progress: float | None = None,
     drawing: Drawing = Drawing(),
 ) -> Tensor:

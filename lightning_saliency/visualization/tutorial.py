@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from lightning_saliency.attribution import (
@@ -22,8 +21,9 @@ from lightning_saliency.visualization.captions import (
     prediction_captions,
     reason_words,
 )
-from lightning_saliency.visualization.colors import signed_to_rgb, to_percentile
-from lightning_saliency.visualization.sheet import SCALES, grid
+from lightning_saliency.visualization.colors import signed_to_rgb
+from lightning_saliency.visualization.scaling import FINE_NOTE, own_scale, scale_words, shown_heatmaps
+from lightning_saliency.visualization.sheet import grid
 from lightning_saliency.visualization.style import Style, find_names, find_pixel_scale
 from lightning_saliency.visualization.views import cut_images, make_views
 
@@ -82,7 +82,9 @@ def tutorial_figure(
     captions = prediction_captions(explanation, [None] * len(explanation.images), find_names(style))
     scale = find_pixel_scale([explanation.images[rows]], style)
     images = scale(explanation.images[rows])
-    views = make_views(images, [panel for panel in columns.values() if panel.is_floating_point()], style.volumes)
+    heatmaps = {title: panel for title, panel in columns.items() if panel.is_floating_point()}
+    fine = [title for title in map(method_title, filter(is_fine, keys)) if title in heatmaps]
+    views = make_views(images, list(heatmaps.values()), style.volumes)
     return grid(
         cut_images(images, views),
         {title: cut_images(panel, views) for title, panel in columns.items()},
@@ -91,12 +93,11 @@ def tutorial_figure(
         note=join_notes(
             read,
             scale.describe_channels(explanation.images),
-            "signed values: 0 is mid gray, positive is brighter"
-            if any(panel.dtype == torch.uint8 for panel in columns.values())
-            else "",
+            "signed values: 0 is mid gray, positive is brighter" if len(heatmaps) < len(columns) else "",
+            0 < len(fine) < len(heatmaps) and FINE_NOTE,
         ),
-        fine=[method_title(key) for key in keys if is_fine(key)],
-        scale=SCALES[style.normalize],
+        fine=fine,
+        scale=scale_words(style.normalize, [title in fine for title in heatmaps]),
         per_row=1,
         drawing=style.drawing(_CELL_SIDE),
     )
@@ -136,6 +137,6 @@ def _draw_panel(
     if key in explanation.signed and explanation.images.dim() > 3:  # curves are colored by heatmaps alone
         signed = explanation.signed[key][rows]
         return signed_to_rgb(signed), blank_reasons(signed, "minmax")  # negative is no reason in color
-    heatmaps = make_heatmaps(explanation.attributions[key][rows], explanation.images.shape[2:], style.normalize)
-    maps = to_percentile(heatmaps.maps, heatmaps.peaks)[0] if is_fine(key) else heatmaps.maps
-    return maps, heatmaps.reasons
+    size, own = explanation.images.shape[2:], own_scale(style.normalize)
+    heatmaps = make_heatmaps(explanation.attributions[key][rows], size, own)
+    return shown_heatmaps([heatmaps], style.normalize, is_fine=is_fine(key))[0], heatmaps.reasons

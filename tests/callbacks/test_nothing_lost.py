@@ -241,8 +241,7 @@ def test_a_checkpoint_does_not_grow_with_the_samples_that_are_measured(tmp_path)
     sizes = []
     for count in (150, 300):
         ours = callback(metrics=Metrics(samples=count), history=False)
-        # all of them are seen before the training too
-        runner = trainer(tmp_path, ours, max_epochs=1, num_sanity_val_steps=-1)
+        runner = trainer(tmp_path, ours, max_epochs=1)
         runner.fit(TinyClassifier(), loader(), loader(data(300), batch_size=50))
         runner.save_checkpoint(tmp_path / f"{count}.ckpt")
         sizes.append((tmp_path / f"{count}.ckpt").stat().st_size)

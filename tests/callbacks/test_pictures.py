@@ -18,7 +18,7 @@ from lightning_saliency.attribution import make_heatmaps
 from lightning_saliency.callbacks import Execution, GradientSaliencyCallback, Style
 from lightning_saliency.visualization import Caption, Drawing, encode_picture, grid, to_rgb
 from lightning_saliency.visualization.captions import reason_words
-from lightning_saliency.visualization.colors import to_percentile
+from lightning_saliency.visualization.scaling import to_percentile
 
 RAISES = Execution(on_error="raise")
 
@@ -70,7 +70,7 @@ def test_the_last_picture_is_the_trained_model_explained_by_hand(tmp_path):
         ],
         blanks=reasons,
         fine=["Saliency"],
-        note="explained: true class · read at layer backbone",
+        note="explained: true class · read at layer backbone · fine maps up to their 99th percentile",
     )
     last = events(tmp_path).Images("saliency/Overview")[-1]
     assert last.encoded_image_string == encode_picture(expected)[0]

@@ -7,7 +7,7 @@ import torch
 from drawing import rand, randn, uint8
 
 from lightning_saliency.visualization import Shading, colorize, overlay, signed_to_rgb
-from lightning_saliency.visualization.colors import to_common_scale
+from lightning_saliency.visualization.scaling import to_common_scale
 
 
 @pytest.mark.parametrize("name", ["turbo", "viridis", "gray", "jet_r"])

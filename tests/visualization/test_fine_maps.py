@@ -1,6 +1,7 @@
 """Maps of single pixels, as of saliency and guided backprop: on dark gray, and scaled so that they can be seen."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ from lightning_saliency.visualization import (
     tutorial_figure,
 )
 from lightning_saliency.visualization.captions import reason_words
-from lightning_saliency.visualization.colors import darkened, to_percentile
+from lightning_saliency.visualization.colors import darkened
+from lightning_saliency.visualization.scaling import scale_words, to_percentile
 
 
 def network():
@@ -186,3 +188,25 @@ def test_shadings_of_no_weight_show_the_dark_image_alone():
     assert torch.equal(found[1], darkened(images)[0])
     full = cells_of(grid(images, {"m": torch.ones(1, 1, 200, 200)}, fine=["m"], drawing=shaded(alpha=1.0)), 200, 200)
     assert len(full[1].flatten(1).T.unique(dim=0)) == 1
+
+
+def test_the_tutorials_figure_keeps_a_scale_that_is_shared():
+    explanation = explain(network(), randn(2, 3, 160, 160), methods="saliency", target=1)
+    explanation.attributions["saliency"][1] /= 4
+    figure = tutorial_figure(replace(explanation, signed={}), style=Style(normalize="shared"))
+    strong, weak = (cell.double().mean() for cell in cells_of(figure, 160, 160)[1::2])
+    assert strong > weak + 5
+
+
+@pytest.mark.parametrize(
+    ("normalize", "fine", "words"),
+    [
+        ("max", [], ("0", "each map's maximum")),
+        ("max", [True, False], ("0", "each map's maximum")),
+        ("max", [True, True], ("0", "each map's 99th percentile")),
+        ("minmax", [False], ("least", "each map's maximum")),
+        ("shared", [True], ("0", "all maps' 99th percentile")),
+    ],
+)
+def test_the_scale_says_what_its_upper_end_is(normalize, fine, words):
+    assert scale_words(normalize, fine) == words

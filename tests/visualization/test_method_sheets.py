@@ -11,7 +11,7 @@ from lightning_saliency.visualization.captions import reason_words
 SCALES = {
     "max": ("0", "each map's maximum"),
     "minmax": ("least", "each map's maximum"),
-    "shared": ("0", "the maximum of all"),
+    "shared": ("0", "all maps' maximum"),
 }
 METHODS = ("cam", "grad_cam")
 

@@ -49,7 +49,9 @@ def test_cells_are_aligned_and_never_touch():
     assert lefts[1] - lefts[0] >= 140 + 6
 
 
-@pytest.mark.parametrize(("count", "methods", "per_row"), [(8, 1, 2), (4, 0, 2), (9, 0, 4), (5, 1, 2), (8, 2, 1)])
+@pytest.mark.parametrize(
+    ("count", "methods", "per_row"), [(8, 1, 2), (4, 0, 2), (9, 0, 4), (5, 1, 2), (3, 2, 1), (8, 2, 2)]
+)
 def test_samples_stand_in_blocks_several_in_a_row_and_aligned(count, methods, per_row):
     images = uint8(count, 3, 130, 140)
     maps = {name: rand(count, 1, 130, 140, seed=seed) for seed, name in enumerate("abc"[:methods])}
