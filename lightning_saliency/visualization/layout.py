@@ -124,7 +124,7 @@ def plan(
     block, inner = _block_width(em, columns, slot_width), _inner_width(em, per_row, columns, slot_width)
     large, text, small = get_font(em + em // 4, "-Bold"), get_font(em), get_font(small_size)
     top_lines = wrap_lines(words.title, large, inner, words.title_lines)
-    heading_lines = [wrap_lines(heading, text, slot_width) for heading in words.headings]
+    heading_lines = [wrap_lines(heading, text, slot_width, 3) for heading in words.headings]
     caption_lines = [_lines(caption, theme, text, block) for caption in words.captions]
     label_lines = [
         [_lines(label, theme, text, slot_width, words.label_lines or 2) for label in labels] for labels in words.labels

@@ -205,7 +205,7 @@ def _predicted_column(looked: Sequence[ExplainedSamples], key: str, normalize: N
     column = _method_column(of_predicted, key, normalize)
     shown = zip(column.reasons, is_other, strict=True)
     return {
-        f"{method_title(key)}, predicted class": replace(
+        f"{method_title(key)}, predicted": replace(
             column, reasons=[reason if other else NO_CELL for reason, other in shown]
         )
     }

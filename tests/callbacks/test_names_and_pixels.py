@@ -174,12 +174,12 @@ def test_a_normalization_that_does_not_explain_the_images_is_not_undone_and_the_
     heatmaps = make_heatmaps(explanation.attributions["grad_cam"], (16, 16))
     expected = grid(
         to_rgb(images),
-        {"Grad-CAM": heatmaps.maps, "Grad-CAM, predicted class": of_predicted.maps},
+        {"Grad-CAM": heatmaps.maps, "Grad-CAM, predicted": of_predicted.maps},
         title="epoch 0 · step 2",
         captions=[caption_of(true, row, range(3)) for true, row in enumerate(explanation.probabilities)],
         blanks={
             "Grad-CAM": reason_words(heatmaps.reasons),
-            "Grad-CAM, predicted class": [
+            "Grad-CAM, predicted": [
                 reason if wrong else ""
                 for reason, wrong in zip(reason_words(of_predicted.reasons), is_wrong, strict=True)
             ],

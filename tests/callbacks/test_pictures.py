@@ -49,11 +49,11 @@ def test_the_last_picture_is_the_trained_model_explained_by_hand(tmp_path):
     explanation = explain(model, images, methods=list(keys), target=labels)
     heatmaps = {title: make_heatmaps(explanation.attributions[key], (16, 16)) for key, title in keys.items()}
     predicted = explain(model, images, methods="grad_cam").attributions["grad_cam"]
-    heatmaps["Grad-CAM, predicted class"] = of_predicted = make_heatmaps(predicted, (16, 16))
+    heatmaps["Grad-CAM, predicted"] = of_predicted = make_heatmaps(predicted, (16, 16))
     is_wrong = (explanation.predictions != labels).tolist()
     assert any(is_wrong)
     reasons = {title: reason_words(made.reasons) for title, made in heatmaps.items()}
-    reasons["Grad-CAM, predicted class"] = [  # there is no cell where the maps would be the same
+    reasons["Grad-CAM, predicted"] = [  # there is no cell where the maps would be the same
         reason if wrong else "" for reason, wrong in zip(reason_words(of_predicted.reasons), is_wrong, strict=True)
     ]
     expected = grid(
@@ -61,7 +61,7 @@ def test_the_last_picture_is_the_trained_model_explained_by_hand(tmp_path):
         {
             "Grad-CAM": heatmaps["Grad-CAM"].maps,
             "Saliency": to_percentile(heatmaps["Saliency"].maps, heatmaps["Saliency"].peaks)[0],
-            "Grad-CAM, predicted class": of_predicted.maps,
+            "Grad-CAM, predicted": of_predicted.maps,
         },
         title="epoch 1 · step 5",
         captions=[
