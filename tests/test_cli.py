@@ -18,6 +18,7 @@ from lightning_saliency.attribution import ExplainedSamples, HeatmapStage
 from lightning_saliency.cli import main
 from lightning_saliency.cli.image_files import find_images, output_names
 from lightning_saliency.data import SampleBatch, read_image
+from lightning_saliency.models.weight_files import WeightFile
 from lightning_saliency.visualization import draw_sheets
 
 ENDS = ("grad_cam.npy", "grad_cam.overlay.jpg", "sheet.png")
@@ -227,6 +228,21 @@ def test_weights_are_loaded_from_whatever_holds_them(own, capsys):
         assert close(f"{name}.out/one.grad_cam.npy", expected), name
     assert "Weights: those under 'model._orig_mod.' in compiled.pt." in capsys.readouterr().err
     assert not close("bare.pt.out/one.grad_cam.npy", other)
+
+
+def test_weights_of_what_a_model_holds_are_loaded_into_it(tmp_path):
+    class Wrapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+
+    given, model = Wrapped(), Wrapped()
+    state = given.net.state_dict()
+    for name, content in {"bare": state, "other": {f"module.{key}": value for key, value in state.items()}}.items():
+        torch.save(content, tmp_path / name)
+        torch.nn.init.zeros_(model.net[0].weight)
+        WeightFile.open(tmp_path / name).load_into(model)
+        assert all(torch.equal(value, model.net.state_dict()[key]) for key, value in state.items()), name
 
 
 def test_a_checkpoint_of_a_trainer_and_a_torchvision_model_of_other_classes(own, capsys):

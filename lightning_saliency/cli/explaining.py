@@ -61,7 +61,7 @@ def explain_images(options: argparse.Namespace) -> int:
 
     writer = ImageWriter(model, list(methods), options, transform, named_classes, loaded.class_names)
     files, skipped = list(zip(found.paths, output_names(found.paths), strict=True)), 0
-    with tqdm(total=len(files), unit="image") as bar:
+    with tqdm(total=len(files), unit="image", disable=None) as bar:
         for start in range(0, len(files), options.batch_size):
             batch = files[start : start + options.batch_size]
             read = [_read(path, name, options.size) for path, name in batch]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -107,11 +107,9 @@ class WeightFile:
                 f"Expected --weights to hold a state dict with tensors, got a {type(self.content).__name__} in "
                 f"{self._name}."
             )
-        first = next(iter(model_state), "")
-        prefixes = [key.removesuffix(first) for key in state if key.endswith(f".{first}")]
-        prefix = max(["", *prefixes], key=lambda prefix: sum(prefix + key in state for key in model_state))
-        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        return _Match(model_state, state, prefix)
+        prefix, wrapper = _find_prefixes(state, model_state)
+        inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        return _Match(model_state, {f"{wrapper}{key}": value for key, value in inner.items()}, prefix)
 
     def _refuse_misfit(self, match: _Match) -> None:
         faults = {
@@ -199,6 +197,22 @@ class _Match:
             )
         if self.unexpected:
             _say(f"Weights: of {name} the model has no place for {_first_few(self.unexpected)}.")
+
+
+def _find_prefixes(file: Collection[str], model: Collection[str]) -> tuple[str, str]:
+    """Return what stands before the keys that a file and a model share, in each of them; mostly nothing."""
+    first = next(iter(model), "")
+    wrappers = [first[: dot.end()] for dot in re.finditer(r"\.", first)]  # of a model whose part the weights are of
+    pairs = [("", "")]
+    for wrapper in ["", *wrappers]:
+        inner = first.removeprefix(wrapper)
+        pairs += [(key.removesuffix(inner), wrapper) for key in file if f".{key}".endswith(f".{inner}")]
+
+    def num_shared(pair: tuple[str, str]) -> int:
+        prefix, wrapper = pair
+        return sum(key.startswith(wrapper) and prefix + key.removeprefix(wrapper) in file for key in model)
+
+    return max(pairs, key=num_shared)
 
 
 def _find_state(content: Any) -> dict[str, Any]:
