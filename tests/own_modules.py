@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from looking import Keeps
 from tiny import L, first, loader, trainer
 from torch import nn
-from torch.utils.data import TensorDataset
 
 from lightning_saliency import SaliencyCallback
 
@@ -50,9 +49,24 @@ class Module(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+class Pairs(torch.utils.data.Dataset):
+    """Images with labels of any form."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        if isinstance(self.labels, dict):
+            return IMAGES[index], {name: labels[index] for name, labels in self.labels.items()}
+        return IMAGES[index], self.labels[index]
+
+
 def fitted(tmp_path, module, labels, **options):
     """Train for an epoch with the callback, and return its last look; None where it has none."""
-    keeps, dataset = Keeps(), TensorDataset(IMAGES, labels)
+    keeps, dataset = Keeps(), Pairs(labels)
     runner = trainer(tmp_path, SaliencyCallback(outputs=[keeps], samples=first(4), **options), max_epochs=1)
     runner.fit(module, loader(dataset, batch_size=4), loader(dataset, batch_size=4))
     return keeps.looks[-1] if keeps.looks else None

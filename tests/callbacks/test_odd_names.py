@@ -24,7 +24,7 @@ def fit(folder, *callbacks, dataset=None, **options):
     """Train with a callback, whose every warning and error is one of the test."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", ".*(does not have many workers|treespec).*")
+        warnings.filterwarnings("ignore", ".*(does not have many workers|treespec|GPU available).*")
         trainer(folder, *callbacks, max_epochs=1, num_sanity_val_steps=0, **options).fit(
             TinyClassifier(), loader(data(6)), loader(data(6) if dataset is None else dataset)
         )

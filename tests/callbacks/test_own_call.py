@@ -361,7 +361,7 @@ class WrapsTheModule(L.strategies.SingleDeviceStrategy):
 def test_a_step_that_runs_as_the_modules_own_call_is_not_taken_for_a_call_of_the_model(tmp_path, model):
     keeps = Keeps()
     callback = SaliencyCallback(METHODS, samples=4, execution=Execution(on_error="raise", audit=True), outputs=[keeps])
-    runner = trainer(tmp_path, callback, max_epochs=1, strategy=WrapsTheModule("cpu"), accelerator="auto")
+    runner = trainer(tmp_path, callback, max_epochs=1, strategy=WrapsTheModule("cpu"))
     runner.fit(model(), loader(), loader())
     look = keeps.looks[0]
     check_logits(look)

@@ -4,55 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from looking import Keeps
+from own_modules import CLASSES, IMAGES, SIZE, Module, N, features, fitted
 from tiny import L, first, loader, trainer
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from lightning_saliency import SaliencyCallback, load_record
 
-N, SIZE = 8, 16
-IMAGES = torch.randn(N, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-CLASSES = torch.arange(N) % 3
 GENERATOR = torch.Generator().manual_seed(1)
 
 
-def features(width=8, *last):
-    return nn.Sequential(
-        nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
-        *last,
-    )  # fmt: skip
-
-
-def pooled(width=8, outputs=3):
-    return features(width, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, outputs))
-
-
-class Task(L.LightningModule):
-    """A module of one's own: what it returns, and its loss, are what differ."""
-
-    outputs = 3
-
-    def __init__(self):
-        super().__init__()
-        self.net = pooled(outputs=self.outputs)
-
-    def forward(self, images):
-        return self.net(images)
-
-    def loss(self, output, labels):
-        return F.cross_entropy(output, labels)
-
-    def training_step(self, batch, batch_idx):
-        return self.loss(self(batch[0]), batch[1])
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val_loss", self.loss(self(batch[0]), batch[1]))
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class Sigmoid(Task):
+class Sigmoid(Module):
     outputs = 1
 
     def forward(self, images):
@@ -62,12 +24,12 @@ class Sigmoid(Task):
         return F.binary_cross_entropy(output, labels.float())
 
 
-class Multilabel(Task):
+class Multilabel(Module):
     def loss(self, output, labels):
         return F.binary_cross_entropy_with_logits(output, labels)
 
 
-class SigmoidMultilabel(Task):
+class SigmoidMultilabel(Module):
     def forward(self, images):
         return self.net(images).sigmoid()
 
@@ -75,21 +37,21 @@ class SigmoidMultilabel(Task):
         return F.binary_cross_entropy(output, labels)
 
 
-class Age(Task):
+class Age(Module):
     outputs = 1
 
     def loss(self, output, labels):
         return F.mse_loss(output[:, 0], labels)
 
 
-class Keypoints(Task):
+class Keypoints(Module):
     outputs = 4
 
     def loss(self, output, labels):
         return F.smooth_l1_loss(output, labels)
 
 
-class Segments(Task):
+class Segments(Module):
     def __init__(self):
         super().__init__()
         self.net = nn.Sequential(features(), nn.Conv2d(8, 3, 1), nn.Upsample(scale_factor=2))
@@ -98,7 +60,7 @@ class Segments(Task):
         return F.cross_entropy(output, labels, ignore_index=255)
 
 
-class FeaturesFirst(Task):
+class FeaturesFirst(Module):
     def __init__(self):
         super().__init__()
         self.net, self.head = features(12, nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(12, 3)
@@ -111,7 +73,7 @@ class FeaturesFirst(Task):
         return F.cross_entropy(output[1], labels)
 
 
-class Heads(Task):
+class Heads(Module):
     def __init__(self):
         super().__init__()
         self.net = features(8, nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -125,7 +87,7 @@ class Heads(Task):
         return sum(F.cross_entropy(output[name], labels[name]) for name in output)
 
 
-class Exits(Task):
+class Exits(Module):
     def __init__(self):
         super().__init__()
         self.first, self.second = features(), nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
@@ -140,7 +102,7 @@ class Exits(Task):
         return sum(F.cross_entropy(logits, labels) for logits in output)
 
 
-class Embedding(Task):
+class Embedding(Module):
     """Contrastive: two views of an image are near, others far."""
 
     outputs = 16
@@ -150,7 +112,7 @@ class Embedding(Task):
         return F.cross_entropy(near @ near.roll(1, 0).T / 0.1, torch.arange(len(near)))
 
 
-class Autoencoder(Task):
+class Autoencoder(Module):
     def __init__(self):
         super().__init__()
         self.net = nn.Sequential(features(), nn.Upsample(scale_factor=2), nn.Conv2d(8, 3, 3, padding=1))
@@ -160,31 +122,6 @@ class Autoencoder(Task):
 
     def validation_step(self, batch, batch_idx):
         self.log("val_loss", F.mse_loss(self(batch[0]), batch[0]))
-
-
-def fitted(tmp_path, module, labels, **options):
-    """Train for an epoch with the callback, and return its last look."""
-    keeps = Keeps()
-    callback = SaliencyCallback(outputs=[keeps], samples=first(4), **options)
-    dataset = Pairs(labels)
-    runner = trainer(tmp_path, callback, max_epochs=1)
-    runner.fit(module, loader(dataset, batch_size=4), loader(dataset, batch_size=4))
-    return keeps.looks[-1] if keeps.looks else None
-
-
-class Pairs(torch.utils.data.Dataset):
-    """Images with labels of any form."""
-
-    def __init__(self, labels):
-        self.labels = labels
-
-    def __len__(self):
-        return N
-
-    def __getitem__(self, index):
-        if isinstance(self.labels, dict):
-            return IMAGES[index], {name: labels[index] for name, labels in self.labels.items()}
-        return IMAGES[index], self.labels[index]
 
 
 SETS = (torch.rand(N, 3, generator=GENERATOR) > 0.4).float()
@@ -325,7 +262,7 @@ def test_the_code_of_an_autoencoder_is_no_class_scores(tmp_path):
         assert fitted(tmp_path, VAE(), CLASSES) is None
 
 
-class Overlapping(Task):
+class Overlapping(Module):
     """Nested classes, each with a sigmoid of its own, by a Dice loss that is written out."""
 
     def __init__(self):
