@@ -158,11 +158,11 @@ def reason_words(reasons: Sequence[str | None]) -> list[str | None]:
 
     Example:
         >>> reason_words(["constant 0", "constant 2.5", None])
-        ['nothing speaks for it: 0 everywhere', 'the same everywhere: 2.5', None]
+        ['all 0: nothing speaks for it', 'the same everywhere: 2.5', None]
     """
     plain = {
-        "constant 0": "nothing speaks for it: 0 everywhere",
-        "all negative": "all speaks against it: negative everywhere",
+        "constant 0": "all 0: nothing speaks for it",
+        "all negative": "all negative: everything speaks against it",
         "not finite": "no numbers: infinite, or not defined",
     }
     return [

@@ -24,6 +24,7 @@ _LEAST_SLOT = (56, 128)  # (height, width) kept free for a cell however thin it 
 _LEAST_EM = 13  # in pixels
 _CARD = 350  # the width of TensorBoard's narrow card, in which words have at least
 _LEAST_TEXT = 9  # pixels
+_LEAST_WORDS = 11  # pixels, of words on a small cell
 _WORDS_IN_A_SLOT = 5.5  # the least width of a slot in sizes of its words: about nine characters, as of "untrained"
 _MOST_CELLS_IN_A_ROW = 6  # of several samples, so that each has some 60 pixels in a narrow card
 _SCALE = 9  # the width of the color scale, in em
@@ -201,11 +202,16 @@ def draw_reason(
 ) -> None:
     """Write why a cell is blank on a dark band in its middle."""
     top, left, height = layout.slot(sample, column)
-    width, font, pad = layout.slot_width, get_font(layout.em), layout.em // 2
-    pitch = font.height
-    lines = wrap_lines(reason or "blank", font, width - 2 * pad, lines=(height - 2 * pad) // pitch)
-    middle, half = left + width // 2, (len(lines) * pitch) // 2 + pad
-    band_width = cell_width if cell_width > width // 2 else width
+    pad, width = layout.em // 4, min(layout.slot_width, max(cell_width, layout.slot_width // 2))
+    brief = reason.partition(":")[0]
+    sizes = range(layout.em - 1, _LEAST_WORDS - 1, -1)
+    for words, size in [(reason, layout.em), (brief, layout.em), *((brief, size) for size in sizes)]:
+        font = get_font(size)
+        lines = wrap_lines(words or "blank", font, width - 2 * pad, lines=max(1, (height - 2 * pad) // font.height))
+        if not "".join(lines).endswith("…"):
+            break
+    pitch, band_width = font.height, width
+    middle, half = left + layout.slot_width // 2, (len(lines) * pitch) // 2 + pad
     band_left, band_top = middle - band_width // 2, top + height // 2 - half
     draw.rectangle((band_left, band_top, band_left + band_width - 1, band_top + 2 * half - 1), fill=_BAND)
     TextBlock(lines, middle, band_top + pad, font, _ON_BAND, centered=True).write(draw)

@@ -88,9 +88,9 @@ def test_a_caption_knows_its_names_so_that_these_alone_are_shortened():
     ("reason", "words"),
     [
         (None, None),
-        ("constant 0", "nothing speaks for it: 0 everywhere"),
+        ("constant 0", "all 0: nothing speaks for it"),
         ("constant 0.5", "the same everywhere: 0.5"),
-        ("all negative", "all speaks against it: negative everywhere"),
+        ("all negative", "all negative: everything speaks against it"),
         ("not finite", "no numbers: infinite, or not defined"),
         ("not explained", "not explained"),
     ],
