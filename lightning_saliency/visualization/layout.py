@@ -26,7 +26,7 @@ _CARD = 350  # the width of TensorBoard's narrow card, in which words have at le
 _LEAST_TEXT = 9  # pixels
 _LEAST_WORDS = 11  # pixels, of words on a small cell
 _WORDS_IN_A_SLOT = 5.5  # the least width of a slot in sizes of its words: about nine characters, as of "untrained"
-_MOST_CELLS_IN_A_ROW = 6  # of several samples, so that each has some 60 pixels in a narrow card
+_MOST_CELLS_IN_A_ROW = 10  # of several samples, so that each has some 35 pixels in a narrow card
 _SCALE = 9  # the width of the color scale, in em
 
 
