@@ -226,7 +226,8 @@ class _Film:
         """The raw value of each sample that is 1 on the scale that all looks share, `(N,)`."""
         largest = dict.fromkeys(self.positions, 0.0)
         sizes = {position: image.shape[1:] for position, image in zip(self.positions, self.images, strict=True)}
-        for look in self.looks:
+        trained = [look for look in self.looks if look.epoch is not None]
+        for look in trained or self.looks:  # random weights may give values of any size
             for position, raw in zip(look.positions, look.attributions[self.method], strict=True):
                 if position in largest and np.isfinite(raw).all():  # at the cell's size, which a percentile depends on
                     peak = float(self._scaled(raw, sizes[position], "max").peaks)
@@ -236,7 +237,7 @@ class _Film:
     @property
     def scale(self) -> tuple[str, str]:
         """What stands at the ends of the color scale."""
-        return scale_words(self.normalize, [is_fine(self.method)], "the sample's {} of all looks")
+        return scale_words(self.normalize, [is_fine(self.method)], "the sample's {} of all epochs")
 
     def frame(self, index: int) -> _Frame:
         """Make what a look shows, in the order of the samples."""
@@ -278,7 +279,7 @@ class _Film:
         heatmaps = self._scaled(raw, self.images[place].shape[1:], own_scale(self.normalize))
         if self.normalize != "shared":
             return heatmaps.maps[0]
-        return to_common_scale(heatmaps.maps, heatmaps.peaks, self.largest[place])[0]
+        return to_common_scale(heatmaps.maps, heatmaps.peaks, self.largest[place])[0].clamp(max=1)
 
     def _scaled(self, raw: NDArray[np.float32], size: Sequence[int], normalize: Normalize) -> Heatmaps:
         """Return a map on a scale of its own."""

@@ -50,6 +50,9 @@ _CELLS_AREA = 900_000
 _LEAST_CELL_SIDE = 130
 """In pixels, however many cells there are: the words keep so much room in any case, and 64 pixels are doubled."""
 
+_LEAST_SIDE_ALONE = 224
+"""The same in a sheet of one method."""
+
 ALL_METHODS = "Overview"
 """The tag of the sheet of all methods, which is sorted before those of single ones."""
 
@@ -128,7 +131,8 @@ def draw_sheets(
         columns = {**masks, **columns}
         read = describe_readings(explanations[0], keys)
         fitting = math.isqrt(_CELLS_AREA // (len(images) * (1 + len(columns))))
-        drawing = style.drawing(min(CELL_SIDE, max(_LEAST_CELL_SIDE, fitting)))
+        least = _LEAST_CELL_SIDE if len(list(keys)) > 1 else _LEAST_SIDE_ALONE
+        drawing = style.drawing(min(CELL_SIDE, max(least, fitting)))
         own = [column for name, column in columns.items() if name not in masks]
         fine, heatmaps = [column.is_fine for column in own], [column.heatmaps for column in own]
         views = make_views(images, heatmaps, style.volumes)

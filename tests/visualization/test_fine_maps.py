@@ -22,6 +22,7 @@ from lightning_saliency.visualization import (
     tutorial_figure,
 )
 from lightning_saliency.visualization.captions import reason_words
+from lightning_saliency.visualization.cells import Drawing
 from lightning_saliency.visualization.colors import darkened
 from lightning_saliency.visualization.scaling import scale_words, to_percentile
 
@@ -210,3 +211,20 @@ def test_the_tutorials_figure_keeps_a_scale_that_is_shared():
 )
 def test_the_scale_says_what_its_upper_end_is(normalize, fine, words):
     assert scale_words(normalize, fine) == words
+
+
+def test_no_contour_is_drawn_around_single_pixels():
+    images, heatmaps = uint8(1, 3, 200, 200), rand(1, 1, 200, 200)
+    plain, outlined = (
+        grid(images, {"m": heatmaps}, fine=["m"], drawing=Drawing(shading=Shading(contour=contour)))
+        for contour in (None, 0.5)
+    )
+    assert torch.equal(plain, outlined)
+
+
+def test_the_scale_of_fine_maps_is_as_dark_at_its_beginning_as_the_images_are():
+    images, heatmaps = flat((128, 128, 128), size=(200, 200)), rand(1, 1, 200, 200)
+    dark = darkened(torch.full((1, 3, 1, 1), 128, dtype=torch.uint8))[0]
+    for fine, begins in ([], 128), (["m"], int(dark[0])):
+        foot = grid(images, {"m": heatmaps}, fine=fine)[:, -40:]
+        assert (foot == begins).all(0).any(), fine
