@@ -164,7 +164,17 @@ def tiles(
     _draw_boxes(drawn, images, [(), boxes])
     cells = [row[1:] for row in drawn]
     below = [_with_words(images, labels or ())]
-    words = Words([""], (), below, title, note, scale if len(images) > 1 else None, is_fine, 1, label_lines=1)
+    words = Words(
+        [""],
+        (),
+        below,
+        title,
+        note,
+        scale if len(images) > 1 and _is_heatmap(heatmaps) else None,
+        is_fine,
+        1,
+        label_lines=1,
+    )
     layout, blocks = plan(cells, words, drawing.theme, _count_columns(len(images)))
     placed = {(index, 0): reason for index, reason in enumerate(reasons)}
     page = _draw_page(cells, layout, blocks, placed, words, drawing)

@@ -228,3 +228,16 @@ def test_the_scale_of_fine_maps_is_as_dark_at_its_beginning_as_the_images_are():
     for fine, begins in ([], 128), (["m"], int(dark[0])):
         foot = grid(images, {"m": heatmaps}, fine=fine)[:, -40:]
         assert (foot == begins).all(0).any(), fine
+
+
+def test_signed_maps_are_shown_around_mid_gray_in_the_sheets_and_others_as_before():
+    options = {"saliency": {"reduce": "signed"}, "input_x_gradient": {}, "grad_cam": {}}
+    explanation = explain(network(), randn(2, 3, 160, 160), methods=options, target=1)
+    raw = {key: maps for key, maps in explanation.attributions.items() if key != "grad_cam"}
+    assert all(float(maps.min()) < 0 < float(maps.max()) for maps in raw.values())
+    cells = cells_of(draw(explained_samples(explanation, (0, 1), (0, 1)))["Overview"], 160, 160)
+    for row in range(2):
+        for column, maps in enumerate(raw.values(), start=1):
+            assert torch.equal(cells[4 * row + column], signed_to_rgb(maps)[row])
+    bare = draw(explained_samples(replace(explanation, attributions=raw), (0, 1), (0, 1)))["Overview"]
+    assert (bare == torch.tensor([253, 231, 37]).view(3, 1, 1)).all(0).sum() == 0  # no color, and no scale of colors
