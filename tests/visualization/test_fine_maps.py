@@ -54,7 +54,7 @@ def exceeding(heatmaps):
 
 def test_fine_are_the_methods_of_the_input_alone_and_not_those_of_a_layer():
     fine = {key for key in METHODS if is_fine(key)}
-    assert {"saliency", "guided_backprop", "guided_grad_cam", "integrated_gradients"} <= fine
+    assert {"saliency", "guided_backprop", "guided_grad_cam", "integrated_gradients", "lrp"} <= fine
     assert not fine & {"cam", "grad_cam", "layer_cam", "occlusion", "attention_relevance", "score_cam"}
     assert not any(is_fine(f"{key}@layer4") for key in METHODS if key not in fine)
     assert all(is_fine(f"{key}@layer4") for key in fine)
