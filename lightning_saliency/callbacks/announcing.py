@@ -34,6 +34,7 @@ def _how_to_see(loggers: Any) -> str:
     for logger in loggers:
         folder = getattr(logger, "root_dir", None) or getattr(logger, "save_dir", None)
         if folder and hasattr(getattr(logger, "experiment", None), "add_image"):
-            place = folder if "://" in folder else os.path.relpath(folder)
+            near = "" if "://" in folder else os.path.relpath(folder)
+            place = folder if near.startswith("..") or not near else near
             return f"; see them by `tensorboard --logdir {shlex.quote(place)} --samples_per_plugin images=500`"
     return ""
