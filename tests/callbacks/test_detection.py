@@ -220,7 +220,7 @@ def test_nothing_detected_is_no_class_and_a_true_class_without_a_box_is_replaced
     words = [caption.text for caption in prediction_captions(group.explanation, truths, Names())]
     assert words[:3] == [
         "nothing detected · true 1",
-        "1 90%",
+        "class 1 90%",
         "predicted 2 90% · true 1",
     ]
     record = load_record(tmp_path)[-1]
