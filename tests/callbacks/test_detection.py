@@ -221,7 +221,7 @@ def test_nothing_detected_is_no_class_and_a_true_class_without_a_box_is_replaced
     assert words[:3] == [
         "nothing detected · true 1",
         "class 1 90%",
-        "predicted 2 90% · true 1",
+        "predicted class 2 90% · true 1",
     ]
     record = load_record(tmp_path)[-1]
     assert (record.predictions[:3], record.classes[:3]) == (((), (1,), (2,)), (None, 1, 2))
