@@ -79,9 +79,10 @@ class SaliencyCallback(LookCallback):
             dict from keys to the options of their functions in `lightning_saliency.attribution`, such as
             `{"smooth_grad": {"num_samples": 50}}`. Default: those that suit the model; see
             `lightning_saliency.attribution.default_methods`.
-        samples: The number of samples, the first of the validation stream; positions in it; images `(N, C, H, W)`, or
-            a pair of images and labels; or `Samples(...)`. Images that are passed are shown
-            after each training epoch where the trainer has no validation.
+        samples: The number of samples of the validation stream, spread over the classes where the data set has its
+            labels at hand, else the first; positions in it; images `(N, C, H, W)`, or a pair of images and labels; or
+            `Samples(...)`. Images that are passed are shown after each training epoch where the trainer has no
+            validation.
         target: Which class is explained: `label` (the true class where the batch has labels, of several the one with
             the largest score; else, and where a detector has no box of it, the predicted one), `predicted`, a class by
             its index, from the end where it is negative, or by its name, as the style or the data set has it, one class
