@@ -58,11 +58,16 @@ def ink(sheet, top, bottom, left=0, right=None):
     return region.any(1).nonzero().flatten() + top, region.any(0).nonzero().flatten() + left
 
 
+def spoken(name) -> str:
+    """How a class is called beside a number."""
+    return f"class {name}" if str(name).isdigit() else str(name)
+
+
 def caption_of(true: int, probabilities: torch.Tensor, names) -> Caption:
     """What stands above a sample whose true class is explained."""
     predicted = int(probabilities.argmax())
-    said = f"{names[predicted]} {probabilities[predicted]:.0%}"
+    said = f"{spoken(names[predicted])} {probabilities[predicted]:.0%}"
     if predicted == true:
         return Caption(said, True, names=(str(names[predicted]),))
-    text = f"predicted {said} · map of: true {names[true]} {probabilities[true]:.0%}"
+    text = f"predicted {said} · map of: true {spoken(names[true])} {probabilities[true]:.0%}"
     return Caption(text, False, names=(str(names[predicted]), str(names[true])))

@@ -8,6 +8,8 @@ from lightning_saliency.attribution.explanation import Explanation
 from lightning_saliency.attribution.methods import METHODS
 from lightning_saliency.evidence import Layers, Layout, TargetLayer
 
+_AT_LAYER = "read at layer "
+
 
 def describe_reading(explanation: Explanation, key: str) -> str:
     """Return in words what a map was read from: the layer or the attentions, and which of the tokens are patches.
@@ -42,13 +44,15 @@ def describe_reading(explanation: Explanation, key: str) -> str:
     layers = [one for one in settings.layers_of(method) if not layer or str(one) == layer]
     if not layers:
         return ""
-    return f"read at layer {', '.join(map(str, layers))}{_tokens(layers[0], found, grid)}"
+    return f"{_AT_LAYER}{', '.join(map(str, layers))}{_tokens(layers[0], found, grid)}"
 
 
 def describe_readings(explanation: Explanation, keys: Iterable[str]) -> str:
     """Return in words what several maps were read from, each reading once; see `describe_reading`."""
     readings = dict.fromkeys(describe_reading(explanation, key) for key in keys)
-    return "; ".join(reading for reading in readings if reading)
+    layers = [reading.removeprefix(_AT_LAYER) for reading in readings if reading.startswith(_AT_LAYER)]
+    others = [reading for reading in readings if reading and not reading.startswith(_AT_LAYER)]
+    return "; ".join([*([_AT_LAYER + ", ".join(layers)] if layers else []), *others])
 
 
 def _tokens(layer: TargetLayer, found: Layers, grid: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import Any
 
 from lightning_saliency.attribution import describe_readings
@@ -33,5 +34,6 @@ def _how_to_see(loggers: Any) -> str:
     for logger in loggers:
         folder = getattr(logger, "root_dir", None) or getattr(logger, "save_dir", None)
         if folder and hasattr(getattr(logger, "experiment", None), "add_image"):
-            return f"; see them by `tensorboard --logdir {os.path.relpath(folder) if '://' not in folder else folder}`"
+            place = folder if "://" in folder else os.path.relpath(folder)
+            return f"; see them by `tensorboard --logdir {shlex.quote(place)} --samples_per_plugin images=500`"
     return ""

@@ -79,7 +79,7 @@ def make_boxes(
             continue
         x1, y1, x2, y2 = (float(value) / size[1 - place % 2] for place, value in enumerate(own))
         words = names.caption(index, *probabilities[number : number + 1]).text
-        boxes.append(Box((x1, y1, x2, y2), words if names.has(index) else f"class {words}", is_true))
+        boxes.append(Box((x1, y1, x2, y2), words if names.has(index) or probabilities else f"class {words}", is_true))
     return boxes
 
 

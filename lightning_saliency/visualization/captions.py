@@ -53,8 +53,13 @@ class Names:
 
     def caption(self, index: int, probability: float | None = None) -> Caption:
         """Return the name, with the class's probability behind it."""
+        return self.with_number(index, None if probability is None else f"{probability:.0%}")
+
+    def with_number(self, index: int, number: str | None) -> Caption:
+        """Return the name with a number behind it, beside which a name that is a number itself is called a class."""
         name = self[index]
-        return Caption(name if probability is None else f"{name} {probability:.0%}", names=(name,))
+        words = [name] if number is None else ["class", name, number] if name.isdigit() else [name, number]
+        return Caption(" ".join(words), names=(name,))
 
     def has(self, index: int) -> bool:
         """Whether a class has a name."""
@@ -209,9 +214,7 @@ def class_captions(
 ) -> list[Caption]:
     """Name a class of each sample and its probability; marked as right where it is the true one."""
     return [
-        Caption(
-            f"{names[index]} {as_text.format(probability)}", True if index == label else None, names=(names[index],)
-        )
+        replace(names.with_number(index, as_text.format(probability)), correct=True if index == label else None)
         for index, probability, label in zip(classes, probabilities, labels, strict=True)
     ]
 

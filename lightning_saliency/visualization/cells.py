@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +37,13 @@ class Drawing:
 
 
 def under_heatmaps(images: Tensor, heatmaps: Tensor, shading: Shading, *, is_fine: bool) -> Tensor:
-    """Draw images `(N, 3, h, w)` under their heatmaps `(N, 1, h, w)`; under fine ones they are dark and gray."""
-    return overlay(darkened(images) if is_fine else images, heatmaps.clamp(0, 1), shading)
+    """Draw images `(N, 3, h, w)` under their heatmaps `(N, 1, h, w)`; under fine ones they are dark and gray.
+
+    Around the single pixels of a fine map, no contour is drawn.
+    """
+    if is_fine:
+        images, shading = darkened(images), replace(shading, contour=None)
+    return overlay(images, heatmaps.clamp(0, 1), shading)
 
 
 def fit(images: Tensor, cell_side: int) -> Tensor:

@@ -167,7 +167,7 @@ def lay_over(images: Tensor, raw: Tensor, style: Style, *, is_fine: bool) -> Ten
         `(N, 3, H, W)`, uint8.
     """
     heatmaps = make_heatmaps(raw, images.shape[2:], own_scale(style.normalize))
-    (maps,) = shown_heatmaps([heatmaps], style.normalize, is_fine=is_fine)
+    (maps,) = shown_heatmaps([heatmaps], style.normalize, fine=is_fine)
     return under_heatmaps(images, maps, style.drawing(max(images.shape[2:])).shading, is_fine=is_fine)
 
 

@@ -28,10 +28,18 @@ from lightning_saliency.visualization.captions import (
     method_title,
     reason_words,
 )
+from lightning_saliency.visualization.colors import signed_to_rgb
 from lightning_saliency.visualization.encode import encode_gif
 from lightning_saliency.visualization.images import Images
 from lightning_saliency.visualization.recorded import RecordedLook, RecordedRun
-from lightning_saliency.visualization.scaling import own_scale, scale_words, to_common_scale, to_percentile
+from lightning_saliency.visualization.scaling import (
+    SIGNED_NOTE,
+    is_signed,
+    own_scale,
+    scale_words,
+    to_common_scale,
+    to_percentile,
+)
 from lightning_saliency.visualization.sheet import fit_image, grid, tiles
 from lightning_saliency.visualization.style import Style
 from lightning_saliency.visualization.views import Shown, View, Volumes, cut_images, make_views
@@ -84,7 +92,7 @@ def filmstrip(
         labels={"": film.labels, **{frame.title: frame.labels for frame in frames}},
         boxes={"": film.objects, **{frame.title: frame.boxes for frame in frames}},
         note=film.note,
-        fine=[frame.title for frame in frames] if is_fine(film.method) else [],
+        fine=[frame.title for frame in frames] if film.is_fine else [],
         scale=film.scale,
         per_row=1,
         drawing=style.drawing(_CELL_SIDE),
@@ -134,7 +142,7 @@ def animation(
             boxes=frame.boxes,
             note=join_notes(method_title(film.method), film.note),
             progress=index / max(len(film.looks) - 1, 1),
-            is_fine=is_fine(film.method),
+            is_fine=film.is_fine,
             scale=film.scale,
             drawing=style.drawing(_CELL_SIDE),
         )
@@ -205,7 +213,19 @@ class _Film:
             f"explained: {last.explained}" if last.explained else "",
             f"read at layer {', '.join(last.layers)}" if last.layers and self.reads_layer else "",
             any(self.objects) and BOX_LEGEND,
+            self.is_signed and SIGNED_NOTE,
         )
+
+    @cached_property
+    def is_signed(self) -> bool:
+        """Whether the maps are shown around mid gray."""
+        raw = (torch.tensor(own) for look in self.looks for own in look.attributions[self.method])
+        return is_signed(self.method, raw, self.images[0].dim() - 1)
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether there are heatmaps whose single pixels are to be seen."""
+        return is_fine(self.method) and not self.is_signed
 
     @property
     def reads_layer(self) -> bool:
@@ -226,7 +246,8 @@ class _Film:
         """The raw value of each sample that is 1 on the scale that all looks share, `(N,)`."""
         largest = dict.fromkeys(self.positions, 0.0)
         sizes = {position: image.shape[1:] for position, image in zip(self.positions, self.images, strict=True)}
-        for look in self.looks:
+        trained = [look for look in self.looks if look.epoch is not None]
+        for look in trained or self.looks:  # random weights may give values of any size
             for position, raw in zip(look.positions, look.attributions[self.method], strict=True):
                 if position in largest and np.isfinite(raw).all():  # at the cell's size, which a percentile depends on
                     peak = float(self._scaled(raw, sizes[position], "max").peaks)
@@ -236,7 +257,7 @@ class _Film:
     @property
     def scale(self) -> tuple[str, str]:
         """What stands at the ends of the color scale."""
-        return scale_words(self.normalize, [is_fine(self.method)], "the sample's {} of all looks")
+        return scale_words(self.normalize, [is_fine(self.method)], "the sample's {} of all epochs")
 
     def frame(self, index: int) -> _Frame:
         """Make what a look shows, in the order of the samples."""
@@ -251,7 +272,8 @@ class _Film:
                 nothing = NOTHING.get(look.task, "none")
                 labels.append(answer_caption(self.truths[place], look.predictions[row], self.names, nothing))
                 boxes[place] = [*self._detected(look, row, place), *boxes[place]]
-                blanks.append(None if reason == _NEGATIVE and self.normalize == "minmax" else reason)
+                shows_negative = self.is_signed or self.normalize == "minmax"
+                blanks.append(None if reason == _NEGATIVE and shows_negative else reason)
             else:
                 labels.append(Caption(""))
                 blanks.append(_NOT_EXPLAINED)
@@ -267,18 +289,20 @@ class _Film:
         return [box.without_words() for box in boxes]
 
     def _heatmaps(self, look: RecordedLook) -> list[Tensor]:
-        """Return the heatmap of each sample, 0 everywhere for those that were not explained."""
+        """Return what is shown of each sample's map, nothing for those that were not explained."""
         maps = dict(zip(look.positions, look.attributions[self.method], strict=True))
         return [
-            self._heatmap(maps[position], place) if position in maps else torch.zeros(1, *self.images[place].shape[1:])
+            self._heatmap(maps.get(position, np.zeros(self.images[place].shape[1:], np.float32)), place)
             for place, position in enumerate(self.positions)
         ]
 
     def _heatmap(self, raw: NDArray[np.float32], place: int) -> Tensor:
+        if self.is_signed:
+            return signed_to_rgb(torch.tensor(raw)[None, None])[0]
         heatmaps = self._scaled(raw, self.images[place].shape[1:], own_scale(self.normalize))
         if self.normalize != "shared":
             return heatmaps.maps[0]
-        return to_common_scale(heatmaps.maps, heatmaps.peaks, self.largest[place])[0]
+        return to_common_scale(heatmaps.maps, heatmaps.peaks, self.largest[place])[0].clamp(max=1)
 
     def _scaled(self, raw: NDArray[np.float32], size: Sequence[int], normalize: Normalize) -> Heatmaps:
         """Return a map on a scale of its own."""

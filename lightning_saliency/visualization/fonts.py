@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,10 @@ from PIL import ImageDraw, ImageFont
 from lightning_saliency.visualization.theme import Color
 
 Weight: TypeAlias = Literal["", "-Bold"]
+
+_LETTER = "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"
+_FROM_THE_RIGHT = re.compile(rf"({_LETTER}(?:[\s\-'_.]*{_LETTER})*)")
+"""Words of Hebrew, Arabic and other scripts that are written from the right to the left."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Font:
 
     def getlength(self, text: str) -> float:
         """Return the width of a line, in pixels."""
-        if _is_known(text, self.weight):
+        if text.isascii():
             return self.primary.getlength(text)
         return sum(font.getlength(run) for run, font in self._runs(text))
 
@@ -66,13 +71,11 @@ class Font:
             x += font.getlength(run)
 
     def _runs(self, text: str) -> Iterator[tuple[str, ImageFont.FreeTypeFont]]:
-        """Yield the parts of a text, each with a font that has its characters."""
-        if _is_known(text, self.weight):
-            yield text, self.primary
-            return
+        """Yield the parts of a text, each with a font that has its characters, and of one direction of writing."""
         own = _characters(_dejavu(self.weight))
-        for path, run in groupby(text, key=lambda one: "" if ord(one) in own else _fallback(one)):
-            yield "".join(run), _load(path, self.size) if path else self.primary
+        for part in filter(None, _FROM_THE_RIGHT.split(text)):  # else the numbers beside a name would go around it
+            for path, run in groupby(part, key=lambda one: "" if ord(one) in own else _fallback(one)):
+                yield "".join(run), _load(path, self.size) if path else self.primary
 
 
 @lru_cache
@@ -94,11 +97,6 @@ def _load(path: str, size: int) -> ImageFont.FreeTypeFont:
 def _characters(path: str) -> frozenset[int]:
     """Return the characters that a font has shapes of."""
     return frozenset(FT2Font(path).get_charmap())
-
-
-@lru_cache(maxsize=1024)
-def _is_known(text: str, weight: Weight) -> bool:
-    return text.isascii() or all(ord(character) in _characters(_dejavu(weight)) for character in text)
 
 
 @lru_cache(maxsize=4096)

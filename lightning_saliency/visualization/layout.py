@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from lightning_saliency.visualization.captions import Caption
-from lightning_saliency.visualization.colors import Shading, overlay
+from lightning_saliency.visualization.cells import Drawing, under_heatmaps
 from lightning_saliency.visualization.fonts import Font, get_font
 from lightning_saliency.visualization.text import TextBlock, cut_line, fit_lines, wrap_lines
 from lightning_saliency.visualization.theme import Color, Theme
@@ -90,6 +90,7 @@ class Words:
         title: On top.
         note: Small at the bottom.
         scale: At the ends of the color scale; None for no scale.
+        is_fine: Whether the heatmaps are fine, so that the scale is that of fine ones.
         title_lines: The most lines of the title.
         label_lines: How many lines each label has room for; None for as many as the longest takes, two at most.
     """
@@ -100,6 +101,7 @@ class Words:
     title: str
     note: str
     scale: tuple[str, str] | None
+    is_fine: bool = False
     title_lines: int = 2
     label_lines: int | None = None
 
@@ -162,7 +164,7 @@ def plan(
         TextBlock(top_lines, margin, margin, large, theme.ink),
         TextBlock(note_lines, margin, foot_top, small, theme.faint),
         *_place_headings(layout, heading_lines, theme),
-        *_place_captions(layout, caption_lines, words, theme),
+        *_place_captions(layout, caption_lines, cells, words, theme),
         *_place_labels(layout, label_lines, words, theme),
     ]
 
@@ -183,18 +185,28 @@ def paste(cells: Sequence[Sequence[Tensor]], layout: Layout, theme: Theme) -> Te
 
 
 def draw_scale(
-    page: Image.Image, draw: ImageDraw.ImageDraw, layout: Layout, shading: Shading, words: tuple[str, str], theme: Theme
+    page: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    layout: Layout,
+    words: tuple[str, str],
+    drawing: Drawing,
+    *,
+    is_fine: bool,
 ) -> None:
-    """Draw the colors at the bottom right as they are in the picture, over mid gray, with what stands at their ends."""
+    """Draw the colors at the bottom right as they are in the picture, with what stands at their ends.
+
+    They are laid over mid gray, of fine maps as dark as the images are under them.
+    """
     em, font = layout.em, get_font(layout.small)
     left, top = layout.size[1] - layout.margin - _scale_width(em, font, words), layout.foot_bottom - font.height
     begin = left + round(font.getlength(words[0])) + em // 2
     values = torch.linspace(0, 1, _SCALE * em).expand(1, 1, 2 * em // 3, -1)
-    colors = overlay(torch.full((1, 3, *values.shape[2:]), 128, dtype=torch.uint8), values, shading)
+    gray = torch.full((1, 3, *values.shape[2:]), 128, dtype=torch.uint8)
+    colors = under_heatmaps(gray, values, drawing.shading, is_fine=is_fine)
     bar = Image.fromarray(colors[0].permute(1, 2, 0).contiguous().numpy())
     page.paste(bar, (begin, top + (font.height - bar.height) // 2))
-    TextBlock([words[0]], left, top, font, theme.faint).write(draw)
-    TextBlock([words[1]], begin + bar.width + em // 2, top, font, theme.faint).write(draw)
+    TextBlock([words[0]], left, top, font, drawing.theme.faint).write(draw)
+    TextBlock([words[1]], begin + bar.width + em // 2, top, font, drawing.theme.faint).write(draw)
 
 
 def draw_reason(
@@ -267,12 +279,15 @@ def _place_headings(layout: Layout, headings: Sequence[Sequence[str]], theme: Th
 
 
 def _place_captions(
-    layout: Layout, captions: Sequence[Sequence[str]], words: Words, theme: Theme
+    layout: Layout, captions: Sequence[Sequence[str]], cells: Sequence[Sequence[Tensor]], words: Words, theme: Theme
 ) -> Iterator[TextBlock]:
-    """Place what stands above each sample."""
+    """Place what stands above each sample, from the left edge of its first cell on."""
     font = get_font(layout.em)
     for sample, (caption, lines) in enumerate(zip(words.captions, captions, strict=True)):
         top, left, _ = layout.slot(sample, 0)
+        width = cells[sample][0].shape[1]
+        longest = max(map(font.getlength, lines), default=0)  # from further left where there is no room
+        left += max(0, min((layout.slot_width - width) // 2, int(layout.block_width - longest)))
         top -= layout.em // 2 + len(lines) * font.height
         yield TextBlock(lines, left, top, font, theme.mark(caption.correct)[1])
 

@@ -16,6 +16,7 @@ from lightning_saliency.attribution import (
     ExplainedSamples,
     HeatmapStage,
     Normalize,
+    blank_reasons,
     describe_readings,
     is_fine,
     make_heatmaps,
@@ -31,10 +32,13 @@ from lightning_saliency.visualization.captions import (
     reason_words,
 )
 from lightning_saliency.visualization.cells import CELL_SIDE
+from lightning_saliency.visualization.colors import signed_to_rgb
 from lightning_saliency.visualization.images import Images
 from lightning_saliency.visualization.masks import with_classes
 from lightning_saliency.visualization.scaling import (
     FINE_NOTE,
+    SIGNED_NOTE,
+    is_signed,
     own_scale,
     scale_words,
     shown_heatmaps,
@@ -50,6 +54,9 @@ _CELLS_AREA = 900_000
 _LEAST_CELL_SIDE = 130
 """In pixels, however many cells there are: the words keep so much room in any case, and 64 pixels are doubled."""
 
+_LEAST_SIDE_ALONE = 224
+"""The same in a sheet of one method."""
+
 ALL_METHODS = "Overview"
 """The tag of the sheet of all methods, which is sorted before those of single ones."""
 
@@ -64,6 +71,7 @@ class _Column:
     reasons: list[str | None]
     labels: list[Caption] | None = None
     is_fine: bool = False
+    is_signed: bool = False
 
 
 def draw_sheets(
@@ -128,8 +136,9 @@ def draw_sheets(
         columns = {**masks, **columns}
         read = describe_readings(explanations[0], keys)
         fitting = math.isqrt(_CELLS_AREA // (len(images) * (1 + len(columns))))
-        drawing = style.drawing(min(CELL_SIDE, max(_LEAST_CELL_SIDE, fitting)))
-        own = [column for name, column in columns.items() if name not in masks]
+        least = _LEAST_CELL_SIDE if len(list(keys)) > 1 else _LEAST_SIDE_ALONE
+        drawing = style.drawing(min(CELL_SIDE, max(least, fitting)))
+        own = [column for name, column in columns.items() if name not in masks and not column.is_signed]
         fine, heatmaps = [column.is_fine for column in own], [column.heatmaps for column in own]
         views = make_views(images, heatmaps, style.volumes)
         return grid(
@@ -148,6 +157,7 @@ def draw_sheets(
                 pixel_scale.note,
                 any(boxes) and BOX_LEGEND,
                 any(fine) and not all(fine) and FINE_NOTE,
+                any(column.is_signed for column in columns.values()) and SIGNED_NOTE,
             ),
             scale=scale_words(style.normalize, fine) if scale is None else scale,
             drawing=drawing,
@@ -181,9 +191,13 @@ def pixel_scale_of(
 
 
 def _method_column(looked: Sequence[ExplainedSamples], key: str, normalize: Normalize) -> _Column:
-    """Take a method's heatmaps of all samples; a scale that is shared is shared by samples of all sizes."""
+    """Take a method's maps of all samples; a scale that is shared is shared by samples of all sizes."""
+    raw = [group.explanation.attributions[key].cpu() for group in looked]
+    if is_signed(key, raw, raw[0].dim() - 2):
+        pictures = _in_rows(looked, [signed_to_rgb(group) for group in raw])
+        return _Column(pictures, _in_order(looked, [blank_reasons(group, "minmax") for group in raw]), is_signed=True)
     heatmaps = [group.heatmaps(own_scale(normalize))[key] for group in looked]
-    maps = shown_heatmaps(heatmaps, normalize, is_fine=is_fine(key))
+    maps = shown_heatmaps(heatmaps, normalize, fine=is_fine(key))
     reasons = _in_order(looked, [group.reasons for group in heatmaps])
     return _Column(_in_rows(looked, maps), reasons, is_fine=is_fine(key))
 

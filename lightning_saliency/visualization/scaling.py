@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution import Heatmaps, Normalize
+from lightning_saliency.attribution import Heatmaps, Normalize, is_fine
 from lightning_saliency.data import over_axes
 
 FINE_NOTE = "fine maps up to their 99th percentile"
 """What a sheet says that shows fine maps beside others."""
+
+SIGNED_NOTE = "signed values: 0 is mid gray, positive is brighter"
+"""What a sheet says that shows signed maps."""
 
 _PERCENTILE = 0.99
 
@@ -38,19 +41,30 @@ def own_scale(normalize: Normalize) -> Normalize:
     return "minmax" if normalize == "minmax" else "max"
 
 
-def shown_heatmaps(groups: Sequence[Heatmaps], normalize: Normalize, *, is_fine: bool) -> list[Tensor]:
+def is_signed(key: str, raw: Iterable[Tensor], num_axes: int) -> bool:
+    """Whether maps are shown around mid gray: fine ones of images, of which some values are negative.
+
+    Args:
+        key: Of the method.
+        raw: Its raw maps.
+        num_axes: The number of spatial axes.
+    """
+    return is_fine(key) and num_axes == 2 and any(bool((values < 0).any()) for values in raw)
+
+
+def shown_heatmaps(groups: Sequence[Heatmaps], normalize: Normalize, *, fine: bool) -> list[Tensor]:
     """Bring heatmaps to the scale on which they are shown.
 
     Args:
         groups: Those of the samples of each size, on scales of their own; see `own_scale`.
         normalize: What is shown; a scale that is shared is shared by samples of all sizes.
-        is_fine: Whether each pixel has a value of its own, as in saliency.
+        fine: Whether each pixel has a value of its own, as in saliency.
 
     Returns:
         Of each group `(N, 1, H, W)` in [0, 1], on the CPU.
     """
     maps, peaks = [group.maps.cpu() for group in groups], [group.peaks.cpu() for group in groups]
-    if is_fine:
+    if fine:
         scaled = [to_percentile(*group) for group in zip(maps, peaks, strict=True)]
         maps, peaks = [group[0] for group in scaled], [group[1] for group in scaled]
     if normalize != "shared":

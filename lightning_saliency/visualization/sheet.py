@@ -103,15 +103,16 @@ def grid(
     cells = _draw_cells(images, columns, blanks, fine, drawing)
     _draw_boxes(cells, images, [(boxes or {}).get(name, ()) for name in ("", *columns)])
     below = [_with_words(images, labels.get("", ())), *(labels.get(name, ()) for name in columns)]
-    has_scale = any(_is_heatmap(maps) for maps in columns.values())
-    words = Words((_name(images[0]), *columns), captions or (), below, title, note, scale if has_scale else None)
+    heatmaps = [name for name, maps in columns.items() if _is_heatmap(maps)]
+    headings, all_fine = (_name(images[0]), *columns), {*heatmaps} <= {*fine}
+    words = Words(headings, captions or (), below, title, note, scale if heatmaps else None, all_fine)
     reasons = {
         (row, column): reason
         for column, name in enumerate(columns, start=1)
         for row, reason in enumerate(blanks.get(name, ()))
     }
     layout, blocks = plan(cells, words, drawing.theme, per_row)
-    return _to_tensor(_draw_page(cells, layout, blocks, reasons, words.scale, drawing))
+    return _to_tensor(_draw_page(cells, layout, blocks, reasons, words, drawing))
 
 
 def tiles(
@@ -163,10 +164,20 @@ def tiles(
     _draw_boxes(drawn, images, [(), boxes])
     cells = [row[1:] for row in drawn]
     below = [_with_words(images, labels or ())]
-    words = Words([""], (), below, title, note, scale if len(images) > 1 else None, 1, label_lines=1)
+    words = Words(
+        [""],
+        (),
+        below,
+        title,
+        note,
+        scale if len(images) > 1 and _is_heatmap(heatmaps) else None,
+        is_fine,
+        1,
+        label_lines=1,
+    )
     layout, blocks = plan(cells, words, drawing.theme, _count_columns(len(images)))
     placed = {(index, 0): reason for index, reason in enumerate(reasons)}
-    page = _draw_page(cells, layout, blocks, placed, words.scale, drawing)
+    page = _draw_page(cells, layout, blocks, placed, words, drawing)
     if progress is not None:
         _draw_progress(ImageDraw.Draw(page), layout.size[1], progress, drawing.theme)
     return _to_tensor(page)
@@ -313,7 +324,7 @@ def _draw_page(
     layout: Layout,
     blocks: Sequence[TextBlock],
     reasons: Mapping[tuple[int, int], str | None],
-    scale: tuple[str, str] | None,
+    words: Words,
     drawing: Drawing,
 ) -> Image.Image:
     """Put the cells, the words, the reasons by sample and column, and the color scale on a page."""
@@ -324,8 +335,8 @@ def _draw_page(
     for (row, column), reason in reasons.items():
         if reason is not None and reason != NO_CELL:
             draw_reason(draw, layout, row, column, reason, cells[row][column].shape[1])
-    if scale is not None:
-        draw_scale(page, draw, layout, drawing.shading, scale, drawing.theme)
+    if words.scale is not None:
+        draw_scale(page, draw, layout, words.scale, drawing, is_fine=words.is_fine)
     return page
 
 

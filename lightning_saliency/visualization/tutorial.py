@@ -139,4 +139,4 @@ def _draw_panel(
         return signed_to_rgb(signed), blank_reasons(signed, "minmax")  # negative is no reason in color
     size, own = explanation.images.shape[2:], own_scale(style.normalize)
     heatmaps = make_heatmaps(explanation.attributions[key][rows], size, own)
-    return shown_heatmaps([heatmaps], style.normalize, is_fine=is_fine(key))[0], heatmaps.reasons
+    return shown_heatmaps([heatmaps], style.normalize, fine=is_fine(key))[0], heatmaps.reasons

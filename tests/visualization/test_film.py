@@ -14,7 +14,7 @@ from lightning_saliency.visualization import Caption, Style, animation, filmstri
 from lightning_saliency.visualization.captions import reason_words
 
 NOTE = "explained: true class · read at layer layer4"
-ONE_SCALE = ("0", "the sample's maximum of all looks")
+ONE_SCALE = ("0", "the sample's maximum of all epochs")
 DRAWING = shaded(cell_side=144)
 
 
@@ -94,7 +94,7 @@ def named(text, correct=None):
 
 
 def on_scale(maps, strengths, size=(128, 128)):
-    return to_heatmaps(torch.stack(maps), size) * torch.tensor(strengths).view(-1, 1, 1, 1)
+    return (to_heatmaps(torch.stack(maps), size) * torch.tensor(strengths).view(-1, 1, 1, 1)).clamp(max=1)
 
 
 def test_a_filmstrip_has_a_row_a_sample_a_column_a_look_and_one_scale_a_row():
@@ -102,7 +102,7 @@ def test_a_filmstrip_has_a_row_a_sample_a_column_a_look_and_one_scale_a_row():
     predictions = [[1, 3], [2, 2], [1, 0]]
     looks = [look(*when, *what) for when, *what in zip([(None, 0), (0, 25), (1, 50)], maps, predictions, strict=True)]
     record = run(looks, names=("ant", "bee", "cat", "dog"))
-    strengths = [[0.25, 1.0], [1.0, 0.25], [0.5, 0.0]]
+    strengths = [[0.25, 4.0], [1.0, 1.0], [0.5, 0.0]]  # beside the epochs: what is stronger before them is cut
     expected = expected_strip(
         record,
         ["untrained", "epoch 0", "epoch 1"],

@@ -22,6 +22,7 @@ from lightning_saliency.visualization import (
     tutorial_figure,
 )
 from lightning_saliency.visualization.captions import reason_words
+from lightning_saliency.visualization.cells import Drawing
 from lightning_saliency.visualization.colors import darkened
 from lightning_saliency.visualization.scaling import scale_words, to_percentile
 
@@ -53,7 +54,7 @@ def exceeding(heatmaps):
 
 def test_fine_are_the_methods_of_the_input_alone_and_not_those_of_a_layer():
     fine = {key for key in METHODS if is_fine(key)}
-    assert {"saliency", "guided_backprop", "guided_grad_cam", "integrated_gradients"} <= fine
+    assert {"saliency", "guided_backprop", "guided_grad_cam", "integrated_gradients", "lrp"} <= fine
     assert not fine & {"cam", "grad_cam", "layer_cam", "occlusion", "attention_relevance", "score_cam"}
     assert not any(is_fine(f"{key}@layer4") for key in METHODS if key not in fine)
     assert all(is_fine(f"{key}@layer4") for key in fine)
@@ -210,3 +211,33 @@ def test_the_tutorials_figure_keeps_a_scale_that_is_shared():
 )
 def test_the_scale_says_what_its_upper_end_is(normalize, fine, words):
     assert scale_words(normalize, fine) == words
+
+
+def test_no_contour_is_drawn_around_single_pixels():
+    images, heatmaps = uint8(1, 3, 200, 200), rand(1, 1, 200, 200)
+    plain, outlined = (
+        grid(images, {"m": heatmaps}, fine=["m"], drawing=Drawing(shading=Shading(contour=contour)))
+        for contour in (None, 0.5)
+    )
+    assert torch.equal(plain, outlined)
+
+
+def test_the_scale_of_fine_maps_is_as_dark_at_its_beginning_as_the_images_are():
+    images, heatmaps = flat((128, 128, 128), size=(200, 200)), rand(1, 1, 200, 200)
+    dark = darkened(torch.full((1, 3, 1, 1), 128, dtype=torch.uint8))[0]
+    for fine, begins in ([], 128), (["m"], int(dark[0])):
+        foot = grid(images, {"m": heatmaps}, fine=fine)[:, -40:]
+        assert (foot == begins).all(0).any(), fine
+
+
+def test_signed_maps_are_shown_around_mid_gray_in_the_sheets_and_others_as_before():
+    options = {"saliency": {"reduce": "signed"}, "input_x_gradient": {}, "grad_cam": {}}
+    explanation = explain(network(), randn(2, 3, 160, 160), methods=options, target=1)
+    raw = {key: maps for key, maps in explanation.attributions.items() if key != "grad_cam"}
+    assert all(float(maps.min()) < 0 < float(maps.max()) for maps in raw.values())
+    cells = cells_of(draw(explained_samples(explanation, (0, 1), (0, 1)))["Overview"], 160, 160)
+    for row in range(2):
+        for column, maps in enumerate(raw.values(), start=1):
+            assert torch.equal(cells[4 * row + column], signed_to_rgb(maps)[row])
+    bare = draw(explained_samples(replace(explanation, attributions=raw), (0, 1), (0, 1)))["Overview"]
+    assert (bare == torch.tensor([253, 231, 37]).view(3, 1, 1)).all(0).sum() == 0  # no color, and no scale of colors

@@ -1,6 +1,8 @@
+import math
+
 import pytest
 import torch
-from drawing import randn, shaded
+from drawing import randn, shaded, spoken
 from tiny import explained_samples
 from torch import nn
 
@@ -37,14 +39,14 @@ def captions(looked, names):
     predictions, probabilities = looked.explanation.predictions, looked.explanation.probabilities.amax(1)
     said = []
     for row, (label, prediction) in enumerate(zip(looked.samples.labels, predictions.tolist(), strict=True)):
-        text, named = f"{names[prediction]} {probabilities[row]:.0%}", [names[prediction]]
+        text, named = f"{spoken(names[prediction])} {probabilities[row]:.0%}", [names[prediction]]
         if label != prediction:
             text = f"predicted {text}"
             if label != 1:  # of class 1 is the map
                 text, named = f"{text} · true {names[label]}", [*named, names[label]]
         if prediction != 1:
             of_map = "map of: true" if label == 1 else "map of:"
-            text += f" · {of_map} {names[1]} {looked.explanation.probabilities[row, 1]:.0%}"
+            text += f" · {of_map} {spoken(names[1])} {looked.explanation.probabilities[row, 1]:.0%}"
             named.append(names[1])
         said.append(Caption(text, label == prediction, names=tuple(map(str, named))))
     return said
@@ -54,9 +56,9 @@ def unlabeled_captions(explanation):
     """What is said where nothing is known of the truth, of maps of class 1."""
     said = []
     for prediction, probabilities in zip(explanation.predictions.tolist(), explanation.probabilities, strict=True):
-        text, named = f"predicted {prediction} {probabilities[prediction]:.0%}", [str(prediction)]
+        text, named = f"predicted class {prediction} {probabilities[prediction]:.0%}", [str(prediction)]
         if prediction != 1:
-            text, named = f"{text} · map of: 1 {probabilities[1]:.0%}", [*named, "1"]
+            text, named = f"{text} · map of: class 1 {probabilities[1]:.0%}", [*named, "1"]
         said.append(Caption(text, names=tuple(named)))
     return said
 
@@ -175,7 +177,7 @@ def test_the_maps_of_the_most_probable_classes_stand_side_by_side(normalize):
         blanks={f"top {rank + 1}": reason_words(blank_reasons(raw[:, rank, None], own_scale)) for rank in (0, 1)},
         labels={
             f"top {rank + 1}": [
-                Caption(f"{index} {probability:.0%}", True if index == label else None, names=(str(index),))
+                Caption(f"class {index} {probability:.0%}", True if index == label else None, names=(str(index),))
                 for index, probability, label in zip(
                     classes[:, rank].tolist(), probabilities[:, rank].tolist(), (0, 1), strict=True
                 )
@@ -213,15 +215,23 @@ def test_no_samples_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("count", "side", "shown"),
-    [(1, 300, 256), (4, 300, 212), (10, 300, 134), (20, 300, 130), (10, 64, 128), (1, 32, 192), (10, 32, 96)],
+    ("count", "side", "shown", "per_row"),
+    [
+        (1, 300, 256, 1),
+        (4, 300, 212, 1),
+        (10, 300, 134, 2),
+        (20, 300, 130, 2),
+        (10, 64, 128, 2),
+        (1, 32, 192, 1),
+        (10, 32, 96, 1),
+    ],
 )
-def test_the_more_cells_a_sheet_has_the_smaller_they_are_down_to_what_can_be_read(count, side, shown):
+def test_the_more_cells_a_sheet_has_the_smaller_they_are_down_to_what_can_be_read(count, side, shown, per_row):
     images = torch.zeros(count, 3, side, side)
     images[:, 0] = 1
     explanation = explain(network(), images, methods=["grad_cam", "hires_cam", "layer_cam", "saliency"])
     looked = explained_samples(explanation, range(count))
     sheet = draw(looked, mean=0.0, std=1.0, alpha=0.0)["Overview"]
     red = (sheet == torch.tensor([255, 0, 0]).view(3, 1, 1)).all(0)
-    first = red[:, red.any(0).nonzero()[0].item()]  # the left edge of all images
-    assert first.sum() == count * shown
+    first = red[:, red.any(0).nonzero()[0].item()]  # the left edge of the images that stand below each other
+    assert first.sum() == math.ceil(count / per_row) * shown

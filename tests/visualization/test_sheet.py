@@ -482,3 +482,13 @@ def test_pictures_are_shown_as_they_are_or_dimmed_with_a_reason_and_left_alone()
     assert torch.equal(shown[1], pictures[0])
     assert (shown[3][:, :40] == 50).all()
     assert torch.equal(pictures, kept)
+
+
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (224, 224), (224, 60)])
+def test_a_caption_begins_where_its_image_does(height, width):
+    images, maps = flat((90, 90, 90), size=(height, width)), {"m": torch.zeros(1, 1, height, width)}
+    sheet = grid(images, maps, captions=[Caption("I")])
+    frame = int((sheet == 90).all(0).any(0).nonzero()[0])
+    top = int((sheet == 90).all(0).any(1).nonzero()[0])
+    _, columns = ink(sheet, top - 24, top - 4)
+    assert abs(int(columns[0]) - frame) <= 4

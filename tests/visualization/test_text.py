@@ -1,5 +1,5 @@
 import pytest
-from PIL import ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from lightning_saliency.visualization.fonts import get_font
 from lightning_saliency.visualization.text import cut_line, fit_lines, shorten, wrap_lines
@@ -95,3 +95,19 @@ def test_what_fits_even_with_short_names_in_no_way_is_cut_at_its_end(text):
     font = get_font(13)
     (line,) = fit_lines(text, (), font, 150, lines=1)
     assert line == cut_line(text, font, 150)
+
+
+@pytest.mark.parametrize("name", ["قطة", "חתול גדול"])
+def test_a_number_stays_behind_a_name_that_is_written_from_the_right(name):
+    font = get_font(16)
+
+    def written(*parts):
+        page, x = Image.new("RGB", (300, 30), "white"), 5.0
+        for part in parts:
+            font.write(ImageDraw.Draw(page), x, 20, part, (0, 0, 0))
+            x += font.getlength(part)
+        return page.tobytes()
+
+    assert written(f"predicted {name} 36% · map of: {name} 4%") == written(
+        "predicted ", name, " 36% · map of: ", name, " 4%"
+    )

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from drawing import cells_of, randn, shaded
+from drawing import cells_of, randn, shaded, spoken
 from torch import nn
 
 from lightning_saliency import Style, explain
@@ -47,7 +47,7 @@ def signed(explanation, key):
 def captions(explanation, names=range(5)):
     predictions, probabilities = explanation.predictions.tolist(), explanation.probabilities
     return [
-        Caption(f"predicted {names[index]} {probabilities[row, index]:.0%}", names=(str(names[index]),))
+        Caption(f"predicted {spoken(names[index])} {probabilities[row, index]:.0%}", names=(str(names[index]),))
         for row, index in enumerate(predictions)
     ]
 
