@@ -67,8 +67,9 @@ class ClassModelCallback(_AscentCallback):
     """Logs, epoch after epoch, an image that maximizes the score of each class (Simonyan et al. 2014, section 2).
 
     Logged, with the same steps as Lightning's scalars:
-        - `class_model/<class>`: one picture per class; see `lightning_saliency.class_model_image`.
-        - `class_model/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
+
+    - `class_model/<class>`: one picture per class; see `lightning_saliency.class_model_image`.
+    - `xai_class_model/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
 
     It takes `steps` forwards and backwards of one image per class. Training is not touched.
 
@@ -138,11 +139,12 @@ class FoolingCallback(_AscentCallback):
     """Logs, epoch after epoch, the smallest change of the samples that makes the model predict another class.
 
     Logged, with the same steps as Lightning's scalars:
-        - `fooling/samples`: the image, the change magnified, the image with the change; see
-          `lightning_saliency.fooling_image`.
-        - `fooling/median_steps`, a scalar: the median number of steps until another class is predicted,
-          `max_steps` for samples where it is not. The more, the more robust the model.
-        - `fooling/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
+
+    - `fooling/samples`: the image, the change magnified, the image with the change; see
+      `lightning_saliency.fooling_image`.
+    - `xai_fooling/median_steps`, a scalar: the median number of steps until another class is predicted,
+      `max_steps` for samples where it is not. The more, the more robust the model.
+    - `xai_fooling/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
 
     It takes at most `max_steps` forwards and backwards of the samples. Training is not touched.
 

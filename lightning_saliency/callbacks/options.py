@@ -129,11 +129,11 @@ class Metrics:
             are known, `energy_in_box`; and rows of your own. `all`: every row of `lightning_saliency.metrics.METRICS`,
             of each method. Or the rows' names, of each method. What a callback of the trainer monitors, or has in its
             file names, is logged in any case, and so is what the options below ask for.
-        samples: The number of samples, the first of the validation stream, to measure in place of the shown ones. They
-            are kept in memory, and explained each time in chunks of at most 32, in addition to the shown ones.
+        samples: The number of samples of the validation stream to measure in place of the shown ones, spread over the
+            classes where the data set has its labels at hand. They are kept in memory, and explained each time in
+            chunks of at most 32, in addition to the shown ones.
         faithfulness: Whether to measure, by forward passes, how much the prediction depends on the marked pixels; see
-            `lightning_saliency.metrics.measure_faithfulness`: 2 forwards for each
-            sample, and 31 for each of its maps.
+            `lightning_saliency.metrics.measure_faithfulness`: 2 forwards for each sample, and 31 for each of its maps.
         randomization_every_n_epochs: The number of epochs from one comparison of the maps with those of the same
             network with a randomized head to the next; it costs explaining once more. A warning names each method whose
             maps look the same as these or as those of the untrained network.
@@ -194,7 +194,8 @@ class Execution:
         output_fn: A function that returns the logits of the model's output, or their key in it, such as `heads.color`,
             where they are not found automatically.
         chunk_size: The most images that go through the model together, which bounds the memory.
-        log_untrained: Also show the untrained network, on the samples of sanity checking.
+        log_untrained: Also show the untrained network, on the same samples as later; where sanity checking has not seen
+            them all, from a copy of its weights that is kept until the first validation has.
         on_error: What happens on an error: `warn` (once for each cause) or `raise`. An option of the user's that is
             impossible is raised in any case, before the first training step.
         max_fraction: The largest fraction of the training's time that the callback may take. Where the next look would

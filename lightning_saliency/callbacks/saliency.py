@@ -41,30 +41,31 @@ CallbackTarget: TypeAlias = str | int | list[int | str] | Callable[[Tensor], Ten
 class SaliencyCallback(LookCallback):
     """Logs where the model looks on a fixed validation batch, epoch after epoch.
 
-    At the end of each validation, one forward and one backward serve all methods together, and a picture for each goes
-    to every logger of the trainer. What is explained is the model's real input: its own calls are recorded
-    in the validation steps. Training is not touched: the final weights are those of the training
-    without it, bit for bit. Also works in `trainer.validate` and `trainer.test`.
+    At the end of each validation, one forward and one backward serve all methods that can share them, and the pictures
+    go to every logger of the trainer. What is explained is the model's real input: its own calls are recorded in the
+    validation steps. Training is not touched: the final weights are those of the training without it, bit for bit. Also
+    works in `trainer.validate` and `trainer.test`.
 
     Logged, with the same steps as Lightning's scalars:
-        - `saliency/Overview`: of each sample the image and the overlays of all methods. In `trainer.test`,
-          `saliency/Overview/test`.
-        - `saliency/<method>`: the image and the overlay of a method, where it is the only one, or with
-          `Style(cards="all")`.
-        - `saliency/class_maps`: the image and CAM of its `top_k` most probable classes, where the style's `top_k` is
-          above 1.
-        - `saliency/<method>/filmstrip`: rows are samples, columns are epochs, the untrained network first; drawn
-          during the run, less and less often, and at its end. Of the first method, or with `Style(cards="all")` of
-          each.
-        - `saliency/<method>/animation`: the same as a GIF, which TensorBoard plays; at the end of `fit`. It is also a
-          file, `saliency/<method>/animation.gif`, beside the event file.
-        - `xai_saliency/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
-        - `xai_saliency/<method>/<metric>`, scalars in `fit`, `validate` and `test` (there ending in `/test`): of the
-          first method's maps `entropy`, in `fit` `rank_correlation_untrained`, and with `Samples(objects=...)`, or of
-          detectors whose batches hold boxes, `energy_in_box`. With `Metrics("all")` every row of
-          `lightning_saliency.metrics.METRICS`, of each method; with `Metrics(faithfulness=True)` `average_drop`,
-          `increase_in_confidence`, `deletion`, `insertion`; with `Metrics(randomization_every_n_epochs=...)`
-          `rank_correlation_random_head`. What monitors one of them finds it as `saliency_<method>_<metric>`, too.
+
+    - `saliency/Overview`: of each sample the image and the overlays of all methods. In `trainer.test`,
+      `saliency/Overview/test`.
+    - `saliency/<method>`: the image and the overlay of a method, where it is the only one, or with
+      `Style(cards="all")`.
+    - `saliency/class_maps`: the image and CAM of its `top_k` most probable classes, where the style's `top_k` is
+      above 1.
+    - `saliency/<method>/filmstrip`: rows are samples, columns are epochs, the untrained network first; drawn
+      during the run, less and less often, and at its end. Of the first method, or with `Style(cards="all")` of
+      each.
+    - `saliency/<method>/animation`: the same as a GIF, which TensorBoard plays; at the end of `fit`. It is also a
+      file, `saliency/<method>/animation.gif`, beside the event file.
+    - `xai_saliency/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
+    - `xai_saliency/<method>/<metric>`, scalars in `fit`, `validate` and `test` (there ending in `/test`): of the
+      first method's maps `entropy`, in `fit` `rank_correlation_untrained`, and with `Samples(objects=...)`, or of
+      detectors whose batches hold boxes, `energy_in_box`. With `Metrics("all")` every row of
+      `lightning_saliency.metrics.METRICS`, of each method; with `Metrics(faithfulness=True)` `average_drop`,
+      `increase_in_confidence`, `deletion`, `insertion`; with `Metrics(randomization_every_n_epochs=...)`
+      `rank_correlation_random_head`. What monitors one of them finds it as `saliency_<method>_<metric>`, too.
 
     All looks are kept in the run's record, the folder `saliency.record` beside the event file, which
     `lightning_saliency.load_record` reads.
@@ -79,9 +80,10 @@ class SaliencyCallback(LookCallback):
             dict from keys to the options of their functions in `lightning_saliency.attribution`, such as
             `{"smooth_grad": {"num_samples": 50}}`. Default: those that suit the model; see
             `lightning_saliency.attribution.default_methods`.
-        samples: The number of samples, the first of the validation stream; positions in it; images `(N, C, H, W)`, or
-            a pair of images and labels; or `Samples(...)`. Images that are passed are shown
-            after each training epoch where the trainer has no validation.
+        samples: The number of samples of the validation stream, spread over the classes where the data set has its
+            labels at hand, else the first; positions in it; images `(N, C, H, W)`, or a pair of images and labels; or
+            `Samples(...)`. Images that are passed are shown after each training epoch where the trainer has no
+            validation.
         target: Which class is explained: `label` (the true class where the batch has labels, of several the one with
             the largest score; else, and where a detector has no box of it, the predicted one), `predicted`, a class by
             its index, from the end where it is negative, or by its name, as the style or the data set has it, one class
@@ -95,7 +97,7 @@ class SaliencyCallback(LookCallback):
             LightningModule itself if it can be, else the submodule that the validation step calls.
         every_n_epochs: The number of epochs from one look to the next.
         style: How the pictures look: `Style(...)`.
-        metrics: Whether to log the scalars above, or which: `Metrics(...)`.
+        metrics: Whether to log numbers of the maps, or which: `Metrics(...)`.
         history: Whether to keep the run's record, and draw the filmstrips and animations from it: `History(...)`.
         execution: How the pass runs, and how errors are handled: `Execution(...)`.
         outputs: Further outputs of a look: instances of `lightning_saliency.callbacks.Output`.

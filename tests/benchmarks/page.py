@@ -43,9 +43,9 @@ either side, and float32 has such pixels however it is laid out.""",
         "Pictures",
         """\
 From the maps of 8 photographs of 224×224 by three methods to a TensorBoard event that is written and flushed,
-in F of ResNet-18 at batch 8. *One grid* has all 32 cells in one picture, as has *one matplotlib figure*; the
-callback writes *a sheet a method, and the overview*, four pictures. The loops write each overlay by itself, 24
-pictures with no words on them.""",
+in F of ResNet-18 at batch 8. *One grid* has all 32 cells in one picture, as has *one matplotlib figure*, and as has
+what the callback writes by default; *a sheet a method, and that of all*, four pictures, is what it writes with
+`Style(cards="all")`. The loops write each overlay by itself, 24 pictures with no words on them.""",
     ),
     "callbacks": (
         "A whole call of the callback",

@@ -281,7 +281,7 @@ def pictures(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
     images, photos = photographs(8)
     labels = torch.arange(8)
     explanation = explain(model, images.to(args.device), methods=THREE, layer="layer4")
-    style = Style(mean=MEAN, std=STD)
+    style = Style(mean=MEAN, std=STD, cards="all")
     samples = SampleBatch(explanation.call.to("cpu"), truths=tuple(labels.tolist()), positions=tuple(range(8)))
     shown = [photo.permute(1, 2, 0).numpy() for photo in photos]
     heatmaps = {key: maps[:, 0].cpu().numpy() for key, maps in explanation.heatmaps().items()}
@@ -297,7 +297,7 @@ def pictures(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
             writer.flush()
 
         def one_grid() -> None:
-            drawn = grid(to_pictures(images, style), explanation.heatmaps(), title="epoch 1", cell_side=144)
+            drawn = grid(to_pictures(images, style), explanation.heatmaps(), title="epoch 1")
             log_pictures(logger, {"grid": drawn}, 0)
             writer.flush()
 
@@ -330,7 +330,7 @@ def pictures(args: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
         contenders = {
             "F": floor(model, images.to(args.device), labels.to(args.device))["F"],
             "one grid": one_grid,
-            "a sheet a method, and the overview": sheets,
+            "a sheet a method, and that of all": sheets,
             "one matplotlib figure": one_figure,
             "grad-cam's overlays in a loop": in_a_loop(peers.overlays),
             "torchcam's overlays in a loop": in_a_loop(peers.torchcam_overlays),
