@@ -49,15 +49,17 @@ def explanation_picture(explanation: Explanation, style: Style | None = None, ti
         >>> explanation_picture(explain(model, torch.randn(2, 3, 32, 32))).mode
         'RGB'
     """
-    labels = [-1] * len(explanation) if explanation.labels is None else explanation.labels.tolist()
-    truths = tuple(label if 0 <= label < explanation.num_classes else None for label in labels)
-    samples = SampleBatch(explanation.call.to("cpu"), truths, tuple(range(len(explanation))))
+    samples = SampleBatch(explanation.call.to("cpu"), known_truths(explanation), tuple(range(len(explanation))))
+    style = with_names(style or Style(), explanation)
+    names = style.class_names or ()
     sheets = draw_sheets(
         [ExplainedSamples(samples, explanation, HeatmapStage(explanation))],
-        _with_names(style, explanation),
+        style,
         title=title,
         explained=explanation.settings.target.describe(
-            has_labels=explanation.labels is not None, task=explanation.task
+            has_labels=explanation.labels is not None,
+            task=explanation.task,
+            names=names if len(names) == explanation.num_classes else None,
         ),
         dataset=explanation.transform,
         modules=[explanation.settings.forward.model],
@@ -185,6 +187,12 @@ def _to_pixels(image: Any) -> Tensor:
     return pixels
 
 
-def _with_names(style: Style | None, explanation: Explanation) -> Style:
-    style = style or Style()
+def with_names(style: Style, explanation: Explanation) -> Style:
+    """Return a style with the names of the classes that the explanation knows, where it has none of its own."""
     return style if style.class_names is not None else replace(style, class_names=explanation.class_names)
+
+
+def known_truths(explanation: Explanation) -> tuple[int | None, ...]:
+    """Return the true class of each image; None where it is not known, or the model has no such class."""
+    labels = [-1] * len(explanation) if explanation.labels is None else explanation.labels.tolist()
+    return tuple(label if 0 <= label < explanation.num_classes else None for label in labels)
