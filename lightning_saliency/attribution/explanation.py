@@ -252,6 +252,8 @@ class Explanation:
     def show(self, *, style: lightning_saliency.Style | None = None) -> None:
         """Show the labeled sheet: in a notebook below its cell, else in the system's viewer of images.
 
+        Where there is neither, it is written to a file, and one line says where.
+
         Args:
             style: How it looks, `lightning_saliency.Style`.
         """

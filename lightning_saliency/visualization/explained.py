@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+import tempfile
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageShow
 from torch import Tensor
 
 from lightning_saliency._checks import refuse
@@ -95,13 +97,24 @@ def explanation_overlay(explanation: Explanation, key: str, style: Style | None 
 
 
 def show_explanation(explanation: Explanation, style: Style | None = None) -> None:
-    """Show the labeled sheet of an explanation, in a notebook below its cell, else in the system's viewer."""
+    """Show the labeled sheet of an explanation, in a notebook below its cell, else in the system's viewer.
+
+    Where there is neither, as on a machine that is reached over a network, the sheet is written to a file, and one line
+    says where.
+    """
     picture = explanation_picture(explanation, style)
     notebook = sys.modules.get("IPython")  # where it runs, it is imported
     if notebook is not None and notebook.get_ipython() is not None:
         notebook.display.display(picture)
-    else:
-        picture.show()
+    elif not (_has_display() and ImageShow.show(picture)):
+        path = Path(tempfile.mkdtemp(prefix="saliency-"), _SHEET)
+        picture.save(path)
+        print(f"No display here: the sheet is {path}. `explanation.save(folder)` writes it where you want it.")
+
+
+def _has_display() -> bool:
+    """Whether windows can be opened: on Windows and on a Mac always, elsewhere by what names the screen."""
+    return sys.platform in ("win32", "darwin") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
 
 
 def save_explanation(explanation: Explanation, folder: str | PathLike[str], style: Style | None = None) -> list[Path]:

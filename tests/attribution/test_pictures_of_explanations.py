@@ -1,6 +1,8 @@
 """An explanation shows itself: its words, its pictures, its files, and a heatmap over any image."""
 
 import io
+import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -101,6 +103,22 @@ def test_a_notebook_shows_it_and_its_files_are_written(explanation, tmp_path):
     assert np.array_equal(raw, explanation.attributions["grad_cam"][1, 0].numpy())
     with Image.open(tmp_path / "new/folder/2.saliency.png") as picture:
         assert np.array_equal(np.asarray(picture), explanation.overlay("saliency")[2].permute(1, 2, 0).numpy())
+
+
+def test_without_a_display_one_line_says_where_the_sheet_was_written(explanation, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    explanation.show()
+    (file,) = tmp_path.glob("*/sheet.png")
+    printed = capfd.readouterr()
+    assert printed.out == (
+        f"No display here: the sheet is {file}. `explanation.save(folder)` writes it where you want it.\n"
+    )
+    assert not printed.err
+    with Image.open(file) as sheet:
+        assert np.array_equal(sheet, explanation.picture())
 
 
 def test_of_many_images_a_notebook_shows_the_first():
