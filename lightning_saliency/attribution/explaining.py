@@ -103,9 +103,9 @@ def explain(
         target: Which class is explained: an index, from the end where it is negative; a name, `"tiger cat"`, where
             case, underscores and hyphens do not matter; one of these per image; `"label"`, the true class, where labels
             came with the images; `"predicted"`; or a callable from logits `(n, K)` to scores `(n,)`, called with one
-            chunk at a time. Default: the label where it is known, else the predicted one. Beside the map of a label, or
-            of one class per image, stands that of the predicted class where this is another one. Of embeddings, it is
-            the similarity to themselves (see `lightning_saliency.evidence.Embedding`), and that to a reference
+            chunk at a time. Default: the label where it is known, else the predicted one. Beside the map of a label
+            stands that of the predicted class, where this is another one. Of embeddings, it is the similarity to
+            themselves (see `lightning_saliency.evidence.Embedding`), and that to a reference
             `target=lambda embeddings: embeddings @ reference`.
         layer: The target layer, whose activations the CAM methods read: None (chosen as the papers do, by a run of one
             image), a dotted name, a module of the model, or what `find_target_layer` returned, which saves that
@@ -156,17 +156,17 @@ def explain(
     given_names = optional(partial(check_each, check=check_text, of="names"))("class_names", class_names)
     inputs = parse_inputs(forward, images, transform)
     names = given_names or _names_of(weights) or find_class_names(forward.model)
-    parsed_target = _parse_target(target, inputs.labels, names)
+    of_target = _parse_target(target, inputs.labels, names)
     settings = Settings(
         forward,
         parsed,
-        parsed_target,
+        of_target,
         _parse_layers(forward.model, layer),
         fuse=fuse,
         flip=flip,
         chunk_size=chunk_size,
         progress=progress,
-        compares=parsed_target.choice == "label" or isinstance(parsed_target.choice, tuple),
+        compares=of_target.choice == "label",
     )
     chosen = settings.target.resolve(len(inputs.call), labels=inputs.labels)
     with _told_of_images(inputs.call):
@@ -367,8 +367,8 @@ def _parse_target(target: TargetChoice | Target, labels: Tensor | None, names: S
     parsed = target if isinstance(target, Target) else Target(target)
     if isinstance(target, str) and target == "label" and labels is None:
         raise ValueError(
-            "Expected `target` to be the labels themselves, got 'label': pass `target=labels`, or a batch with them, "
-            "`(images, labels)`."
+            "Expected `target` to be the labels themselves, got 'label': pass a batch with them, `(images, labels)`, "
+            "or `target=labels`."
         )
     return Target("label") if parsed.choice is None and labels is not None else parsed.named(names)
 
