@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
 from traceback import walk_tb
@@ -26,6 +27,10 @@ _LONGEST_TEXT = 200
 
 _LONGEST_ERROR = 300
 """The most characters of somebody else's error in a message: it may hold the `repr` of a whole model."""
+
+_LEAST_LIKENESS = 0.82
+"""From which ratio of equal letters a name counts as a misspelled one: with a wrong, a missing or a swapped letter, but
+not for another word that is a part of it."""
 
 _LARGEST_INT = 2**63 - 1
 """The largest int of torch, of checkpoints and of records."""
@@ -137,6 +142,21 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "…"
 
 
+def suggest(value: Any, names: Mapping[str, str]) -> str:
+    """Return the question whether a misspelled name is meant, for the hint of an error; empty where none is near.
+
+    Args:
+        value: What came; anything but a text is near to none.
+        names: Those that there are, by their spellings.
+
+    Example:
+        >>> suggest("entropi", {"entropy": "entropy"}), suggest("gradientshap", {"gradient": "saliency"})
+        ("Did you mean 'entropy'?", '')
+    """
+    nearest = get_close_matches(value, names, n=1, cutoff=_LEAST_LIKENESS) if isinstance(value, str) else []
+    return f"Did you mean {names[nearest[0]]!r}?" if nearest else ""
+
+
 def check_options(options: Any, prefix: str, checks: Mapping[str, Check]) -> None:
     """Check the options of a frozen dataclass while it is made, and keep their plain values.
 
@@ -175,7 +195,8 @@ def check_function(name: str, value: T) -> T:
 def check_choice(name: str, value: T, allowed: Sequence[Any]) -> T:
     """Return the one of the allowed values, which are texts or None, that equals a value, and refuse any other."""
     if not (value is None or isinstance(value, str)) or value not in allowed:
-        refuse(name, f"one of {', '.join(map(str, allowed))}", shown(value))
+        hint = suggest(value, {text: text for text in allowed if text is not None})
+        refuse(name, f"one of {', '.join(map(str, allowed))}", shown(value), hint=hint)
     choice: T = allowed[allowed.index(value)]
     return choice
 

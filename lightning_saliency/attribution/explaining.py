@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, get_args
@@ -18,6 +19,7 @@ from lightning_saliency._checks import (
     check_flag,
     check_function,
     check_text,
+    describe_error,
     optional,
     refuse,
     shown,
@@ -43,6 +45,7 @@ from lightning_saliency.evidence import (
     TaskName,
     UnknownLayoutError,
     as_forward,
+    call_note,
     collect,
     find_layers,
     name_layer,
@@ -63,7 +66,7 @@ def explain(
     model: nn.Module | Forward,
     images: Any,
     *,
-    methods: MethodChoice = ("grad_cam",),
+    methods: MethodChoice | None = ("grad_cam",),
     target: TargetChoice | Target = None,
     layer: Layer | Sequence[Layer] | None = None,
     transform: Callable[..., Any] | None = None,
@@ -87,19 +90,22 @@ def explain(
             run: `Forward(model, output_fn=..., context=...)`.
         images: `(N, C, H, W)` or one `(C, H, W)`, as the model takes them; moved to its device and precision. Or
             volumes and videos `(N, C, D, H, W)`; or signals `(N, C, T)`, which are told from one image by whether the
-            model takes them. Or a photograph, or a list of them, with `transform` or `weights`: a path, an image of
-            Pillow, an array `(H, W, C)` or a tensor `(C, H, W)` of uint8. Or a batch of a loader, `(images, labels)`,
-            or an entry of a data set. Or for a model that takes more than images what it is called with: a pair of
-            positional and keyword arguments, `((image, metadata), {})`, or what `lightning_saliency.data.make_call`
-            returns. Maps have as many spatial axes as the images.
+            model takes them. Or a list of images `(C, H, W)` of one size. Or a photograph, or a list of them, with
+            `transform` or `weights`: a path, an image of Pillow, an array `(H, W, C)` or a tensor `(C, H, W)` of uint8.
+            Or any of these with labels: a batch of a loader, `(images, labels)`, or an entry of a data set. Or for a
+            model that takes more than images what it is called with: a pair of positional and keyword arguments,
+            `((image, metadata), {})`, or what `lightning_saliency.data.make_call` returns. Maps have as many spatial
+            axes as the images.
         methods: Keys of `lightning_saliency.METHODS`, however they are spelled: `"Grad-CAM++"`, `"ig"`; or by key
             options of its function in `lightning_saliency.attribution`, such as
             `{"smooth_grad": {"num_samples": 50}, "grad_cam": {"principal": True}, "saliency": {"reduce": "signed"}}`.
+            None for Grad-CAM.
         target: Which class is explained: an index, from the end where it is negative; a name, `"tiger cat"`, where
             case, underscores and hyphens do not matter; one of these per image; `"label"`, the true class, where labels
             came with the images; `"predicted"`; or a callable from logits `(n, K)` to scores `(n,)`, called with one
-            chunk at a time. Default: the label where it is known, else the predicted one. Of embeddings, it is the
-            similarity to themselves (see `lightning_saliency.evidence.Embedding`), and that to a reference
+            chunk at a time. Default: the label where it is known, else the predicted one. Beside the map of a label
+            stands that of the predicted class, where this is another one. Of embeddings, it is the similarity to
+            themselves (see `lightning_saliency.evidence.Embedding`), and that to a reference
             `target=lambda embeddings: embeddings @ reference`.
         layer: The target layer, whose activations the CAM methods read: None (chosen as the papers do, by a run of one
             image), a dotted name, a module of the model, or what `find_target_layer` returned, which saves that
@@ -127,8 +133,9 @@ def explain(
 
     Raises:
         TypeError: An argument is of the wrong kind.
-        ValueError: An argument does not fit; the model has no such layer; a method's condition does not hold (`cam` on
-            a model without global average pooling before its linear layer).
+        RuntimeError: The model itself fails on the images; its own error is the cause.
+        ValueError: An argument does not fit; labels are not one for each image; the model has no such layer; a method's
+            condition does not hold (`cam` on a model without global average pooling before its linear layer).
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
@@ -138,7 +145,7 @@ def explain(
         >>> {method: tuple(maps.shape) for method, maps in explanation.heatmaps().items()}
         {'grad_cam': (2, 1, 32, 32), 'saliency': (2, 1, 32, 32)}
     """
-    parsed = parse_methods(methods)
+    parsed = parse_methods("grad_cam" if methods is None else methods)
     transform = check_function("transform", transform) or _transform_of(weights)
     check_choice("task", task, (*get_args(TaskName), None))
     check_choice("fuse", fuse, (*get_args(Fuse), None))
@@ -148,20 +155,43 @@ def explain(
     forward = forward if task is None else replace(forward, task=TASKS[task])
     given_names = optional(partial(check_each, check=check_text, of="names"))("class_names", class_names)
     inputs = parse_inputs(forward, images, transform)
+    names = given_names or _names_of(weights) or find_class_names(forward.model)
+    of_target = _parse_target(target, inputs.labels, names)
     settings = Settings(
         forward,
         parsed,
-        _parse_target(target, inputs.labels, given_names or _names_of(weights) or find_class_names(forward.model)),
+        of_target,
         _parse_layers(forward.model, layer),
         fuse=fuse,
         flip=flip,
         chunk_size=chunk_size,
         progress=progress,
+        compares=of_target.choice == "label",
     )
     chosen = settings.target.resolve(len(inputs.call), labels=inputs.labels)
-    explanation = explain_call(settings, inputs.call, chosen)
-    names = _names_that_fit(given_names, _names_of(weights), forward.model, explanation.num_classes)
-    return replace(explanation, labels=inputs.labels, class_names=names, transform=inputs.transform)
+    with _told_of_images(inputs.call):
+        explanation = explain_call(settings, inputs.call, chosen)
+    fitting = _names_that_fit(given_names, _names_of(weights), forward.model, explanation.num_classes)
+    return replace(explanation, labels=inputs.labels, class_names=fitting, transform=inputs.transform)
+
+
+@contextmanager
+def _told_of_images(call: Call) -> Iterator[None]:
+    """Within the context raise an error that a model itself raises as one of the images that it was called with."""
+    try:
+        yield
+    except (MemoryError, torch.cuda.OutOfMemoryError):  # which callers answer by smaller chunks
+        raise
+    except Exception as error:
+        note = call_note(error)
+        if note is None:
+            raise
+        raise RuntimeError(
+            f"The model failed on images of shape {tuple(call.first_repeated.shape)}. "
+            f"{describe_error(error).rstrip('.')}. {note} Pass the images as in training, of the channels and the size "
+            "that the model takes, and for a model that takes more than images what it is called with, a pair "
+            "`(args, kwargs)`."
+        ) from error
 
 
 def explain_call(settings: Settings, call: Call, target: ParsedTarget = None) -> Explanation:
@@ -337,8 +367,8 @@ def _parse_target(target: TargetChoice | Target, labels: Tensor | None, names: S
     parsed = target if isinstance(target, Target) else Target(target)
     if isinstance(target, str) and target == "label" and labels is None:
         raise ValueError(
-            "Expected `target` to be the labels themselves, got 'label': pass `target=labels`, or a batch with them, "
-            "`(images, labels)`."
+            "Expected `target` to be the labels themselves, got 'label': pass a batch with them, `(images, labels)`, "
+            "or `target=labels`."
         )
     return Target("label") if parsed.choice is None and labels is not None else parsed.named(names)
 
@@ -373,7 +403,15 @@ def _transform_of(weights: Any) -> Callable[..., Any] | None:
     if weights is None:
         return None
     if not callable(getattr(weights, "transforms", None)) or not isinstance(getattr(weights, "meta", None), Mapping):
-        refuse("weights", "torchvision's, such as `ResNet50_Weights.DEFAULT`", shown(weights), error=TypeError)
+        refuse(
+            "weights",
+            "an entry of one of torchvision's enums of weights",
+            shown(weights),
+            hint="A text does not say of which model: pass the entry of the model's own enum, such as "
+            "`torchvision.models.ResNet50_Weights.DEFAULT` of `resnet50`. For any other model pass `transform=...` and "
+            "`class_names=[...]`.",
+            error=TypeError,
+        )
     transform: Callable[..., Any] = weights.transforms()
     return transform
 

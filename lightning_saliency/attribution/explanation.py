@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -100,17 +101,29 @@ class Explanation:
         explained = ["a function"] * len(self) if self.classes is None else list(map(self._describe, range(len(self))))
         few = [*explained[:_MOST_NAMED], *(["…"] if len(self) > _MOST_NAMED else [])]
         return (
-            f"Explanation of {len(self)} image{'' if len(self) == 1 else 's'} ({size}): {', '.join(few)}\n"
+            f"Explanation of {len(self)} image{'' if len(self) == 1 else 's'} ({size}): {'; '.join(few)}\n"
             f"methods: {', '.join(self.attributions)}\n"
             f"layer: {self.layer or 'none'}"
         )
 
     def _describe(self, row: int) -> str:
-        """Return the explained class of an image by its name or number, with its probability where it has one."""
-        index = -1 if self.classes is None else int(self.classes[row])
+        """Return in words which class of an image is explained, and which is predicted where that is another one."""
+        index, predicted = -1 if self.classes is None else int(self.classes[row]), int(self.predictions[row])
+        explained = self._describe_class(row, index)
+        if predicted == index or not self.task.has_one_class:
+            return explained
+        return f"predicted {self._describe_class(row, predicted)}, explained {explained}"
+
+    def _describe_class(self, row: int, index: int) -> str:
+        """Return a class by its name or number, with the probability that an image has of it; values have none."""
         probabilities = self.probabilities
-        name = (self.class_names or {index: ""})[index] or f"{'value' if probabilities is None else 'class'} {index}"
-        return name if probabilities is None else f"{name} {float(probabilities[row, index]):.0%}"
+        if probabilities is None:
+            return f"value {index}"
+        if index < 0:
+            return "no class"
+        name = self.class_names[index] if self.class_names else f"class {index}"
+        probability = float(probabilities[row, index])
+        return f"{name} {f'{probability:.0%}' if math.isfinite(probability) else 'not finite'}"
 
     def _repr_png_(self) -> bytes:
         """Return the picture of the first images, which notebooks show."""
@@ -238,6 +251,8 @@ class Explanation:
 
     def show(self, *, style: lightning_saliency.Style | None = None) -> None:
         """Show the labeled sheet: in a notebook below its cell, else in the system's viewer of images.
+
+        Where there is neither, it is written to a file, and one line says where.
 
         Args:
             style: How it looks, `lightning_saliency.Style`.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from lightning_saliency._checks import refuse, shown
+from lightning_saliency._checks import refuse, shown, suggest
 from lightning_saliency.attribution import attention, cam_family, gradient, perturbation, rectified, relevance
 from lightning_saliency.attribution.method import Method
 from lightning_saliency.evidence import Layers
@@ -96,10 +95,11 @@ def _plain_spelling(name: str) -> str:
 
 
 def _suggest(name: Any, keys: Collection[str]) -> str:
-    """Return the question which of the keys is meant; empty where none is near."""
+    """Return the question which of the keys is meant; empty where none is near, or the name is that of another one."""
+    if not isinstance(name, str) or find_method(name) is not None:
+        return ""
     spellings = {_plain_spelling(spelling): key for key in keys for spelling in (key, *_aliases(key))}
-    nearest = get_close_matches(_plain_spelling(shown(name)), spellings, n=1)
-    return f"Did you mean {spellings[nearest[0]]!r}?" if nearest else ""
+    return suggest(_plain_spelling(name), spellings)
 
 
 def _aliases(key: str) -> tuple[str, ...]:

@@ -285,7 +285,13 @@ def parse_switch(option: str, value: Any, group: type[Any]) -> Any:
     if is_flag(value):
         return group() if value else None
     if not isinstance(value, group):
-        refuse(option, f"True, False or `{group.__name__}(...)`", shown(value), error=TypeError)
+        refuse(
+            option,
+            f"True, False or `{group.__name__}(...)`",
+            shown(value),
+            hint=_wrapped(value, group),
+            error=TypeError,
+        )
     return value
 
 
@@ -296,6 +302,15 @@ def check_group(option: str, value: Any, group: type[Any]) -> Any:
     if not isinstance(value, group):
         refuse(option, f"`{group.__name__}(...)`", shown(value), error=TypeError)
     return value
+
+
+def _wrapped(value: Any, group: type[Any]) -> str:
+    """Return the advice to put a value into its group, where it is one of the group's first option."""
+    try:
+        group(value)
+    except (TypeError, ValueError):  # what the group refuses is not meant for it
+        return ""
+    return f"Write `{group.__name__}({shown(value)})`."
 
 
 def _check_metric_names(name: str, value: Any) -> str | tuple[str, ...]:

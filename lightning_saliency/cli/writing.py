@@ -103,10 +103,10 @@ class ImageWriter:
             explanation = explain(self.model, images, methods=(*self.methods, *figure_methods), **choices)
         except (ValueError, TypeError) as error:
             raise WrongArgumentError(str(error) or describe_raised(error)) from error
-        except (Exception, SystemExit) as error:  # the model's
+        except (Exception, SystemExit) as error:  # the model's, or what says so
             raise WrongArgumentError(
-                f"Expected --model to take images {tuple(images.shape)}, got {describe_raised(error)} (try another "
-                "--size, --batch-size or --device)."
+                f"Expected --model to take images {tuple(images.shape)}, got "
+                f"{describe_raised(error.__cause__ or error)} (try another --size, --batch-size or --device)."
             ) from error
         names = self._class_names(explanation.num_classes).names
         return replace(explanation, class_names=None if names is None else tuple(names))

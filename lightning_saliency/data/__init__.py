@@ -2,6 +2,8 @@
 
 from lightning_saliency.data.bands import Bands, find_rgb_bands
 from lightning_saliency.data.batches import (
+    LABEL_NAMES,
+    find_entry,
     find_images,
     find_label_channels,
     find_label_columns,
@@ -42,11 +44,12 @@ from lightning_saliency.data.samples import (
 )
 from lightning_saliency.data.spatial import averaged, interpolated, over_axes, shorter_lengths, spatial_axes, times
 from lightning_saliency.data.spread import find_stream_labels, spread_positions
-from lightning_saliency.data.trees import children, describe, is_subclass, mapped, plain_tensors
+from lightning_saliency.data.trees import Path, at_path, children, describe, is_subclass, mapped, plain_tensors
 from lightning_saliency.data.truths import NOTHING, Answer, Truths, find_truths
 
 __all__ = [
     "CHOOSERS",
+    "LABEL_NAMES",
     "NOTHING",
     "PIXELS",
     "Answer",
@@ -62,6 +65,7 @@ __all__ = [
     "Normalization",
     "ObjectBoxes",
     "Objects",
+    "Path",
     "Photo",
     "Placement",
     "Positions",
@@ -71,6 +75,7 @@ __all__ = [
     "Selection",
     "Spread",
     "Truths",
+    "at_path",
     "averaged",
     "boxes_to_masks",
     "channels_first",
@@ -79,6 +84,7 @@ __all__ = [
     "describe",
     "find_class_names",
     "find_dataset",
+    "find_entry",
     "find_images",
     "find_label_channels",
     "find_label_columns",

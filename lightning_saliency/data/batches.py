@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,13 +43,34 @@ def find_images(batch: Any, *, signals: bool = False) -> Tensor:
         >>> find_images({"id": torch.arange(2), "x": torch.zeros(2, 3, 8, 8)}).shape
         torch.Size([2, 3, 8, 8])
     """
-    candidates = (_first_images(batch, num_axes) for num_axes in ((4, 5, 3) if signals else (4, 5)))
-    images = next((images for images in candidates if images is not None), None)
-    if images is None:
-        raise ValueError(
-            f"Expected the batch to hold images: a floating-point tensor (N, C, H, W), got {describe(batch)}."
-        )
-    return images
+    for num_axes in (4, 5, 3) if signals else (4, 5):
+        entry = find_entry(batch, partial(is_images, num_axes=[num_axes]))
+        if entry is not None:
+            images: Tensor = entry[1]
+            return images
+    raise ValueError(f"Expected the batch to hold images: a floating-point tensor (N, C, H, W), got {describe(batch)}.")
+
+
+def find_entry(batch: Any, is_wanted: Callable[[Any], bool], path: Path = ()) -> tuple[Path, Any] | None:
+    """Return the first wanted value in a batch with its path, under the usual names of images first; None for none.
+
+    Args:
+        batch: Any value; itself, or a list, tuple, named tuple, mapping or dataclass that holds the wanted one.
+        is_wanted: Tells whether it is one.
+        path: The keys that lead to the batch.
+
+    Example:
+        >>> find_entry({"id": 7, "image": 8}, lambda value: value in (7, 8))
+        (('image',), 8)
+    """
+    if is_wanted(batch):
+        return path, batch
+    entries = children(batch)
+    for name in sorted(entries, key=lambda name: _IMAGE_NAMES.index(name) if name in _IMAGE_NAMES else 99):
+        entry = find_entry(entries[name], is_wanted, (*path, name))
+        if entry is not None:
+            return entry
+    return None
 
 
 def find_labels(batch: Any, count: int, num_classes: int | None = None) -> Tensor | None:
@@ -360,14 +381,3 @@ def _holds_images(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.dim() >= 3
     return any(_holds_images(entry) for entry in children(value).values())
-
-
-def _first_images(value: Any, num_axes: int) -> Tensor | None:
-    if isinstance(value, Tensor):
-        return value if is_images(value, [num_axes]) else None
-    entries: Mapping[Any, Any] = children(value)
-    for name in sorted(entries, key=lambda name: _IMAGE_NAMES.index(name) if name in _IMAGE_NAMES else 99):
-        images = _first_images(entries[name], num_axes)
-        if images is not None:
-            return images
-    return None

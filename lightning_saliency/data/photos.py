@@ -102,6 +102,7 @@ def transformed(photos: Sequence[Any], transform: Callable[..., Any] | None, nam
         ValueError: There is no transform, it raises or returns something else, or its results are of several sizes.
     """
     if transform is None:
+        to_photo(photos[0], name)  # of numbers that are no photograph no transform is missing
         refuse(
             "transform",
             f"a function from an image to a tensor (C, H, W) where `{name}` are photographs",

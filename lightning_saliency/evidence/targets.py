@@ -142,14 +142,24 @@ class Target:
             )
         return torch.tensor([classes[position] for position in positions or range(count)])
 
-    def describe(self, *, has_labels: bool = False, task: Task = _MULTICLASS) -> str:
-        """Return in words which class, or value, is explained, for a caption."""
+    def describe(
+        self, *, has_labels: bool = False, task: Task = _MULTICLASS, names: Sequence[str] | None = None
+    ) -> str:
+        """Return in words which class, or value, is explained, for a caption.
+
+        Args:
+            has_labels: Whether the true classes are known.
+            task: What the model's output means.
+            names: The names of all classes, where they are known.
+        """
         if task.has_values and not self.is_function:
             return f"{task.value} {self.choice}" if isinstance(self.choice, int) else task.value
         if self.choice == "label" and has_labels:
             return f"{task.of_class}true class"
         if self.choice in ("label", "predicted", None):
             return f"{task.of_class}predicted class"
+        if isinstance(self.choice, int) and names:
+            return f"{task.of_class}class {names[self.choice]}"
         return f"{task.of_class}class {self.choice}" if isinstance(self.choice, int | str) else "chosen target"
 
 

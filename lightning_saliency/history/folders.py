@@ -49,6 +49,11 @@ class Folder(ABC):
     def child(self, name: str) -> Folder:
         """Return the folder of this name inside this one."""
 
+    @property
+    @abstractmethod
+    def parent(self) -> Folder:
+        """The folder that this one is in; at the top itself."""
+
     @abstractmethod
     def entries(self) -> dict[str, Entry]:
         """Return what the folder holds now, by name, without hidden files; nothing where there is no such folder."""
@@ -96,6 +101,11 @@ class LocalFolder(Folder):
     def child(self, name: str) -> LocalFolder:
         """Return the folder of this name inside this one."""
         return LocalFolder(os.path.join(self.path, name))
+
+    @property
+    def parent(self) -> LocalFolder:
+        """The folder that this one is in."""
+        return LocalFolder(os.path.dirname(self.path))
 
     def entries(self) -> dict[str, Entry]:
         """Return what the folder holds now."""
@@ -176,6 +186,11 @@ class RemoteFolder(Folder):
     def child(self, name: str) -> RemoteFolder:
         """Return the folder of this name inside this one."""
         return RemoteFolder(self._filesystem, f"{self._root}/{name}")
+
+    @property
+    def parent(self) -> RemoteFolder:
+        """The folder that this one is in; a bucket is in none."""
+        return RemoteFolder(self._filesystem, self._root.rpartition("/")[0] or self._root)
 
     def entries(self) -> dict[str, Entry]:
         """Return what the folder holds now."""

@@ -282,7 +282,7 @@ def load_record(path: str | os.PathLike[str]) -> Record:
     """
     folder = open_folder(path)
     entries = folder.entries()
-    if (folder.path.endswith(SUFFIX) and entries) or SAMPLES in entries:
+    if _is_record(folder):
         return Record(folder.path)
     found = record_paths(folder) or _paths_below(folder)
     if len(found) > 1:
@@ -291,11 +291,20 @@ def load_record(path: str | os.PathLike[str]) -> Record:
             f"{' …' if len(found) > _MOST_NAMED else ''}. Pass one of these."
         )
     if not found:
+        above = folder.parent
+        is_above = _is_record(above) or bool(record_paths(above))
         raise FileNotFoundError(
             f"Expected `path` to be a record's folder or a run's folder that holds one, itself or up to {_LEVELS} "
             f"levels below, got {folder.path}{'' if entries else ', which is empty or not there'}."
+            f"{f' There is one in the folder above: pass {above.path}.' if is_above else ''}"
         )
     return Record(found[0])
+
+
+def _is_record(folder: Folder) -> bool:
+    """Whether a folder is a record: by its name, unless it is empty, or by the samples that it holds."""
+    entries = folder.entries()
+    return (folder.path.endswith(SUFFIX) and bool(entries)) or SAMPLES in entries
 
 
 def record_paths(folder: Folder) -> list[str]:

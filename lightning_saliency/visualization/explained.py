@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+import tempfile
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageShow
 from torch import Tensor
 
 from lightning_saliency._checks import refuse
@@ -49,15 +51,17 @@ def explanation_picture(explanation: Explanation, style: Style | None = None, ti
         >>> explanation_picture(explain(model, torch.randn(2, 3, 32, 32))).mode
         'RGB'
     """
-    labels = [-1] * len(explanation) if explanation.labels is None else explanation.labels.tolist()
-    truths = tuple(label if 0 <= label < explanation.num_classes else None for label in labels)
-    samples = SampleBatch(explanation.call.to("cpu"), truths, tuple(range(len(explanation))))
+    samples = SampleBatch(explanation.call.to("cpu"), known_truths(explanation), tuple(range(len(explanation))))
+    style = with_names(style or Style(), explanation)
+    names = style.class_names or ()
     sheets = draw_sheets(
         [ExplainedSamples(samples, explanation, HeatmapStage(explanation))],
-        _with_names(style, explanation),
+        style,
         title=title,
         explained=explanation.settings.target.describe(
-            has_labels=explanation.labels is not None, task=explanation.task
+            has_labels=explanation.labels is not None,
+            task=explanation.task,
+            names=names if len(names) == explanation.num_classes else None,
         ),
         dataset=explanation.transform,
         modules=[explanation.settings.forward.model],
@@ -93,13 +97,24 @@ def explanation_overlay(explanation: Explanation, key: str, style: Style | None 
 
 
 def show_explanation(explanation: Explanation, style: Style | None = None) -> None:
-    """Show the labeled sheet of an explanation, in a notebook below its cell, else in the system's viewer."""
+    """Show the labeled sheet of an explanation, in a notebook below its cell, else in the system's viewer.
+
+    Where there is neither, as on a machine that is reached over a network, the sheet is written to a file, and one line
+    says where.
+    """
     picture = explanation_picture(explanation, style)
     notebook = sys.modules.get("IPython")  # where it runs, it is imported
     if notebook is not None and notebook.get_ipython() is not None:
         notebook.display.display(picture)
-    else:
-        picture.show()
+    elif not (_has_display() and ImageShow.show(picture)):
+        path = Path(tempfile.mkdtemp(prefix="saliency-"), _SHEET)
+        picture.save(path)
+        print(f"No display here: the sheet is {path}. `explanation.save(folder)` writes it where you want it.")
+
+
+def _has_display() -> bool:
+    """Whether windows can be opened: on Windows and on a Mac always, elsewhere by what names the screen."""
+    return sys.platform in ("win32", "darwin") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
 
 
 def save_explanation(explanation: Explanation, folder: str | PathLike[str], style: Style | None = None) -> list[Path]:
@@ -185,6 +200,12 @@ def _to_pixels(image: Any) -> Tensor:
     return pixels
 
 
-def _with_names(style: Style | None, explanation: Explanation) -> Style:
-    style = style or Style()
+def with_names(style: Style, explanation: Explanation) -> Style:
+    """Return a style with the names of the classes that the explanation knows, where it has none of its own."""
     return style if style.class_names is not None else replace(style, class_names=explanation.class_names)
+
+
+def known_truths(explanation: Explanation) -> tuple[int | None, ...]:
+    """Return the true class of each image; None where it is not known, or the model has no such class."""
+    labels = [-1] * len(explanation) if explanation.labels is None else explanation.labels.tolist()
+    return tuple(label if 0 <= label < explanation.num_classes else None for label in labels)

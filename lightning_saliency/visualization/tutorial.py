@@ -22,6 +22,7 @@ from lightning_saliency.visualization.captions import (
     reason_words,
 )
 from lightning_saliency.visualization.colors import signed_to_rgb
+from lightning_saliency.visualization.explained import known_truths, with_names
 from lightning_saliency.visualization.scaling import FINE_NOTE, own_scale, scale_words, shown_heatmaps
 from lightning_saliency.visualization.sheet import grid
 from lightning_saliency.visualization.style import Style, find_names, find_pixel_scale
@@ -55,7 +56,7 @@ def tutorial_figure(
             methods, in the order of their panels; None for all of the explanation. `TUTORIAL_PANELS[4]` are the methods
             to explain with. A method that read several layers has a panel for each.
         index: Which image, or which ones; all by default.
-        style: How the figure looks.
+        style: How the figure looks; the names of the classes are the explanation's where it has none.
 
     Returns:
         uint8 `(3, H, W)`, on the CPU.
@@ -79,8 +80,10 @@ def tutorial_figure(
         columns[title], blanks[title] = _draw_panel(explanation, key, rows, style)
     # where several layers were read, the panels name them
     read = describe_readings(explanation, [key for key in keys if key in METHODS])
-    captions = prediction_captions(explanation, [None] * len(explanation.images), find_names(style))
-    scale = find_pixel_scale([explanation.images[rows]], style)
+    names = find_names(with_names(style, explanation))
+    captions = prediction_captions(explanation, known_truths(explanation), names)
+    modules = [explanation.settings.forward.model]
+    scale = find_pixel_scale([explanation.images[rows]], style, explanation.transform, modules)
     images = scale(explanation.images[rows])
     heatmaps = {title: panel for title, panel in columns.items() if panel.is_floating_point()}
     fine = [title for title in map(method_title, filter(is_fine, keys)) if title in heatmaps]

@@ -273,7 +273,7 @@ def test_a_model_that_squeezes_its_single_logit_is_binary_for_one_image_too():
         ({"images": IMAGES[0, 0]}, ValueError, r"`images` to be \(N, C, H, W\) or \(C, H, W\), got shape \(14, 18\)"),
         ({"images": IMAGES[:0]}, ValueError, r"`images` to be \(N, C, H, W\) .*, got shape \(0, 3, 14, 18\)"),
         ({"images": IMAGES.byte()}, TypeError, r"`images` to be floating point, .* got torch.uint8"),
-        ({"images": IMAGES.numpy()}, ValueError, r"`transform` to be a function .* where `images` are photographs"),
+        ({"images": IMAGES.numpy()}, ValueError, r"an array .* of uint8 .*, got \(5, 3, 14, 18\) .*torch\.from_numpy"),
         ({"images": 3}, TypeError, r"`images` to be a tensor \(N, C, H, W\), .* got 3"),
         ({"model": lambda images: images}, TypeError, r"`model` to be a torch.nn.Module, got function"),
         ({"chunk_size": 0}, ValueError, r"`chunk_size` to be a positive int, got 0"),
@@ -436,7 +436,7 @@ def test_another_layout_changes_maps_by_rounding_alone(dtype):
         assert differs <= (0.05 if method == "saliency" else 0), method
 
 
-def test_a_models_own_fault_is_raised_as_it_is_and_not_remembered():
+def test_a_models_own_fault_is_the_cause_of_the_error_and_not_remembered():
     class Fails(Views):
         fails = True
 
@@ -448,9 +448,11 @@ def test_a_models_own_fault_is_raised_as_it_is_and_not_remembered():
 
     layouts, images = SharedList(), torch.randn(3, 3, 224, 224)
     model = Fails(layouts)
-    with pytest.raises(RuntimeError, match=r"(?m)^of its own$") as caught:
+    said = r"^The model failed on images of shape \(3, 3, 224, 224\)\. RuntimeError: of its own\. .* inside Fails"
+    with pytest.raises(RuntimeError, match=said) as caught:
         explain(model, images, methods="saliency")
-    assert caught.value.__context__ is None
+    assert str(caught.value.__cause__) == "of its own"
+    assert caught.value.__cause__.__context__ is None
     layouts.clear()
     model.fails = False
     explain(model, images, methods="saliency")

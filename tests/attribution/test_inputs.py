@@ -140,6 +140,89 @@ def test_the_names_of_the_classes_are_passed_or_the_models_own():
         assert explanation[0].class_names == tuple(names)
 
 
+class TakesList(nn.Module):
+    """A model whose forward takes a list of images."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, images):
+        assert isinstance(images, list)
+        return self.net(torch.stack(images))
+
+
+@pytest.mark.parametrize("model", [network(), TakesList()], ids=["batch", "list"])
+@pytest.mark.parametrize(
+    "form",
+    [list, tuple, lambda images: (list(images), LABELS), lambda images: [tuple(images), LABELS.tolist()],
+     lambda images: {"pixel_values": list(images), "labels": LABELS.numpy()}],
+    ids=["list", "tuple", "labels", "tuples", "dict"],
+)  # fmt: skip
+def test_a_list_of_images_is_one_batch_of_them(model, form):
+    explanation = explain(model, form(IMAGES), methods="saliency", target=LABELS)
+    assert_alike(explanation.images, IMAGES)
+    assert_alike(explanation.attributions["saliency"], maps(IMAGES, target=LABELS))
+
+
+def test_one_image_in_a_list_is_one_image():
+    assert_alike(maps([IMAGES[0]]), maps(IMAGES[:1]))
+    assert_alike(maps([IMAGES]), maps(IMAGES))
+
+
+def test_photographs_have_labels_too(photo):
+    explanation = explain(network(), ([photo, PIXELS], np.array([2, 0])), transform=TRANSFORM)
+    assert explanation.classes.tolist() == explanation.labels.tolist() == [2, 0]
+    entry = explain(network(), {"image": Image.open(photo), "label": 3, "index": 7}, transform=TRANSFORM)
+    assert (len(entry), entry.labels.tolist()) == (1, [3])
+
+
+def test_no_methods_are_the_default():
+    assert list(explain(network(), IMAGES, methods=None).attributions) == ["grad_cam"]
+
+
+@pytest.mark.parametrize("target", [None, "label", 1], ids=str)
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        ((IMAGES[:2], LABELS), "3 labels for 2 images"),
+        ((IMAGES[:2], LABELS.tolist()), "3 labels for 2 images"),
+        ((IMAGES[:2], LABELS[:, None].numpy()), "3 labels for 2 images"),
+        ((IMAGES[:2], nn.functional.one_hot(LABELS).float()), "3 labels for 2 images"),
+        ({"x": IMAGES, "y": LABELS[:1]}, "1 label for 3 images"),
+        (({"x": IMAGES}, LABELS[:1]), "1 label for 3 images"),
+        ((IMAGES[:1], LABELS), "3 labels for 1 image"),
+        ((list(IMAGES), LABELS[:2]), "2 labels for 3 images"),
+        ((IMAGES[:2], LABELS.float()), "3 labels for 2 images"),
+    ],
+)
+def test_another_number_of_labels_is_refused(batch, says, target):
+    with pytest.raises(ValueError, match=rf"one label for each image, got {says}\. Pass the labels of these images"):
+        explain(network(), batch, target=target)
+
+
+@pytest.mark.parametrize("labels", [LABELS.float(), LABELS.double()[:, None], [0.5, 2.0, 1.0]])
+def test_labels_that_are_no_classes_are_refused_but_of_values(labels):
+    with pytest.raises(TypeError, match=r"labels are classes, integers, got labels \[.*Convert them"):
+        explain(network(), (IMAGES, labels))
+    assert explain(network(), (IMAGES, labels), task="regression").classes.tolist() == [0, 0, 0]
+
+
+def test_labels_of_one_image_are_a_number_or_a_row():
+    one_hot = nn.functional.one_hot(LABELS)[0]
+    assert explain(network(), (IMAGES[0], one_hot)).classes.tolist() == [2]
+    assert explain(network(), (IMAGES[0], [2])).classes.tolist() == [2]
+    with pytest.raises(TypeError, match=r"integers, got labels \[2\.7"):
+        explain(network(), (IMAGES[0], 2.7))
+
+
+def test_what_is_no_label_is_passed_over():
+    boxes = [{"boxes": torch.rand(5, 4), "labels": torch.ones(5, dtype=torch.long)} for _ in IMAGES]
+    masks = torch.rand(3, 1, 24, 36).round()
+    for batch in ((IMAGES, boxes), (IMAGES, masks), (IMAGES, ["a.png", "b.png", "c.png"]), {"x": IMAGES, "epoch": [3]}):
+        assert explain(network(), batch).labels is None
+
+
 @pytest.mark.parametrize(
     ("images", "options", "error", "says"),
     [
@@ -152,10 +235,19 @@ def test_the_names_of_the_classes_are_passed_or_the_models_own():
         (PIXELS, {"transform": lambda photo: 1 / 0}, ValueError, r"`transform` to take an RGB .* ZeroDivisionError"),
         ([PIXELS, PIXELS[:20]], {"transform": v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32)])}, ValueError,
          r"`transform` to be one that makes all images of one size, got \[\(3, 20, 60\), \(3, 40, 60\)\]"),
-        (PIXELS, {"weights": "DEFAULT"}, TypeError, r"`weights` to be torchvision's, such as .*, got 'DEFAULT'"),
+        (PIXELS, {"weights": "DEFAULT"}, TypeError,
+         r"`weights` to be an entry of one of torchvision's enums .*, got 'DEFAULT'\. A text"),
+        ([IMAGES[0], IMAGES[1, :, :20]], {}, ValueError, r"`images` to be of one size.*\[explain\(model, image\) for"),
+        ([IMAGES, IMAGES], {}, ValueError, r"`images` to be one batch of images, got a list .*torch\.cat\(images\)"),
+        (([IMAGES, IMAGES], LABELS), {}, ValueError, r"`images` to be one batch of images, got a list"),
+        (np.random.rand(3, 24, 36), {}, ValueError, r"got \(3, 24, 36\) float64\. .*torch\.from_numpy\(array\)"),
+        (DataLoader([0, 1]), {}, TypeError, r"`images` to be .*DataLoader.*one batch, `next\(iter\(loader\)\)`"),
+        (TensorDataset(IMAGES), {}, TypeError, r"`images` to be .*TensorDataset.*one entry, `dataset\[0\]`"),
+        (IMAGES[:, :1], {}, RuntimeError, r"The model failed on images of shape \(3, 1, 24, 36\)\. RuntimeError: .*"
+         r"to have 3 channels, but got 1 .* inside `0` \(Conv2d\) of Sequential.*Pass the images as in training"),
         (IMAGES, {"class_names": ["a"]}, ValueError, r"`class_names` to be the names of the model's 4 classes, got 1"),
         (IMAGES, {"target": "label"}, ValueError, r"`target` to be the labels themselves.*\(images, labels\)"),
-        ({"label": LABELS}, {}, ValueError, r"`images` to be a tensor .*Expected the batch to hold images"),
+        ({"label": LABELS}, {}, ValueError, r"`images` to be a tensor .*, got a dict of \{label: a tensor"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_explained_is_named_with_what_to_do(tmp_path, monkeypatch, images, options, error, says):

@@ -71,6 +71,9 @@ def test_wrong_methods_and_normalizations_are_refused():
         ValueError, match=r"`methods` out of cam, grad_cam, .*, got 'gradcma'\. Did you mean 'grad_cam'\?"
     ):
         parse_methods(["saliency", "gradcma"])
+    for unknown in ("gradientshap", "shap", "lime"):
+        with pytest.raises(ValueError, match=f"got '{unknown}'\\.$"):
+            parse_methods(unknown)
     with pytest.raises(ValueError, match=r"`methods` to name at least one of cam, .*, got none"):
         parse_methods([])
     with pytest.raises(ValueError, match=r"`normalize` to be one of max, minmax, shared, got 'softmax'"):

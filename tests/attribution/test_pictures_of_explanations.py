@@ -1,12 +1,15 @@
 """An explanation shows itself: its words, its pictures, its files, and a heatmap over any image."""
 
 import io
+import sys
+import tempfile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.testing import assert_close
 from torchvision.transforms import v2
 
 from lightning_saliency import Style, draw_heatmap, explain, tutorial_figure
@@ -30,8 +33,12 @@ def explanation():
 def test_its_words_are_three_lines(explanation):
     lines = repr(explanation).splitlines()
     assert len(lines) == 3
-    probability = explanation.probabilities[0, 0]
-    assert lines[0].startswith(f"Explanation of 3 images (3×48×64): ant {probability:.0%}, bee ")
+    (ant, bee, *_), (_, right, *_), (*_, other, cat, _) = explanation.probabilities.tolist()
+    assert explanation.predictions.tolist() == [1, 1, 1]
+    assert lines[0] == (
+        f"Explanation of 3 images (3×48×64): predicted bee {bee:.0%}, explained ant {ant:.0%}; bee {right:.0%}; "
+        f"predicted bee {other:.0%}, explained cat {cat:.0%}"
+    )
     assert lines[1:] == ["methods: grad_cam, saliency", "layer: 1"]
     function = explain(network(), IMAGES[:1], methods="saliency", target=lambda logits: logits.sum(1))
     assert repr(function).splitlines() == [
@@ -40,8 +47,9 @@ def test_its_words_are_three_lines(explanation):
         "layer: none",
     ]
     values = explain(network(), IMAGES, task="regression")
-    assert "value 0, value 0, value 0\n" in repr(values)
+    assert "value 0; value 0; value 0\n" in repr(values)
     assert len(repr(explain(network(), IMAGES.repeat(20, 1, 1, 1)))) < 200
+    assert "(3×48×64): class 0 not finite\n" in repr(explain(network(), IMAGES[:1] * torch.nan))
 
 
 def test_a_heatmap_is_taken_by_any_spelling_of_its_method(explanation):
@@ -97,6 +105,22 @@ def test_a_notebook_shows_it_and_its_files_are_written(explanation, tmp_path):
         assert np.array_equal(np.asarray(picture), explanation.overlay("saliency")[2].permute(1, 2, 0).numpy())
 
 
+def test_without_a_display_one_line_says_where_the_sheet_was_written(explanation, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    explanation.show()
+    (file,) = tmp_path.glob("*/sheet.png")
+    printed = capfd.readouterr()
+    assert printed.out == (
+        f"No display here: the sheet is {file}. `explanation.save(folder)` writes it where you want it.\n"
+    )
+    assert not printed.err
+    with Image.open(file) as sheet:
+        assert np.array_equal(sheet, explanation.picture())
+
+
 def test_of_many_images_a_notebook_shows_the_first():
     many = explain(network(), IMAGES.repeat(9, 1, 1, 1))
     with Image.open(io.BytesIO(many._repr_png_())) as shown, Image.open(io.BytesIO(many[:8]._repr_png_())) as first:
@@ -115,6 +139,32 @@ def test_signals_and_volumes_have_a_sheet_and_no_bare_overlay(tmp_path):
 def test_the_figure_is_of_all_methods_of_any_explanation(explanation):
     assert torch.equal(tutorial_figure(explanation), tutorial_figure(explanation, ["grad_cam", "saliency"]))
     assert torch.equal(tutorial_figure(explanation, "Grad-CAM"), tutorial_figure(explanation, "grad_cam"))
+
+
+@pytest.mark.parametrize("target", [None, "label"])
+def test_where_the_true_class_is_not_predicted_the_map_of_the_prediction_stands_beside_it(target):
+    batch = (IMAGES, torch.tensor([0, 1, 2]))
+    shown, predicted = explain(network(), batch, target=target), explain(network(), IMAGES, target="predicted")
+    assert predicted.classes.tolist() == [1, 1, 1]
+    assert_close(shown.predicted_attributions["grad_cam"], predicted.attributions["grad_cam"])
+    alone = explain(network(), batch, target=target, flip=True)  # for which there is no such map
+    assert not alone.predicted_attributions
+    assert shown.picture().size != alone.picture().size
+    assert not explain(network(), IMAGES, target=[0, 1, 2]).predicted_attributions  # chosen, not true
+
+
+def test_the_footer_and_the_figure_name_the_classes():
+    by_name, by_index = (
+        explain(network(), IMAGES, class_names=NAMES, target="cat"),
+        explain(network(), IMAGES, target=2),
+    )
+    of = by_name.settings.target.describe
+    assert (of(names=by_name.class_names), of()) == ("class cat", "class 2")
+    named, unnamed = Style(class_names=NAMES), Style()
+    assert np.array_equal(by_name.picture(), by_index.picture(style=named))
+    assert not np.array_equal(by_name.picture(), by_index.picture(style=unnamed))
+    assert torch.equal(tutorial_figure(by_name), tutorial_figure(by_index, style=named))
+    assert not torch.equal(tutorial_figure(by_name), tutorial_figure(by_index))
 
 
 FORMS = {

@@ -146,7 +146,9 @@ def test_where_errors_are_raised_it_is_the_models_own_with_a_note(tmp_path):
     assert "backbone.7" in caught.value.__notes__[0]
 
 
-def test_explain_raises_the_models_own_error_with_a_note():
-    with pytest.raises(RuntimeError, match=r"^shape '\[8, 12, 8, 8\]' is invalid") as caught:
+def test_explain_says_that_the_model_failed_with_its_own_error_as_the_cause():
+    said = r"^The model failed on images of shape \(2, 3, 16, 16\)\. RuntimeError: shape '\[8, 12, 8, 8\]' is invalid"
+    with pytest.raises(RuntimeError, match=said) as caught:
         explain(of_eight(), torch.rand(2, 3, 16, 16), layer="backbone.5")
-    assert "of BatchesOfEight" in caught.value.__notes__[0]
+    assert "of BatchesOfEight" in str(caught.value)
+    assert "of BatchesOfEight" in caught.value.__cause__.__notes__[0]

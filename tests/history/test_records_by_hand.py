@@ -1,5 +1,7 @@
 """Records at a prompt: found from a folder above, and shown in a line."""
 
+import re
+
 import pytest
 from recording import make_look, make_samples, make_writer
 
@@ -62,3 +64,16 @@ def test_a_filmstrip_takes_the_path_of_a_run_and_any_spelling_of_the_method(tmp_
         ValueError, match=r"one that the record holds, grad_cam, saliency, got 'salency'\. Did you mean 'saliency'"
     ):
         filmstrip(tmp_path, "salency")
+    with pytest.raises(ValueError, match=r"holds, grad_cam, saliency, got 'guided_backprop'\.$"):  # no misspelled one
+        filmstrip(tmp_path, "guided_backprop")
+
+
+def test_a_folder_beside_the_record_or_a_file_in_it_leads_to_the_folder_above(tmp_path):
+    record = make_writer(tmp_path / "version_0").record.path
+    (tmp_path / "version_0" / "checkpoints").mkdir()
+    for below, above in (("checkpoints", tmp_path / "version_0"), ("saliency.record/samples.npz", record)):
+        with pytest.raises(FileNotFoundError, match=rf"in the folder above: pass {re.escape(str(above))}\.$"):
+            load_record(tmp_path / "version_0" / below)
+    (tmp_path / "empty" / "below").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"which is empty or not there\.$"):
+        load_record(tmp_path / "empty" / "below")
