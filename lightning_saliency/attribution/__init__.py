@@ -15,7 +15,7 @@ from lightning_saliency.attribution.cam_family import (
     summed_hires_cam,
     xgrad_cam,
 )
-from lightning_saliency.attribution.explaining import Layer, explain, explain_call
+from lightning_saliency.attribution.explaining import Layer, explain
 from lightning_saliency.attribution.explanation import ExplainedSamples, Explanation, HeatmapStage
 from lightning_saliency.attribution.gradient import (
     input_x_gradient,
@@ -49,6 +49,7 @@ from lightning_saliency.attribution.perturbation import ablation_cam, occlusion,
 from lightning_saliency.attribution.readings import describe_reading, describe_readings
 from lightning_saliency.attribution.rectified import deconvnet, guided_backprop, guided_grad_cam
 from lightning_saliency.attribution.relevance import lrp
+from lightning_saliency.attribution.running import explain_call
 from lightning_saliency.attribution.settings import Fuse, Settings
 
 __all__ = [
