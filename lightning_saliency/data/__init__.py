@@ -33,15 +33,8 @@ from lightning_saliency.data.photos import (
 )
 from lightning_saliency.data.pixels import common_normalization, find_step_normalization
 from lightning_saliency.data.placement import Placement, find_placement
-from lightning_saliency.data.samples import (
-    FixedSamples,
-    LabelFn,
-    Objects,
-    Sample,
-    SampleBatch,
-    SampleCollector,
-    given_samples,
-)
+from lightning_saliency.data.sample import FixedSamples, Sample, SampleBatch
+from lightning_saliency.data.samples import LabelFn, Objects, SampleCollector, given_samples
 from lightning_saliency.data.spatial import averaged, interpolated, over_axes, shorter_lengths, spatial_axes, times
 from lightning_saliency.data.spread import find_stream_labels, spread_positions
 from lightning_saliency.data.trees import Path, at_path, children, describe, is_subclass, mapped, plain_tensors

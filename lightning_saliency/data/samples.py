@@ -1,4 +1,4 @@
-"""The fixed samples: calls of the model for one image each, collected from the validation stream, on the CPU."""
+"""`SampleCollector`: collects the fixed samples from a stream; `given_samples`: makes them of what is passed."""
 
 from __future__ import annotations
 
@@ -12,143 +12,22 @@ from torch import Tensor
 
 from lightning_saliency._checks import OptionError, call_option
 from lightning_saliency.data.batches import is_images, read_classes
-from lightning_saliency.data.calls import Call, join_calls, plain_call
+from lightning_saliency.data.calls import Call, plain_call
 from lightning_saliency.data.choosing import Chooser, Selection
 from lightning_saliency.data.normalization import Normalization
 from lightning_saliency.data.object_boxes import ObjectBoxes, find_object_boxes
 from lightning_saliency.data.objects import objects_to_masks
-from lightning_saliency.data.packing import pack, unpack
 from lightning_saliency.data.pixels import find_step_normalization
-from lightning_saliency.data.trees import Path, describe, mapped, plain_tensors
-from lightning_saliency.data.truths import DETECTIONS, LABEL_FORMS, Answer, Truths, find_truths
+from lightning_saliency.data.sample import FixedSamples, Sample
+from lightning_saliency.data.sample_states import from_state, is_plain, state_of
+from lightning_saliency.data.trees import describe, plain_tensors
+from lightning_saliency.data.truths import DETECTIONS, LABEL_FORMS, Truths, find_truths
 
 Objects: TypeAlias = Callable[[Any], Any] | Tensor | Sequence[Tensor]
 """The objects of the samples, as for `objects_to_masks`; or a function that returns the objects of a batch."""
 
 LabelFn: TypeAlias = Callable[[Any], Tensor | None]
 """A function that returns the labels `(N,)` of a batch, or None."""
-
-_PLAIN = (Tensor, int, float, str, bool, bytes, type(None))
-"""The types that a checkpoint can hold without importing user code."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A sample that is explained: a call of the model for one image.
-
-    Attributes:
-        call: The call, on the CPU.
-        truth: What is true of it: a class, a set of classes, or values; None where that is not known.
-        mask: The pixels of the objects, `(1, H, W)` bool, of a volume `(1, D, H, W)`; None where they are not known.
-        logits: The logits of the validation pass in which the sample was collected, `(K,)`, or None.
-        pixel_labels: The true class of each pixel, `(H, W)` int64, or None where it is not known.
-        normalization: What the step has done to its pixels; None where that is nothing, or not known.
-        objects: The boxes of its objects, for a detector; None where they are not known.
-    """
-
-    call: Call
-    truth: Answer | None = None
-    mask: Tensor | None = None
-    logits: Tensor | None = None
-    pixel_labels: Tensor | None = None
-    normalization: Normalization | None = None
-    objects: ObjectBoxes | None = None
-
-    @property
-    def label(self) -> int | None:
-        """The true class, of several the first; None where none is known."""
-        return next(iter(self.classes), None)
-
-    @property
-    def classes(self) -> tuple[int, ...]:
-        """The true classes; none of values, and where none is known."""
-        values = self.truth if isinstance(self.truth, tuple) else (self.truth,)
-        return tuple(value for value in values if isinstance(value, int))
-
-
-@dataclass(frozen=True)
-class SampleBatch:
-    """Samples that the model can be called with together.
-
-    Attributes:
-        call: The call for all of them, on the CPU.
-        truths: What is true of each; see `Sample`.
-        positions: Their indices among all samples that are explained.
-        masks: The pixels of the objects, `(N, 1, H, W)` bool, or None where they are not known.
-        pixel_labels: The true class of each pixel, of each sample `(H, W)` int64, or None where it is not known.
-        normalizations: What the step has done to the pixels of each; see `Sample`.
-        objects: The boxes of the objects of each, or None where they are not known.
-    """
-
-    call: Call
-    truths: tuple[Answer | None, ...]
-    positions: tuple[int, ...]
-    masks: Tensor | None = None
-    pixel_labels: tuple[Tensor | None, ...] = ()
-    normalizations: tuple[Normalization | None, ...] = ()
-    objects: tuple[ObjectBoxes | None, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    @property
-    def labels(self) -> tuple[int | None, ...]:
-        """The true class of each, of several the first; None where none is known."""
-        return tuple(Sample(self.call, truth).label for truth in self.truths)
-
-    @property
-    def known_labels(self) -> Tensor | None:
-        """The labels as `(N,)` int64, with −1 for an unknown one; None where all are unknown."""
-        if all(label is None for label in self.labels):
-            return None
-        return torch.tensor([-1 if label is None else label for label in self.labels])
-
-    @property
-    def true_classes(self) -> Tensor | None:
-        """The true classes of each, `(N, T)` int64 filled up with −1; None where all are unknown."""
-        classes = [Sample(self.call, truth).classes for truth in self.truths]
-        width = max(map(len, classes))
-        return torch.tensor([[*row, *[-1] * (width - len(row))] for row in classes]) if width else None
-
-
-@dataclass(frozen=True)
-class FixedSamples:
-    """The samples that are explained, in the order in which they are shown.
-
-    Attributes:
-        samples: The samples, whose images may be of different sizes.
-        positions: Their indices in the whole selection, of which some samples may not have been collected yet.
-    """
-
-    samples: tuple[Sample, ...]
-    positions: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def first(self, count: int) -> FixedSamples:
-        """Return the first `count` samples."""
-        return FixedSamples(self.samples[:count], self.positions[:count])
-
-    def batches(self) -> list[SampleBatch]:
-        """Return batches of samples that the model can be called with together, such as one for each size of images."""
-        groups: dict[Any, list[int]] = {}
-        for index, sample in enumerate(self.samples):
-            groups.setdefault((sample.call.signature, sample.mask is None), []).append(index)
-        return [self._batch(indices) for indices in groups.values()]
-
-    def _batch(self, indices: Sequence[int]) -> SampleBatch:
-        members = [self.samples[index] for index in indices]
-        masks = [sample.mask for sample in members if sample.mask is not None]
-        return SampleBatch(
-            join_calls([sample.call for sample in members]),
-            tuple(sample.truth for sample in members),
-            tuple(self.positions[index] for index in indices),
-            torch.stack(masks) if masks else None,
-            tuple(sample.pixel_labels for sample in members),
-            tuple(sample.normalization for sample in members),
-            tuple(sample.objects for sample in members),
-        )
 
 
 @dataclass
@@ -288,13 +167,13 @@ class SampleCollector:
 
         Empty where they hold anything else, and where the user passed them, as a resumed run is passed them again.
         """
-        if self.fixed is None or self.given is not None or not all(map(_is_plain, self.fixed.samples)):
+        if self.fixed is None or self.given is not None or not all(map(is_plain, self.fixed.samples)):
             return {}
-        return {"samples": [_state_of(sample) for sample in self.fixed.samples]}
+        return {"samples": [state_of(sample) for sample in self.fixed.samples]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the samples of a checkpoint, unless the user passed samples, or the checkpoint lacks the objects."""
-        samples = tuple(map(_from_state, state.get("samples", ())))
+        samples = tuple(map(from_state, state.get("samples", ())))
         knows_objects = not callable(self.objects) or all(sample.mask is not None for sample in samples)
         if samples and self.given is None and knows_objects:
             self.fixed = self._with_objects(FixedSamples(samples, tuple(range(len(samples)))))
@@ -418,50 +297,3 @@ def _losses(logits: Tensor | None, labels: Sequence[int | None]) -> list[float |
     for row, value in zip(known, values.tolist(), strict=True):
         losses[row] = value
     return losses
-
-
-def _is_plain(sample: Sample) -> bool:
-    containers = (dict, list, tuple)
-
-    def is_plain(value: Any) -> bool:
-        if type(value) in containers:
-            return all(map(is_plain, (*value, *value.values()) if isinstance(value, dict) else value))
-        return type(value) in _PLAIN
-
-    return is_plain(dict(sample.call.arguments))
-
-
-def _state_of(sample: Sample) -> dict[str, Any]:
-    call = sample.call
-    packed: dict[Path, dict[str, Any]] = {}
-
-    def kept(path: Path, value: Any) -> Any:
-        smaller = pack(value) if isinstance(value, Tensor) else None
-        if smaller is None:
-            return value
-        packed[path] = smaller
-        return None
-
-    arguments = mapped(dict(call.arguments), kept)
-    return {
-        "arguments": arguments,
-        "packed": packed,
-        "image": call.image,
-        "per_sample": sorted(call.per_sample, key=str),
-        "truth": sample.truth,
-        "mask": sample.mask,
-        "logits": sample.logits,
-        "pixel_labels": sample.pixel_labels,
-        "normalization": None if sample.normalization is None else tuple(sample.normalization),
-        "objects": None if sample.objects is None else (sample.objects.corners, sample.objects.classes),
-    }
-
-
-def _from_state(state: Mapping[str, Any]) -> Sample:
-    packed = {path: unpack(values) for path, values in state["packed"].items()}
-    arguments = mapped(state["arguments"], lambda path, value: packed.get(path, value))
-    call = Call(arguments, tuple(state["image"]), frozenset(map(tuple, state["per_sample"])))
-    numbers = state["normalization"]
-    normalization = None if numbers is None else Normalization(*numbers)
-    objects = None if state["objects"] is None else ObjectBoxes(*state["objects"])
-    return Sample(call, state["truth"], state["mask"], state["logits"], state["pixel_labels"], normalization, objects)
