@@ -257,7 +257,7 @@ class LookCallback(LossReadingCallback):
         if not (self._is_active and trainer.is_global_zero):
             return
         is_shown = self._shows_untrained(trainer)
-        is_complete = self._stream.has_all(stream_of(trainer))
+        is_complete = self._is_never_validated or self._stream.has_all(stream_of(trainer))
         is_untrained = trainer.global_step == 0 and is_complete
         self._look(trainer, pl_module, is_shown and is_complete, scalar_step(trainer), is_untrained=is_untrained)
         self._scalars.current = {}  # nothing is logged before training

@@ -94,7 +94,7 @@ def heights_shown(folder, max_fraction: float, step_seconds: float, epochs: int)
 def test_a_callback_within_its_budget_shows_all(tmp_path):
     heights = heights_shown(tmp_path, 1.0, step_seconds=0.5, epochs=2)
     assert len(heights) == 3
-    assert len(set(heights)) == 1
+    assert max(heights) - min(heights) < 100  # a line of words more or less, and not a row of samples
 
 
 def test_a_callback_over_its_budget_shows_fewer_samples_then_fewer_epochs_and_says_so_once(tmp_path):

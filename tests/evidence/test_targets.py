@@ -53,7 +53,7 @@ def test_every_form_of_target_gives_its_scores(target, classes, scores):
             ValueError,
             r"`target` to be label, predicted or a class's index, as the classes have no names .* 'cat'",
         ),
-        ("label", ValueError, r"`target` to be the labels themselves, got 'label': pass `target=labels`"),
+        ("label", ValueError, r"`target` to be the labels themselves, got 'label': pass a batch with them"),
         (["cat", "dog"], ValueError, r"`target` to be .*, as the classes have no names here, got 'cat'"),
         (["cat", 1.5], TypeError, r"`target` to be None, a class index, .* got \['cat', 1.5\]"),
         ([[0], [1, 2]], TypeError, r"`target` to be None, a class index, .* got \[\[0\], \[1, 2\]\]"),
