@@ -40,14 +40,17 @@ class Interrupts(L.Callback):
     def on_validation_epoch_end(self, trainer, pl_module):
         if trainer.sanity_checking or trainer.current_epoch:
             return
-        for _ in range(3):  # the first ones take longer
+        durations = []
+        for _ in range(5):  # the first ones take longer, and any on a busy machine
             start = time.perf_counter()
             self.interrupted.on_validation_epoch_end(trainer, pl_module)
-        duration = time.perf_counter() - start
+            durations.append(time.perf_counter() - start)
         before = fingerprint(trainer, pl_module) | process_state()
         instants = random.Random(0)
-        for _ in range(INSTANTS):
-            self._interrupt(trainer, pl_module, instants.random() * duration)
+        for _ in range(4 * INSTANTS):
+            if self.num_interrupted == INSTANTS:
+                break
+            self._interrupt(trainer, pl_module, instants.random() * min(durations))
             self.differences += changed(before, fingerprint(trainer, pl_module) | process_state())
             assert load_record(self.folder)[-1].attributions["cam"]
 
@@ -72,7 +75,7 @@ def test_ctrl_c_at_two_hundred_instants_of_a_look_leaves_everything_whole(tmp_pa
     runner = trainer(tmp_path, ours, interrupts, max_epochs=2)
     runner.fit(TinyClassifier(), loader(), loader())
     assert interrupts.differences == []
-    assert interrupts.num_interrupted > INSTANTS / 2
+    assert interrupts.num_interrupted == INSTANTS
     record = load_record(tmp_path)
     assert [look.epoch for look in record] == [None, 0, 1]
     assert record[-1].scalars  # the look after all these is whole
