@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 // The tab in TensorBoard, which imports this module and calls `render`.
 
 import { startApp } from "./app.js";
@@ -10,4 +11,8 @@ export function render() {
   const main = element("main", { class: "saliency" });
   document.body.replaceChildren(main);
   startApp(main, httpSource(""));
+=======
+export function render() {
+  document.body.textContent = "Saliency";
+>>>>>>> t18py
 }
