@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_saliency._names import to_file_name
-from lightning_saliency.attribution import ExplainedSamples
+from lightning_saliency.attribution import ExplainedSamples, is_fine
 from lightning_saliency.callbacks.options import History
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.data import Answer
@@ -23,7 +23,14 @@ from lightning_saliency.history.folders import LocalFolder, open_folder
 from lightning_saliency.history.looks import NO_BOXES
 from lightning_saliency.history.record import SUFFIX
 from lightning_saliency.loggers import run_folder
-from lightning_saliency.visualization import Style, animation, filmstrip, find_sample_names, pixel_scale_of
+from lightning_saliency.visualization import (
+    Style,
+    animation,
+    filmstrip,
+    find_sample_names,
+    method_title,
+    pixel_scale_of,
+)
 
 _ANIMATION = "animation.gif"
 
@@ -196,6 +203,8 @@ def _recorded(look: Look) -> RecordedLook:
             )
         ),
         reasons={key: of_each(lambda group, key=key: group.heatmaps("max")[key].reasons) for key in keys},
+        titles={key: method_title(key) for key in keys},
+        fine=frozenset(filter(is_fine, keys)),
         attributions={
             key: of_each(lambda group, key=key: group.explanation.attributions[key][:, 0].cpu().float().numpy())
             for key in keys

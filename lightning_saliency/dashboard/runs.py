@@ -1,0 +1,162 @@
+"""Which runs under the log folders have a record, found in a thread of its own, so that nobody waits for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from lightning_saliency.history import FoundRecord, RecordSummary, find_records, summarize_record
+
+_URI = re.compile(r"[a-zA-Z][0-9a-zA-Z.]*://.*")
+_FIRST = "saliency"
+"""The record that has its run's name alone, as the callback calls it where nobody chooses a name."""
+
+_PAUSE = 5.0
+"""Seconds between two searches while nobody asks and nothing is found yet."""
+
+_LOAD = 20
+"""A search is followed by a pause of so many times its own length."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LogFolder:
+    """A folder of runs.
+
+    Attributes:
+        path: The folder, or the address of a remote store.
+        name: What the names of its runs begin with, as `--logdir_spec` gives it; empty for none.
+    """
+
+    path: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's record.
+
+    Attributes:
+        id: The run's name in TensorBoard; of a further record of the same run with `#` and the record's name.
+        path: The record's folder.
+        summary: What is known of it without reading its looks.
+    """
+
+    id: str
+    path: str
+    summary: RecordSummary
+
+
+def parse_log_folders(logdir: str, spec: str) -> tuple[LogFolder, ...]:
+    """Return the folders that TensorBoard reads.
+
+    Args:
+        logdir: The option `--logdir`; empty for none.
+        spec: The option `--logdir_spec`, `name:path,name:path`, which counts where there is no `logdir`.
+
+    Example:
+        >>> parse_log_folders("", "a:/runs/a,/runs/b:c,gs://bucket/d")[0]
+        LogFolder(path='/runs/a', name='a')
+        >>> [folder.path for folder in parse_log_folders("", "a:/runs/a,/runs/b:c,gs://bucket/d")]
+        ['/runs/a', '/runs/b:c', 'gs://bucket/d']
+    """
+    if logdir:
+        return (LogFolder(os.path.expanduser(logdir)),)
+    return tuple(_parse_part(part) for part in spec.split(",") if part)
+
+
+def name_runs(found: Iterable[tuple[LogFolder, FoundRecord, RecordSummary]]) -> dict[str, Run]:
+    """Return the records by their names, in the order that a person expects: 2 before 10."""
+    by_run: dict[str, list[tuple[str, str, RecordSummary]]] = {}
+    for folder, record, summary in found:
+        run = os.path.join(folder.name, record.run) if folder.name else record.run
+        by_run.setdefault(run, []).append((record.name, record.path, summary))
+    runs: dict[str, Run] = {}
+    for run in sorted(by_run, key=_natural):
+        for name, path, summary in sorted(by_run[run], key=lambda record: (record[0] != _FIRST, _natural(record[0]))):
+            ids = (run, f"{run}#{name}", f"{run}#{path}")  # two folders of a spec may have runs of the same name
+            own = next(candidate for candidate in ids if candidate not in runs)
+            runs[own] = Run(own, path, summary)
+    return runs
+
+
+class RunFinder:
+    """Searches log folders for records, again and again, in a thread of its own.
+
+    Until there is a record it searches by itself, so that the tab shows once there is one; then as it is asked.
+
+    Args:
+        folders: Where.
+    """
+
+    def __init__(self, folders: Sequence[LogFolder]) -> None:
+        self._folders = tuple(folders)
+        self._runs: dict[str, Run] = {}
+        self._summaries: dict[str, RecordSummary] = {}
+        self._is_scanning = True
+        self._not_before = 0.0
+        self._wanted = threading.Event()
+        threading.Thread(target=self._search_on, name="saliency-runs", daemon=True).start()
+
+    def has_records(self) -> bool:
+        """Whether there is any, as far as is known now; never waits."""
+        self._ask()
+        return bool(self._runs)
+
+    def listing(self) -> tuple[list[Run], bool]:
+        """Return the records that are known now, and whether the search for more is on; never waits."""
+        self._ask()
+        return list(self._runs.values()), self._is_scanning
+
+    def path_of(self, name: str) -> str | None:
+        """Return the folder of a record by its id, None where it is not known."""
+        run = self._runs.get(name)
+        return None if run is None else run.path
+
+    def _ask(self) -> None:
+        if time.monotonic() >= self._not_before:
+            self._wanted.set()
+
+    def _search_on(self) -> None:
+        while True:
+            self._is_scanning = True
+            start = time.monotonic()
+            try:
+                self._search()
+            except Exception:  # a store that does not answer now may do so later
+                logger.exception("Searching %s for records failed", ", ".join(folder.path for folder in self._folders))
+            seconds = time.monotonic() - start
+            self._not_before = time.monotonic() + max(1.0, _LOAD * seconds)
+            self._is_scanning = False
+            self._wanted.clear()
+            self._wanted.wait(None if self._runs else max(_PAUSE, _LOAD * seconds))
+
+    def _search(self) -> None:
+        found: list[tuple[LogFolder, FoundRecord, RecordSummary]] = []
+        for folder in self._folders:
+            for record in find_records(folder.path):
+                summary = summarize_record(record.path, self._summaries.get(record.path))
+                if summary is not None:
+                    self._summaries[record.path] = summary
+                    found.append((folder, record, summary))
+                    self._runs = name_runs(found) if not self._runs else self._runs  # the first one shows at once
+        self._summaries = {record.path: summary for _, record, summary in found}
+        self._runs = name_runs(found)
+
+
+def _parse_part(part: str) -> LogFolder:
+    """Return a folder of `--logdir_spec`: a name before the first colon, unless that belongs to the path."""
+    is_path = _URI.match(part) or part.startswith("/") or os.path.splitdrive(part)[0]
+    name, colon, path = ("", ":", part) if is_path else part.partition(":")
+    name, path = (name, path) if colon else ("", part)
+    return LogFolder(path if _URI.match(path) else os.path.realpath(os.path.expanduser(path)), name)
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
