@@ -27,6 +27,15 @@ HOSTILE_NAMES = (
     "javascript:alert(4)",
     "a very long name " * 12,
 )
+TITLES = {
+    "grad_cam": "Grad-CAM",
+    "grad_cam_plus_plus": "Grad-CAM++",
+    "layer_cam": "Layer-CAM",
+    "saliency": "Gradient saliency",
+    "input_x_gradient": "Input × gradient",
+}
+FINE = frozenset({"saliency", "input_x_gradient"})
+"""The methods that have a value of their own for each pixel."""
 FIRST_TIME = 1.7e9
 STEPS_PER_EPOCH = 25
 
@@ -140,8 +149,8 @@ def make_map(plan: Plan, method: str, epoch: int | None, position: int):
     start = np.random.default_rng([plan.seed, position, 3]).uniform(0.1, 0.9, len(shape))
     center = tuple((1 - progress) * start + progress * np.array(plan.center(position)[-len(shape) :]))
     values = (0.5 + progress) * blob(shape, center, 0.3 - 0.12 * progress) + generator.normal(0, 0.04, shape)
-    fine = plan.is_signed and method in ("saliency", "input_x_gradient", "guided_backprop")
-    return (values * generator.choice([-1, 1], shape) if fine else np.maximum(values, 0)).astype(np.float32)
+    has_signs = plan.is_signed and method in FINE
+    return (values * generator.choice([-1, 1], shape) if has_signs else np.maximum(values, 0)).astype(np.float32)
 
 
 def make_look(plan: Plan, epoch: int | None, step: int | None = None, *, positions=None) -> RecordedLook:
@@ -170,6 +179,8 @@ def make_look(plan: Plan, epoch: int | None, step: int | None = None, *, positio
         probabilities=tuple(probability for _, probability in said),
         classes=tuple(plan.label(position) for position in positions),
         reasons=reasons,
+        titles={key: TITLES.get(key, key) for key in plan.methods},
+        fine=FINE & plan.methods.keys(),
         scalars=scalars,
         layers=("layer4",),
         explained="the true class",
