@@ -30,8 +30,8 @@ HOSTILE_NAMES = (
 TITLES = {
     "grad_cam": "Grad-CAM",
     "grad_cam_plus_plus": "Grad-CAM++",
-    "layer_cam": "Layer-CAM",
-    "saliency": "Gradient saliency",
+    "layer_cam": "LayerCAM",
+    "saliency": "Saliency",
     "input_x_gradient": "Input × gradient",
 }
 FINE = frozenset({"saliency", "input_x_gradient"})
