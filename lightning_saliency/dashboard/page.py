@@ -16,7 +16,7 @@ ENTRY = "report-entry.js"
 DATA = "saliency-data"
 """The id of the element that holds the data."""
 
-_IMPORT = re.compile(r'^import (?:[^"\n]* from )?"\./([\w.-]+)";$', re.MULTILINE)
+_IMPORT = re.compile(r'^import (?:\{[\w\s,]+\} from )?"\./([\w.-]+)";$', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?function\b|const\b|let\b|class\b)", re.MULTILINE)
 _MODULE_SYNTAX = re.compile(r"^(?:import|export)\b.*", re.MULTILINE)
 
@@ -66,7 +66,7 @@ def make_page(title: str, data: bytes) -> str:
 def bundle(entry: str) -> str:
     """Return the modules that one needs, and itself, as one script.
 
-    They declare what they have at their top level, each under another name, and import it in single lines.
+    They declare what they have at their top level, each under another name, and import it by its name.
 
     Args:
         entry: The name of the module's file.
@@ -81,7 +81,7 @@ def bundle(entry: str) -> str:
         left = _MODULE_SYNTAX.search(source)
         if left or "</script" in source.lower():
             raise ValueError(
-                f"Expected {name} to import and export by declarations of one line, and to hold no end of a script, "
+                f"Expected {name} to export declarations, to import by name, and to hold no end of a script, "
                 f"got {left[0] if left else '</script'!r}."
             )
         parts.append(source.strip())
