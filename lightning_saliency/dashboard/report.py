@@ -33,6 +33,10 @@ MAX_BYTES = 20_000_000
 """The most bytes of a report where nothing else is said."""
 
 
+_MOST_NAMED = 3
+"""The most runs in a title."""
+
+
 @dataclass(frozen=True)
 class Report:
     """A page that shows what runs have shown; a notebook shows it below its cell.
@@ -51,8 +55,8 @@ class Report:
         Args:
             path: Here or in a remote store; the folder is made where it is missing.
         """
-        above, _, name = os.fspath(path).replace(os.sep, "/").rpartition("/")
-        open_folder(above or ("/" if os.fspath(path).startswith("/") else ".")).put(name, self.html.encode())
+        folder, name = os.path.split(os.fspath(path))
+        open_folder(folder or ".").put(name, self.html.encode())
 
     def __repr__(self) -> str:
         return f"Report: {len(self.html) / 1e6:.1f} MB{f', {self.note}' if self.note else ''}"
@@ -80,7 +84,7 @@ def make_report(records: Mapping[str, Record], *, max_bytes: int = MAX_BYTES) ->
     shown = {name: _Shown(record) for name, record in records.items() if len(record)}
     if not shown:
         raise ValueError(f"Expected records with looks, got {', '.join(map(repr, records.values())) or 'none'}.")
-    title = f"Saliency: {', '.join(shown)}"
+    title = f"Saliency: {', '.join(list(shown)[:_MOST_NAMED])}{' …' if len(shown) > _MOST_NAMED else ''}"
     empty = len(make_page(title, b""))
     reduction = _plan(shown, max_bytes - empty)
     while True:

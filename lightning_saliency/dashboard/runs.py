@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from lightning_saliency.history import FoundRecord, RecordSummary, find_records, summarize_record
+from lightning_saliency.history import FoundRecord, Record, RecordSummary, find_records, summarize_record
 
 _URI = re.compile(r"[a-zA-Z][0-9a-zA-Z.]*://.*")
 _FIRST = "saliency"
@@ -86,6 +86,30 @@ def name_runs(found: Iterable[tuple[LogFolder, FoundRecord, RecordSummary]]) -> 
     return runs
 
 
+def open_records(paths: Sequence[str]) -> dict[str, Record]:
+    """Open all records below folders.
+
+    Args:
+        paths: Folders of runs, folders above runs, or records; paths or addresses of remote stores.
+
+    Returns:
+        The records by the names of their runs, relative to the one folder, or with it where there are several.
+
+    Raises:
+        FileNotFoundError: There is no record below a folder.
+    """
+    found: list[tuple[LogFolder, FoundRecord, RecordSummary]] = []
+    for path in paths:
+        folder = LogFolder(path, path.rstrip("/") if len(paths) > 1 else "")
+        own = [(folder, record, summarize_record(record.path)) for record in find_records(path)]
+        own_records = [(folder, record, summary) for folder, record, summary in own if summary is not None]
+        if not own_records:
+            raise FileNotFoundError(f"Expected a folder with a run's record in it or below it, got {path}.")
+        found += own_records
+    single = os.path.basename(os.path.abspath(paths[0])) if len(paths) == 1 else ""
+    return {_without_dot(run.id, single): Record(run.path) for run in name_runs(found).values()}
+
+
 class RunFinder:
     """Searches log folders for records, again and again, in a thread of its own.
 
@@ -153,6 +177,13 @@ class RunFinder:
                     self._runs = name_runs(found) if not self._runs else self._runs  # the first one shows at once
         self._summaries = {record.path: summary for _, record, summary in found}
         self._runs = name_runs(found)
+
+
+def _without_dot(name: str, single: str) -> str:
+    """Return a run's name with that of the folder in place of the dot for the folder itself."""
+    run, sharp, record = name.partition("#")
+    run = single if run == "." else run.removesuffix("/.")
+    return f"{run}{sharp}{record}"
 
 
 def _current(run: Run) -> Run:
