@@ -94,9 +94,10 @@ def test_about_says_what_the_record_says(tmp_path):
     assert (about["id"], about["name"], about["problems"], about["superseded"]) == ("run", "run", [], 0)
     assert about["run"] == Record(tmp_path / "run/saliency.record").run
     assert about["class_names"] == ["cat", "<b>dog</b>", "x\ny"]
-    assert [(sample["position"], sample["size"], sample["channels"], sample["label"]) for sample in about["samples"]] == [
+    assert [tuple(sample.values())[:4] for sample in about["samples"]] == [
         (0, [16, 16], 3, 4), (1, [16, 16], 3, None), (2, [12, 20], 3, 2),
     ]  # fmt: skip
+    assert list(about["samples"][0]) == ["position", "size", "channels", "label", "boxes", "box_classes"]
     assert about["methods"] == [
         {"key": "grad_cam", "title": "grad_cam", "fine": False},
         {"key": "saliency", "title": "saliency", "fine": False},

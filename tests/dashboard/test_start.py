@@ -102,7 +102,7 @@ def test_the_start_takes_no_longer_and_no_more_memory_with_the_tab(tmp_path):
     for _ in range(3):  # in turns, so that whatever else the machine does meets both
         without.append(start("without", tmp_path))
         with_tab.append(start("with", tmp_path))
-    assert all(one["heavy"] == [] for one in with_tab)
+    assert with_tab[0]["heavy"] == without[0]["heavy"]
     for what, most in (("cpu", 0.1), ("memory", 10)):
         more = statistics.median(b[what] - a[what] for a, b in zip(without, with_tab, strict=True))
         assert more <= most, f"{what}: {more}"
@@ -116,9 +116,9 @@ def test_the_tab_names_runs_as_tensorboard_does(tmp_path, options):
         write_events(logs / run)
     make_writer(logs / "no_events").write(make_look(0, 0))
     with tensorboard(tmp_path, "--logdir", str(logs), *options) as address:
-        names = sorted(
-            wait_for(lambda: sorted(ask(address, "data/runs")), [".", "deep/version_0", "name with space/ü#1"])
-        )
+        expected = [".", "deep/version_0", "name with space/ü#1"]
+        names = wait_for(lambda: sorted(ask(address, "data/runs")), expected)
+        assert names == expected
         runs = ask(address, "data/plugin/saliency/runs")["runs"]
         assert sorted(run["id"] for run in runs) == sorted([*names, "no_events"])
         assert ask(address, "data/plugins_listing")["saliency"]["enabled"]
