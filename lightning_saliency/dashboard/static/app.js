@@ -13,7 +13,7 @@ import { createState, stateFromText, stateToText } from "./state.js";
 import { createStore } from "./store.js";
 
 const POLL = 5000; // milliseconds between two questions for what is new
-const ADDRESS_DELAY = 250;
+const ADDRESS_DELAY = 500;
 const INKS = { true: [232, 234, 237], false: [32, 33, 36] };
 const NARROW = 1000; // pixels of the page below which the curves are shown only when asked for
 

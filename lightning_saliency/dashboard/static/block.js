@@ -7,8 +7,8 @@ import { captionOf, className, reasonWords } from "./record.js";
 import { largestOf, shownScale } from "./scales.js";
 
 const MARKS = new Map([
-  [true, ["✓", "right"]],
-  [false, ["✗", "wrong"]],
+  [true, ["✓ ", "right"]],
+  [false, ["✗ ", "wrong"]],
   [null, ["", ""]],
 ]);
 
@@ -76,9 +76,8 @@ export function blockView(sample, scene, layout, parent) {
 
 function captionView(sample, layout, run) {
   const number = element("span", { class: "number" }, `${sample.position}`);
-  const mark = element("span", { class: "mark" });
   const words = element("span", { class: "words" });
-  const root = element("p", { class: "caption", "data-run": run }, number, mark, words);
+  const root = element("p", { class: "caption", "data-run": run }, number, words);
   const group = layout.groups[run];
   placeElement(root, group.left / layout.ratio, 0, group.width / layout.ratio, layout.captionHeight / layout.ratio);
   let last = "";
@@ -87,12 +86,11 @@ function captionView(sample, layout, run) {
     draw({ about, look }) {
       const caption = look ? captionOf(about, look, sample) : { text: "", right: null };
       const [sign, kind] = MARKS.get(caption.right);
-      if (last === sign + caption.text) return;
-      last = sign + caption.text;
-      setText(mark, sign);
-      setText(words, caption.text);
-      root.dataset.right = kind;
-      root.title = caption.text;
+      const said = sign + caption.text;
+      if (last === said) return;
+      last = said;
+      setText(words, said);
+      if (root.dataset.right !== kind) root.dataset.right = kind;
     },
   };
 }
@@ -104,7 +102,7 @@ function cellView(sample, column, index, layout) {
   const title = column.method ? `${column.title} of sample ${sample.position}, enlarge` : `Sample ${sample.position}, enlarge`;
   const root = element(
     "button",
-    { class: "cell", type: "button", "aria-label": title, "data-sample": sample.position, "data-run": column.run, "data-method": column.method },
+    { class: "cell", type: "button", "aria-label": title, "data-sample": sample.position, "data-run": column.run, "data-method": column.method ?? "" },
     boxes,
     band,
     detail,

@@ -3,6 +3,7 @@
 import { element, setText } from "./dom.js";
 import { DIVERGING, colorTable } from "./palette.js";
 import { className, joinedWords, numberWords, percent } from "./record.js";
+import { levelValue } from "./scaling.js";
 import { scaleWords } from "./scales.js";
 
 const HINT = "Point at a map to read it, click to enlarge it";
@@ -79,12 +80,13 @@ function colorWords(column, { pixels, size }, [x, y]) {
 }
 
 /** Return the raw value at the center of a pixel of the image, interpolated as it is shown. */
-function valueAt({ levels }, { begin, shape, table }, size, part) {
+function valueAt({ levels }, measure, size, part) {
+  const { begin, shape } = measure;
   const lengths = size.length === 1 ? [1, size[0]] : size.slice(-2);
   const pixel = pixelAt(size, part).reverse();
   const axes = shape.map((length, axis) => sourcesAt(pixel[axis], lengths[axis], length));
   let value = 0;
-  for (const [y, down] of axes[0]) for (const [x, across] of axes[1]) value += down * across * table[levels[begin + y * shape[1] + x]];
+  for (const [y, down] of axes[0]) for (const [x, across] of axes[1]) value += down * across * levelValue(measure, levels[begin + y * shape[1] + x]);
   return value;
 }
 
