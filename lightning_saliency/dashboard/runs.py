@@ -7,10 +7,10 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from lightning_saliency.history import FoundRecord, RecordSummary, find_records, summarize_record
+from lightning_saliency.history import FoundRecord, Record, RecordSummary, find_records, summarize_record
 
 _URI = re.compile(r"[a-zA-Z][0-9a-zA-Z.]*://.*")
 _FIRST = "saliency"
@@ -86,6 +86,30 @@ def name_runs(found: Iterable[tuple[LogFolder, FoundRecord, RecordSummary]]) -> 
     return runs
 
 
+def open_records(paths: Sequence[str]) -> dict[str, Record]:
+    """Open all records below folders.
+
+    Args:
+        paths: Folders of runs, folders above runs, or records; paths or addresses of remote stores.
+
+    Returns:
+        The records by the names of their runs, relative to the one folder, or with it where there are several.
+
+    Raises:
+        FileNotFoundError: There is no record below a folder.
+    """
+    found: list[tuple[LogFolder, FoundRecord, RecordSummary]] = []
+    for path in paths:
+        folder = LogFolder(path, path.rstrip("/") if len(paths) > 1 else "")
+        own = [(folder, record, summarize_record(record.path)) for record in find_records(path)]
+        own_records = [(folder, record, summary) for folder, record, summary in own if summary is not None]
+        if not own_records:
+            raise FileNotFoundError(f"Expected a folder with a run's record in it or below it, got {path}.")
+        found += own_records
+    single = os.path.basename(os.path.abspath(paths[0])) if len(paths) == 1 else ""
+    return {_without_dot(run.id, single): Record(run.path) for run in name_runs(found).values()}
+
+
 class RunFinder:
     """Searches log folders for records, again and again, in a thread of its own.
 
@@ -109,10 +133,15 @@ class RunFinder:
         self._ask()
         return bool(self._runs)
 
-    def listing(self) -> tuple[list[Run], bool]:
-        """Return the records that are known now, and whether the search for more is on; never waits."""
+    def listing(self, is_open: Callable[[str], bool]) -> tuple[list[Run], bool]:
+        """Return the records that are known now, and whether the search for more is on; never waits for that.
+
+        Args:
+            is_open: Whether a record, by its folder, is being looked at: of these it is looked up now what they hold.
+        """
         self._ask()
-        return list(self._runs.values()), self._is_scanning
+        listed = [_current(run) if is_open(run.path) else run for run in self._runs.values()]
+        return listed, self._is_scanning
 
     def path_of(self, name: str) -> str | None:
         """Return the folder of a record by its id, None where it is not known."""
@@ -148,6 +177,20 @@ class RunFinder:
                     self._runs = name_runs(found) if not self._runs else self._runs  # the first one shows at once
         self._summaries = {record.path: summary for _, record, summary in found}
         self._runs = name_runs(found)
+
+
+def _without_dot(name: str, single: str) -> str:
+    """Return a run's name with that of the folder in place of the dot for the folder itself."""
+    run, sharp, record = name.partition("#")
+    run = single if run == "." else run.removesuffix("/.")
+    return f"{run}{sharp}{record}"
+
+
+def _current(run: Run) -> Run:
+    summary = summarize_record(run.path, run.summary)
+    if summary is None:
+        summary = RecordSummary(0, 0, "", "There is no record now: it was deleted, and comes back with the next look.")
+    return replace(run, summary=summary)
 
 
 def _parse_part(part: str) -> LogFolder:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import overload
 
+import lightning_saliency
 from lightning_saliency.history.archive import Archive, RecordError, record_errors
 from lightning_saliency.history.files import (
     SAMPLES,
@@ -177,6 +178,28 @@ class Record(Looks):
         """Its files as they were listed, by name; each has another stamp after it was overwritten."""
         own = {} if self._samples_entry is None else {SAMPLES: self._samples_entry}
         return own | {name: file.entry for name, file in self._files.items()}
+
+    def report(
+        self, path: str | os.PathLike[str] | None = None, *, max_bytes: int = 20_000_000
+    ) -> lightning_saliency.dashboard.Report:
+        """Return all looks as one HTML page, which a notebook shows below its cell.
+
+        Args:
+            path: The file that it is written to, if any.
+            max_bytes: The most bytes of the page: beyond it maps with many pixels are reduced, then looks left out, and
+                the page says so.
+
+        Returns:
+            The page, with `save(path)`.
+
+        Raises:
+            ValueError: There is no look yet, or the limit is too small.
+        """
+        name = self._folder.parent.path.replace(os.sep, "/").rpartition("/")[2]
+        report = lightning_saliency.dashboard.make_report({name: self}, max_bytes=max_bytes)
+        if path is not None:
+            report.save(path)
+        return report
 
     @property
     def next_attempt(self) -> int:
