@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 // The tab in TensorBoard, which imports this module and calls `render`.
 
 import { startApp } from "./app.js";
@@ -11,8 +10,4 @@ export function render() {
   const main = element("main", { class: "saliency" });
   document.body.replaceChildren(main);
   startApp(main, httpSource(""));
-=======
-export function render() {
-  document.body.textContent = "Saliency";
->>>>>>> t18py
 }
