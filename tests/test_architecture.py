@@ -42,7 +42,7 @@ EVERYBODY_BUT_HISTORY = set(MAY_IMPORT) - {"history", "dashboard"}
 KNOWN_TO = {
     "numpy": set(MAY_IMPORT),
     "torch": EVERYBODY_BUT_HISTORY,
-    "lazy_loader": {"__init__"},
+    "lazy_loader": {"__init__", "dashboard"},
     "fsspec": {"history", "loggers"},
     "pytorch_lightning": {"_lightning"},
     "lightning": {"_lightning"},
@@ -53,6 +53,7 @@ KNOWN_TO = {
     "matplotlib": {"visualization"},
     "PIL": {"data", "visualization", "loggers", "cli"},
     "tensorboard": {"loggers", "dashboard"},
+    "werkzeug": {"dashboard"},  # TensorBoard's own: requests and what answers them
     "timm": {"models"},
     "transformers": {"models"},
     "safetensors": {"models"},

@@ -5,19 +5,72 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_saliency.history import LookSummary, RecordedLevels, RecordedSamples
+from lightning_saliency.history import LookSummary, Record, RecordedLevels, RecordedSamples
 from lightning_saliency.history.about import answer_to_json
+
+PERCENTILE = 0.99
+"""Of the positive values of a fine map: what stands for 1, for few pixels come near the largest."""
 
 
 def to_json_bytes(value: Any) -> bytes:
     """Return JSON that every reader takes: ASCII, without NaN."""
     return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+
+
+def describe_run(name: str, num_looks: int, num_samples: int, stamp: str, problem: str) -> dict[str, Any]:
+    """Return what a list of runs says of a record."""
+    return {
+        "id": name,
+        "name": name,
+        "looks": num_looks,
+        "samples": num_samples,
+        "stamp": stamp,
+        "problem": problem,
+    }
+
+
+def describe_record(
+    name: str,
+    record: Record,
+    stamp: str,
+    samples: list[dict[str, Any]],
+    class_names: Sequence[str] | None,
+    methods: list[dict[str, Any]],
+    problems: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return what is known of a record besides its looks.
+
+    Args:
+        name: Its id.
+        record: The record.
+        stamp: Another text after the record has changed.
+        samples: What `describe_samples` returns.
+        class_names: The names of the classes, if there are any.
+        methods: What `join_methods` returns.
+        problems: By file what cannot be shown and why.
+    """
+    return {
+        "id": name,
+        "name": name,
+        "stamp": stamp,
+        "run": record.run or "",
+        "class_names": None if class_names is None else list(class_names),
+        "problems": list(problems.values()),
+        "superseded": len(record.superseded),
+        "samples": samples,
+        "methods": methods,
+    }
+
+
+def look_key(file: str) -> str:
+    """Return what a look is asked for by: its file's name without the suffix."""
+    return file.removesuffix(".npz")
 
 
 def describe_samples(samples: RecordedSamples) -> list[dict[str, Any]]:
@@ -73,6 +126,15 @@ def describe_methods(look: LookSummary) -> list[dict[str, Any]]:
     return [{"key": key, "title": look.titles.get(key, key), "fine": key in look.fine} for key in look.shapes]
 
 
+def join_methods(of_looks: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the methods of all looks, in the order in which they appear."""
+    joined: dict[str, dict[str, Any]] = {}
+    for methods in of_looks:
+        for method in methods:
+            joined.setdefault(method["key"], method)
+    return list(joined.values())
+
+
 def image_bytes(samples: RecordedSamples) -> Iterator[bytes]:
     """Yield each sample's pixels: of an image and a volume with the channels last, of a signal as they are."""
     for image in samples.images:
@@ -86,6 +148,38 @@ def map_bytes(levels: RecordedLevels) -> Iterator[bytes]:
     for level in levels.maps:
         yield level.tobytes()
     yield bytes(-sum(level.size for level in levels.maps) % 4)
+
+
+def peaks_of(levels: RecordedLevels) -> list[float | None]:
+    """Return what stands for 1 of each map where it is scaled by its own peak, as in the package's pictures.
+
+    Args:
+        levels: The maps.
+
+    Returns:
+        The largest value, of a fine map the 99th percentile of its positive values; 0 where there is none that is
+        positive, None for a map that is not finite.
+
+    Example:
+        >>> levels = (np.arange(256, dtype=np.uint8),)
+        >>> peaks_of(RecordedLevels(levels, np.array([[0, 255]], np.float32), is_fine=True))
+        [253.0]
+    """
+    return [
+        _peak(level, float(low), float(high), levels.is_fine)
+        for level, (low, high) in zip(levels.maps, levels.ranges, strict=True)
+    ]
+
+
+def _peak(level: NDArray[np.uint8], low: float, high: float, is_fine: bool) -> float | None:
+    if not math.isfinite(high):
+        return None
+    if high <= 0 or not is_fine:
+        return max(0.0, high)
+    values = np.linspace(low, high, 256)
+    counts = np.where(values > 0, np.bincount(level.ravel(), minlength=256), 0)
+    wanted = math.ceil(PERCENTILE * counts.sum())
+    return float(values[np.searchsorted(counts.cumsum(), wanted)])
 
 
 def deflated(pieces: Iterable[bytes]) -> bytes:

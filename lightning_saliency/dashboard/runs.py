@@ -7,8 +7,8 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from lightning_saliency.history import FoundRecord, RecordSummary, find_records, summarize_record
 
@@ -109,10 +109,15 @@ class RunFinder:
         self._ask()
         return bool(self._runs)
 
-    def listing(self) -> tuple[list[Run], bool]:
-        """Return the records that are known now, and whether the search for more is on; never waits."""
+    def listing(self, is_open: Callable[[str], bool]) -> tuple[list[Run], bool]:
+        """Return the records that are known now, and whether the search for more is on; never waits for that.
+
+        Args:
+            is_open: Whether a record, by its folder, is being looked at: of these it is looked up now what they hold.
+        """
         self._ask()
-        return list(self._runs.values()), self._is_scanning
+        listed = [_current(run) if is_open(run.path) else run for run in self._runs.values()]
+        return listed, self._is_scanning
 
     def path_of(self, name: str) -> str | None:
         """Return the folder of a record by its id, None where it is not known."""
@@ -148,6 +153,13 @@ class RunFinder:
                     self._runs = name_runs(found) if not self._runs else self._runs  # the first one shows at once
         self._summaries = {record.path: summary for _, record, summary in found}
         self._runs = name_runs(found)
+
+
+def _current(run: Run) -> Run:
+    summary = summarize_record(run.path, run.summary)
+    if summary is None:
+        summary = RecordSummary(0, 0, "", "There is no record now: it was deleted, and comes back with the next look.")
+    return replace(run, summary=summary)
 
 
 def _parse_part(part: str) -> LogFolder:

@@ -11,13 +11,11 @@ from tensorboard.backend.http_util import Respond
 from tensorboard.plugins.base_plugin import FrontendMetadata, TBPlugin
 from werkzeug.wrappers import Request
 
-from lightning_saliency.dashboard.payload import to_json_bytes
+from lightning_saliency.dashboard.page import STATIC
+from lightning_saliency.dashboard.payload import describe_run, to_json_bytes
 from lightning_saliency.dashboard.records import OpenRecords, RequestError
 from lightning_saliency.dashboard.runs import Run, RunFinder, parse_log_folders
 from lightning_saliency.history import RecordError
-
-STATIC = Path(__file__).parent / "static"
-"""The front end's files, each of which is a route."""
 
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
 _JSON = "application/json"
@@ -50,11 +48,12 @@ class SaliencyTab(TBPlugin):
         return FrontendMetadata(es_module_path="/index.js", tab_name="Saliency", disable_reload=False)
 
     def get_plugin_apps(self) -> dict[str, Any]:
-        """Return what answers each route."""
+        """Return what answers each route: the data, and each of the front end's files."""
         answers: dict[str, Callable[[Request], tuple[bytes, str]]] = {
             "/runs": self._answer_runs,
             "/about": self._answer_about,
             "/images": self._answer_images,
+            "/peaks": self._answer_peaks,
             "/maps": self._answer_maps,
         }
         files = {f"/{path.name}": path for path in STATIC.iterdir() if path.suffix in _TYPES}
@@ -63,7 +62,7 @@ class SaliencyTab(TBPlugin):
         }
 
     def _answer_runs(self, request: Request) -> tuple[bytes, str]:
-        runs, is_scanning = self._finder.listing()
+        runs, is_scanning = self._finder.listing(self._records.is_open)
         return to_json_bytes({"runs": [_describe_run(run) for run in runs], "is_scanning": is_scanning}), _JSON
 
     def _answer_about(self, request: Request) -> tuple[bytes, str]:
@@ -71,6 +70,9 @@ class SaliencyTab(TBPlugin):
 
     def _answer_images(self, request: Request) -> tuple[bytes, str]:
         return self._records.images(self._path(request)), _BYTES
+
+    def _answer_peaks(self, request: Request) -> tuple[bytes, str]:
+        return self._records.peaks(self._path(request), request.args.get("method", "")), _JSON
 
     def _answer_maps(self, request: Request) -> tuple[bytes, str]:
         keys = [key for key in request.args.get("looks", "").split(",") if key]
@@ -86,14 +88,7 @@ class SaliencyTab(TBPlugin):
 
 def _describe_run(run: Run) -> dict[str, Any]:
     summary = run.summary
-    return {
-        "id": run.id,
-        "name": run.id,
-        "looks": summary.num_looks,
-        "samples": summary.num_samples,
-        "stamp": summary.stamp,
-        "problem": summary.problem,
-    }
+    return describe_run(run.id, summary.num_looks, summary.num_samples, summary.stamp, summary.problem)
 
 
 def _app(answer: Callable[[Request], tuple[bytes, str]]) -> Any:

@@ -251,7 +251,7 @@ def read_levels(archive: Archive, name: str, sizes: Sizes, method: str) -> Recor
     for size, places in _places_by_size(shapes).items():
         for place, level in zip(places, archive.read(_maps(method, size), *layout[_maps(method, size)]), strict=True):
             maps[place] = level
-    return RecordedLevels(tuple(maps), ranges.astype(np.float32, copy=False))
+    return RecordedLevels(tuple(maps), ranges.astype(np.float32, copy=False), method in summary.fine)
 
 
 def _read_ranges(archive: Archive, method: str, layout: Layout) -> NDArray[np.float32]:

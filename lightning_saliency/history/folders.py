@@ -290,7 +290,8 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
 
 def _local_names(path: str) -> tuple[list[str], list[str]]:
     """Return the names of the folders and of the files in a folder; none where it cannot be listed."""
-    folders, files = [], []
+    folders: list[str] = []
+    files: list[str] = []
     with suppress(OSError), os.scandir(path) as listing:
         for entry in listing:
             (folders if entry.is_dir() else files).append(entry.name)

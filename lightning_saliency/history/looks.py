@@ -257,10 +257,12 @@ class RecordedLevels:
     Attributes:
         maps: Of each sample the levels, uint8, of the map's shape.
         ranges: What the levels 0 and 255 stand for, `(n, 2)` float32; NaN for a map that is not finite.
+        is_fine: Whether each pixel has a value of its own.
     """
 
     maps: tuple[NDArray[np.uint8], ...]
     ranges: NDArray[np.float32]
+    is_fine: bool = False
 
 
 def _check_boxes(boxes: Sequence[NDArray[np.float32]], box_classes: Sequence[Sequence[int]], count: int) -> None:
