@@ -75,7 +75,11 @@ class TensorBoard:
 
     def tab(self, **state: object) -> str:
         """The address at which the tab shows a state."""
-        return f"{self.address}#{PLUGIN}{''.join(f'&p.{PLUGIN}.{name}={quote(str(of))}' for name, of in state.items())}"
+        return f"{self.address}#{PLUGIN}{_words(state)}"
+
+    def frame(self, **state: object) -> str:
+        """The address of the tab's frame alone, without TensorBoard around it."""
+        return f"{self.address}data/plugin_entry.html?name={PLUGIN}#{_words(state)}"
 
     def stop(self) -> None:
         """End it, and the data server that it has started."""
@@ -86,6 +90,10 @@ class TensorBoard:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+def _words(state: dict[str, object]) -> str:
+    return "".join(f"&p.{PLUGIN}.{name}={quote(str(of))}" for name, of in state.items())
 
 
 class Tab:
@@ -133,6 +141,11 @@ class Tab:
         self.frame.evaluate("() => new Promise((then) => requestAnimationFrame(() => requestAnimationFrame(then)))")
         return self
 
+    def choose(self, label: str, value: str) -> None:
+        """Choose an option of the list of this name, and wait until it is drawn."""
+        self.frame.get_by_role("combobox", name=re.compile(f"^{label}")).select_option(value)
+        self.until_drawn()
+
     @property
     def words(self) -> str:
         """Which look is shown."""
@@ -150,9 +163,14 @@ class Tab:
             part = f"p.{PLUGIN}.{name}={quote(word)}"
             self.page.wait_for_url(lambda url, part=part: unquote(part) in unquote(url))
 
-    def pixels(self, cell):
-        """What is seen of an element, uint8 (h, w, 3)."""
-        return np.asarray(Image.open(io.BytesIO(cell.screenshot())).convert("RGB"))
+    def cell(self, position: int, method: str | None = None, run: int = 0):
+        """The cell of a sample's map; without a method that of its image."""
+        own = f"[aria-label='Sample {position}, enlarge']" if method is None else f"[data-method='{method}']"
+        return self.find(f".cell[data-sample='{position}'][data-run='{run}']{own}")
+
+    def page_pixels(self):
+        """What is seen of the page, uint8 (h, w, 3)."""
+        return np.asarray(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB"))
 
     def _hear(self, message) -> None:
         if message.type in ("error", "warning") and not _is_of_tensorboard(message.location.get("url", "")):

@@ -39,10 +39,20 @@ def open_page(browser):
 
 @pytest.fixture
 def open_tab(open_page):
-    """Open the tab in a TensorBoard at a state."""
+    """Open the tab in TensorBoard at a state."""
 
     def opened(board, *, options=None, **state):
         return open_page(board.tab(**state), **(options or {})).enter()
+
+    return opened
+
+
+@pytest.fixture
+def open_frame(open_page):
+    """Open what is inside of the tab, without TensorBoard's own page around it, which takes seconds to load."""
+
+    def opened(board, *, options=None, **state):
+        return open_page(board.frame(**state), **(options or {}))
 
     return opened
 
