@@ -119,7 +119,8 @@ export function startApp(parent, source) {
 
 function onKey(event, scrubber) {
   const isModified = event.ctrlKey || event.metaKey || event.altKey;
-  if (isModified || event.defaultPrevented || event.target.matches("input, select, textarea")) return;
+  const isTyped = event.target.matches("input:not(.range), select") || (event.target.matches(".range") && event.key !== " ");
+  if (isModified || event.defaultPrevented || isTyped) return;
   const actions = {
     ArrowLeft: () => scrubber.step(-1),
     ArrowRight: () => scrubber.step(1),

@@ -20,7 +20,7 @@ const MARKS = new Map([
 export function cellContent(column, sample, scene) {
   const { store, state } = scene;
   const image = store.image(column.id, sample.position);
-  if (!column.method) return { image, variant: "plain", slice: middleSlice(image), reason: "" };
+  if (!column.method) return { image, variant: "plain", slice: sliceBeside(image, sample, scene), reason: "" };
   const look = column.shownLook;
   const row = look ? look.positions.indexOf(sample.position) : -1;
   if (!image || row < 0 || !look.methods[column.method]) {
@@ -33,10 +33,17 @@ export function cellContent(column, sample, scene) {
   if (isBlank) return { image, variant: "dimmed", slice: middleSlice(image), reason: reasonWords(reason), look, row };
   const maps = store.maps(column.id, column.method, look);
   const variant = isFine ? "dark" : "plain";
-  if (!maps) return { image, variant, slice: middleSlice(image), reason: "", look, row };
+  const isRefused = store.isRefused(column.id, column.method, look);
+  if (!maps) return { image, variant, slice: middleSlice(image), reason: isRefused ? "cannot be read" : "", look, row };
   const measure = measureOf(maps, row, image.size, isFine, isSigned);
   const largest = largestOf(column.about, column.peaks, state.scale, sample.position);
   return { image, variant, slice: sliceOf(image, measure), reason: "", look, row, maps, measure, ...shownScale(state.scale, measure, isFine, largest) };
+}
+
+/** The image alone shows the slice that the first method's map does. */
+function sliceBeside(image, sample, scene) {
+  const beside = image?.size.length === 3 ? scene.columns.find(({ method }) => method) : null;
+  return beside ? cellContent(beside, sample, scene).slice : middleSlice(image);
 }
 
 function middleSlice(image) {

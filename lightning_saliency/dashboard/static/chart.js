@@ -4,6 +4,7 @@ import { element, setText, svgElement } from "./dom.js";
 import { numberWords } from "./record.js";
 
 const [WIDTH, HEIGHT, PAD] = [220, 56, 4];
+const DOT = 6; // the length of the line that stands for a single value
 const COLORS = ["--curve-0", "--curve-1", "--curve-2", "--curve-3", "--curve-4", "--curve-5"];
 
 /** Return the panel of curves.
@@ -91,8 +92,10 @@ function chartView([metric, curves], scene, onGo) {
 
 function curveLine({ values, run, color }, xOf, yOf) {
   const points = values.map((value, place) => [place, value]).filter(([, value]) => value !== null);
-  const line = points.length === 1 ? [points[0], [points[0][0] + 0.02, points[0][1]]] : points;
-  const made = svgElement("polyline", { class: run ? "second" : "first", points: line.map(([place, value]) => `${xOf(place).toFixed(2)},${yOf(value).toFixed(2)}`).join(" ") });
+  const corners = points.map(([place, value]) => [xOf(place), yOf(value)]);
+  if (corners.length === 1) corners.unshift([corners[0][0] - DOT, corners[0][1]]);
+  const words = corners.map(([x, y]) => `${x.toFixed(2)},${y.toFixed(2)}`).join(" ");
+  const made = svgElement("polyline", { class: run ? "second" : "first", points: words });
   made.style.stroke = `var(${COLORS[color % COLORS.length]})`;
   return made;
 }
@@ -101,7 +104,7 @@ function legendItem({ values, run, label, color }, runs) {
   const dot = element("i", { class: run ? "dot second" : "dot" });
   dot.style.background = `var(${COLORS[color % COLORS.length]})`;
   const number = element("b", {});
-  const name = [runs.length > 1 ? runs[run].name : "", label].filter(Boolean).join(" · ");
+  const name = [runs.length > 1 ? runs[run].name : "", label].filter(Boolean).join(" · ") || "now";
   const root = element("span", { class: "item", title: name }, dot, element("span", { class: "name" }, name), number);
   return {
     root,

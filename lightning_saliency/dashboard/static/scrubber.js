@@ -99,15 +99,13 @@ export function createScrubber(state, sceneNow, isInSight) {
   function drawTicks(timeline) {
     drawnTimeline = timeline;
     const count = timeline.length;
-    const part = (index) => (count > 1 ? (100 * index) / (count - 1) : 50);
+    const part = (index) => (count > 1 ? (100 * index) / (count - 1) : 0);
     ticks.replaceChildren(
       ...timeline.map(({ value }, index) => svgElement("line", { x1: `${part(index)}%`, x2: `${part(index)}%`, y1: value < 0 ? 0 : 2, y2: 8 })),
     );
-    const pitch = Math.max(1, Math.ceil(count / MOST_LABELS));
-    const labelled = timeline.map((_, index) => index).filter((index) => index % pitch === 0 && (index === count - 1 || index < count - pitch / 2));
     labels.replaceChildren(
-      ...labelled.map((index) => {
-        const label = element("span", {}, tickWords(timeline[index]));
+      ...labelled(timeline).map(([index, said]) => {
+        const label = element("span", {}, said);
         label.style.left = `${part(index)}%`;
         return label;
       }),
@@ -126,9 +124,16 @@ function lookThatChanges(looks, before) {
   return looks.find((look, run) => look && look !== before?.[run]) ?? looks.find(Boolean);
 }
 
-function tickWords({ looks }) {
-  const look = looks.find(Boolean);
-  return look.epoch === null ? "untrained" : String(look.epoch);
+/** Return the places that have a label, and what it says: the epochs that are multiples of a round number. */
+function labelled(timeline) {
+  const epochs = timeline.map(({ looks }, index) => lookThatChanges(looks, timeline[index - 1]?.looks)?.epoch ?? null);
+  const least = Math.max(...epochs, 1) / MOST_LABELS;
+  const decade = 10 ** Math.floor(Math.log10(Math.max(least, 1)));
+  const pitch = [1, 2, 5, 10].map((factor) => factor * decade).find((round) => round >= least);
+  const isFirst = (index) => epochs[index] !== epochs[index - 1];
+  const chosen = [...epochs.entries()].filter(([index, epoch]) => isFirst(index) && epoch !== null && epoch % pitch === 0);
+  const roomBefore = chosen.filter(([index]) => epochs[0] !== null || index / epochs.length > 0.06);
+  return [...(epochs[0] === null ? [[0, "untrained"]] : []), ...roomBefore];
 }
 
 function placeWords({ timeline, runs }, place) {
