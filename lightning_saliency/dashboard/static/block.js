@@ -37,7 +37,17 @@ export function cellContent(column, sample, scene) {
   if (!maps) return { image, variant, slice: middleSlice(image), reason: isRefused ? "cannot be read" : "", look, row };
   const measure = measureOf(maps, row, image.size, isFine, isSigned);
   const largest = largestOf(column.about, column.peaks, state.scale, sample.position);
-  return { image, variant, slice: sliceOf(image, measure), reason: "", look, row, maps, measure, ...shownScale(state.scale, measure, isFine, largest) };
+  return {
+    image,
+    variant,
+    slice: sliceOf(image, measure),
+    reason: "",
+    look,
+    row,
+    maps,
+    measure,
+    ...shownScale(state.scale, measure, isFine, largest),
+  };
 }
 
 /** The image alone shows the slice that the first method's map does. */
@@ -65,12 +75,23 @@ function sliceOf(image, measure) {
 export function blockView(sample, scene, layout, parent) {
   const captions = scene.runs.map((_, run) => captionView(sample, layout, run));
   const cells = scene.columns.map((column, index) => cellView(sample, column, index, layout));
-  const root = element("div", { class: "block" }, ...captions.map(({ root }) => root), ...cells.map(({ root }) => root));
+  const root = element(
+    "div",
+    { class: "block" },
+    ...captions.map(({ root }) => root),
+    ...cells.map(({ root }) => root),
+  );
   parent.append(root);
   return {
     root,
     moveTo({ left, top }, canvasTop) {
-      placeElement(root, left / layout.ratio, top / layout.ratio, layout.blockWidth / layout.ratio, layout.rowHeight / layout.ratio);
+      placeElement(
+        root,
+        left / layout.ratio,
+        top / layout.ratio,
+        layout.blockWidth / layout.ratio,
+        layout.rowHeight / layout.ratio,
+      );
       cells.forEach((cell, index) => cell.moveTo(left + layout.lefts[index], top - canvasTop + layout.captionHeight));
     },
     draw(next, contexts) {
@@ -106,10 +127,19 @@ function cellView(sample, column, index, layout) {
   const band = element("span", { class: "band" });
   const detail = element("span", { class: "detail" });
   const boxes = element("span", { class: "boxes" });
-  const title = column.method ? `${column.title} of sample ${sample.position}, enlarge` : `Sample ${sample.position}, enlarge`;
+  const title = column.method
+    ? `${column.title} of sample ${sample.position}, enlarge`
+    : `Sample ${sample.position}, enlarge`;
   const root = element(
     "button",
-    { class: "cell", type: "button", "aria-label": title, "data-sample": sample.position, "data-run": column.run, "data-method": column.method ?? "" },
+    {
+      class: "cell",
+      type: "button",
+      "aria-label": title,
+      "data-sample": sample.position,
+      "data-run": column.run,
+      "data-method": column.method ?? "",
+    },
     boxes,
     band,
     detail,
@@ -154,9 +184,11 @@ function cellView(sample, column, index, layout) {
   function drawAbove(context, scene) {
     const { maps, measure, factor, most } = now;
     const { colors } = scene.state;
-    const isSame = above.measure === measure && above.factor === factor && above.most === most && above.colors === colors;
+    const isSame =
+      above.measure === measure && above.factor === factor && above.most === most && above.colors === colors;
     if (isSame) return;
-    if (measure) context.putImageData(mapPicture(maps, measure, now.image.size, fitted, colors, factor, most), ...place);
+    if (measure)
+      context.putImageData(mapPicture(maps, measure, now.image.size, fitted, colors, factor, most), ...place);
     else context.clearRect(...place, fitted[1], fitted[0]);
     above = { measure, factor, most, colors };
   }

@@ -24,7 +24,11 @@ export function createCharts(onGo) {
       drawnKey = key;
       drawnTimeline = scene.timeline;
       charts = curvesOf(scene).map((curves) => chartView(curves, scene, onGo));
-      root.replaceChildren(...(charts.length ? charts.map(({ root }) => root) : [element("p", { class: "faint" }, "This record has no scalars.")]));
+      root.replaceChildren(
+        ...(charts.length
+          ? charts.map(({ root }) => root)
+          : [element("p", { class: "faint" }, "This record has no scalars.")]),
+      );
     }
     charts.forEach((chart) => chart.mark(scene.place));
   }
@@ -40,8 +44,15 @@ function curvesOf({ runs, methods, timeline }) {
     for (const name of names) {
       const { method, metric } = splitName(name, about.methods);
       if (method && !methods.includes(method.key)) continue;
-      const values = timeline.map(({ looks }, place) => (looks[run] === timeline[place - 1]?.looks[run] ? null : (looks[run]?.scalars[name] ?? null)));
-      const curve = { run, values: values.map((value) => (typeof value === "number" ? value : null)), label: method?.title ?? "", color: method ? methods.indexOf(method.key) : 0 };
+      const values = timeline.map(({ looks }, place) =>
+        looks[run] === timeline[place - 1]?.looks[run] ? null : (looks[run]?.scalars[name] ?? null),
+      );
+      const curve = {
+        run,
+        values: values.map((value) => (typeof value === "number" ? value : null)),
+        label: method?.title ?? "",
+        color: method ? methods.indexOf(method.key) : 0,
+      };
       if (!byName.has(metric)) byName.set(metric, []);
       if (curve.values.some((value) => value !== null)) byName.get(metric).push(curve);
     }
@@ -62,17 +73,30 @@ function chartView([metric, curves], scene, onGo) {
   const xOf = (place) => PAD + (count > 1 ? (place / (count - 1)) * (WIDTH - 2 * PAD) : WIDTH / 2);
   const yOf = (value) => (high > low ? HEIGHT - PAD - ((value - low) / (high - low)) * (HEIGHT - 2 * PAD) : HEIGHT / 2);
   const marker = svgElement("line", { class: "marker", y1: 0, y2: HEIGHT });
-  const drawing = svgElement("svg", { class: "curve", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" });
+  const drawing = svgElement("svg", {
+    class: "curve",
+    viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+    preserveAspectRatio: "none",
+    "aria-hidden": "true",
+  });
   drawing.append(marker, ...curves.map((curve) => curveLine(curve, xOf, yOf)));
   const title = metric.replaceAll("_", " ");
   const legend = curves.map((curve) => legendItem(curve, scene.runs));
-  const button = element("button", { type: "button", class: "curve-button", "aria-label": `${title}: go to the look at a click` }, drawing);
+  const button = element(
+    "button",
+    { type: "button", class: "curve-button", "aria-label": `${title}: go to the look at a click` },
+    drawing,
+  );
   button.addEventListener("click", (event) => {
     if (event.detail === 0) return; // of the keyboard, which has the arrow keys
     const rect = button.getBoundingClientRect();
     onGo(Math.round(((((event.clientX - rect.left) / rect.width) * WIDTH - PAD) / (WIDTH - 2 * PAD)) * (count - 1)));
   });
-  const range = element("span", { class: "faint" }, low === high ? numberWords(low) : `${numberWords(low)} – ${numberWords(high)}`);
+  const range = element(
+    "span",
+    { class: "faint" },
+    low === high ? numberWords(low) : `${numberWords(low)} – ${numberWords(high)}`,
+  );
   const root = element(
     "figure",
     { class: "chart" },

@@ -14,17 +14,38 @@ const MOST_LABELS = 12;
  * @param {() => boolean} isInSight
  * @returns {object} */
 export function createScrubber(state, sceneNow, isInSight) {
-  const range = element("input", { type: "range", class: "range", min: 0, max: 0, step: 1, value: 0, "aria-label": "Look", input: () => goTo(Number(range.value)) });
+  const range = element("input", {
+    type: "range",
+    class: "range",
+    min: 0,
+    max: 0,
+    step: 1,
+    value: 0,
+    "aria-label": "Look",
+    input: () => goTo(Number(range.value)),
+  });
   const ticks = svgElement("svg", { class: "ticks", "aria-hidden": "true" });
   const labels = element("div", { class: "tick-labels", "aria-hidden": "true" });
   const playButton = iconButton("Play", "play", () => toggle());
-  const speed = element("select", { class: "speed", "aria-label": "Looks a second", title: "Looks a second", change: () => state.set({ speed: Number(speed.value) }) });
+  const speed = element("select", {
+    class: "speed",
+    "aria-label": "Looks a second",
+    title: "Looks a second",
+    change: () => state.set({ speed: Number(speed.value) }),
+  });
   speed.append(...SPEEDS.map((value) => element("option", { value: String(value) }, `${value}/s`)));
   const words = element("output", { class: "look-words", "aria-live": "off" });
   const root = element(
     "div",
     { class: "scrubber" },
-    element("div", { class: "player" }, iconButton("Step back", "back", () => step(-1)), playButton, iconButton("Step forward", "forward", () => step(1)), speed),
+    element(
+      "div",
+      { class: "player" },
+      iconButton("Step back", "back", () => step(-1)),
+      playButton,
+      iconButton("Step forward", "forward", () => step(1)),
+      speed,
+    ),
     words,
     element("div", { class: "track" }, ticks, labels, range),
   );
@@ -101,7 +122,9 @@ export function createScrubber(state, sceneNow, isInSight) {
     const count = timeline.length;
     const part = (index) => (count > 1 ? (100 * index) / (count - 1) : 0);
     ticks.replaceChildren(
-      ...timeline.map(({ value }, index) => svgElement("line", { x1: `${part(index)}%`, x2: `${part(index)}%`, y1: value < 0 ? 0 : 2, y2: 8 })),
+      ...timeline.map(({ value }, index) =>
+        svgElement("line", { x1: `${part(index)}%`, x2: `${part(index)}%`, y1: value < 0 ? 0 : 2, y2: 8 }),
+      ),
     );
     labels.replaceChildren(
       ...labelled(timeline).map(([index, said]) => {
@@ -116,7 +139,14 @@ export function createScrubber(state, sceneNow, isInSight) {
 }
 
 function iconButton(label, icon, click) {
-  return element("button", { type: "button", class: "icon", "aria-label": label, title: label, "data-icon": icon, click });
+  return element("button", {
+    type: "button",
+    class: "icon",
+    "aria-label": label,
+    title: label,
+    "data-icon": icon,
+    click,
+  });
 }
 
 /** Of several runs some may show the same look as at the place before: the address names one that has changed. */
@@ -131,7 +161,9 @@ function labelled(timeline) {
   const decade = 10 ** Math.floor(Math.log10(Math.max(least, 1)));
   const pitch = [1, 2, 5, 10].map((factor) => factor * decade).find((round) => round >= least);
   const isFirst = (index) => epochs[index] !== epochs[index - 1];
-  const chosen = [...epochs.entries()].filter(([index, epoch]) => isFirst(index) && epoch !== null && epoch % pitch === 0);
+  const chosen = [...epochs.entries()].filter(
+    ([index, epoch]) => isFirst(index) && epoch !== null && epoch % pitch === 0,
+  );
   const roomBefore = chosen.filter(([index]) => epochs[0] !== null || index / epochs.length > 0.06);
   return [...(epochs[0] === null ? [[0, "untrained"]] : []), ...roomBefore];
 }
