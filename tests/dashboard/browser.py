@@ -103,12 +103,14 @@ class Tab:
         page: Playwright's page.
         frame: The frame that is ours.
         faults: What went wrong, in words: errors, refusals of a policy, answers that are errors, dialogs.
+        expects_refusals: Whether the server refuses something on purpose: what is damaged or gone.
     """
 
     def __init__(self, page) -> None:
         self.page = page
         self.frame = page.main_frame
         self.faults: list[str] = []
+        self.expects_refusals = False
         page.set_default_timeout(PATIENCE * 1000)
         page.on("pageerror", lambda error: self.faults.append(f"error: {error}"))
         page.on("console", self._hear)
@@ -173,11 +175,13 @@ class Tab:
         return np.asarray(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB"))
 
     def _hear(self, message) -> None:
-        if message.type in ("error", "warning") and not _is_of_tensorboard(message.location.get("url", "")):
+        is_refusal = self.expects_refusals and message.text.startswith("Failed to load resource")
+        is_ours = not is_refusal and not _is_of_tensorboard(message.location.get("url", ""))
+        if message.type in ("error", "warning") and is_ours:
             self.faults.append(f"{message.type}: {message.text} ({message.location})")
 
     def _answer(self, response) -> None:
-        if response.status >= 400 and f"/{PLUGIN}/" in response.url:
+        if response.status >= 400 and f"/{PLUGIN}/" in response.url and not self.expects_refusals:
             self.faults.append(f"{response.status} for {response.url}")
 
     def _dialog(self, dialog) -> None:
