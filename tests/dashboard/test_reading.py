@@ -11,7 +11,7 @@ from lightning_saliency import load_record
 
 
 def captions(tab):
-    return [text.replace("\n", " ") for text in tab.find(".caption").all_inner_texts()]
+    return tab.find(".sheet .caption").all_inner_texts()
 
 
 def test_captions_say_what_is_predicted_and_whether_that_is_right(board, kinds, open_frame):
@@ -59,7 +59,7 @@ def test_samples_are_chosen_by_what_is_wrong_what_changed_by_class_and_by_text(b
     tab = open_frame(board, run="long", at="20-525").until_drawn("epoch 20")
 
     def positions():
-        return [int(text.split()[0]) for text in captions(tab)]
+        return [int(number) for number in tab.find(".sheet .caption .number").all_inner_texts()]
 
     assert positions() == list(range(16))
     tab.choose("Show", "wrong")
@@ -73,7 +73,7 @@ def test_samples_are_chosen_by_what_is_wrong_what_changed_by_class_and_by_text(b
     tab.frame.get_by_role("searchbox").fill("FISH")
     tab.until_drawn()
     tab.until(
-        "(count) => document.querySelectorAll('.caption').length === count",
+        "(count) => document.querySelectorAll('.sheet .caption').length === count",
         int(((labels == 3) | (predictions[21] == 3)).sum()),
     )
     assert positions() == list(np.flatnonzero((labels == 3) | (predictions[21] == 3)))

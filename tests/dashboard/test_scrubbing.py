@@ -116,7 +116,7 @@ def test_a_link_shows_what_its_sender_saw(board, open_tab):
     again.page.reload()
     again.enter().until_drawn("epoch 0")
     assert again.state == tab.state
-    assert again.find(".caption").all_inner_texts() == tab.find(".caption").all_inner_texts()
+    assert again.find(".sheet .caption").all_inner_texts() == tab.find(".sheet .caption").all_inner_texts()
     assert again.find(".chip[aria-pressed=true][data-method]").all_inner_texts() == [
         "Grad-CAM",
         "Grad-CAM++",
