@@ -1,7 +1,7 @@
 """A browser for all tests of the tab, a TensorBoard for one log folder, and pages."""
 
 import pytest
-from dashboard.browser import TensorBoard, Watched, find_browser
+from dashboard.browser import Tab, TensorBoard, find_browser
 
 
 @pytest.fixture(scope="session")
@@ -24,17 +24,37 @@ def open_page(browser):
 
     def opened(address, *, width=1280, height=900, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        watched = Watched(context.new_page())
+        tab = Tab(context.new_page())
         contexts.append(context)
-        pages.append(watched)
-        watched.page.goto(address)
-        return watched
+        pages.append(tab)
+        tab.page.goto(address)
+        return tab
 
     yield opened
-    faults = [fault for watched in pages for fault in watched.faults]
+    faults = [fault for tab in pages for fault in tab.faults]
     for context in contexts:
         context.close()
     assert faults == []
+
+
+@pytest.fixture
+def open_tab(open_page):
+    """Open the tab in TensorBoard at a state."""
+
+    def opened(board, *, options=None, **state):
+        return open_page(board.tab(**state), **(options or {})).enter()
+
+    return opened
+
+
+@pytest.fixture
+def open_frame(open_page):
+    """Open what is inside of the tab, without TensorBoard's own page around it, which takes seconds to load."""
+
+    def opened(board, *, options=None, **state):
+        return open_page(board.frame(**state), **(options or {}))
+
+    return opened
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +81,9 @@ def kinds(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     write_kinds(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def board(tensorboards, kinds):
+    """A TensorBoard of all kinds of runs."""
+    return tensorboards("--logdir", str(kinds))

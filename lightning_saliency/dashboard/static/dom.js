@@ -29,11 +29,13 @@ export function svgElement(name, attributes = {}) {
   return made;
 }
 
-/** Set words, only where they are others.
+/** Set the words of an element that holds nothing else, only where they are others.
  * @param {Node} target
  * @param {string} words */
 export function setText(target, words) {
-  if (target.textContent !== words) target.textContent = words;
+  const text = target.firstChild;
+  if (!text) target.append(words);
+  else if (text.data !== words) text.data = words; // which lays out less anew than a new node
 }
 
 /** Place an element, in pixels.

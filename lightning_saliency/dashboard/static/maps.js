@@ -1,6 +1,6 @@
 // The maps of one look and method, as they came, and what is measured of them once.
 
-import { levelValues, peakOf, percentileOf } from "./scaling.js";
+import { levelsOf, PADDING, peakOf, percentileOf } from "./scaling.js";
 
 /** @typedef {object} Maps
  * @property {Float32Array} ranges The minimum and the maximum of each.
@@ -11,7 +11,9 @@ import { levelValues, peakOf, percentileOf } from "./scaling.js";
  * @property {number} byteLength */
 
 /** @typedef {object} Measure
- * @property {Float32Array} table The value of each level.
+ * @property {Int32Array} table What the levels stand for; see `levelsOf`.
+ * @property {number} low
+ * @property {number} unit
  * @property {number} gain What values are multiplied by to be at most 1.
  * @property {number} top The raw value that 1 then stands for.
  * @property {number[]} shape The two lengths of what is shown: of a volume, those of its slice.
@@ -29,13 +31,15 @@ export function splitMaps(bytes, shapesByLook) {
     const counts = shapes.map((shape) => shape.reduce((count, length) => count * length, 1));
     const total = counts.reduce((sum, count) => sum + count, 0);
     const rangesEnd = place + 8 * shapes.length;
-    const levels = bytes.slice(rangesEnd, rangesEnd + total);
-    if (levels.length !== total) throw new Error("The maps that came are shorter than the record says.");
+    if (bytes.length < rangesEnd + total) throw new Error("The maps that came are shorter than the record says.");
+    const widest = Math.max(0, ...shapes.map((shape) => shape[shape.length - 1]));
+    const levels = new Uint8Array(total + PADDING * widest);
+    levels.set(bytes.subarray(rangesEnd, rangesEnd + total));
     const ranges = new Float32Array(bytes.slice(place, rangesEnd).buffer);
     let begin = 0;
     const begins = counts.map((count) => (begin += count) - count);
     place = rangesEnd + 4 * Math.ceil(total / 4);
-    return { ranges, levels, begins, shapes, measures: new Map(), byteLength: 8 * shapes.length + total };
+    return { ranges, levels, begins, shapes, measures: new Map(), byteLength: 8 * shapes.length + levels.length };
   });
 }
 
@@ -54,17 +58,17 @@ export function measureOf(maps, index, size, isFine, isSigned) {
 
 function measured(maps, index, size, isFine, isSigned) {
   const [low, high] = maps.ranges.subarray(2 * index, 2 * index + 2);
-  const table = levelValues(low, high, isSigned);
-  const view = planeOf(maps, index);
+  const levels = levelsOf(low, high, isSigned);
+  const view = { ...levels, ...planeOf(maps, index) };
   const { begin, shape } = view;
   if (isFine) {
-    const top = percentileOf(maps.levels, begin, shape[0] * shape[1], table);
-    return { ...view, table, top, gain: top > 0 ? 1 / top : 0 };
+    const top = percentileOf(maps.levels, begin, shape[0] * shape[1], levels);
+    return { ...view, top, gain: top > 0 ? 1 / top : 0 };
   }
   const imageSize = size.length === 1 ? [1, size[0]] : size.slice(-2);
-  const peak = peakOf(maps.levels, begin, shape, table, imageSize);
+  const peak = peakOf(maps.levels, begin, shape, levels, imageSize);
   const top = isSigned ? Math.max(Math.abs(low), Math.abs(high)) : Math.max(high, 0);
-  return { ...view, table, top, gain: peak > 0 ? 1 / peak : 0 };
+  return { ...view, top, gain: peak > 0 ? 1 / peak : 0 };
 }
 
 /** Of a volume the slice in which its largest value is; a signal is an image of one row. */

@@ -1,7 +1,7 @@
 // Pixels of cells: images at a cell's size, and maps as colors over them.
 
-import { DIVERGING, colorTable } from "./palette.js";
-import { resample, resampling } from "./scaling.js";
+import { colorTable, DIVERGING } from "./palette.js";
+import { levelsOf, PADDING, resample, resampling } from "./scaling.js";
 
 const LUMA = [0.299, 0.587, 0.114]; // of red, green and blue
 const DARK = 0.4; // the brightness of the image under a fine map
@@ -9,6 +9,7 @@ const DIMMED = 0.5; // that of an image whose map is blank
 const SIGNAL_ASPECT = 1.5;
 const MOST_PICTURES = 6; // kept of an image
 const MIDDLE = 127.5;
+const BRIGHTNESS = levelsOf(0, 255, false);
 
 /** Return the height and the width at which an image is shown: small ones are enlarged by a whole number.
  * @param {number[]} size Of the image: (H, W), a volume's (D, H, W), a signal's (T,).
@@ -44,7 +45,10 @@ function drawnPicture(image, fitted, variant, slice, ink) {
   const rgb = resizedImage(slicePixels(image, slice), image.size.slice(-2), fitted);
   const picture = new ImageData(fitted[1], fitted[0]);
   for (let from = 0, to = 0; from < rgb.length; from += 3, to += 4) {
-    const gray = variant === "dark" ? Math.round((LUMA[0] * rgb[from] + LUMA[1] * rgb[from + 1] + LUMA[2] * rgb[from + 2]) * DARK) : 0;
+    const gray =
+      variant === "dark"
+        ? Math.round((LUMA[0] * rgb[from] + LUMA[1] * rgb[from + 1] + LUMA[2] * rgb[from + 2]) * DARK)
+        : 0;
     for (let channel = 0; channel < 3; channel++) {
       const value = rgb[from + channel];
       picture.data[to + channel] = variant === "plain" ? value : variant === "dark" ? gray : Math.round(value * DIMMED);
@@ -59,7 +63,9 @@ function slicePixels({ pixels, size, channels }, slice) {
   if (size.length === 2) return pixels;
   const area = size[1] * size[2];
   const own = pixels.subarray(slice * area * channels, (slice + 1) * area * channels);
-  return channels === 3 ? own : Uint8Array.from({ length: 3 * area }, (_, place) => own[Math.floor(place / 3) * channels]);
+  return channels === 3
+    ? own
+    : Uint8Array.from({ length: 3 * area }, (_, place) => own[Math.floor(place / 3) * channels]);
 }
 
 function resizedImage(rgb, [height, width], [toHeight, toWidth]) {
@@ -85,13 +91,13 @@ function enlarged(rgb, [height, width], [toHeight, toWidth]) {
 
 function antialiased(rgb, [height, width], [toHeight, toWidth]) {
   const [down, across] = [resampling(height, height, toHeight), resampling(width, width, toWidth)];
-  const identity = Float32Array.from({ length: 256 }, (_, level) => level);
-  const [plane, values] = [new Uint8Array(height * width), new Float32Array(toHeight * toWidth)];
+  const [plane, mixed] = [new Uint8Array((height + PADDING) * width), new Int32Array(toHeight * toWidth)];
   const out = new Uint8Array(toHeight * toWidth * 3);
   for (let channel = 0; channel < 3; channel++) {
-    for (let place = 0; place < plane.length; place++) plane[place] = rgb[3 * place + channel];
-    resample(plane, 0, width, identity, down, across, values);
-    for (let place = 0; place < values.length; place++) out[3 * place + channel] = Math.round(values[place]);
+    for (let place = 0; place < height * width; place++) plane[place] = rgb[3 * place + channel];
+    resample(plane, 0, width, BRIGHTNESS.table, down, across, mixed);
+    for (let place = 0; place < mixed.length; place++)
+      out[3 * place + channel] = Math.round(mixed[place] * BRIGHTNESS.unit);
   }
   return out;
 }
@@ -113,7 +119,7 @@ function drawnCurves({ pixels, size, channels }, [height, width], opacity, ink) 
   return picture;
 }
 
-let values = new Float32Array(0);
+let values = new Int32Array(0);
 let painted = new Uint32Array(0);
 
 /** Return a map's colors, each as opaque as its value is large; the next call writes over them.
@@ -131,20 +137,22 @@ export function mapPicture(maps, measure, size, fitted, colors, factor, most) {
   const down = resampling(measure.shape[0], imageSize[0], height);
   const across = resampling(measure.shape[1], imageSize[1], width);
   const count = height * width;
-  if (values.length < count) values = new Float32Array(count);
+  if (values.length < count) values = new Int32Array(count);
   if (painted.length !== count) painted = new Uint32Array(count);
   resample(maps.levels, measure.begin, measure.shape[1], measure.table, down, across, values);
-  paintValues(values, painted, colorTable(colors), measure.gain * factor, most, colors === DIVERGING);
+  paintValues(values, painted, colorTable(colors), measure, factor, most, colors === DIVERGING);
   return new ImageData(new Uint8ClampedArray(painted.buffer), width, height);
 }
 
-function paintValues(from, to, table, gain, most, isSigned) {
-  const scale = gain * (isSigned ? MIDDLE : 256);
-  const zero = isSigned ? MIDDLE + 0.5 : 0;
-  const top = Math.min(255, zero + most * (isSigned ? MIDDLE : 256));
-  const bottom = isSigned ? 2 * zero - top : 0;
+function paintValues(from, to, table, { low, unit, gain }, factor, most, isSigned) {
+  const half = isSigned ? MIDDLE : 256;
+  const middle = isSigned ? MIDDLE + 0.5 : 0;
+  const scale = gain * factor * half;
+  const [begin, step] = [middle + low * scale, unit * scale];
+  const top = Math.min(255, middle + most * half) | 0;
+  const bottom = isSigned ? Math.max(0, middle - most * half) | 0 : 0;
   for (let place = 0; place < to.length; place++) {
-    const index = zero + from[place] * scale;
-    to[place] = table[index > top ? top | 0 : index < bottom ? bottom | 0 : index | 0];
+    const index = (begin + from[place] * step) | 0;
+    to[place] = table[index > top ? top : index < bottom ? bottom : index];
   }
 }
