@@ -1,5 +1,6 @@
 from . import attribution as attribution
 from . import callbacks as callbacks
+from . import dashboard as dashboard
 from . import data as data
 from . import evidence as evidence
 from . import gradient_ascent as gradient_ascent

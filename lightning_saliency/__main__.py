@@ -1,4 +1,4 @@
-"""`python -m lightning_saliency explain …`: see `lightning_saliency.cli`."""
+"""`python -m lightning_saliency explain …` and `report …`: see `lightning_saliency.cli`."""
 
 import sys
 

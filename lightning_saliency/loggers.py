@@ -28,6 +28,7 @@ class LoggerKind:
         convert: From the logger and a picture, uint8 `(3, H, W)`, to what the logger takes.
         log_picture: Hands over what `convert` returned: logger, tag, picture, step.
         log_animation: Hands over the path of an animated GIF: logger, tag, path, step.
+        log_page: Hands over the path of an HTML page: logger, tag, path, step.
         takes_pictures: Whether pictures are seen where the logger shows what it has; else they are files.
     """
 
@@ -36,6 +37,7 @@ class LoggerKind:
     convert: Callable[[Any, Tensor], Any]
     log_picture: Callable[[Any, str, Any, int], None]
     log_animation: Callable[[Any, str, Path, int], None]
+    log_page: Callable[[Any, str, Path, int], None]
     takes_pictures: bool = True
 
 
@@ -49,7 +51,8 @@ def log_pictures(logger: Any, pictures: Mapping[str, Tensor | Path], step: int, 
 
     Args:
         logger: One of `trainer.loggers`.
-        pictures: By tag, as in TensorBoard, `saliency/grad_cam`: uint8 `(3, H, W)`, or the path of an animated GIF.
+        pictures: By tag, as in TensorBoard, `saliency/grad_cam`: uint8 `(3, H, W)`, or the path of an animated GIF, or
+            of an HTML page.
         step: On the same axis as Lightning's scalars; see `scalar_step`.
         default: The folder for files where the logger has none.
 
@@ -70,7 +73,8 @@ def log_pictures(logger: Any, pictures: Mapping[str, Tensor | Path], step: int, 
         if isinstance(picture, Tensor):
             kind.log_picture(logger, tag, converted[tag], step)
         else:
-            kind.log_animation(logger, tag, picture, step)
+            log_file = kind.log_page if picture.suffix == ".html" else kind.log_animation
+            log_file(logger, tag, picture, step)
     return ""
 
 
@@ -140,8 +144,28 @@ def _write_png(folder: str, tag: str, picture: Tensor, step: int) -> None:
 
 def _own_image(logger: Any, picture: Any) -> Any:
     """Return a picture, or the path of one, as the image of the package that the logger's experiment is of."""
-    package = import_module(type(logger.experiment).__module__.partition(".")[0])
-    return package.Image(to_pil(picture) if isinstance(picture, Tensor) else str(picture))
+    return _package(logger).Image(to_pil(picture) if isinstance(picture, Tensor) else str(picture))
+
+
+def _package(logger: Any) -> Any:
+    """Return the package that a logger's experiment is of."""
+    return import_module(type(logger.experiment).__module__.partition(".")[0])
+
+
+def _log_html(logger: Any, tag: str, path: Path, step: int) -> None:
+    """Hand over a page as what W&B shows as one, where its package has that."""
+    html = getattr(_package(logger), "Html", None)
+    if html is not None:
+        with path.open(encoding="utf-8") as file:
+            logger.log_metrics({tag: html(file)}, step)
+
+
+def _log_artifact(logger: Any, tag: str, path: Path, step: int) -> None:
+    logger.experiment.log_artifact(logger.run_id, str(path), to_file_path(tag))
+
+
+def _log_asset(logger: Any, tag: str, path: Path, step: int) -> None:
+    logger.experiment.log_asset(str(path), file_name=f"{to_file_path(tag)}{path.suffix}", step=step)
 
 
 def _track(logger: Any, tag: str, image: Any, step: int) -> None:
@@ -166,6 +190,7 @@ LOGGER_KINDS = [
         convert=lambda logger, picture: (encode_picture(picture)[0], (picture.shape[2], picture.shape[1])),
         log_picture=_add_file,
         log_animation=_add_animation,
+        log_page=_skip,
     ),
     LoggerKind(
         "others with TensorBoard's `add_image`",
@@ -173,6 +198,7 @@ LOGGER_KINDS = [
         convert=lambda logger, picture: picture,
         log_picture=lambda logger, tag, picture, step: logger.experiment.add_image(tag, picture, step),
         log_animation=_skip,
+        log_page=_skip,
     ),
     LoggerKind(
         "Weights & Biases",
@@ -180,6 +206,7 @@ LOGGER_KINDS = [
         convert=lambda logger, picture: to_pil(picture),
         log_picture=lambda logger, tag, picture, step: logger.log_image(key=tag, images=[picture], step=step),
         log_animation=_log_video,
+        log_page=_log_html,
     ),
     LoggerKind(
         "MLflow",
@@ -188,9 +215,8 @@ LOGGER_KINDS = [
         log_picture=lambda logger, tag, picture, step: logger.experiment.log_image(
             logger.run_id, picture, key=tag, step=step
         ),
-        log_animation=lambda logger, tag, path, step: logger.experiment.log_artifact(
-            logger.run_id, str(path), to_file_path(tag)
-        ),
+        log_animation=_log_artifact,
+        log_page=_log_artifact,
     ),
     LoggerKind(
         "Comet",
@@ -198,6 +224,7 @@ LOGGER_KINDS = [
         convert=lambda logger, picture: to_pil(picture),
         log_picture=lambda logger, tag, picture, step: logger.experiment.log_image(picture, name=tag, step=step),
         log_animation=lambda logger, tag, path, step: logger.experiment.log_image(str(path), name=tag, step=step),
+        log_page=_log_asset,
     ),
     LoggerKind(
         "Aim",
@@ -205,6 +232,7 @@ LOGGER_KINDS = [
         convert=_own_image,
         log_picture=_track,
         log_animation=lambda logger, tag, path, step: _track(logger, tag, _own_image(logger, path), step),
+        log_page=_skip,
     ),
     LoggerKind(
         "CSV and other loggers, which take no pictures",
@@ -212,6 +240,7 @@ LOGGER_KINDS = [
         convert=lambda logger, picture: picture,
         log_picture=_skip,
         log_animation=_skip,
+        log_page=_skip,
         takes_pictures=False,
     ),
 ]

@@ -14,16 +14,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_saliency._names import to_file_name
-from lightning_saliency.attribution import ExplainedSamples
+from lightning_saliency.attribution import ExplainedSamples, is_fine
 from lightning_saliency.callbacks.options import History
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.data import Answer
 from lightning_saliency.history import Record, RecordedLook, RecordedSamples, RecordWriter
-from lightning_saliency.history.folders import LocalFolder, open_folder
+from lightning_saliency.history.folders import Folder, LocalFolder, open_folder
 from lightning_saliency.history.looks import NO_BOXES
 from lightning_saliency.history.record import SUFFIX
 from lightning_saliency.loggers import run_folder
-from lightning_saliency.visualization import Style, animation, filmstrip, find_sample_names, pixel_scale_of
+from lightning_saliency.visualization import (
+    Style,
+    animation,
+    filmstrip,
+    find_sample_names,
+    method_title,
+    pixel_scale_of,
+)
 
 _ANIMATION = "animation.gif"
 
@@ -101,6 +108,37 @@ class HistoryOutput(Output):
         pictures = self._filmstrips(record) if len(record) > self._drawn_looks else {}
         return Logged(pictures=pictures | self._animations(record))
 
+    @property
+    def record(self) -> Record | None:
+        """What has been written; None before the first look."""
+        return None if self._writer is None else self._writer.record
+
+    def put(self, record: Record, suffix: str, content: bytes) -> Path:
+        """Write a file beside the record, under its name; if that is a remote store, also a copy on this machine.
+
+        Args:
+            record: The record.
+            suffix: What follows its name: of a file as `".html"`, of one in a folder as `"/cam/film.gif"`.
+            content: The file.
+
+        Returns:
+            The file, or its copy.
+        """
+        folders: list[Folder] = [open_folder(self._run_folder)]
+        if not isinstance(folders[0], LocalFolder):
+            copies = mkdtemp()
+            finalize(self, rmtree, copies, ignore_errors=True)
+            folders.append(LocalFolder(copies))
+        above, slash, _ = self.name.rpartition("/")
+        own_name = record.path.rpartition("/")[2].removesuffix(SUFFIX)  # another run's may be beside it
+        below, _, name = f"{above}{slash}{own_name}{suffix}".rpartition("/")
+        places = [folder.child(below) if below else folder for folder in folders]
+        for place in places:
+            place.make()
+            place.sweep()
+            place.put(name, content)
+        return Path(places[-1].file_path(name))
+
     def _writer_for(self, look: Look) -> RecordWriter:
         """Return the writer of the record, with the look's samples written."""
         folder = run_folder(look.trainer.loggers, look.trainer.default_root_dir)
@@ -146,25 +184,13 @@ class HistoryOutput(Output):
         return keys if self.style.cards == "all" else keys[:1]
 
     def _animations(self, record: Record) -> dict[str, Tensor | Path]:
-        """Put the animations beside the record; if that is a remote store, loggers get copies on this machine."""
-        run_folder = open_folder(self._run_folder)
-        above, slash, _ = self.name.rpartition("/")
-        own_name = record.path.rpartition("/")[2].removesuffix(SUFFIX)  # another run's may be beside it
-        folders = [run_folder.child(f"{above}{slash}{own_name}")]
-        if not isinstance(run_folder, LocalFolder):
-            copies = mkdtemp()
-            finalize(self, rmtree, copies, ignore_errors=True)
-            folders.append(LocalFolder(copies))
-        paths: dict[str, Tensor | Path] = {}
-        for key in self._shown(record):
-            content = animation(record, key, style=self.style)
-            name = to_file_name(key)
-            for folder in folders:
-                folder.child(name).make()
-                folder.child(name).sweep()
-                folder.child(name).put(_ANIMATION, content)
-            paths[f"{key}/animation"] = Path(folders[-1].child(name).file_path(_ANIMATION))
-        return paths
+        """Draw the animations, and put them beside the record."""
+        return {
+            f"{key}/animation": self.put(
+                record, f"/{to_file_name(key)}/{_ANIMATION}", animation(record, key, style=self.style)
+            )
+            for key in self._shown(record)
+        }
 
 
 def _recorded(look: Look) -> RecordedLook:
@@ -196,6 +222,8 @@ def _recorded(look: Look) -> RecordedLook:
             )
         ),
         reasons={key: of_each(lambda group, key=key: group.heatmaps("max")[key].reasons) for key in keys},
+        titles={key: method_title(key) for key in keys},
+        fine=frozenset(filter(is_fine, keys)),
         attributions={
             key: of_each(lambda group, key=key: group.explanation.attributions[key][:, 0].cpu().float().numpy())
             for key in keys

@@ -165,6 +165,9 @@ class History:
     """How the history of a run is drawn.
 
     Args:
+        report: Whether to write the record as one HTML page at the end, `saliency.html` beside the event file, which
+            shows all epochs under one scrubber without a server. Loggers that take one get it too. It has at most
+            20 MB: what does not fit is reduced, and the page says so.
         animation_every_n_epochs: The number of epochs after which animations are drawn, not only at the end; None for
             the end alone.
 
@@ -172,10 +175,11 @@ class History:
         ValueError: An option's value does not fit.
     """
 
+    report: bool = False
     animation_every_n_epochs: int | None = None
 
     def __post_init__(self) -> None:
-        check_options(self, "history.", {"animation_every_n_epochs": optional(check_count)})
+        check_options(self, "history.", {"report": check_flag, "animation_every_n_epochs": optional(check_count)})
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from lightning_saliency.callbacks.options import (
 )
 from lightning_saliency.callbacks.outputs import Output
 from lightning_saliency.callbacks.pictures_output import PicturesOutput
+from lightning_saliency.callbacks.report_output import ReportOutput
 from lightning_saliency.callbacks.validation import dataset_of
 from lightning_saliency.data import FixedSamples, SampleCollector, Spread
 from lightning_saliency.evidence import TASKS, Target
@@ -154,7 +155,8 @@ class SaliencyCallback(LookCallback):
                 MetricsOutput(metrics, own_samples, maps=maps, has_objects=parsed_samples.objects is not None)
             )
         if isinstance(history, History):
-            all_outputs.append(HistoryOutput(name, history, self.style))
+            recorded = HistoryOutput(name, history, self.style)
+            all_outputs += [recorded, ReportOutput(recorded)] if history.report else [recorded]
         self.methods: Mapping[str, Mapping[str, Any]] = parsed_methods
         task = None if execution.task is None else TASKS[execution.task]
         part = ModelPart(model, parsed_samples.image, execution.output_fn, task)

@@ -1,4 +1,4 @@
-"""The command line `explain`: pictures and raw attributions of your own images and model, written to a folder."""
+"""The command line: `explain`, pictures and raw maps of your own images and model; `report`, runs in one HTML file."""
 
 from lightning_saliency.cli.command import main
 

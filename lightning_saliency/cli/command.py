@@ -13,6 +13,7 @@ from lightning_saliency._names import printable
 from lightning_saliency.attribution import METHODS, Fuse
 from lightning_saliency.cli.explaining import explain_images
 from lightning_saliency.cli.image_files import FIGURE, OVERLAY, RAW, SHEET
+from lightning_saliency.cli.reporting import add_report
 from lightning_saliency.models.errors import WrongArgumentError, describe_raised
 from lightning_saliency.visualization import TUTORIAL_PANELS
 
@@ -46,12 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: With status 2 for wrong arguments, after an error message of one line; with 0 for `--help`.
     """
     parser = _Parser(prog="python -m lightning_saliency", description="See where a vision model looks.")
-    command = _add_explain(parser.add_subparsers(required=True, metavar="explain"))
+    commands = parser.add_subparsers(required=True, metavar="{explain,report}")
+    _add_explain(commands)
+    add_report(commands)
     options = parser.parse_args(arguments)
     try:
-        return explain_images(options)
+        status: int = options.run(options)
     except WrongArgumentError as error:
-        command.error(str(error))
+        options.command.error(str(error))
+    return status
 
 
 class _Parser(argparse.ArgumentParser):
@@ -59,7 +63,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {printable(' '.join(message.split()))}\n")
 
 
-def _add_explain(commands: Any) -> argparse.ArgumentParser:
+def _add_explain(commands: Any) -> None:
     description = "Explain what a model sees in images: a PNG sheet for each image, and each method's raw map."
     parser: argparse.ArgumentParser = commands.add_parser(
         "explain",
@@ -106,7 +110,7 @@ def _add_explain(commands: Any) -> argparse.ArgumentParser:
         "weights' or the model's own, and ImageNet's where it has as many classes")  # fmt: skip
     add("--figure", type=int, choices=TUTORIAL_PANELS, help=f"also write the tutorials' figure as STEM{FIGURE}: 4: "
         "Grad-CAM, guided backprop and Guided Grad-CAM; 6: CAM and Grad-CAM++ as well")  # fmt: skip
-    return parser
+    parser.set_defaults(run=explain_images, command=parser)
 
 
 def _target(text: str) -> int | str:

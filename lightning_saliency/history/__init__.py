@@ -31,19 +31,26 @@ The rules:
 """
 
 from lightning_saliency.history.archive import RecordError
-from lightning_saliency.history.looks import LookFacts, LookSummary, RecordedLook, RecordedSamples
-from lightning_saliency.history.record import SUFFIX, Looks, Record, load_record
+from lightning_saliency.history.looks import LookFacts, LookSummary, RecordedLevels, RecordedLook, RecordedSamples
+from lightning_saliency.history.record import SUFFIX, Looks, Record, stamp_of
+from lightning_saliency.history.search import FoundRecord, RecordSummary, find_records, load_record, summarize_record
 from lightning_saliency.history.writer import RecordWriter
 
 __all__ = [
     "SUFFIX",
+    "FoundRecord",
     "LookFacts",
     "LookSummary",
     "Looks",
     "Record",
     "RecordError",
+    "RecordSummary",
     "RecordWriter",
+    "RecordedLevels",
     "RecordedLook",
     "RecordedSamples",
+    "find_records",
     "load_record",
+    "stamp_of",
+    "summarize_record",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lightning_saliency.history import about
 from lightning_saliency.history.archive import Archive, Layout, pack
 from lightning_saliency.history.levels import quantize, restore
-from lightning_saliency.history.looks import NO_BOXES, LookSummary, RecordedLook, RecordedSamples
+from lightning_saliency.history.looks import NO_BOXES, LookSummary, RecordedLevels, RecordedLook, RecordedSamples
 
 SAMPLES = "samples.npz"
 MAX_VALUES = 2**28
@@ -162,7 +162,15 @@ def pack_look(look: RecordedLook, run: str, attempt: int, sizes: Sizes) -> bytes
         "predictions": [about.answer_to_json(prediction) for prediction in look.predictions],
         "probabilities": [None if value is None else about.to_json(value) for value in look.probabilities],
         "classes": [None if explained is None else int(explained) for explained in look.classes],
-        "methods": {key: {"shapes": shapes[key], "reasons": _texts(look.reasons[key])} for key in look.attributions},
+        "methods": {
+            key: {
+                "shapes": shapes[key],
+                "reasons": _texts(look.reasons[key]),
+                "title": str(look.titles.get(key, key)),
+                "fine": key in look.fine,
+            }
+            for key in look.attributions
+        },
         "num_classes": look.num_classes,
         "scalars": {str(name): about.to_json(value) for name, value in look.scalars.items()},
         "layers": _texts(look.layers),
@@ -182,13 +190,19 @@ def read_look_header(archive: Archive, name: str, sizes: Sizes) -> LookHeader:
         name: The file's name, which must be that of the look in it.
         sizes: By position, the size of a sample's image, as far as it is known.
     """
-    summary = read_look_summary(archive, name, sizes)
+    summary = _read_checked(archive, name, sizes)
     run, attempt = about.value(archive.about, "run", str), about.value(archive.about, "attempt", int)
     return LookHeader(run, attempt, summary.epoch, summary.step)
 
 
 def read_look_summary(archive: Archive, name: str, sizes: Sizes) -> LookSummary:
     """Return the small parts of a look. The arguments are those of `read_look_header`."""
+    summary = _read_checked(archive, name, sizes)
+    return replace(summary, boxes=_read_boxes(archive, summary.box_classes)) if summary.box_classes else summary
+
+
+def _read_checked(archive: Archive, name: str, sizes: Sizes) -> LookSummary:
+    """Return what the description says of a look, after checking that the file can hold nothing else."""
     about.check_format(archive.about)
     summary = LookSummary(
         **_facts(archive.about),
@@ -204,13 +218,11 @@ def read_look_summary(archive: Archive, name: str, sizes: Sizes) -> LookSummary:
 
 def read_look(archive: Archive, name: str, sizes: Sizes) -> RecordedLook:
     """Return a look. The arguments are those of `read_look_header`."""
-    summary = read_look_summary(archive, name, sizes)
+    summary = _read_checked(archive, name, sizes)
     layout = _look_layout(summary)
     attributions = {}
     for method, shapes in summary.shapes.items():
-        ranges = archive.read(_ranges(method), *layout[_ranges(method)])
-        if np.isinf(ranges).any():
-            raise ValueError(f"{_ranges(method)} should hold no infinite values")
+        ranges = _read_ranges(archive, method, layout)
         maps: list[Any] = [None] * len(shapes)
         for size, places in _places_by_size(shapes).items():
             levels = archive.read(_maps(method, size), *layout[_maps(method, size)])
@@ -228,6 +240,27 @@ def read_look(archive: Archive, name: str, sizes: Sizes) -> RecordedLook:
     )
 
 
+def read_levels(archive: Archive, name: str, sizes: Sizes, method: str) -> RecordedLevels | None:
+    """Return a method's maps in 8 bits, None where the look has none of it; other arguments as `read_look_header`."""
+    summary = _read_checked(archive, name, sizes)
+    if method not in summary.shapes:
+        return None
+    layout, shapes = _look_layout(summary), summary.shapes[method]
+    ranges = _read_ranges(archive, method, layout)
+    maps: list[Any] = [None] * len(shapes)
+    for size, places in _places_by_size(shapes).items():
+        for place, level in zip(places, archive.read(_maps(method, size), *layout[_maps(method, size)]), strict=True):
+            maps[place] = level
+    return RecordedLevels(tuple(maps), ranges.astype(np.float32, copy=False), method in summary.fine)
+
+
+def _read_ranges(archive: Archive, method: str, layout: Layout) -> NDArray[np.float32]:
+    ranges = archive.read(_ranges(method), *layout[_ranges(method)])
+    if np.isinf(ranges).any():
+        raise ValueError(f"{_ranges(method)} should hold no infinite values")
+    return ranges
+
+
 def _facts(description: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of `LookFacts`."""
     methods = _methods(description).items()
@@ -242,6 +275,8 @@ def _facts(description: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "classes": about.values(description, "classes", int, type(None)),
         "reasons": {method: about.values(parts, "reasons", str, type(None)) for method, parts in methods},
+        "titles": {method: about.value(parts, "title", str) for method, parts in methods},
+        "fine": frozenset(method for method, parts in methods if about.value(parts, "fine", bool)),
         "scalars": {name: about.from_json(value) for name, value in about.value(description, "scalars", dict).items()},
         "layers": about.values(description, "layers", str),
         "explained": about.value(description, "explained", str),

@@ -7,7 +7,7 @@ import re
 import stat
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,17 @@ class Folder(ABC):
     @abstractmethod
     def entry(self, name: str) -> Entry | None:
         """Return what the folder holds now under a name, if anything."""
+
+    @abstractmethod
+    def walk(self, leaf: str) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Yield each folder below, first this one, from above to below, passing over what cannot be listed.
+
+        Args:
+            leaf: Folders whose names end so are listed, and not entered.
+
+        Yields:
+            Its path relative to this folder, of this folder "", and the names of the folders and of the files in it.
+        """
 
     @abstractmethod
     def open(self, name: str) -> BinaryIO:
@@ -130,6 +141,20 @@ class LocalFolder(Folder):
             return None
         except OSError:  # a link to itself
             return Entry("other", None)
+
+    def walk(self, leaf: str) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Yield each folder below, also those that links lead to, each once."""
+        above, seen = [""], {os.path.realpath(self.path)}
+        while above:
+            relative = above.pop()
+            folders, files = _local_names(os.path.join(self.path, *relative.split("/")))
+            yield relative, folders, files
+            for name in reversed(folders):
+                below = f"{relative}/{name}".lstrip("/")
+                real = os.path.realpath(os.path.join(self.path, *below.split("/")))
+                if not name.endswith(leaf) and real not in seen:
+                    seen.add(real)
+                    above.append(below)
 
     def open(self, name: str) -> BinaryIO:
         """Open a file for reading."""
@@ -215,6 +240,20 @@ class RemoteFolder(Folder):
         except FileNotFoundError:
             return None
 
+    def walk(self, leaf: str) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Yield each folder below that holds anything, of one listing of all files."""
+        self._filesystem.invalidate_cache()
+        folders: dict[str, tuple[set[str], list[str]]] = {"": (set(), [])}
+        for path in self._filesystem.find(self._root):
+            *above, name = path.removeprefix(self._root).strip("/").split("/")
+            ends = [index for index, part in enumerate(above) if part.endswith(leaf)]
+            if not ends:
+                folders.setdefault("/".join(above), (set(), []))[1].append(name)
+            for depth, part in enumerate(above[: ends[0] + 1] if ends else above):
+                folders.setdefault("/".join(above[:depth]), (set(), []))[0].add(part)
+        for relative, (below, files) in sorted(folders.items()):
+            yield relative, sorted(below), files
+
     def open(self, name: str) -> BinaryIO:
         """Open a file for reading."""
         return cast(BinaryIO, self._filesystem.open(f"{self._root}/{name}", "rb", block_size=_BLOCK))
@@ -247,6 +286,16 @@ def open_folder(path: str | os.PathLike[str]) -> Folder:
 
     filesystem, root = url_to_fs(text)
     return LocalFolder(root) if "file" in _protocols(filesystem) else RemoteFolder(filesystem, root)
+
+
+def _local_names(path: str) -> tuple[list[str], list[str]]:
+    """Return the names of the folders and of the files in a folder; none where it cannot be listed."""
+    folders: list[str] = []
+    files: list[str] = []
+    with suppress(OSError), os.scandir(path) as listing:
+        for entry in listing:
+            (folders if entry.is_dir() else files).append(entry.name)
+    return sorted(folders), files
 
 
 def _local_entry(status: os.stat_result) -> Entry:

@@ -123,6 +123,8 @@ class LookFacts:
             pixels' classes its share; None of values.
         classes: The n explained classes, each None where what is explained is no class.
         reasons: By method, for each of the n maps why it has nothing to show, or None where it has.
+        titles: By method its name in pictures; one without is called by its key.
+        fine: The methods whose maps have a value of their own for each pixel, drawn by color alone.
         scalars: What was measured, by name.
         layers: The target layers' names.
         explained: In words, which class is explained.
@@ -141,6 +143,8 @@ class LookFacts:
     probabilities: tuple[float | None, ...]
     classes: tuple[int | None, ...]
     reasons: Mapping[str, tuple[str | None, ...]]
+    titles: Mapping[str, str] = field(default_factory=dict)
+    fine: frozenset[str] = frozenset()
     scalars: Mapping[str, float] = field(default_factory=dict)
     layers: tuple[str, ...] = ()
     explained: str = ""
@@ -160,6 +164,9 @@ class LookFacts:
         for name, of_each in values.items():
             _check_length(name, of_each, len(self.positions))
         _check_methods("reasons", self.reasons, len(self.positions))
+        for name, methods in (("titles", self.titles), ("fine", self.fine)):
+            if not set(methods) <= self.reasons.keys():
+                raise ValueError(f"Expected `{name}` to be of {sorted(self.reasons)}, got {sorted(methods)}.")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -169,12 +176,14 @@ class LookSummary(LookFacts):
     Attributes:
         shapes: By method, the height and width of each map, or the lengths of the axes that it has.
         num_classes: How many logits a sample has.
+        boxes: Of each of the n what is detected, as in `RecordedLook`.
 
     The others are those of `LookFacts`.
     """
 
     shapes: Mapping[str, tuple[tuple[int, ...], ...]]
     num_classes: int
+    boxes: tuple[NDArray[np.float32], ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -239,6 +248,21 @@ class RecordedLook(LookFacts):
     def num_classes(self) -> int:
         """How many logits a sample has."""
         return int(self.logits.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedLevels:
+    """The maps of one method at one look, as they are stored.
+
+    Attributes:
+        maps: Of each sample the levels, uint8, of the map's shape.
+        ranges: What the levels 0 and 255 stand for, `(n, 2)` float32; NaN for a map that is not finite.
+        is_fine: Whether each pixel has a value of its own.
+    """
+
+    maps: tuple[NDArray[np.uint8], ...]
+    ranges: NDArray[np.float32]
+    is_fine: bool = False
 
 
 def _check_boxes(boxes: Sequence[NDArray[np.float32]], box_classes: Sequence[Sequence[int]], count: int) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import overload
 
+import lightning_saliency
 from lightning_saliency.history.archive import Archive, RecordError, record_errors
 from lightning_saliency.history.files import (
     SAMPLES,
@@ -15,6 +17,7 @@ from lightning_saliency.history.files import (
     SamplesHeader,
     Sizes,
     is_look_name,
+    read_levels,
     read_look,
     read_look_header,
     read_look_summary,
@@ -22,18 +25,9 @@ from lightning_saliency.history.files import (
     read_samples_header,
 )
 from lightning_saliency.history.folders import Entry, Folder, open_folder
-from lightning_saliency.history.looks import LookSummary, RecordedLook, RecordedSamples, counted
+from lightning_saliency.history.looks import LookSummary, RecordedLevels, RecordedLook, RecordedSamples, counted
 
 SUFFIX = ".record"
-
-_LEVELS = 3
-"""How many levels of folders are searched below the one that is named."""
-
-_MOST_FOLDERS = 1000
-"""The most folders of a level that are searched: it may hold all images of a data set."""
-
-_MOST_NAMED = 5
-"""The most records in a message."""
 
 _NO_LOOK = (-2, -1)
 """Comes before each look in the order of steps."""
@@ -90,8 +84,18 @@ class Looks(Sequence[RecordedLook]):
             RecordError: The file cannot be read.
         """
         name, _ = self._looks[index]
-        with _opened(self._folder, name) as archive:
+        with opened(self._folder, name) as archive:
             return read_look_summary(archive, name, self._sizes)
+
+    def levels(self, index: int, method: str) -> RecordedLevels | None:
+        """Return the maps of one method at a look as they are stored; None where the look has none of it.
+
+        Raises:
+            RecordError: The file cannot be read.
+        """
+        name, _ = self._looks[index]
+        with opened(self._folder, name) as archive:
+            return read_levels(archive, name, self._sizes, method)
 
     def __len__(self) -> int:
         return len(self._looks)
@@ -104,7 +108,7 @@ class Looks(Sequence[RecordedLook]):
         if isinstance(index, slice):
             return Looks(self._folder, self._looks[index], self._sizes)
         name, _ = self._looks[index]
-        with _opened(self._folder, name) as archive:
+        with opened(self._folder, name) as archive:
             return read_look(archive, name, self._sizes)
 
 
@@ -154,10 +158,48 @@ class Record(Looks):
         Raises:
             RecordError: The images are damaged.
         """
-        if self._samples is None and self._samples_header is not None:
-            with _opened(self._folder, SAMPLES) as archive:
-                self._samples = read_samples(archive)
+        if self._samples is None:
+            self._samples = self.read_samples()
         return self._samples
+
+    def read_samples(self) -> RecordedSamples | None:
+        """Return what `samples` is, without keeping it in memory.
+
+        Raises:
+            RecordError: The images are damaged.
+        """
+        if self._samples_header is None:
+            return None
+        with opened(self._folder, SAMPLES) as archive:
+            return read_samples(archive)
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """Its files as they were listed, by name; each has another stamp after it was overwritten."""
+        own = {} if self._samples_entry is None else {SAMPLES: self._samples_entry}
+        return own | {name: file.entry for name, file in self._files.items()}
+
+    def report(
+        self, path: str | os.PathLike[str] | None = None, *, max_bytes: int = 20_000_000
+    ) -> lightning_saliency.dashboard.Report:
+        """Return all looks as one HTML page, which a notebook shows below its cell.
+
+        Args:
+            path: The file that it is written to, if any.
+            max_bytes: The most bytes of the page: beyond it maps with many pixels are reduced, then looks left out, and
+                the page says so.
+
+        Returns:
+            The page, with `save(path)`.
+
+        Raises:
+            ValueError: There is no look yet, or the limit is too small.
+        """
+        name = self._folder.parent.path.replace(os.sep, "/").rpartition("/")[2]
+        report = lightning_saliency.dashboard.make_report({name: self}, max_bytes=max_bytes)
+        if path is not None:
+            report.save(path)
+        return report
 
     @property
     def next_attempt(self) -> int:
@@ -210,7 +252,7 @@ class Record(Looks):
         self.problems.pop(SAMPLES, None)
         if entry is not None:
             try:
-                with _opened(self._folder, SAMPLES, entry) as archive:
+                with opened(self._folder, SAMPLES, entry) as archive:
                     self._samples_header = read_samples_header(archive)
             except RecordError as error:
                 if not _is_gone(error):
@@ -224,7 +266,7 @@ class Record(Looks):
         if not is_look_name(name):
             return _File(name, entry, None, f"{name} is no file of a record")
         try:
-            with _opened(self._folder, name, entry) as archive:
+            with opened(self._folder, name, entry) as archive:
                 header = read_look_header(archive, name, self._sizes)
         except RecordError as error:
             return None if _is_gone(error) else _File(name, entry, None, str(error))
@@ -247,91 +289,15 @@ class Record(Looks):
         self._last, self._latest_attempt = header.when, max(self._latest_attempt, header.attempt)
 
 
-def load_record(path: str | os.PathLike[str]) -> Record:
-    """Open what a run has shown.
-
-    Args:
-        path: The record's folder, the run's folder that holds it, or up to three levels above a folder with one such
-            run, `lightning_logs`; a path, or the address of a remote store.
-
-    Returns:
-        The record, whose looks are read when they are asked for; `refresh` takes in what is written later.
-
-    Raises:
-        FileNotFoundError: There is no record.
-        OSError: The folder cannot be listed.
-        ValueError: There are several; the message names them.
-
-    Example:
-        >>> import numpy as np
-        >>> from lightning_saliency.history import RecordedLook, RecordedSamples, RecordWriter
-        >>> folder = getfixture("tmp_path")
-        >>> writer = RecordWriter(folder, RecordedSamples((0,), (np.zeros((3, 8, 8), np.uint8),), (4,)))
-        >>> writer.write(RecordedLook(
-        ...     epoch=0, step=25, positions=(0,), predictions=(4,), probabilities=(0.7,), classes=(4,),
-        ...     attributions={"grad_cam": (np.array([[0.0, 1.0], [4.0, 5.0]]),)}, reasons={"grad_cam": (None,)},
-        ...     logits=np.zeros((1, 10)), scalars={"seconds": 0.5},
-        ... ))
-        >>> record = load_record(folder)
-        >>> record.epochs, record.samples.labels, record.about(-1).scalars
-        ([0], (4,), {'seconds': 0.5})
-        >>> repr(record).partition("): ")[2], record[-1]
-        ('1 sample, 1 look, epoch 0', RecordedLook(epoch 0, step 25): 1 sample, grad_cam)
-        >>> record[-1].attributions["grad_cam"][0].tolist()
-        [[0.0, 1.0], [4.0, 5.0]]
-    """
-    folder = open_folder(path)
-    entries = folder.entries()
-    if _is_record(folder):
-        return Record(folder.path)
-    found = record_paths(folder) or _paths_below(folder)
-    if len(found) > 1:
-        raise ValueError(
-            f"Expected `path` to be one record, got a folder of {len(found)}: {', '.join(found[:_MOST_NAMED])}"
-            f"{' …' if len(found) > _MOST_NAMED else ''}. Pass one of these."
-        )
-    if not found:
-        above = folder.parent
-        is_above = _is_record(above) or bool(record_paths(above))
-        raise FileNotFoundError(
-            f"Expected `path` to be a record's folder or a run's folder that holds one, itself or up to {_LEVELS} "
-            f"levels below, got {folder.path}{'' if entries else ', which is empty or not there'}."
-            f"{f' There is one in the folder above: pass {above.path}.' if is_above else ''}"
-        )
-    return Record(found[0])
-
-
-def _is_record(folder: Folder) -> bool:
-    """Whether a folder is a record: by its name, unless it is empty, or by the samples that it holds."""
-    entries = folder.entries()
-    return (folder.path.endswith(SUFFIX) and bool(entries)) or SAMPLES in entries
-
-
-def record_paths(folder: Folder) -> list[str]:
-    """Return the paths of the records in a run's folder: what has the suffix of one and holds samples."""
-    children = (folder.child(name) for name in sorted(folder.entries()) if name.endswith(SUFFIX))
-    samples = ((child.path, child.entry(SAMPLES)) for child in children)
-    return [path for path, entry in samples if entry is not None and entry.kind == "file"]
-
-
-def _paths_below(folder: Folder) -> list[str]:
-    """Return the paths of the records below a folder of runs, such as `lightning_logs`, a few levels deep."""
-    level = [folder]
-    for _ in range(_LEVELS):
-        level = [
-            parent.child(name)
-            for parent in level
-            for name, entry in sorted(parent.entries().items())
-            if entry.kind == "folder"
-        ][:_MOST_FOLDERS]
-        found = [path for child in level for path in record_paths(child)]
-        if found:
-            return found
-    return []
+def stamp_of(entries: Mapping[str, Entry]) -> str:
+    """Return a text for what a folder holds, another one after any of it has changed."""
+    listed = sorted((name, entry.kind, entry.stamp) for name, entry in entries.items())
+    return hashlib.blake2s(repr(listed).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 @contextmanager
-def _opened(folder: Folder, name: str, entry: Entry | None = None) -> Iterator[Archive]:
+def opened(folder: Folder, name: str, entry: Entry | None = None) -> Iterator[Archive]:
+    """Open a file of a record; whatever goes wrong while it is read becomes a `RecordError` that names it."""
     with record_errors(folder.file_path(name)):
         if entry is not None and entry.kind != "file":
             raise ValueError("it is no file")

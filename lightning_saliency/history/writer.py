@@ -11,7 +11,8 @@ from lightning_saliency.history.archive import RecordError
 from lightning_saliency.history.files import SAMPLES, look_name, pack_look, pack_samples
 from lightning_saliency.history.folders import Folder, open_folder
 from lightning_saliency.history.looks import RecordedLook, RecordedSamples
-from lightning_saliency.history.record import SUFFIX, Record, record_paths
+from lightning_saliency.history.record import SUFFIX, Record
+from lightning_saliency.history.search import record_paths
 
 
 class RecordWriter:

@@ -1,0 +1,170 @@
+// The page: its parts, and what happens when something changes or arrives.
+
+import { createCharts } from "./chart.js";
+import { createControls } from "./controls.js";
+import { element } from "./dom.js";
+import { followTheme, isInSight, readAddress, writeAddress } from "./host.js";
+import { cellName, createLarge } from "./large.js";
+import { cellWords, createReadout } from "./readout.js";
+import { makeScene, wantedMaps } from "./scene.js";
+import { createScrubber } from "./scrubber.js";
+import { createSheet } from "./sheet.js";
+import { createState, stateFromText, stateToText } from "./state.js";
+import { createStore } from "./store.js";
+
+const POLL = 5000; // milliseconds between two questions for what is new
+const ADDRESS_DELAY = 500;
+const INKS = { true: [232, 234, 237], false: [32, 33, 36] };
+const NARROW = 1000; // pixels of the page below which the curves are shown only when asked for
+
+/** Start the page.
+ * @param {HTMLElement} parent
+ * @param {import("./source.js").Source} source */
+export function startApp(parent, source) {
+  const page = { ink: INKS.false, runs: [], isScanning: true, fault: "" };
+  const state = createState({ curves: window.innerWidth >= NARROW, ...stateFromText(readAddress()) });
+  const store = createStore(source, changed, tellFault);
+  const sheet = createSheet({
+    onOpen: (cell) => state.set({ large: cellName(cell) }),
+    onPoint: (cell) => readout.point(cell),
+  });
+  const controls = createControls(state);
+  const scrubber = createScrubber(state, sceneNow, isInSight);
+  const charts = createCharts((place) => scrubber.goTo(place));
+  const readout = createReadout();
+  const large = createLarge({
+    onClose: () => state.set({ large: null }),
+    onGo: (place) => scrubber.goTo(place),
+    onPoint: cellWords,
+  });
+  const notice = element("div", { class: "notice", role: "status" });
+  const body = element("div", { class: "body" }, sheet.root, charts.root);
+  const foot = element("footer", { class: "foot" }, readout.root, scrubber.root);
+  parent.replaceChildren(controls.root, notice, body, foot, large.root);
+
+  let scene = null;
+  let frame = 0;
+  let addressTimer = 0;
+  let isAsking = false;
+
+  function sceneNow() {
+    return scene ? makeScene(state.get(), store, page) : null;
+  }
+
+  function changed() {
+    frame ||= requestAnimationFrame(draw);
+  }
+
+  function draw() {
+    frame = 0;
+    scene = makeScene(state.get(), store, page);
+    controls.update(scene, page.runs);
+    showNotices(notice, scene, page);
+    body.hidden = foot.hidden = !scene;
+    if (!scene) return;
+    sheet.draw(scene);
+    scrubber.update(scene);
+    charts.update(scene);
+    readout.update(scene);
+    large.update(scene);
+    store.want([...wantedMaps(scene, scrubber.direction()), ...large.wanted()]);
+  }
+
+  function tellFault(words) {
+    page.fault = words;
+    changed();
+  }
+
+  async function refresh() {
+    if (isAsking) return;
+    isAsking = true;
+    try {
+      const { runs, is_scanning } = await source.runs();
+      [page.runs, page.isScanning, page.fault] = [runs, is_scanning, ""];
+      chooseRun();
+      await loadChosen();
+    } catch (fault) {
+      page.fault = fault.message;
+    }
+    isAsking = false;
+    changed();
+  }
+
+  function chooseRun() {
+    const ids = page.runs.map(({ id }) => id);
+    const { run, other } = state.get();
+    const usable = page.runs.filter(({ looks, problem }) => looks > 0 || !problem);
+    if (!ids.includes(run) && ids.length) state.set({ run: (usable[0] ?? page.runs[0]).id });
+    if (other && !ids.includes(other)) state.set({ other: null });
+  }
+
+  async function loadChosen() {
+    const { run, other } = state.get();
+    for (const id of [run, other].filter(Boolean)) {
+      const listed = page.runs.find((own) => own.id === id);
+      if (!listed) store.forget(id);
+      else if (store.about(id)?.stamp !== listed.stamp) await store.loadAbout(id);
+    }
+  }
+
+  state.subscribe((now, names) => {
+    if (names.has("run") || names.has("other")) loadChosen().then(changed, (fault) => tellFault(fault.message));
+    clearTimeout(addressTimer);
+    addressTimer = setTimeout(() => writeAddress(stateToText(state.get())), ADDRESS_DELAY);
+    changed();
+  });
+  followTheme((isDark) => {
+    document.documentElement.dataset.theme = isDark ? "dark" : "light";
+    page.ink = INKS[isDark];
+    changed();
+  });
+  new ResizeObserver(changed).observe(sheet.root);
+  document.addEventListener("keydown", (event) => onKey(event, scrubber));
+  refresh();
+  if (source.isLive) setInterval(() => isInSight() && refresh(), POLL);
+}
+
+function onKey(event, scrubber) {
+  const isModified = event.ctrlKey || event.metaKey || event.altKey;
+  const isTyped =
+    event.target.matches("input:not(.range), select") || (event.target.matches(".range") && event.key !== " ");
+  if (isModified || event.defaultPrevented || isTyped) return;
+  const actions = {
+    ArrowLeft: () => scrubber.step(-1),
+    ArrowRight: () => scrubber.step(1),
+    Home: () => scrubber.goTo(0),
+    End: () => scrubber.goTo(Infinity),
+    " ": () => scrubber.toggle(),
+  };
+  const isOnButton = event.key === " " && event.target.matches("button");
+  if (isOnButton || !Object.hasOwn(actions, event.key)) return;
+  event.preventDefault();
+  actions[event.key]();
+}
+
+function showNotices(parent, scene, page) {
+  const lines = noticesOf(scene, page);
+  if (parent.dataset.key === lines.join("\n")) return;
+  parent.dataset.key = lines.join("\n");
+  parent.replaceChildren(...lines.map((line) => element("p", {}, line)));
+  parent.hidden = !lines.length;
+}
+
+function noticesOf(scene, { runs, isScanning, fault }) {
+  const lines = [];
+  if (fault) lines.push(fault);
+  if (!runs.length && !fault)
+    lines.push(
+      isScanning
+        ? "Looking for records …"
+        : "No run here has a record yet. It comes with the first look of SaliencyCallback(history=True).",
+    );
+  if (!scene) return [...lines, ...runs.filter(({ problem }) => problem).map(({ id, problem }) => `${id}: ${problem}`)];
+  for (const { about } of scene.runs) {
+    lines.push(...about.problems);
+    if (about.superseded) lines.push(`${about.superseded} looks are left out: the run was resumed from before them.`);
+    if (!about.looks.length) lines.push("No look is recorded yet.");
+  }
+  if (scene.runs[0].about.samples.length && !scene.samples.length) lines.push("No sample is like that at this look.");
+  return lines;
+}

@@ -1,0 +1,88 @@
+// Where everything stands on the sheet, in pixels of the device.
+
+import { fittedSize } from "./paint.js";
+
+const GAP = 6; // between cells
+const GROUP_GAP = 18; // between runs
+const BLOCK_GAP = 28; // between samples side by side
+const ROW_GAP = 18;
+const LEAST_BLOCK = 170;
+const WORDS_OF_TWO_LINES = 260; // a group that is narrower than that breaks its words
+const LINE = 18;
+
+/** @typedef {object} Layout
+ * @property {number} ratio Of the device's pixels to the page's.
+ * @property {number} perRow
+ * @property {number} rows
+ * @property {number} blockWidth
+ * @property {number} blockPitch
+ * @property {number} rowHeight
+ * @property {number} captionHeight
+ * @property {number} cellSide The most that a side of a cell has.
+ * @property {number} cellWidth
+ * @property {number} cellHeight
+ * @property {number[]} lefts Of each column, in its block.
+ * @property {{left: number, width: number}[]} groups Of each run.
+ * @property {number} left */
+
+/** Return where the samples' blocks, their columns and words stand.
+ * @param {{width: number, ratio: number, cell: number, sizes: number[][], count: number, columns: {run: number}[]}} page
+ * @returns {Layout} */
+export function makeLayout({ width, ratio, cell, sizes, count, columns }) {
+  const px = (length) => Math.round(length * ratio);
+  const cellSide = px(cell);
+  const fitted = sizes.map((size) => fittedSize(size, cellSide));
+  const cellWidth = Math.max(px(24), ...fitted.map((size) => size[1]));
+  const cellHeight = Math.max(px(24), ...fitted.map((size) => size[0]));
+  const lefts = [];
+  let end = 0;
+  columns.forEach(({ run }, index) => {
+    if (index) end += px(run === columns[index - 1].run ? GAP : GROUP_GAP);
+    lefts.push(end);
+    end += cellWidth;
+  });
+  const groups = groupsOf(columns, lefts, cellWidth);
+  const blockWidth = Math.max(end, px(LEAST_BLOCK));
+  if (groups.length === 1) groups[0].width = blockWidth;
+  const blockPitch = blockWidth + px(BLOCK_GAP);
+  const perRow = Math.max(1, Math.min(Math.max(count, 1), Math.floor((width + px(BLOCK_GAP)) / blockPitch)));
+  const narrowest = Math.min(...groups.map((group) => group.width));
+  const captionHeight = px(narrowest < px(WORDS_OF_TWO_LINES) ? 2 * LINE : LINE) + px(4);
+  const rowHeight = captionHeight + cellHeight + px(ROW_GAP);
+  const rows = Math.ceil(count / perRow);
+  return {
+    ratio,
+    perRow,
+    rows,
+    blockWidth,
+    blockPitch,
+    rowHeight,
+    captionHeight,
+    cellSide,
+    cellWidth,
+    cellHeight,
+    lefts,
+    groups,
+    left: 0,
+  };
+}
+
+function groupsOf(columns, lefts, cellWidth) {
+  const groups = [];
+  columns.forEach(({ run }, index) => {
+    groups[run] ??= { left: lefts[index], width: 0 };
+    groups[run].width = lefts[index] + cellWidth - groups[run].left;
+  });
+  return groups;
+}
+
+/** Return where a sample's block begins.
+ * @param {Layout} layout
+ * @param {number} index
+ * @returns {{left: number, top: number}} */
+export function blockPlace(layout, index) {
+  return {
+    left: layout.left + (index % layout.perRow) * layout.blockPitch,
+    top: Math.floor(index / layout.perRow) * layout.rowHeight,
+  };
+}

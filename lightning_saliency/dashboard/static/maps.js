@@ -1,0 +1,84 @@
+// The maps of one look and method, as they came, and what is measured of them once.
+
+import { levelsOf, PADDING, peakOf, percentileOf } from "./scaling.js";
+
+/** @typedef {object} Maps
+ * @property {Float32Array} ranges The minimum and the maximum of each.
+ * @property {Uint8Array} levels
+ * @property {number[]} begins Where each begins among the levels.
+ * @property {number[][]} shapes
+ * @property {Map<string, Measure>} measures
+ * @property {number} byteLength */
+
+/** @typedef {object} Measure
+ * @property {Int32Array} table What the levels stand for; see `levelsOf`.
+ * @property {number} low
+ * @property {number} unit
+ * @property {number} gain What values are multiplied by to be at most 1.
+ * @property {number} top The raw value that 1 then stands for.
+ * @property {number[]} shape The two lengths of what is shown: of a volume, those of its slice.
+ * @property {number} begin Where that begins among the levels.
+ * @property {number} slice Which of a volume's slices is shown.
+ * @property {number} slices How many there are. */
+
+/** Split the bytes of several looks.
+ * @param {Uint8Array} bytes
+ * @param {number[][][]} shapesByLook Of each look the shape of each map.
+ * @returns {Maps[]} */
+export function splitMaps(bytes, shapesByLook) {
+  let place = 0;
+  return shapesByLook.map((shapes) => {
+    const counts = shapes.map((shape) => shape.reduce((count, length) => count * length, 1));
+    const total = counts.reduce((sum, count) => sum + count, 0);
+    const rangesEnd = place + 8 * shapes.length;
+    if (bytes.length < rangesEnd + total) throw new Error("The maps that came are shorter than the record says.");
+    const widest = Math.max(0, ...shapes.map((shape) => shape[shape.length - 1]));
+    const levels = new Uint8Array(total + PADDING * widest);
+    levels.set(bytes.subarray(rangesEnd, rangesEnd + total));
+    const ranges = new Float32Array(bytes.slice(place, rangesEnd).buffer);
+    let begin = 0;
+    const begins = counts.map((count) => (begin += count) - count);
+    place = rangesEnd + 4 * Math.ceil(total / 4);
+    return { ranges, levels, begins, shapes, measures: new Map(), byteLength: 8 * shapes.length + levels.length };
+  });
+}
+
+/** Measure a map, once.
+ * @param {Maps} maps
+ * @param {number} index Which of them.
+ * @param {number[]} size Of its image.
+ * @param {boolean} isFine
+ * @param {boolean} isSigned Whether negative values are shown.
+ * @returns {Measure} */
+export function measureOf(maps, index, size, isFine, isSigned) {
+  const key = `${index} ${isSigned}`;
+  if (!maps.measures.has(key)) maps.measures.set(key, measured(maps, index, size, isFine, isSigned));
+  return maps.measures.get(key);
+}
+
+function measured(maps, index, size, isFine, isSigned) {
+  const [low, high] = maps.ranges.subarray(2 * index, 2 * index + 2);
+  const levels = levelsOf(low, high, isSigned);
+  const view = { ...levels, ...planeOf(maps, index) };
+  const { begin, shape } = view;
+  if (isFine) {
+    const top = percentileOf(maps.levels, begin, shape[0] * shape[1], levels);
+    return { ...view, top, gain: top > 0 ? 1 / top : 0 };
+  }
+  const imageSize = size.length === 1 ? [1, size[0]] : size.slice(-2);
+  const peak = peakOf(maps.levels, begin, shape, levels, imageSize);
+  const top = isSigned ? Math.max(Math.abs(low), Math.abs(high)) : Math.max(high, 0);
+  return { ...view, top, gain: peak > 0 ? 1 / peak : 0 };
+}
+
+/** Of a volume the slice in which its largest value is; a signal is an image of one row. */
+function planeOf(maps, index) {
+  const shape = maps.shapes[index];
+  const begin = maps.begins[index];
+  if (shape.length === 1) return { begin, shape: [1, shape[0]], slice: 0, slices: 1 };
+  if (shape.length === 2) return { begin, shape, slice: 0, slices: 1 };
+  const area = shape[1] * shape[2];
+  const whole = maps.levels.subarray(begin, begin + shape[0] * area);
+  const slice = Math.max(0, Math.floor(whole.indexOf(255) / area));
+  return { begin: begin + slice * area, shape: shape.slice(1), slice, slices: shape[0] };
+}

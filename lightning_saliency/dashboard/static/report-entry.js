@@ -1,0 +1,9 @@
+// The page in one file, which carries its data.
+
+import { startApp } from "./app.js";
+import { element } from "./dom.js";
+import { fileSource } from "./source.js";
+
+const reportMain = element("main", { class: "saliency" });
+document.body.replaceChildren(reportMain);
+startApp(reportMain, fileSource(globalThis.SALIENCY_DATA));

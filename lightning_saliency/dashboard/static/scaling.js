@@ -1,0 +1,241 @@
+// From a record's 8-bit maps to values in [0, 1] at a cell's size, by the arithmetic of the package's own sheets.
+
+const PERCENTILE = 0.99;
+const BITS = 12; // of a weight
+const ONE = 2 ** BITS;
+const WIDE_LEVEL = 257; // what 255 levels are multiplied by to end at the largest whole number
+const GROUP = 4; // sources that are mixed at a time
+
+/** The largest whole number that a value becomes. */
+export const TOP = 2 ** 16 - 1;
+
+/** How many rows, and pixels of a row, are read behind a map. */
+export const PADDING = 2 * GROUP;
+
+/** @typedef {{length: number, taps: number, starts: Int32Array, weights: Int32Array}} Resampling
+ * Of each pixel of the result: where its sources begin, and their weights. */
+
+const resamplings = new Map();
+
+/** Return how a map becomes an image's size by interpolation, and that a cell's with antialiasing, in one step.
+ * @param {number} from The map's length along an axis.
+ * @param {number} image The image's.
+ * @param {number} to The cell's.
+ * @returns {Resampling} */
+export function resampling(from, image, to) {
+  return remembered(`${from} ${image} ${to}`, () => compressed(product(reduced(image, to), interpolated(from, image))));
+}
+
+/** Return how a map becomes those pixels of an image among which its maximum is: the first and the last one between
+ * each two of the map's, since in between the interpolation is linear along each axis.
+ * @param {number} from
+ * @param {number} image
+ * @returns {Resampling} */
+export function peakResampling(from, image) {
+  return remembered(`${from} ${image}`, () => {
+    const rows = interpolated(from, image);
+    const isEnd = (index) => index === 0 || index === image - 1 || !sameSources(rows[index], rows[index + 1]);
+    return compressed(rows.filter((_, index) => isEnd(index) || !sameSources(rows[index], rows[index - 1])));
+  });
+}
+
+function remembered(key, make) {
+  if (!resamplings.has(key)) resamplings.set(key, make());
+  return resamplings.get(key);
+}
+
+function sameSources(first, second) {
+  return first[0].join() === second[0].join();
+}
+
+/** Each row is a list of sources and a list of their weights. */
+function interpolated(from, to) {
+  return Array.from({ length: to }, (_, index) => {
+    if (from === to) return [[index], [1]];
+    const source = Math.max(0, ((index + 0.5) * from) / to - 0.5);
+    const left = Math.min(Math.floor(source), from - 1);
+    const part = source - left;
+    return [
+      [left, Math.min(left + 1, from - 1)],
+      [1 - part, part],
+    ];
+  });
+}
+
+function reduced(from, to) {
+  const scale = from / to;
+  const support = Math.max(scale, 1);
+  return Array.from({ length: to }, (_, index) => {
+    const center = scale * (index + 0.5);
+    const begin = Math.max(Math.trunc(center - support + 0.5), 0);
+    const end = Math.min(Math.trunc(center + support + 0.5), from);
+    const sources = Array.from({ length: end - begin }, (_, place) => begin + place);
+    const weights = sources.map((source) => Math.max(0, 1 - Math.abs(source + 0.5 - center) / support));
+    const sum = weights.reduce((total, weight) => total + weight, 0);
+    return [sources, weights.map((weight) => weight / sum)];
+  });
+}
+
+function product(outer, inner) {
+  return outer.map(([sources, weights]) => {
+    const sums = new Map();
+    sources.forEach((source, place) => {
+      inner[source][0].forEach((index, inside) => {
+        sums.set(index, (sums.get(index) ?? 0) + weights[place] * inner[source][1][inside]);
+      });
+    });
+    const pairs = [...sums].filter(([, weight]) => weight !== 0).sort((a, b) => a[0] - b[0]);
+    return [pairs.map(([index]) => index), pairs.map(([, weight]) => weight)];
+  });
+}
+
+function compressed(rows) {
+  const length = rows.length;
+  const spans = rows.map(([sources]) => sources[sources.length - 1] - sources[0] + 1);
+  const taps = GROUP * Math.ceil(Math.max(...spans) / GROUP);
+  const last = Math.max(...rows.map(([sources]) => sources[sources.length - 1]));
+  const starts = new Int32Array(length);
+  const weights = new Int32Array(length * taps);
+  rows.forEach(([sources, own], row) => {
+    starts[row] = Math.max(0, Math.min(sources[0], last - taps + 1));
+    const first = row * taps - starts[row];
+    sources.forEach((source, place) => (weights[first + source] += Math.round(own[place] * ONE)));
+    const sum = weights.subarray(row * taps, (row + 1) * taps).reduce((total, weight) => total + weight, 0);
+    weights[first + sources[own.indexOf(Math.max(...own))]] += ONE - sum; // so that a constant stays what it is
+  });
+  return { length, taps, starts, weights };
+}
+
+let scratch = new Int32Array(0);
+
+/** Resample a map in whole numbers, which takes a third of the time of floating-point ones. Behind the levels there must
+ * be `PADDING` more rows, which have no weight where the map has less than a group of them.
+ * @param {Uint8Array} levels
+ * @param {number} begin Where the map begins.
+ * @param {number} width The map's width.
+ * @param {Int32Array} table What each level becomes, from 0 to `TOP`.
+ * @param {Resampling} down
+ * @param {Resampling} across
+ * @param {Int32Array} out `down.length` rows of `across.length` values, from 0 to `TOP`. */
+export function resample(levels, begin, width, table, down, across, out) {
+  if (scratch.length < width + PADDING) scratch = new Int32Array(width + PADDING);
+  for (let y = 0, place = 0; y < down.length; y++, place += across.length) {
+    for (let tap = 0; tap < down.taps; tap += GROUP) {
+      const first = begin + (down.starts[y] + tap) * width;
+      mixRows(levels, first, width, table, down.weights, y * down.taps + tap, tap === 0);
+    }
+    mixColumns(across, out, place);
+  }
+}
+
+function mixRows(levels, first, width, table, weights, place, isFirst) {
+  const row = scratch;
+  const second = first + width;
+  const third = second + width;
+  const fourth = third + width;
+  const w0 = weights[place];
+  const w1 = weights[place + 1];
+  const w2 = weights[place + 2];
+  const w3 = weights[place + 3];
+  for (let x = 0; x < width; x++) {
+    const upper = Math.imul(w0, table[levels[first + x]]) + Math.imul(w1, table[levels[second + x]]);
+    const lower = Math.imul(w2, table[levels[third + x]]) + Math.imul(w3, table[levels[fourth + x]]);
+    const mixed = (upper + lower) >> BITS;
+    row[x] = isFirst ? mixed : row[x] + mixed;
+  }
+}
+
+function mixColumns({ length, taps, starts, weights }, out, place) {
+  const row = scratch;
+  for (let x = 0, first = 0; x < length; x++) {
+    let sum = 0;
+    for (let source = starts[x], end = source + taps; source < end; source += GROUP, first += GROUP) {
+      const left = Math.imul(weights[first], row[source]) + Math.imul(weights[first + 1], row[source + 1]);
+      const right = Math.imul(weights[first + 2], row[source + 2]) + Math.imul(weights[first + 3], row[source + 3]);
+      sum += left + right;
+    }
+    out[place + x] = sum >> BITS;
+  }
+}
+
+/** @typedef {{table: Int32Array, low: number, unit: number}} Levels
+ * What each of a map's 256 levels becomes, a whole number from 0 to `TOP`: multiples of `unit` above `low`. */
+
+const EVEN_LEVELS = Int32Array.from({ length: 256 }, (_, level) => level * WIDE_LEVEL);
+
+/** Return what the levels of a map stand for, and of an image.
+ * @param {number} low
+ * @param {number} high
+ * @param {boolean} isSigned Whether negative values are kept.
+ * @returns {Levels} */
+export function levelsOf(low, high, isSigned) {
+  if (isSigned || low >= 0) return { table: EVEN_LEVELS, low, unit: (high - low) / TOP };
+  const unit = Math.max(high, 0) / TOP;
+  const table = new Int32Array(256);
+  for (let level = 0; level < 256; level++) {
+    const value = low + (level / 255) * (high - low);
+    table[level] = value > 0 ? Math.round(value / unit) : 0;
+  }
+  return { table, low: 0, unit };
+}
+
+/** Return the value of a level.
+ * @param {Levels} levels
+ * @param {number} level
+ * @returns {number} */
+export function levelValue({ table, low, unit }, level) {
+  return low + table[level] * unit;
+}
+
+/** Return the largest magnitude of a map at its image's size.
+ * @param {Uint8Array} levels
+ * @param {number} begin
+ * @param {number[]} shape [h, w]
+ * @param {Levels} known
+ * @param {number[]} size [H, W]
+ * @returns {number} */
+export function peakOf(levels, begin, shape, known, size) {
+  const down = peakResampling(shape[0], size[0]);
+  const across = peakResampling(shape[1], size[1]);
+  const out = new Int32Array(down.length * across.length);
+  resample(levels, begin, shape[1], known.table, down, across, out);
+  let [least, most] = [TOP, 0];
+  for (const value of out) {
+    if (value < least) least = value;
+    if (value > most) most = value;
+  }
+  return Math.max(Math.abs(known.low + least * known.unit), Math.abs(known.low + most * known.unit));
+}
+
+/** Return the 99th percentile of a map's magnitudes that are not 0, where few pixels come near the largest.
+ * @param {Uint8Array} levels
+ * @param {number} begin
+ * @param {number} count
+ * @param {Levels} known
+ * @returns {number} 0 where all of them are 0. */
+export function percentileOf(levels, begin, count, known) {
+  const counts = histogram(levels, begin, count);
+  const magnitudes = Float64Array.from(counts, (_, level) => Math.abs(levelValue(known, level)));
+  const order = [...counts.keys()].filter((level) => counts[level] && magnitudes[level] > 0);
+  if (known.low < 0) order.sort((a, b) => magnitudes[a] - magnitudes[b]);
+  let left = Math.ceil(PERCENTILE * order.reduce((sum, level) => sum + counts[level], 0));
+  return magnitudes[order.find((level) => (left -= counts[level]) <= 0)] ?? 0;
+}
+
+/** Four counts in turns, since two equal neighbors would wait for each other. */
+function histogram(levels, begin, count) {
+  const first = new Uint32Array(256);
+  const second = new Uint32Array(256);
+  const third = new Uint32Array(256);
+  const fourth = new Uint32Array(256);
+  const end = begin + count;
+  let place = begin;
+  for (; place + 3 < end; place += 4) {
+    first[levels[place]]++;
+    second[levels[place + 1]]++;
+    third[levels[place + 2]]++;
+    fourth[levels[place + 3]]++;
+  }
+  for (; place < end; place++) first[levels[place]]++;
+  return first.map((times, level) => times + second[level] + third[level] + fourth[level]);
+}

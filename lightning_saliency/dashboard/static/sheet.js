@@ -1,0 +1,146 @@
+// The sheet: samples by methods. Two canvases for all that is in sight, images below and maps above, so that the opacity
+// is one style; words, marks and boxes are elements.
+
+import { blockView } from "./block.js";
+import { element, placeElement, setText } from "./dom.js";
+import { blockPlace, makeLayout } from "./layout.js";
+
+const MARGIN = 20;
+
+/** Return the sheet.
+ * @param {{onOpen: (cell: object) => void, onPoint: (cell: object|null) => void}} told
+ * @returns {object} */
+export function createSheet(told) {
+  const images = element("canvas", { class: "images", "aria-hidden": "true" });
+  const maps = element("canvas", { class: "maps", "aria-hidden": "true" });
+  const blocks = element("div", { class: "blocks" });
+  const content = element("div", { class: "content" }, images, maps, blocks);
+  const headings = element("div", { class: "headings" });
+  const root = element(
+    "section",
+    { class: "sheet", "aria-label": "Samples by methods", tabIndex: 0 },
+    headings,
+    content,
+  );
+  const contexts = [images, maps].map((canvas) => canvas.getContext("2d", { willReadFrequently: true }));
+  const shown = new Map(); // by the sample's position
+  let scene = null;
+  let layout = null;
+  let seen = "";
+
+  root.addEventListener("scroll", () => scene && draw(scene), { passive: true });
+  blocks.addEventListener("click", (event) => withCell(event, told.onOpen));
+  blocks.addEventListener("pointermove", (event) => told.onPoint(cellAt(event)));
+  blocks.addEventListener("pointerleave", () => told.onPoint(null));
+
+  function withCell(event, tell) {
+    const cell = cellAt(event);
+    if (cell) tell(cell);
+  }
+
+  function cellAt(event) {
+    const button = event.target.closest(".cell");
+    const block = button && shown.get(Number(button.dataset.sample));
+    return block ? block.cellAt(button, event) : null;
+  }
+
+  /** Draw what is in sight.
+   * @param {object} next What is shown; see `makeScene`. */
+  function draw(next) {
+    const isLaidAnew = !scene || scene.layoutKey !== next.layoutKey || root.clientWidth !== layout.pageWidth;
+    scene = next;
+    if (isLaidAnew) layOut();
+    const rows = rowsInSight();
+    if (isLaidAnew || rows.join() !== seen) moveTo(rows);
+    maps.style.opacity = scene.state.opacity;
+    for (const block of shown.values()) block.draw(scene, contexts);
+    root.setAttribute("aria-busy", String(scene.isLate()));
+  }
+
+  function layOut() {
+    const ratio = window.devicePixelRatio || 1;
+    const { samples, columns, state } = scene;
+    layout = makeLayout({
+      width: Math.max(0, root.clientWidth - 2 * MARGIN) * ratio,
+      ratio,
+      cell: state.cell,
+      sizes: distinctSizes(samples),
+      count: samples.length,
+      columns,
+    });
+    layout.pageWidth = root.clientWidth;
+    content.style.height = `${(layout.rows * layout.rowHeight) / ratio}px`;
+    content.style.width = `${(layout.perRow * layout.blockPitch) / ratio}px`;
+    writeHeadings();
+    seen = "";
+    shown.clear();
+    blocks.replaceChildren();
+  }
+
+  function writeHeadings() {
+    const parts = [];
+    const { ratio } = layout;
+    for (let block = 0; block < Math.min(layout.perRow, scene.samples.length); block++) {
+      const { left } = blockPlace(layout, block);
+      if (scene.runs.length > 1) {
+        layout.groups.forEach((group, run) =>
+          parts.push(heading("run", scene.runs[run].name, left + group.left, group.width, 0)),
+        );
+      }
+      scene.columns.forEach((column, index) =>
+        parts.push(
+          heading(
+            "method",
+            column.title,
+            left + layout.lefts[index],
+            layout.cellWidth,
+            scene.runs.length > 1 ? 20 * ratio : 0,
+          ),
+        ),
+      );
+    }
+    headings.classList.toggle("two", scene.runs.length > 1);
+    headings.replaceChildren(...parts);
+  }
+
+  function heading(kind, words, left, width, top) {
+    const made = element("span", { class: kind, title: words });
+    setText(made, words);
+    placeElement(made, left / layout.ratio, top / layout.ratio, width / layout.ratio);
+    return made;
+  }
+
+  function rowsInSight() {
+    const height = layout.rowHeight / layout.ratio;
+    const first = Math.max(0, Math.floor((root.scrollTop - headings.offsetHeight) / height));
+    const last = Math.min(layout.rows, Math.ceil((root.scrollTop + root.clientHeight) / height));
+    return [first, Math.max(first, last)];
+  }
+
+  /** Bring the canvases and the blocks to the rows in sight, all of which are drawn anew. */
+  function moveTo([first, last]) {
+    seen = [first, last].join();
+    const top = first * layout.rowHeight;
+    for (const canvas of [images, maps]) {
+      canvas.width = Math.max(1, layout.perRow * layout.blockPitch);
+      canvas.height = Math.max(1, (last - first) * layout.rowHeight);
+      placeElement(canvas, 0, top / layout.ratio, canvas.width / layout.ratio, canvas.height / layout.ratio);
+    }
+    const inSight = scene.samples.slice(first * layout.perRow, last * layout.perRow);
+    const positions = new Set(inSight.map(({ position }) => position));
+    for (const [position, block] of shown) {
+      if (!positions.has(position)) block.root.remove();
+      if (!positions.has(position)) shown.delete(position);
+    }
+    inSight.forEach((sample, index) => {
+      if (!shown.has(sample.position)) shown.set(sample.position, blockView(sample, scene, layout, blocks));
+      shown.get(sample.position).moveTo(blockPlace(layout, first * layout.perRow + index), top);
+    });
+  }
+
+  return { root, draw, layout: () => layout };
+}
+
+function distinctSizes(samples) {
+  return [...new Map(samples.map(({ size }) => [size.join(), size])).values()];
+}

@@ -1,0 +1,78 @@
+// The one state of the page, and its words in the address.
+
+const LISTS = "methods";
+const NUMBERS = ["opacity", "cell", "speed", "class"];
+
+/** What is shown when an address says nothing. `at` is a look, null for the latest one; `methods` null for the first. */
+export const DEFAULT_STATE = {
+  run: null,
+  other: null,
+  align: "epoch",
+  at: null,
+  methods: null,
+  scale: "map",
+  colors: "plasma",
+  opacity: 0.85,
+  cell: 128,
+  filter: "all",
+  class: null,
+  text: "",
+  curves: true,
+  speed: 4,
+  large: null,
+};
+
+const NAMES_OF_CHOICES = {
+  align: ["epoch", "step"],
+  scale: ["map", "sample", "shared"],
+  colors: ["plasma", "turbo", "viridis", "inferno", "gray", "coolwarm"],
+  filter: ["all", "wrong", "changed"],
+};
+
+/** Return the state of a page, which tells who subscribes of each change.
+ * @param {object} initial */
+export function createState(initial) {
+  let now = { ...DEFAULT_STATE, ...initial };
+  const subscribers = [];
+  return {
+    get: () => now,
+    set(patch) {
+      const changed = Object.keys(patch).filter((name) => now[name] !== patch[name]);
+      if (!changed.length) return;
+      now = { ...now, ...patch };
+      subscribers.forEach((told) => told(now, new Set(changed)));
+    },
+    subscribe: (told) => subscribers.push(told),
+  };
+}
+
+/** Return a state as it stands in an address: what differs from the default.
+ * @param {object} state
+ * @returns {URLSearchParams} */
+export function stateToText(state) {
+  const entries = Object.entries(state).filter(
+    ([name, value]) => name in DEFAULT_STATE && value !== DEFAULT_STATE[name],
+  );
+  return new URLSearchParams(
+    entries.map(([name, value]) => [name, Array.isArray(value) ? value.join(",") : String(value)]),
+  );
+}
+
+/** Return the parts of a state that an address says; what makes no sense is left out.
+ * @param {URLSearchParams} text
+ * @returns {object} */
+export function stateFromText(text) {
+  const entries = [...text]
+    .filter(([name]) => Object.hasOwn(DEFAULT_STATE, name))
+    .map(([name, word]) => [name, parsed(name, word)]);
+  return Object.fromEntries(entries.filter(([, value]) => value !== undefined));
+}
+
+function parsed(name, word) {
+  if (name === LISTS) return word.split(",").filter(Boolean);
+  if (name === "curves") return word === "true";
+  if (name in NAMES_OF_CHOICES) return NAMES_OF_CHOICES[name].includes(word) ? word : undefined;
+  if (!NUMBERS.includes(name)) return word;
+  const number = Number(word);
+  return word !== "" && Number.isFinite(number) ? number : undefined;
+}

@@ -1,0 +1,159 @@
+// What was loaded of the records, within a bound of bytes, and what is loaded next.
+
+import { splitMaps } from "./maps.js";
+
+const MOST_BYTES = 256 * 2 ** 20;
+const BYTES_OF_A_REQUEST = 2 ** 20;
+const LOOKS_OF_A_REQUEST = 64;
+const MOST_REQUESTS = 3;
+
+/** Return what loads records and keeps what was loaded.
+ * @param {import("./source.js").Source} source
+ * @param {() => void} onArrival Called after something has come.
+ * @param {(words: string) => void} onFault Called with what a person reads.
+ * @returns {object} */
+export function createStore(source, onArrival, onFault) {
+  const abouts = new Map();
+  const images = new Map();
+  const peaks = new Map();
+  const cache = new Map(); // in the order of their last use
+  const refused = new Set();
+  const underWay = new Set();
+  let wanted = [];
+  let bytes = 0;
+
+  const keyOf = (id, method, look) => `${id}\n${method}\n${look.key}\n${look.time}`;
+
+  function maps(id, method, look) {
+    const key = keyOf(id, method, look);
+    const known = cache.get(key);
+    if (!known) return undefined;
+    cache.delete(key);
+    cache.set(key, known);
+    return known;
+  }
+
+  function want(list) {
+    wanted = list;
+    while (underWay.size < MOST_REQUESTS && startNext());
+  }
+
+  function startNext() {
+    const next = wanted.find(({ id, method, look }) => isMissing(keyOf(id, method, look)));
+    if (!next) return false;
+    const looks = neighborsOf(next).filter((look) => isMissing(keyOf(next.id, next.method, look)));
+    load(next.id, next.method, looks);
+    return true;
+  }
+
+  function isMissing(key) {
+    return !cache.has(key) && !underWay.has(key) && !refused.has(key);
+  }
+
+  function neighborsOf({ id, method, look }) {
+    const { looks } = abouts.get(id);
+    const size = byteSize(look.methods[method].shapes);
+    const count = Math.max(1, Math.min(LOOKS_OF_A_REQUEST, Math.floor(BYTES_OF_A_REQUEST / size)));
+    const place = looks.indexOf(look);
+    const begin = place - (place % count);
+    return looks.slice(begin, begin + count).filter((other) => Object.hasOwn(other.methods, method));
+  }
+
+  async function load(id, method, looks) {
+    const keys = looks.map((look) => keyOf(id, method, look));
+    keys.forEach((key) => underWay.add(key));
+    try {
+      const came = await source.maps(
+        id,
+        method,
+        looks.map((look) => look.key),
+      );
+      const split = splitMaps(
+        came,
+        looks.map((look) => look.methods[method].shapes),
+      );
+      keys.forEach((key, index) => keep(key, split[index]));
+    } catch (fault) {
+      await refuse(id, method, looks, fault);
+    }
+    keys.forEach((key) => underWay.delete(key));
+    onArrival();
+    want(wanted);
+  }
+
+  /** One damaged look must not hide its neighbors: of several that are refused, each is asked for by itself. */
+  async function refuse(id, method, looks, fault) {
+    if (looks.length === 1) {
+      refused.add(keyOf(id, method, looks[0]));
+      onFault(fault.message);
+      return;
+    }
+    for (const look of looks) await load(id, method, [look]);
+  }
+
+  function keep(key, value) {
+    cache.set(key, value);
+    bytes += value.byteLength;
+    for (const [oldest, old] of cache) {
+      if (bytes <= MOST_BYTES) break;
+      cache.delete(oldest);
+      bytes -= old.byteLength;
+    }
+  }
+
+  async function loadAbout(id) {
+    const about = await source.about(id);
+    const before = abouts.get(id);
+    const isSame =
+      before && JSON.stringify([before.run, before.samples]) === JSON.stringify([about.run, about.samples]);
+    if (!isSame) images.set(id, splitImages(await source.images(id), about.samples));
+    abouts.set(id, about);
+    for (const key of [...peaks.keys()].filter((key) => key.startsWith(`${id}\n`))) peaks.delete(key);
+    refused.clear();
+    onArrival();
+    return about;
+  }
+
+  /** Return the peaks that have come, and ask for them the first time. */
+  function peaksOf(id, method) {
+    const key = `${id}\n${method}`;
+    if (!peaks.has(key)) {
+      peaks.set(key, {});
+      source.peaks(id, method).then(
+        (came) => (peaks.set(key, came), onArrival()),
+        (fault) => onFault(fault.message),
+      );
+    }
+    return peaks.get(key);
+  }
+
+  return {
+    source,
+    has: (id, method, look) => cache.has(keyOf(id, method, look)),
+    maps,
+    want,
+    loadAbout,
+    peaksOf,
+    isRefused: (id, method, look) => refused.has(keyOf(id, method, look)),
+    about: (id) => abouts.get(id),
+    image: (id, position) => images.get(id)?.get(position),
+    forget: (id) => abouts.delete(id),
+    bytes: () => bytes,
+  };
+}
+
+function byteSize(shapes) {
+  return shapes.reduce((sum, shape) => sum + 8 + shape.reduce((count, length) => count * length, 1), 1);
+}
+
+function splitImages(bytes, samples) {
+  let place = 0;
+  return new Map(
+    samples.map(({ position, size, channels }) => {
+      const count = size.reduce((product, length) => product * length, size.length === 2 ? 3 : channels);
+      const pixels = bytes.subarray(place, (place += count));
+      if (pixels.length !== count) throw new Error("The images that came are shorter than the record says.");
+      return [position, { pixels, size, channels, pictures: new Map() }];
+    }),
+  );
+}
