@@ -24,12 +24,19 @@ export function startApp(parent, source) {
   const page = { ink: INKS.false, runs: [], isScanning: true, fault: "" };
   const state = createState({ curves: window.innerWidth >= NARROW, ...stateFromText(readAddress()) });
   const store = createStore(source, changed, tellFault);
-  const sheet = createSheet({ onOpen: (cell) => state.set({ large: cellName(cell) }), onPoint: (cell) => readout.point(cell) });
+  const sheet = createSheet({
+    onOpen: (cell) => state.set({ large: cellName(cell) }),
+    onPoint: (cell) => readout.point(cell),
+  });
   const controls = createControls(state);
   const scrubber = createScrubber(state, sceneNow, isInSight);
   const charts = createCharts((place) => scrubber.goTo(place));
   const readout = createReadout();
-  const large = createLarge({ onClose: () => state.set({ large: null }), onGo: (place) => scrubber.goTo(place), onPoint: cellWords });
+  const large = createLarge({
+    onClose: () => state.set({ large: null }),
+    onGo: (place) => scrubber.goTo(place),
+    onPoint: cellWords,
+  });
   const notice = element("div", { class: "notice", role: "status" });
   const body = element("div", { class: "body" }, sheet.root, charts.root);
   const foot = element("footer", { class: "foot" }, readout.root, scrubber.root);
@@ -119,7 +126,9 @@ export function startApp(parent, source) {
 
 function onKey(event, scrubber) {
   const isModified = event.ctrlKey || event.metaKey || event.altKey;
-  if (isModified || event.defaultPrevented || event.target.matches("input, select, textarea")) return;
+  const isTyped =
+    event.target.matches("input:not(.range), select") || (event.target.matches(".range") && event.key !== " ");
+  if (isModified || event.defaultPrevented || isTyped) return;
   const actions = {
     ArrowLeft: () => scrubber.step(-1),
     ArrowRight: () => scrubber.step(1),
@@ -144,7 +153,12 @@ function showNotices(parent, scene, page) {
 function noticesOf(scene, { runs, isScanning, fault }) {
   const lines = [];
   if (fault) lines.push(fault);
-  if (!runs.length && !fault) lines.push(isScanning ? "Looking for records …" : "No run here has a record yet. It comes with the first look of SaliencyCallback(history=True).");
+  if (!runs.length && !fault)
+    lines.push(
+      isScanning
+        ? "Looking for records …"
+        : "No run here has a record yet. It comes with the first look of SaliencyCallback(history=True).",
+    );
   if (!scene) return [...lines, ...runs.filter(({ problem }) => problem).map(({ id, problem }) => `${id}: ${problem}`)];
   for (const { about } of scene.runs) {
     lines.push(...about.problems);

@@ -20,7 +20,7 @@ const MARKS = new Map([
 export function cellContent(column, sample, scene) {
   const { store, state } = scene;
   const image = store.image(column.id, sample.position);
-  if (!column.method) return { image, variant: "plain", slice: middleSlice(image), reason: "" };
+  if (!column.method) return { image, variant: "plain", slice: sliceBeside(image, sample, scene), reason: "" };
   const look = column.shownLook;
   const row = look ? look.positions.indexOf(sample.position) : -1;
   if (!image || row < 0 || !look.methods[column.method]) {
@@ -33,10 +33,27 @@ export function cellContent(column, sample, scene) {
   if (isBlank) return { image, variant: "dimmed", slice: middleSlice(image), reason: reasonWords(reason), look, row };
   const maps = store.maps(column.id, column.method, look);
   const variant = isFine ? "dark" : "plain";
-  if (!maps) return { image, variant, slice: middleSlice(image), reason: "", look, row };
+  const isRefused = store.isRefused(column.id, column.method, look);
+  if (!maps) return { image, variant, slice: middleSlice(image), reason: isRefused ? "cannot be read" : "", look, row };
   const measure = measureOf(maps, row, image.size, isFine, isSigned);
   const largest = largestOf(column.about, column.peaks, state.scale, sample.position);
-  return { image, variant, slice: sliceOf(image, measure), reason: "", look, row, maps, measure, ...shownScale(state.scale, measure, isFine, largest) };
+  return {
+    image,
+    variant,
+    slice: sliceOf(image, measure),
+    reason: "",
+    look,
+    row,
+    maps,
+    measure,
+    ...shownScale(state.scale, measure, isFine, largest),
+  };
+}
+
+/** The image alone shows the slice that the first method's map does. */
+function sliceBeside(image, sample, scene) {
+  const beside = image?.size.length === 3 ? scene.columns.find(({ method }) => method) : null;
+  return beside ? cellContent(beside, sample, scene).slice : middleSlice(image);
 }
 
 function middleSlice(image) {
@@ -58,12 +75,23 @@ function sliceOf(image, measure) {
 export function blockView(sample, scene, layout, parent) {
   const captions = scene.runs.map((_, run) => captionView(sample, layout, run));
   const cells = scene.columns.map((column, index) => cellView(sample, column, index, layout));
-  const root = element("div", { class: "block" }, ...captions.map(({ root }) => root), ...cells.map(({ root }) => root));
+  const root = element(
+    "div",
+    { class: "block" },
+    ...captions.map(({ root }) => root),
+    ...cells.map(({ root }) => root),
+  );
   parent.append(root);
   return {
     root,
     moveTo({ left, top }, canvasTop) {
-      placeElement(root, left / layout.ratio, top / layout.ratio, layout.blockWidth / layout.ratio, layout.rowHeight / layout.ratio);
+      placeElement(
+        root,
+        left / layout.ratio,
+        top / layout.ratio,
+        layout.blockWidth / layout.ratio,
+        layout.rowHeight / layout.ratio,
+      );
       cells.forEach((cell, index) => cell.moveTo(left + layout.lefts[index], top - canvasTop + layout.captionHeight));
     },
     draw(next, contexts) {
@@ -99,10 +127,19 @@ function cellView(sample, column, index, layout) {
   const band = element("span", { class: "band" });
   const detail = element("span", { class: "detail" });
   const boxes = element("span", { class: "boxes" });
-  const title = column.method ? `${column.title} of sample ${sample.position}, enlarge` : `Sample ${sample.position}, enlarge`;
+  const title = column.method
+    ? `${column.title} of sample ${sample.position}, enlarge`
+    : `Sample ${sample.position}, enlarge`;
   const root = element(
     "button",
-    { class: "cell", type: "button", "aria-label": title, "data-sample": sample.position, "data-run": column.run, "data-method": column.method ?? "" },
+    {
+      class: "cell",
+      type: "button",
+      "aria-label": title,
+      "data-sample": sample.position,
+      "data-run": column.run,
+      "data-method": column.method ?? "",
+    },
     boxes,
     band,
     detail,
@@ -147,9 +184,11 @@ function cellView(sample, column, index, layout) {
   function drawAbove(context, scene) {
     const { maps, measure, factor, most } = now;
     const { colors } = scene.state;
-    const isSame = above.measure === measure && above.factor === factor && above.most === most && above.colors === colors;
+    const isSame =
+      above.measure === measure && above.factor === factor && above.most === most && above.colors === colors;
     if (isSame) return;
-    if (measure) context.putImageData(mapPicture(maps, measure, now.image.size, fitted, colors, factor, most), ...place);
+    if (measure)
+      context.putImageData(mapPicture(maps, measure, now.image.size, fitted, colors, factor, most), ...place);
     else context.clearRect(...place, fitted[1], fitted[0]);
     above = { measure, factor, most, colors };
   }

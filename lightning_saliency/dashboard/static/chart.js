@@ -4,6 +4,7 @@ import { element, setText, svgElement } from "./dom.js";
 import { numberWords } from "./record.js";
 
 const [WIDTH, HEIGHT, PAD] = [220, 56, 4];
+const DOT = 6; // the length of the line that stands for a single value
 const COLORS = ["--curve-0", "--curve-1", "--curve-2", "--curve-3", "--curve-4", "--curve-5"];
 
 /** Return the panel of curves.
@@ -23,7 +24,11 @@ export function createCharts(onGo) {
       drawnKey = key;
       drawnTimeline = scene.timeline;
       charts = curvesOf(scene).map((curves) => chartView(curves, scene, onGo));
-      root.replaceChildren(...(charts.length ? charts.map(({ root }) => root) : [element("p", { class: "faint" }, "This record has no scalars.")]));
+      root.replaceChildren(
+        ...(charts.length
+          ? charts.map(({ root }) => root)
+          : [element("p", { class: "faint" }, "This record has no scalars.")]),
+      );
     }
     charts.forEach((chart) => chart.mark(scene.place));
   }
@@ -39,8 +44,15 @@ function curvesOf({ runs, methods, timeline }) {
     for (const name of names) {
       const { method, metric } = splitName(name, about.methods);
       if (method && !methods.includes(method.key)) continue;
-      const values = timeline.map(({ looks }, place) => (looks[run] === timeline[place - 1]?.looks[run] ? null : (looks[run]?.scalars[name] ?? null)));
-      const curve = { run, values: values.map((value) => (typeof value === "number" ? value : null)), label: method?.title ?? "", color: method ? methods.indexOf(method.key) : 0 };
+      const values = timeline.map(({ looks }, place) =>
+        looks[run] === timeline[place - 1]?.looks[run] ? null : (looks[run]?.scalars[name] ?? null),
+      );
+      const curve = {
+        run,
+        values: values.map((value) => (typeof value === "number" ? value : null)),
+        label: method?.title ?? "",
+        color: method ? methods.indexOf(method.key) : 0,
+      };
       if (!byName.has(metric)) byName.set(metric, []);
       if (curve.values.some((value) => value !== null)) byName.get(metric).push(curve);
     }
@@ -61,17 +73,30 @@ function chartView([metric, curves], scene, onGo) {
   const xOf = (place) => PAD + (count > 1 ? (place / (count - 1)) * (WIDTH - 2 * PAD) : WIDTH / 2);
   const yOf = (value) => (high > low ? HEIGHT - PAD - ((value - low) / (high - low)) * (HEIGHT - 2 * PAD) : HEIGHT / 2);
   const marker = svgElement("line", { class: "marker", y1: 0, y2: HEIGHT });
-  const drawing = svgElement("svg", { class: "curve", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" });
+  const drawing = svgElement("svg", {
+    class: "curve",
+    viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+    preserveAspectRatio: "none",
+    "aria-hidden": "true",
+  });
   drawing.append(marker, ...curves.map((curve) => curveLine(curve, xOf, yOf)));
   const title = metric.replaceAll("_", " ");
   const legend = curves.map((curve) => legendItem(curve, scene.runs));
-  const button = element("button", { type: "button", class: "curve-button", "aria-label": `${title}: go to the look at a click` }, drawing);
+  const button = element(
+    "button",
+    { type: "button", class: "curve-button", "aria-label": `${title}: go to the look at a click` },
+    drawing,
+  );
   button.addEventListener("click", (event) => {
     if (event.detail === 0) return; // of the keyboard, which has the arrow keys
     const rect = button.getBoundingClientRect();
     onGo(Math.round(((((event.clientX - rect.left) / rect.width) * WIDTH - PAD) / (WIDTH - 2 * PAD)) * (count - 1)));
   });
-  const range = element("span", { class: "faint" }, low === high ? numberWords(low) : `${numberWords(low)} – ${numberWords(high)}`);
+  const range = element(
+    "span",
+    { class: "faint" },
+    low === high ? numberWords(low) : `${numberWords(low)} – ${numberWords(high)}`,
+  );
   const root = element(
     "figure",
     { class: "chart" },
@@ -91,8 +116,10 @@ function chartView([metric, curves], scene, onGo) {
 
 function curveLine({ values, run, color }, xOf, yOf) {
   const points = values.map((value, place) => [place, value]).filter(([, value]) => value !== null);
-  const line = points.length === 1 ? [points[0], [points[0][0] + 0.02, points[0][1]]] : points;
-  const made = svgElement("polyline", { class: run ? "second" : "first", points: line.map(([place, value]) => `${xOf(place).toFixed(2)},${yOf(value).toFixed(2)}`).join(" ") });
+  const corners = points.map(([place, value]) => [xOf(place), yOf(value)]);
+  if (corners.length === 1) corners.unshift([corners[0][0] - DOT, corners[0][1]]);
+  const words = corners.map(([x, y]) => `${x.toFixed(2)},${y.toFixed(2)}`).join(" ");
+  const made = svgElement("polyline", { class: run ? "second" : "first", points: words });
   made.style.stroke = `var(${COLORS[color % COLORS.length]})`;
   return made;
 }
@@ -101,7 +128,7 @@ function legendItem({ values, run, label, color }, runs) {
   const dot = element("i", { class: run ? "dot second" : "dot" });
   dot.style.background = `var(${COLORS[color % COLORS.length]})`;
   const number = element("b", {});
-  const name = [runs.length > 1 ? runs[run].name : "", label].filter(Boolean).join(" · ");
+  const name = [runs.length > 1 ? runs[run].name : "", label].filter(Boolean).join(" · ") || "now";
   const root = element("span", { class: "item", title: name }, dot, element("span", { class: "name" }, name), number);
   return {
     root,

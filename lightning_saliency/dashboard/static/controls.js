@@ -35,8 +35,17 @@ export function createControls(state) {
   const cell = slider("Size", 48, 384, 16, (value) => state.set({ cell: value }));
   const filter = choice("Show", (value) => state.set({ filter: value }));
   const classes = choice("Class", (value) => state.set({ class: value === ANY_CLASS ? null : Number(value) }));
-  const text = element("input", { type: "search", placeholder: "Find a sample", "aria-label": "Find a sample by its words", input: () => state.set({ text: text.value }) });
-  const curves = element("button", { type: "button", class: "chip", click: () => state.set({ curves: !state.get().curves }) }, "Curves");
+  const text = element("input", {
+    type: "search",
+    placeholder: "Find a sample",
+    "aria-label": "Find a sample by its words",
+    input: () => state.set({ text: text.value }),
+  });
+  const curves = element(
+    "button",
+    { type: "button", class: "chip", click: () => state.set({ curves: !state.get().curves }) },
+    "Curves",
+  );
   const root = element(
     "header",
     { class: "bar" },
@@ -68,7 +77,10 @@ export function createControls(state) {
   function updateOfRecord({ runs, methods }, now) {
     const { about } = runs[0];
     const known = knownClasses(about);
-    classes.update([[ANY_CLASS, "any class"], ...known.map((index) => [String(index), className(about.class_names, index)])], now.class === null ? ANY_CLASS : String(now.class));
+    classes.update(
+      [[ANY_CLASS, "any class"], ...known.map((index) => [String(index), className(about.class_names, index)])],
+      now.class === null ? ANY_CLASS : String(now.class),
+    );
     classes.root.hidden = known.length < 2;
     const all = new Map(runs.flatMap((shown) => shown.about.methods.map(({ key, title }) => [key, title])));
     updateChips(chips, [...all], methods, (chosen) => state.set({ methods: chosen }));
@@ -81,13 +93,16 @@ function updateChips(parent, all, shown, choose) {
   const key = JSON.stringify(all);
   if (parent.dataset.key !== key) {
     parent.dataset.key = key;
-    parent.replaceChildren(...all.map(([name, title]) => element("button", { type: "button", class: "chip", "data-method": name }, title)));
+    parent.replaceChildren(
+      ...all.map(([name, title]) => element("button", { type: "button", class: "chip", "data-method": name }, title)),
+    );
   }
   for (const chip of parent.children) {
     const { method } = chip.dataset;
     const isShown = shown.includes(method);
     chip.setAttribute("aria-pressed", String(isShown));
-    chip.onclick = () => choose(all.map(([name]) => name).filter((name) => (name === method ? !isShown : shown.includes(name))));
+    chip.onclick = () =>
+      choose(all.map(([name]) => name).filter((name) => (name === method ? !isShown : shown.includes(name))));
   }
 }
 
@@ -99,7 +114,8 @@ function choice(label, chosen) {
     root,
     update(options, value) {
       const key = JSON.stringify(options);
-      if (key !== last) select.replaceChildren(...options.map(([name, words]) => element("option", { value: name }, words)));
+      if (key !== last)
+        select.replaceChildren(...options.map(([name, words]) => element("option", { value: name }, words)));
       last = key;
       if (select.value !== value) select.value = value;
     },

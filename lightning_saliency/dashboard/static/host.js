@@ -38,7 +38,10 @@ export function followTheme(tell) {
  * @returns {URLSearchParams} */
 export function readAddress() {
   const hash = allowed(() => outerWindow().location.hash, "");
-  const parts = hash.replace(/^#/, "").split("&").filter((part) => part.startsWith(PREFIX));
+  const parts = hash
+    .replace(/^#/, "")
+    .split("&")
+    .filter((part) => part.startsWith(PREFIX));
   return new URLSearchParams(parts.map((part) => part.slice(PREFIX.length)).join("&"));
 }
 
@@ -47,10 +50,14 @@ export function readAddress() {
 export function writeAddress(text) {
   const outer = outerWindow();
   const hash = allowed(() => outer.location.hash, "");
-  const others = hash.replace(/^#/, "").split("&").filter((part) => part && !part.startsWith(PREFIX));
+  const others = hash
+    .replace(/^#/, "")
+    .split("&")
+    .filter((part) => part && !part.startsWith(PREFIX));
   const own = [...text].map(([name, word]) => `${PREFIX}${name}=${encodeURIComponent(word)}`);
   const next = `#${[...others, ...own].join("&")}`;
-  if (next !== hash && !(next === "#" && !hash)) allowed(() => outer.history.replaceState(outer.history.state, "", next), null);
+  if (next !== hash && !(next === "#" && !hash))
+    allowed(() => outer.history.replaceState(outer.history.state, "", next), null);
 }
 
 /** Return whether the page is in sight: a hidden tab of TensorBoard has no height, and fires no event.

@@ -22,7 +22,14 @@ export function createLarge(told) {
   const figure = element("div", { class: "figure" }, images, maps, boxes, band);
   const reading = element("output", { class: "readout" });
   const strip = createStrip(told.onGo);
-  const close = element("button", { type: "button", class: "icon", "data-icon": "close", "aria-label": "Close", title: "Close (Esc)", click: () => root.close() });
+  const close = element("button", {
+    type: "button",
+    class: "icon",
+    "data-icon": "close",
+    "aria-label": "Close",
+    title: "Close (Esc)",
+    click: () => root.close(),
+  });
   const root = element(
     "dialog",
     { class: "large", "aria-labelledby": "large-title", close: () => told.onClose() },
@@ -34,7 +41,14 @@ export function createLarge(told) {
   let now = null;
   figure.addEventListener("pointermove", (event) => {
     const rect = figure.getBoundingClientRect();
-    if (now) setText(reading, told.onPoint({ ...now, part: [(event.clientX - rect.left) / rect.width, (event.clientY - rect.top) / rect.height] }));
+    if (now)
+      setText(
+        reading,
+        told.onPoint({
+          ...now,
+          part: [(event.clientX - rect.left) / rect.width, (event.clientY - rect.top) / rect.height],
+        }),
+      );
   });
   figure.addEventListener("pointerleave", () => setText(reading, ""));
 
@@ -54,7 +68,15 @@ export function createLarge(told) {
     now = { column, sample, ...cellContent(column, sample, scene) };
     const run = scene.runs[column.run];
     const said = run.look ? captionOf(run.about, run.look, sample) : { text: "", right: null };
-    setText(title, joinedWords([`sample ${sample.position}`, column.title, scene.runs.length > 1 ? run.name : "", run.look ? lookWords(run.look) : ""]));
+    setText(
+      title,
+      joinedWords([
+        `sample ${sample.position}`,
+        column.title,
+        scene.runs.length > 1 ? run.name : "",
+        run.look ? lookWords(run.look) : "",
+      ]),
+    );
     setText(caption, { true: "✓ ", false: "✗ ", null: "" }[said.right] + said.text);
     caption.dataset.right = { true: "right", false: "wrong", null: "" }[said.right];
     drawFigure(scene);
@@ -75,7 +97,12 @@ export function createLarge(told) {
     maps.style.opacity = scene.state.opacity;
     images.getContext("2d").putImageData(pictureOf(now.image, fitted, now.variant, now.slice, scene.ink), 0, 0);
     const context = maps.getContext("2d");
-    if (now.measure) context.putImageData(mapPicture(now.maps, now.measure, now.image.size, fitted, scene.state.colors, now.factor, now.most), 0, 0);
+    if (now.measure)
+      context.putImageData(
+        mapPicture(now.maps, now.measure, now.image.size, fitted, scene.state.colors, now.factor, now.most),
+        0,
+        0,
+      );
     else context.clearRect(0, 0, fitted[1], fitted[0]);
   }
 

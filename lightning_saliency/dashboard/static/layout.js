@@ -50,7 +50,21 @@ export function makeLayout({ width, ratio, cell, sizes, count, columns }) {
   const captionHeight = px(narrowest < px(WORDS_OF_TWO_LINES) ? 2 * LINE : LINE) + px(4);
   const rowHeight = captionHeight + cellHeight + px(ROW_GAP);
   const rows = Math.ceil(count / perRow);
-  return { ratio, perRow, rows, blockWidth, blockPitch, rowHeight, captionHeight, cellSide, cellWidth, cellHeight, lefts, groups, left: 0 };
+  return {
+    ratio,
+    perRow,
+    rows,
+    blockWidth,
+    blockPitch,
+    rowHeight,
+    captionHeight,
+    cellSide,
+    cellWidth,
+    cellHeight,
+    lefts,
+    groups,
+    left: 0,
+  };
 }
 
 function groupsOf(columns, lefts, cellWidth) {

@@ -1,6 +1,6 @@
 // The maps of one look and method, as they came, and what is measured of them once.
 
-import { PADDING, levelsOf, peakOf, percentileOf } from "./scaling.js";
+import { levelsOf, PADDING, peakOf, percentileOf } from "./scaling.js";
 
 /** @typedef {object} Maps
  * @property {Float32Array} ranges The minimum and the maximum of each.

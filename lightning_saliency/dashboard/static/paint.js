@@ -1,7 +1,7 @@
 // Pixels of cells: images at a cell's size, and maps as colors over them.
 
-import { DIVERGING, colorTable } from "./palette.js";
-import { PADDING, levelsOf, resample, resampling } from "./scaling.js";
+import { colorTable, DIVERGING } from "./palette.js";
+import { levelsOf, PADDING, resample, resampling } from "./scaling.js";
 
 const LUMA = [0.299, 0.587, 0.114]; // of red, green and blue
 const DARK = 0.4; // the brightness of the image under a fine map
@@ -45,7 +45,10 @@ function drawnPicture(image, fitted, variant, slice, ink) {
   const rgb = resizedImage(slicePixels(image, slice), image.size.slice(-2), fitted);
   const picture = new ImageData(fitted[1], fitted[0]);
   for (let from = 0, to = 0; from < rgb.length; from += 3, to += 4) {
-    const gray = variant === "dark" ? Math.round((LUMA[0] * rgb[from] + LUMA[1] * rgb[from + 1] + LUMA[2] * rgb[from + 2]) * DARK) : 0;
+    const gray =
+      variant === "dark"
+        ? Math.round((LUMA[0] * rgb[from] + LUMA[1] * rgb[from + 1] + LUMA[2] * rgb[from + 2]) * DARK)
+        : 0;
     for (let channel = 0; channel < 3; channel++) {
       const value = rgb[from + channel];
       picture.data[to + channel] = variant === "plain" ? value : variant === "dark" ? gray : Math.round(value * DIMMED);
@@ -60,7 +63,9 @@ function slicePixels({ pixels, size, channels }, slice) {
   if (size.length === 2) return pixels;
   const area = size[1] * size[2];
   const own = pixels.subarray(slice * area * channels, (slice + 1) * area * channels);
-  return channels === 3 ? own : Uint8Array.from({ length: 3 * area }, (_, place) => own[Math.floor(place / 3) * channels]);
+  return channels === 3
+    ? own
+    : Uint8Array.from({ length: 3 * area }, (_, place) => own[Math.floor(place / 3) * channels]);
 }
 
 function resizedImage(rgb, [height, width], [toHeight, toWidth]) {
@@ -91,7 +96,8 @@ function antialiased(rgb, [height, width], [toHeight, toWidth]) {
   for (let channel = 0; channel < 3; channel++) {
     for (let place = 0; place < height * width; place++) plane[place] = rgb[3 * place + channel];
     resample(plane, 0, width, BRIGHTNESS.table, down, across, mixed);
-    for (let place = 0; place < mixed.length; place++) out[3 * place + channel] = Math.round(mixed[place] * BRIGHTNESS.unit);
+    for (let place = 0; place < mixed.length; place++)
+      out[3 * place + channel] = Math.round(mixed[place] * BRIGHTNESS.unit);
   }
   return out;
 }

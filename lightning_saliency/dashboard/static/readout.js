@@ -1,10 +1,10 @@
 // The line below the sheet: what is under the pointer, and the color bar with its scale.
 
 import { element, setText } from "./dom.js";
-import { DIVERGING, colorTable } from "./palette.js";
+import { colorTable, DIVERGING } from "./palette.js";
 import { className, joinedWords, numberWords, percent } from "./record.js";
-import { levelValue } from "./scaling.js";
 import { scaleWords } from "./scales.js";
+import { levelValue } from "./scaling.js";
 
 const HINT = "Point at a map to read it, click to enlarge it";
 const MID_GRAY = 118;
@@ -57,7 +57,9 @@ export function cellWords({ column, sample, image, look, row, maps, measure, rea
     column.method ? column.title : "image",
     `sample ${sample.position}`,
     pixelWords(image.size, pixel, slice),
-    value === null ? colorWords(column, image, pixel) : `value ${numberWords(value)} (${percent(Math.max(-1, Math.min(1, value * measure.gain * factor)))} of the scale)`,
+    value === null
+      ? colorWords(column, image, pixel)
+      : `value ${numberWords(value)} (${percent(Math.max(-1, Math.min(1, value * measure.gain * factor)))} of the scale)`,
     reason,
     look && row >= 0 && look.classes[row] !== null ? `class ${className(names, look.classes[row])}` : "",
   ]);
@@ -86,12 +88,16 @@ function valueAt({ levels }, measure, size, part) {
   const pixel = pixelAt(size, part).reverse();
   const axes = shape.map((length, axis) => sourcesAt(pixel[axis], lengths[axis], length));
   let value = 0;
-  for (const [y, down] of axes[0]) for (const [x, across] of axes[1]) value += down * across * levelValue(measure, levels[begin + y * shape[1] + x]);
+  for (const [y, down] of axes[0])
+    for (const [x, across] of axes[1]) value += down * across * levelValue(measure, levels[begin + y * shape[1] + x]);
   return value;
 }
 
 function sourcesAt(pixel, from, length) {
   const source = Math.max(0, Math.min(length - 1, ((pixel + 0.5) * length) / from - 0.5));
   const left = Math.floor(source);
-  return [[left, 1 - (source - left)], [Math.min(length - 1, left + 1), source - left]];
+  return [
+    [left, 1 - (source - left)],
+    [Math.min(length - 1, left + 1), source - left],
+  ];
 }

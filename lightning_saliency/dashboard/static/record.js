@@ -8,6 +8,7 @@ const REASONS = {
   "not finite": "no numbers: infinite, or not defined",
 };
 
+const OF_VALUES = ["regression", "embedding"]; // tasks whose answers are values, which may be whole numbers
 const NOTHING = { detection: "nothing detected" };
 
 /** Return the name of a class, its number where it has none.
@@ -28,15 +29,16 @@ export function reasonWords(reason) {
 /** Return whether an answer is true: null of values, and where one of the two is not known.
  * @param {*} answer
  * @param {*} truth
+ * @param {string} task
  * @returns {boolean|null} */
-export function isRight(answer, truth) {
-  if (answer === null || truth === null || isValues(answer) || isValues(truth)) return null;
+export function isRight(answer, truth, task) {
+  if (answer === null || truth === null || OF_VALUES.includes(task) || isOfValues(truth)) return null;
   const [said, known] = [new Set([answer].flat()), new Set([truth].flat())];
   return said.size === known.size && [...said].every((index) => known.has(index));
 }
 
-function isValues(answer) {
-  return Array.isArray(answer) && answer.some((value) => typeof value === "string" || !Number.isInteger(value));
+function isOfValues(answer) {
+  return [answer].flat().some((value) => !Number.isInteger(value));
 }
 
 /** Return the parts of a caption: what is said of a sample at a look.
@@ -47,50 +49,53 @@ function isValues(answer) {
 export function captionOf(about, look, sample) {
   const names = about.class_names;
   const row = look.positions.indexOf(sample.position);
-  if (row < 0) return { text: joinedWords([truthWords(sample.label, names), "not explained"]), right: null };
+  if (row < 0) return { text: joinedWords([truthWords(sample.label, names, look.task), "not explained"]), right: null };
   const answer = look.predictions[row];
-  const right = isRight(answer, sample.label);
+  const right = isRight(answer, sample.label, look.task);
+  const areValues = OF_VALUES.includes(look.task);
   const explained = look.classes[row];
-  const isSaid = explained !== null && explained !== -1 && explained !== answer && !isOnly(answer, explained);
-  const isTrue = isSaid && right !== true && isOnly([sample.label].flat(), explained);
+  const isSaid = explained !== null && explained !== -1 && !(areValues ? explained === 0 : isOnly(answer, explained));
+  const isTrue = isSaid && !areValues && right !== true && isOnly(sample.label, explained);
   return {
     right,
     text: joinedWords([
       predictionWords(answer, look, row, names, right),
-      right === true || isTrue ? "" : truthWords(sample.label, names),
-      isSaid ? `map of: ${isTrue ? "true " : ""}${className(names, explained)}` : "",
+      right === true || isTrue ? "" : truthWords(sample.label, names, look.task),
+      isSaid ? `map of: ${isTrue ? "true " : ""}${areValues ? `value ${explained}` : className(names, explained)}` : "",
     ]),
   };
 }
 
 function isOnly(answer, index) {
-  if (!Array.isArray(answer)) return false;
-  return (answer.length === 1 && answer[0] === index) || (isValues(answer) && index === 0);
+  const classes = [answer].flat();
+  return classes.length === 1 && classes[0] === index;
 }
 
 function predictionWords(answer, look, row, names, right) {
   if (answer === null) return "";
   if (Array.isArray(answer) && answer.length === 0) return NOTHING[look.task] ?? "predicted none";
   const probability = look.probabilities[row];
-  const said = answerWords(answer, names, typeof probability === "number" ? ` ${percent(probability)}` : "");
+  const behind = typeof probability === "number" ? ` ${percent(probability)}` : "";
+  const said = answerWords(answer, names, look.task, behind);
   return right === true ? said : `predicted ${said}`;
 }
 
-function answerWords(answer, names, behind = "") {
-  if (!Array.isArray(answer)) {
-    const name = className(names, answer);
-    return behind && /^\d+$/.test(name) ? `class ${name}${behind}` : name + behind;
-  }
-  if (answer.length === 0) return "none";
-  const values = isValues(answer);
-  const words = answer
-    .slice(0, MOST_NAMED)
-    .map((item) => (values ? numberWords(Number(item)) : className(names, item)) + (answer.length === 1 ? behind : ""));
-  return words.join(", ") + (answer.length > MOST_NAMED ? ", …" : "");
+function answerWords(answer, names, task, behind = "") {
+  const items = [answer].flat();
+  if (items.length === 0) return "none";
+  const words = items.slice(0, MOST_NAMED).map((item) => itemWords(item, names, task));
+  const isNumber = behind && words.length === 1 && /^\d+$/.test(words[0]);
+  const last = (items.length > MOST_NAMED ? ", …" : "") + (items.length === 1 ? behind : "");
+  return (isNumber ? "class " : "") + words.join(", ") + last;
 }
 
-function truthWords(label, names) {
-  return label === null ? "" : `true ${answerWords(label, names)}`;
+function itemWords(item, names, task) {
+  const isValue = OF_VALUES.includes(task) || !Number.isInteger(item);
+  return isValue ? numberWords(Number(item)) : className(names, item);
+}
+
+function truthWords(label, names, task) {
+  return label === null ? "" : `true ${answerWords(label, names, task)}`;
 }
 
 /** Join words, without what is empty.
@@ -144,7 +149,7 @@ function isOfFilter(about, look, sample, filter) {
 
 function rightAt(look, sample) {
   const row = look ? look.positions.indexOf(sample.position) : -1;
-  return row < 0 ? null : isRight(look.predictions[row], sample.label);
+  return row < 0 ? null : isRight(look.predictions[row], sample.label, look.task);
 }
 
 function changes(about, sample) {
@@ -166,6 +171,7 @@ function wordsOf(about, look, sample) {
  * @param {object} about
  * @returns {number[]} */
 export function knownClasses(about) {
-  const labels = about.samples.flatMap(({ label }) => (label === null || isValues(label) ? [] : label));
+  if (OF_VALUES.includes(about.looks[0]?.task)) return [];
+  const labels = about.samples.flatMap(({ label }) => (label === null || isOfValues(label) ? [] : label));
   return [...new Set(labels)].sort((a, b) => a - b);
 }

@@ -55,7 +55,10 @@ function interpolated(from, to) {
     const source = Math.max(0, ((index + 0.5) * from) / to - 0.5);
     const left = Math.min(Math.floor(source), from - 1);
     const part = source - left;
-    return [[left, Math.min(left + 1, from - 1)], [1 - part, part]];
+    return [
+      [left, Math.min(left + 1, from - 1)],
+      [1 - part, part],
+    ];
   });
 }
 

@@ -21,7 +21,12 @@ export function makeScene(state, store, page) {
   const abouts = ids.map((id) => store.about(id));
   const timeline = timelineOf(abouts, state.align);
   const place = placeOf(timeline, state.at);
-  const runs = ids.map((id, run) => ({ id, about: abouts[run], name: abouts[run].name, look: timeline[place]?.looks[run] }));
+  const runs = ids.map((id, run) => ({
+    id,
+    about: abouts[run],
+    name: abouts[run].name,
+    look: timeline[place]?.looks[run],
+  }));
   const methods = shownMethods(state, abouts);
   const columns = [{ run: 0, id: ids[0], about: abouts[0], title: imageTitle(abouts[0]) }];
   runs.forEach((shown, run) => {
@@ -50,8 +55,12 @@ function timelineOf(abouts, align) {
   if (!timelines.has(last)) timelines.set(last, new Map());
   const known = timelines.get(last);
   const before = known.get(align);
-  if (before?.abouts.every((about, index) => about === abouts[index]) && before.abouts.length === abouts.length) return before.timeline;
-  const timeline = makeTimeline(abouts.map(({ looks }) => looks), abouts.length === 1 ? "step" : align);
+  if (before?.abouts.every((about, index) => about === abouts[index]) && before.abouts.length === abouts.length)
+    return before.timeline;
+  const timeline = makeTimeline(
+    abouts.map(({ looks }) => looks),
+    abouts.length === 1 ? "step" : align,
+  );
   known.set(align, { abouts, timeline });
   return timeline;
 }

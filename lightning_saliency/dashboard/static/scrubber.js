@@ -14,17 +14,38 @@ const MOST_LABELS = 12;
  * @param {() => boolean} isInSight
  * @returns {object} */
 export function createScrubber(state, sceneNow, isInSight) {
-  const range = element("input", { type: "range", class: "range", min: 0, max: 0, step: 1, value: 0, "aria-label": "Look", input: () => goTo(Number(range.value)) });
+  const range = element("input", {
+    type: "range",
+    class: "range",
+    min: 0,
+    max: 0,
+    step: 1,
+    value: 0,
+    "aria-label": "Look",
+    input: () => goTo(Number(range.value)),
+  });
   const ticks = svgElement("svg", { class: "ticks", "aria-hidden": "true" });
   const labels = element("div", { class: "tick-labels", "aria-hidden": "true" });
   const playButton = iconButton("Play", "play", () => toggle());
-  const speed = element("select", { class: "speed", "aria-label": "Looks a second", title: "Looks a second", change: () => state.set({ speed: Number(speed.value) }) });
+  const speed = element("select", {
+    class: "speed",
+    "aria-label": "Looks a second",
+    title: "Looks a second",
+    change: () => state.set({ speed: Number(speed.value) }),
+  });
   speed.append(...SPEEDS.map((value) => element("option", { value: String(value) }, `${value}/s`)));
   const words = element("output", { class: "look-words", "aria-live": "off" });
   const root = element(
     "div",
     { class: "scrubber" },
-    element("div", { class: "player" }, iconButton("Step back", "back", () => step(-1)), playButton, iconButton("Step forward", "forward", () => step(1)), speed),
+    element(
+      "div",
+      { class: "player" },
+      iconButton("Step back", "back", () => step(-1)),
+      playButton,
+      iconButton("Step forward", "forward", () => step(1)),
+      speed,
+    ),
     words,
     element("div", { class: "track" }, ticks, labels, range),
   );
@@ -99,15 +120,15 @@ export function createScrubber(state, sceneNow, isInSight) {
   function drawTicks(timeline) {
     drawnTimeline = timeline;
     const count = timeline.length;
-    const part = (index) => (count > 1 ? (100 * index) / (count - 1) : 50);
+    const part = (index) => (count > 1 ? (100 * index) / (count - 1) : 0);
     ticks.replaceChildren(
-      ...timeline.map(({ value }, index) => svgElement("line", { x1: `${part(index)}%`, x2: `${part(index)}%`, y1: value < 0 ? 0 : 2, y2: 8 })),
+      ...timeline.map(({ value }, index) =>
+        svgElement("line", { x1: `${part(index)}%`, x2: `${part(index)}%`, y1: value < 0 ? 0 : 2, y2: 8 }),
+      ),
     );
-    const pitch = Math.max(1, Math.ceil(count / MOST_LABELS));
-    const labelled = timeline.map((_, index) => index).filter((index) => index % pitch === 0 && (index === count - 1 || index < count - pitch / 2));
     labels.replaceChildren(
-      ...labelled.map((index) => {
-        const label = element("span", {}, tickWords(timeline[index]));
+      ...labelled(timeline).map(([index, said]) => {
+        const label = element("span", {}, said);
         label.style.left = `${part(index)}%`;
         return label;
       }),
@@ -118,7 +139,14 @@ export function createScrubber(state, sceneNow, isInSight) {
 }
 
 function iconButton(label, icon, click) {
-  return element("button", { type: "button", class: "icon", "aria-label": label, title: label, "data-icon": icon, click });
+  return element("button", {
+    type: "button",
+    class: "icon",
+    "aria-label": label,
+    title: label,
+    "data-icon": icon,
+    click,
+  });
 }
 
 /** Of several runs some may show the same look as at the place before: the address names one that has changed. */
@@ -126,9 +154,18 @@ function lookThatChanges(looks, before) {
   return looks.find((look, run) => look && look !== before?.[run]) ?? looks.find(Boolean);
 }
 
-function tickWords({ looks }) {
-  const look = looks.find(Boolean);
-  return look.epoch === null ? "untrained" : String(look.epoch);
+/** Return the places that have a label, and what it says: the epochs that are multiples of a round number. */
+function labelled(timeline) {
+  const epochs = timeline.map(({ looks }, index) => lookThatChanges(looks, timeline[index - 1]?.looks)?.epoch ?? null);
+  const least = Math.max(...epochs, 1) / MOST_LABELS;
+  const decade = 10 ** Math.floor(Math.log10(Math.max(least, 1)));
+  const pitch = [1, 2, 5, 10].map((factor) => factor * decade).find((round) => round >= least);
+  const isFirst = (index) => epochs[index] !== epochs[index - 1];
+  const chosen = [...epochs.entries()].filter(
+    ([index, epoch]) => isFirst(index) && epoch !== null && epoch % pitch === 0,
+  );
+  const roomBefore = chosen.filter(([index]) => epochs[0] !== null || index / epochs.length > 0.06);
+  return [...(epochs[0] === null ? [[0, "untrained"]] : []), ...roomBefore];
 }
 
 function placeWords({ timeline, runs }, place) {

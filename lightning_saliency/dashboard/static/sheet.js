@@ -16,7 +16,12 @@ export function createSheet(told) {
   const blocks = element("div", { class: "blocks" });
   const content = element("div", { class: "content" }, images, maps, blocks);
   const headings = element("div", { class: "headings" });
-  const root = element("section", { class: "sheet", "aria-label": "Samples by methods", tabIndex: 0 }, headings, content);
+  const root = element(
+    "section",
+    { class: "sheet", "aria-label": "Samples by methods", tabIndex: 0 },
+    headings,
+    content,
+  );
   const contexts = [images, maps].map((canvas) => canvas.getContext("2d", { willReadFrequently: true }));
   const shown = new Map(); // by the sample's position
   let scene = null;
@@ -83,7 +88,15 @@ export function createSheet(told) {
         );
       }
       scene.columns.forEach((column, index) =>
-        parts.push(heading("method", column.title, left + layout.lefts[index], layout.cellWidth, scene.runs.length > 1 ? 20 * ratio : 0)),
+        parts.push(
+          heading(
+            "method",
+            column.title,
+            left + layout.lefts[index],
+            layout.cellWidth,
+            scene.runs.length > 1 ? 20 * ratio : 0,
+          ),
+        ),
       );
     }
     headings.classList.toggle("two", scene.runs.length > 1);

@@ -50,15 +50,21 @@ export function createState(initial) {
  * @param {object} state
  * @returns {URLSearchParams} */
 export function stateToText(state) {
-  const entries = Object.entries(state).filter(([name, value]) => name in DEFAULT_STATE && value !== DEFAULT_STATE[name]);
-  return new URLSearchParams(entries.map(([name, value]) => [name, Array.isArray(value) ? value.join(",") : String(value)]));
+  const entries = Object.entries(state).filter(
+    ([name, value]) => name in DEFAULT_STATE && value !== DEFAULT_STATE[name],
+  );
+  return new URLSearchParams(
+    entries.map(([name, value]) => [name, Array.isArray(value) ? value.join(",") : String(value)]),
+  );
 }
 
 /** Return the parts of a state that an address says; what makes no sense is left out.
  * @param {URLSearchParams} text
  * @returns {object} */
 export function stateFromText(text) {
-  const entries = [...text].filter(([name]) => Object.hasOwn(DEFAULT_STATE, name)).map(([name, word]) => [name, parsed(name, word)]);
+  const entries = [...text]
+    .filter(([name]) => Object.hasOwn(DEFAULT_STATE, name))
+    .map(([name, word]) => [name, parsed(name, word)]);
   return Object.fromEntries(entries.filter(([, value]) => value !== undefined));
 }
 

@@ -63,8 +63,15 @@ export function createStore(source, onArrival, onFault) {
     const keys = looks.map((look) => keyOf(id, method, look));
     keys.forEach((key) => underWay.add(key));
     try {
-      const came = await source.maps(id, method, looks.map((look) => look.key));
-      const split = splitMaps(came, looks.map((look) => look.methods[method].shapes));
+      const came = await source.maps(
+        id,
+        method,
+        looks.map((look) => look.key),
+      );
+      const split = splitMaps(
+        came,
+        looks.map((look) => look.methods[method].shapes),
+      );
       keys.forEach((key, index) => keep(key, split[index]));
     } catch (fault) {
       await refuse(id, method, looks, fault);
@@ -97,7 +104,8 @@ export function createStore(source, onArrival, onFault) {
   async function loadAbout(id) {
     const about = await source.about(id);
     const before = abouts.get(id);
-    const isSame = before && JSON.stringify([before.run, before.samples]) === JSON.stringify([about.run, about.samples]);
+    const isSame =
+      before && JSON.stringify([before.run, before.samples]) === JSON.stringify([about.run, about.samples]);
     if (!isSame) images.set(id, splitImages(await source.images(id), about.samples));
     abouts.set(id, about);
     for (const key of [...peaks.keys()].filter((key) => key.startsWith(`${id}\n`))) peaks.delete(key);

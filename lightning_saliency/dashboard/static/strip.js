@@ -67,14 +67,26 @@ function frameView(look, place, onGo) {
   const canvas = element("canvas", { width: FRAME, height: FRAME, "aria-hidden": "true" });
   const label = look ? (look.epoch === null ? "untrained" : `epoch ${look.epoch}`) : "none";
   const words = element("span", {}, label);
-  const root = element("button", { type: "button", class: "frame", "aria-label": `Go to ${label}`, click: () => onGo(place) }, canvas, words);
+  const root = element(
+    "button",
+    { type: "button", class: "frame", "aria-label": `Go to ${label}`, click: () => onGo(place) },
+    canvas,
+    words,
+  );
   let drawn = "";
   return {
     root,
     draw({ column, sample }, scene, scratch) {
       const { state, store } = scene;
       const isLoaded = look && store.has(column.id, column.method, look);
-      const key = [isLoaded, state.scale, state.colors, state.opacity, scene.ink, column.peaks && Object.keys(column.peaks).length].join();
+      const key = [
+        isLoaded,
+        state.scale,
+        state.colors,
+        state.opacity,
+        scene.ink,
+        column.peaks && Object.keys(column.peaks).length,
+      ].join();
       if (key === drawn || !look) return;
       drawn = key;
       drawFrame(canvas, cellContent({ ...column, shownLook: look }, sample, scene), scene, scratch);
@@ -92,7 +104,13 @@ function drawFrame(canvas, content, { state, ink }, scratch) {
   context.putImageData(pictureOf(image, fitted, content.variant, content.slice, ink), 0, 0);
   if (!measure) return;
   [scratch.height, scratch.width] = fitted;
-  scratch.getContext("2d").putImageData(mapPicture(content.maps, measure, image.size, fitted, state.colors, content.factor, content.most), 0, 0);
+  scratch
+    .getContext("2d")
+    .putImageData(
+      mapPicture(content.maps, measure, image.size, fitted, state.colors, content.factor, content.most),
+      0,
+      0,
+    );
   context.globalAlpha = state.opacity;
   context.drawImage(scratch, 0, 0);
 }
