@@ -43,7 +43,7 @@ export function startApp(parent, source) {
   parent.replaceChildren(controls.root, notice, body, foot, large.root);
 
   let scene = null;
-  let frame = 0;
+  let isDrawn = true;
   let addressTimer = 0;
   let isAsking = false;
 
@@ -52,11 +52,13 @@ export function startApp(parent, source) {
   }
 
   function changed() {
-    frame ||= requestAnimationFrame(draw);
+    if (!isDrawn) return;
+    isDrawn = false;
+    requestAnimationFrame(draw);
   }
 
   function draw() {
-    frame = 0;
+    isDrawn = true;
     scene = makeScene(state.get(), store, page);
     controls.update(scene, page.runs);
     showNotices(notice, scene, page);
@@ -107,7 +109,7 @@ export function startApp(parent, source) {
     }
   }
 
-  state.subscribe((now, names) => {
+  state.subscribe((names) => {
     if (names.has("run") || names.has("other")) loadChosen().then(changed, (fault) => tellFault(fault.message));
     clearTimeout(addressTimer);
     addressTimer = setTimeout(() => writeAddress(stateToText(state.get())), ADDRESS_DELAY);

@@ -92,11 +92,13 @@ export function blockView(sample, scene, layout, parent) {
         layout.blockWidth / layout.ratio,
         layout.rowHeight / layout.ratio,
       );
-      cells.forEach((cell, index) => cell.moveTo(left + layout.lefts[index], top - canvasTop + layout.captionHeight));
+      for (const [index, cell] of cells.entries()) {
+        cell.moveTo(left + layout.lefts[index], top - canvasTop + layout.captionHeight);
+      }
     },
     draw(next, contexts) {
-      captions.forEach((caption, run) => caption.draw(next.runs[run]));
-      cells.forEach((cell, index) => cell.draw(next.columns[index], next, contexts));
+      for (const [run, caption] of captions.entries()) caption.draw(next.runs[run]);
+      for (const [index, cell] of cells.entries()) cell.draw(next.columns[index], next, contexts);
     },
     cellAt: (button, event) => cells.find((cell) => cell.root === button)?.at(event),
   };

@@ -7,6 +7,7 @@ import { levelsOf, PADDING, peakOf, percentileOf } from "./scaling.js";
  * @property {Uint8Array} levels
  * @property {number[]} begins Where each begins among the levels.
  * @property {number[][]} shapes
+ * @property {number[]} tops Of fine maps their 99th percentiles.
  * @property {Map<string, Measure>} measures
  * @property {number} byteLength */
 
@@ -23,11 +24,12 @@ import { levelsOf, PADDING, peakOf, percentileOf } from "./scaling.js";
 
 /** Split the bytes of several looks.
  * @param {Uint8Array} bytes
- * @param {number[][][]} shapesByLook Of each look the shape of each map.
+ * @param {{shapes: number[][]}[]} looks Of each the shape of each map.
+ * @param {boolean} isFine Whether their percentiles are measured, which takes longest.
  * @returns {Maps[]} */
-export function splitMaps(bytes, shapesByLook) {
+export function splitMaps(bytes, looks, isFine) {
   let place = 0;
-  return shapesByLook.map((shapes) => {
+  return looks.map(({ shapes }) => {
     const counts = shapes.map((shape) => shape.reduce((count, length) => count * length, 1));
     const total = counts.reduce((sum, count) => sum + count, 0);
     const rangesEnd = place + 8 * shapes.length;
@@ -36,11 +38,18 @@ export function splitMaps(bytes, shapesByLook) {
     const levels = new Uint8Array(total + PADDING * widest);
     levels.set(bytes.subarray(rangesEnd, rangesEnd + total));
     const ranges = new Float32Array(bytes.slice(place, rangesEnd).buffer);
-    let begin = 0;
-    const begins = counts.map((count) => (begin += count) - count);
+    const begins = counts.map((_, index) => counts.slice(0, index).reduce((sum, count) => sum + count, 0));
     place = rangesEnd + 4 * Math.ceil(total / 4);
-    return { ranges, levels, begins, shapes, measures: new Map(), byteLength: 8 * shapes.length + levels.length };
+    const maps = { ranges, levels, begins, shapes, tops: [], measures: new Map(), byteLength: levels.length };
+    if (isFine) maps.tops = shapes.map((_, index) => percentileOfMap(maps, index, false));
+    return maps;
   });
+}
+
+function percentileOfMap(maps, index, isSigned) {
+  const [low, high] = maps.ranges.subarray(2 * index, 2 * index + 2);
+  const { begin, shape } = planeOf(maps, index);
+  return percentileOf(maps.levels, begin, shape[0] * shape[1], levelsOf(low, high, isSigned));
 }
 
 /** Measure a map, once.
@@ -62,7 +71,7 @@ function measured(maps, index, size, isFine, isSigned) {
   const view = { ...levels, ...planeOf(maps, index) };
   const { begin, shape } = view;
   if (isFine) {
-    const top = percentileOf(maps.levels, begin, shape[0] * shape[1], levels);
+    const top = isSigned ? percentileOfMap(maps, index, true) : maps.tops[index];
     return { ...view, top, gain: top > 0 ? 1 / top : 0 };
   }
   const imageSize = size.length === 1 ? [1, size[0]] : size.slice(-2);

@@ -153,6 +153,6 @@ function paintValues(from, to, table, { low, unit, gain }, factor, most, isSigne
   const bottom = isSigned ? Math.max(0, middle - most * half) | 0 : 0;
   for (let place = 0; place < to.length; place++) {
     const index = (begin + from[place] * step) | 0;
-    to[place] = table[index > top ? top : index < bottom ? bottom : index];
+    to[place] = table[Math.max(bottom, Math.min(top, index))];
   }
 }

@@ -1,7 +1,7 @@
 // The line below the sheet: what is under the pointer, and the color bar with its scale.
 
 import { element, setText } from "./dom.js";
-import { colorTable, DIVERGING } from "./palette.js";
+import { colorTable } from "./palette.js";
 import { className, joinedWords, numberWords, percent } from "./record.js";
 import { scaleWords } from "./scales.js";
 import { levelValue } from "./scaling.js";
@@ -21,7 +21,8 @@ export function createReadout() {
 
   function update({ state, columns }) {
     const fine = columns.filter(({ method }) => method).map((column) => column.fine);
-    scaleWords(state.scale, fine, state.colors).forEach((end, index) => setText(ends[index], end));
+    const said = scaleWords(state.scale, fine, state.colors);
+    for (const [index, end] of ends.entries()) setText(end, said[index]);
     const key = `${state.colors} ${state.opacity}`;
     if (key !== drawn) drawBar(bar, state.colors, state.opacity);
     drawn = key;

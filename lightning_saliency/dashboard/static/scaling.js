@@ -99,7 +99,7 @@ function compressed(rows) {
   rows.forEach(([sources, own], row) => {
     starts[row] = Math.max(0, Math.min(sources[0], last - taps + 1));
     const first = row * taps - starts[row];
-    sources.forEach((source, place) => (weights[first + source] += Math.round(own[place] * ONE)));
+    for (const [place, source] of sources.entries()) weights[first + source] += Math.round(own[place] * ONE);
     const sum = weights.subarray(row * taps, (row + 1) * taps).reduce((total, weight) => total + weight, 0);
     weights[first + sources[own.indexOf(Math.max(...own))]] += ONE - sum; // so that a constant stays what it is
   });
@@ -219,7 +219,11 @@ export function percentileOf(levels, begin, count, known) {
   const order = [...counts.keys()].filter((level) => counts[level] && magnitudes[level] > 0);
   if (known.low < 0) order.sort((a, b) => magnitudes[a] - magnitudes[b]);
   let left = Math.ceil(PERCENTILE * order.reduce((sum, level) => sum + counts[level], 0));
-  return magnitudes[order.find((level) => (left -= counts[level]) <= 0)] ?? 0;
+  for (const level of order) {
+    left -= counts[level];
+    if (left <= 0) return magnitudes[level];
+  }
+  return 0;
 }
 
 /** Four counts in turns, since two equal neighbors would wait for each other. */

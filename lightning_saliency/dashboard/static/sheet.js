@@ -6,6 +6,7 @@ import { element, placeElement, setText } from "./dom.js";
 import { blockPlace, makeLayout } from "./layout.js";
 
 const MARGIN = 20;
+const RUN_LINE = 20; // the height of the line with the runs' names
 
 /** Return the sheet.
  * @param {{onOpen: (cell: object) => void, onPoint: (cell: object|null) => void}} told
@@ -78,28 +79,19 @@ export function createSheet(told) {
   }
 
   function writeHeadings() {
+    const areTwo = scene.runs.length > 1;
     const parts = [];
-    const { ratio } = layout;
     for (let block = 0; block < Math.min(layout.perRow, scene.samples.length); block++) {
       const { left } = blockPlace(layout, block);
-      if (scene.runs.length > 1) {
-        layout.groups.forEach((group, run) =>
-          parts.push(heading("run", scene.runs[run].name, left + group.left, group.width, 0)),
-        );
-      }
-      scene.columns.forEach((column, index) =>
-        parts.push(
-          heading(
-            "method",
-            column.title,
-            left + layout.lefts[index],
-            layout.cellWidth,
-            scene.runs.length > 1 ? 20 * ratio : 0,
-          ),
-        ),
+      const groups = areTwo ? layout.groups : [];
+      const names = groups.map((group, run) => heading("run", scene.runs[run].name, left + group.left, group.width, 0));
+      const top = areTwo ? RUN_LINE * layout.ratio : 0;
+      const titles = scene.columns.map(({ title }, index) =>
+        heading("method", title, left + layout.lefts[index], layout.cellWidth, top),
       );
+      parts.push(...names, ...titles);
     }
-    headings.classList.toggle("two", scene.runs.length > 1);
+    headings.classList.toggle("two", areTwo);
     headings.replaceChildren(...parts);
   }
 
