@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 PLUGIN = "saliency"
-PATIENCE = 8
+PATIENCE = 30
 """How many seconds a loaded machine may take for anything, before a test fails."""
 
 _SERVER = Path(__file__).parents[1] / "tab_server.py"

@@ -56,7 +56,7 @@ def test_samples_are_chosen_by_what_is_wrong_what_changed_by_class_and_by_text(b
     labels = np.array(record.samples.labels)
     predictions = np.array([look.predictions for look in (record.about(index) for index in range(len(record)))])
     right = predictions == labels
-    tab = open_frame(board, run="long", at="20-525").until_drawn("epoch 20")
+    tab = open_frame(board, run="long", at="20-525", options={"height": 2400}).until_drawn("epoch 20")
 
     def positions():
         return [int(number) for number in tab.find(".sheet .caption .number").all_inner_texts()]
