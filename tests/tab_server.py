@@ -8,7 +8,7 @@ from lightning_saliency.dashboard.loader import SaliencyLoader
 
 
 def main(arguments):
-    installed = [loader for loader in default.get_dynamic_plugins() if loader.__name__ != SaliencyLoader.__name__]
+    installed = [loader for loader in default.get_dynamic_plugins() if loader is not SaliencyLoader]
     tensorboard = program.TensorBoard(plugins=[*default.get_static_plugins(), *installed, SaliencyLoader])
     tensorboard.configure(argv=["tensorboard", *arguments])
     return tensorboard.main()

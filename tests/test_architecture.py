@@ -129,15 +129,14 @@ def test_a_file_knows_only_the_libraries_that_are_its_business(path, room):
         assert room in KNOWN_TO[top], f"{path.name} must not know {top}"
 
 
-def test_only_an_explanation_asks_the_public_face_for_the_room_that_draws_it():
-    """Imports go down; an explanation's pictures are made by a room above it, which the face loads at the first one."""
+def test_only_an_explanation_and_a_record_ask_the_public_face_for_the_room_that_draws_them():
+    """Imports go down; an explanation's pictures and a record's report are made by rooms above, loaded when asked for."""
     askers = [path for path in PACKAGE.rglob("*.py") if "lightning_saliency" in imports(path)]
     below = sorted(path.relative_to(PACKAGE).as_posix() for path in askers if "callbacks" not in path.parts)
-    assert below == ["attribution/explanation.py"]
-    done = run(
-        "import lightning_saliency.attribution, sys; assert 'lightning_saliency.visualization' not in sys.modules"
-    )
-    assert done.returncode == 0, done.stderr
+    assert below == ["attribution/explanation.py", "history/record.py"]
+    for room, above in (("attribution", "visualization"), ("history", "dashboard")):
+        done = run(f"import lightning_saliency.{room}, sys; assert 'lightning_saliency.{above}' not in sys.modules")
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("function", HOOKS_AND_AUTOGRAD)

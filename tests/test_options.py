@@ -179,7 +179,7 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
         "names": METRIC_NAMES, "samples": count().or_none(), "faithfulness": FLAG,
         "randomization_every_n_epochs": count().or_none(),
     }),
-    History: ({}, {"animation_every_n_epochs": count().or_none()}),
+    History: ({}, {"report": FLAG, "animation_every_n_epochs": count().or_none()}),
     Execution: ({}, {
         "fuse": choice("mean", "max").or_none(), "flip": FLAG, "task": TASK,
         "output_fn": OUTPUT, "chunk_size": count().or_none(), "log_untrained": FLAG,

@@ -53,9 +53,12 @@ def write_report(options: argparse.Namespace) -> int:
         shown = {name: record for name, record in records.items() if len(record) and record.run is not None}
         if not shown:
             raise WrongArgumentError(f"Expected RUN to have a record with looks, got {', '.join(options.runs)}.")
-        report = make_report(shown, max_bytes=int(options.max_mb * 1e6))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise WrongArgumentError(str(error)) from error
+    try:
+        report = make_report(shown, max_bytes=int(options.max_mb * 1e6))
+    except ValueError as error:
+        raise WrongArgumentError(f"--max-mb: {error}") from error
     try:
         report.save(options.output)
     except (OSError, ValueError) as error:

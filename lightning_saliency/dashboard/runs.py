@@ -19,6 +19,9 @@ _FIRST = "saliency"
 _PAUSE = 5.0
 """Seconds between two searches while nobody asks and nothing is found yet."""
 
+_NEWS = 0.5
+"""Seconds after which a first search that is still on shows what it has found."""
+
 _LOAD = 20
 """A search is followed by a pause of so many times its own length."""
 
@@ -117,12 +120,16 @@ class RunFinder:
 
     Args:
         folders: Where.
+
+    Attributes:
+        problem: Why a folder cannot be searched; empty where all can.
     """
 
     def __init__(self, folders: Sequence[LogFolder]) -> None:
         self._folders = tuple(folders)
+        self.problem = ""
         self._runs: dict[str, Run] = {}
-        self._summaries: dict[str, RecordSummary] = {}
+        self._found: dict[LogFolder, list[tuple[FoundRecord, RecordSummary]]] = {}
         self._is_scanning = True
         self._not_before = 0.0
         self._wanted = threading.Event()
@@ -156,27 +163,36 @@ class RunFinder:
         while True:
             self._is_scanning = True
             start = time.monotonic()
-            try:
-                self._search()
-            except Exception:  # a store that does not answer now may do so later
-                logger.exception("Searching %s for records failed", ", ".join(folder.path for folder in self._folders))
+            self.problem = "; ".join(filter(None, map(self._search, self._folders)))
             seconds = time.monotonic() - start
             self._not_before = time.monotonic() + max(1.0, _LOAD * seconds)
             self._is_scanning = False
             self._wanted.clear()
             self._wanted.wait(None if self._runs else max(_PAUSE, _LOAD * seconds))
 
-    def _search(self) -> None:
-        found: list[tuple[LogFolder, FoundRecord, RecordSummary]] = []
-        for folder in self._folders:
+    def _search(self, folder: LogFolder) -> str:
+        """Search a folder; return why that failed, where what was found before still holds."""
+        before = {record.path: summary for record, summary in self._found.get(folder, ())}
+        found: list[tuple[FoundRecord, RecordSummary]] = []
+        published = time.monotonic()
+        try:
             for record in find_records(folder.path):
-                summary = summarize_record(record.path, self._summaries.get(record.path))
+                summary = summarize_record(record.path, before.get(record.path))
                 if summary is not None:
-                    self._summaries[record.path] = summary
-                    found.append((folder, record, summary))
-                    self._runs = name_runs(found) if not self._runs else self._runs  # the first one shows at once
-        self._summaries = {record.path: summary for _, record, summary in found}
-        self._runs = name_runs(found)
+                    found.append((record, summary))
+                if not before and time.monotonic() > published + _NEWS:
+                    self._publish(folder, found)
+                    published = time.monotonic()
+        except Exception as error:  # each kind of store has errors of its own, and may answer later
+            problem = f"{folder.path} cannot be searched: {error or type(error).__name__}"
+            logger.warning("%s", problem)
+            return problem
+        self._publish(folder, found)
+        return ""
+
+    def _publish(self, folder: LogFolder, found: Sequence[tuple[FoundRecord, RecordSummary]]) -> None:
+        self._found[folder] = list(found)
+        self._runs = name_runs((where, *record) for where, records in self._found.items() for record in records)
 
 
 def _without_dot(name: str, single: str) -> str:

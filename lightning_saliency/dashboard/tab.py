@@ -63,7 +63,8 @@ class SaliencyTab(TBPlugin):
 
     def _answer_runs(self, request: Request) -> tuple[bytes, str]:
         runs, is_scanning = self._finder.listing(self._records.is_open)
-        return to_json_bytes({"runs": [_describe_run(run) for run in runs], "is_scanning": is_scanning}), _JSON
+        described = [_describe_run(run) for run in runs]
+        return to_json_bytes({"runs": described, "is_scanning": is_scanning, "problem": self._finder.problem}), _JSON
 
     def _answer_about(self, request: Request) -> tuple[bytes, str]:
         return self._records.about(request.args.get("id", ""), self._path(request)), _JSON
