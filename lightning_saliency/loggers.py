@@ -157,7 +157,7 @@ def _log_html(logger: Any, tag: str, path: Path, step: int) -> None:
     html = getattr(_package(logger), "Html", None)
     if html is not None:
         with path.open(encoding="utf-8") as file:
-            logger.log_metrics({tag: html(file)}, step)
+            logger.log_metrics({tag: html(file, inject=False)}, step)  # else it asks the network for a style
 
 
 def _log_artifact(logger: Any, tag: str, path: Path, step: int) -> None:

@@ -135,11 +135,10 @@ def join_methods(of_looks: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any
     return list(joined.values())
 
 
-def image_bytes(samples: RecordedSamples) -> Iterator[bytes]:
-    """Yield each sample's pixels: of an image and a volume with the channels last, of a signal as they are."""
-    for image in samples.images:
-        pixels = np.moveaxis(image, 0, -1) if image.ndim > 2 else image
-        yield np.ascontiguousarray(pixels).tobytes()
+def pack_images(samples: RecordedSamples) -> bytes:
+    """Return each sample's pixels, deflated: of images and volumes with the channels last, of signals as they are."""
+    last = (np.moveaxis(image, 0, -1) if image.ndim > 2 else image for image in samples.images)
+    return deflated((np.ascontiguousarray(pixels).tobytes() for pixels in last), zlib.Z_DEFAULT_STRATEGY)
 
 
 def map_bytes(levels: RecordedLevels) -> Iterator[bytes]:
@@ -182,12 +181,15 @@ def _peak(level: NDArray[np.uint8], low: float, high: float, is_fine: bool) -> f
     return float(values[np.searchsorted(counts.cumsum(), wanted)])
 
 
-def deflated(pieces: Iterable[bytes]) -> bytes:
+def deflated(pieces: Iterable[bytes], strategy: int = zlib.Z_RLE) -> bytes:
     """Return the pieces together in zlib's format, without ever holding them all.
 
-    Huffman codes alone and runs, as records are packed: a search for repeats takes three times as long for maps.
+    Args:
+        pieces: What is packed.
+        strategy: As records are packed, runs and Huffman codes alone: a search for repeats takes three times as long
+            for maps, which hardly have any. Images may have many.
     """
-    compressor = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    compressor = zlib.compressobj(strategy=strategy)
     return b"".join([*map(compressor.compress, pieces), compressor.flush()])
 
 

@@ -17,10 +17,10 @@ from lightning_saliency.dashboard.payload import (
     describe_methods,
     describe_record,
     describe_samples,
-    image_bytes,
     join_methods,
     look_key,
     map_bytes,
+    pack_images,
     peaks_of,
     to_json_bytes,
 )
@@ -232,7 +232,7 @@ def _describe_samples(record: Record) -> _Samples:
     samples = record.read_samples()
     if samples is None:
         raise RecordError(record.problems.get(SAMPLES, f"{record.path} has no {SAMPLES}"))
-    return _Samples(describe_samples(samples), samples.class_names, deflated(image_bytes(samples)))
+    return _Samples(describe_samples(samples), samples.class_names, pack_images(samples))
 
 
 def _maps(looks: Looks, method: str, places: Sequence[int]) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ import base64
 import html
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -18,10 +18,10 @@ from lightning_saliency.dashboard.payload import (
     describe_record,
     describe_run,
     describe_samples,
-    image_bytes,
     join_methods,
     look_key,
     map_bytes,
+    pack_images,
     peaks_of,
     to_json_bytes,
 )
@@ -106,7 +106,7 @@ class _Shown:
 
     def num_fixed(self, factor: int) -> int:
         """Return the bytes of the images in a page."""
-        return _in_page(len(deflated(image_bytes(Reduction(images=factor).samples(self.samples)))))
+        return _in_page(len(pack_images(Reduction(images=factor).samples(self.samples))))
 
     def num_of_looks(self, factor: int) -> int:
         """Estimate the bytes of all looks in a page by those of a few."""
@@ -127,7 +127,7 @@ class _Shown:
         head = describe_record(name, self.record, stamp, described, samples.class_names, methods, problems)
         return {
             "about": {**head, "looks": [part.described for part in parts]},
-            "images": _text(image_bytes(samples)),
+            "images": _text(pack_images(samples)),
             "peaks": {key: {part.key: part.peaks[key] for part in parts if key in part.peaks} for key in keys},
             "maps": {key: {part.key: part.maps[key] for part in parts if key in part.maps} for key in keys},
         }
@@ -148,7 +148,7 @@ class _Shown:
             key,
             describe_look(key, reduction.summary(look)),
             describe_methods(look),
-            {method: _text(map_bytes(own)) for method, own in levels.items()},
+            {method: _text(deflated(map_bytes(own))) for method, own in levels.items()},
             {method: peaks_of(own) for method, own in levels.items()},
         )
 
@@ -201,7 +201,7 @@ def _note(shown: Mapping[str, _Shown], reduction: Reduction, max_bytes: int) -> 
         f"{kept} of {all_looks} looks are shown" if kept < all_looks else "",
     ]
     text = "; ".join(filter(None, parts))
-    return text and f"{text[0].upper()}{text[1:]}, so that this page has at most {max_bytes / 1e6:g} MB."
+    return text and f"{text[0].upper()}{text[1:]}, so that this page has at most {max_bytes / 1e6:.3g} MB."
 
 
 def _data(shown: Mapping[str, _Shown], reduction: Reduction, note: str) -> bytes:
@@ -215,8 +215,8 @@ def _data(shown: Mapping[str, _Shown], reduction: Reduction, note: str) -> bytes
     return to_json_bytes({"runs": {"runs": runs, "is_scanning": False, "note": note}, **parts})
 
 
-def _text(pieces: Iterable[bytes]) -> str:
-    return base64.b64encode(deflated(pieces)).decode("ascii")
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
 
 
 def _in_page(num_bytes: int) -> int:
