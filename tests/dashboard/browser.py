@@ -170,6 +170,10 @@ class Tab:
         own = f"[aria-label='Sample {position}, enlarge']" if method is None else f"[data-method='{method}']"
         return self.find(f".cell[data-sample='{position}'][data-run='{run}']{own}")
 
+    def cell_pixels(self, cell):
+        """What is seen of a cell, uint8 (h, w, 3)."""
+        return np.asarray(Image.open(io.BytesIO(cell.screenshot())).convert("RGB"))
+
     def page_pixels(self):
         """What is seen of the page, uint8 (h, w, 3)."""
         return np.asarray(Image.open(io.BytesIO(self.page.screenshot())).convert("RGB"))

@@ -120,16 +120,16 @@ let scratch = new Int32Array(0);
 export function resample(levels, begin, width, table, down, across, out) {
   if (scratch.length < width + PADDING) scratch = new Int32Array(width + PADDING);
   for (let y = 0, place = 0; y < down.length; y++, place += across.length) {
+    scratch.fill(0, 0, width);
     for (let tap = 0; tap < down.taps; tap += GROUP) {
-      const first = begin + (down.starts[y] + tap) * width;
-      mixRows(levels, first, width, table, down.weights, y * down.taps + tap, tap === 0);
+      mixRows(levels, begin + (down.starts[y] + tap) * width, width, table, down.weights, y * down.taps + tap, scratch);
     }
-    mixColumns(across, out, place);
+    if (across.taps === GROUP) mixGroup(across, scratch, out, place);
+    else mixGroups(across, scratch, out, place);
   }
 }
 
-function mixRows(levels, first, width, table, weights, place, isFirst) {
-  const row = scratch;
+function mixRows(levels, first, width, table, weights, place, row) {
   const second = first + width;
   const third = second + width;
   const fourth = third + width;
@@ -140,19 +140,24 @@ function mixRows(levels, first, width, table, weights, place, isFirst) {
   for (let x = 0; x < width; x++) {
     const upper = Math.imul(w0, table[levels[first + x]]) + Math.imul(w1, table[levels[second + x]]);
     const lower = Math.imul(w2, table[levels[third + x]]) + Math.imul(w3, table[levels[fourth + x]]);
-    const mixed = (upper + lower) >> BITS;
-    row[x] = isFirst ? mixed : row[x] + mixed;
+    row[x] += (upper + lower) >> BITS;
   }
 }
 
-function mixColumns({ length, taps, starts, weights }, out, place) {
-  const row = scratch;
+function mixGroup({ length, starts, weights }, row, out, place) {
+  for (let x = 0, first = 0; x < length; x++, first += GROUP) {
+    const source = starts[x];
+    const left = Math.imul(weights[first], row[source]) + Math.imul(weights[first + 1], row[source + 1]);
+    const right = Math.imul(weights[first + 2], row[source + 2]) + Math.imul(weights[first + 3], row[source + 3]);
+    out[place + x] = (left + right) >> BITS;
+  }
+}
+
+function mixGroups({ length, taps, starts, weights }, row, out, place) {
   for (let x = 0, first = 0; x < length; x++) {
     let sum = 0;
-    for (let source = starts[x], end = source + taps; source < end; source += GROUP, first += GROUP) {
-      const left = Math.imul(weights[first], row[source]) + Math.imul(weights[first + 1], row[source + 1]);
-      const right = Math.imul(weights[first + 2], row[source + 2]) + Math.imul(weights[first + 3], row[source + 3]);
-      sum += left + right;
+    for (let source = starts[x], end = source + taps; source < end; source++, first++) {
+      sum += Math.imul(weights[first], row[source]);
     }
     out[place + x] = sum >> BITS;
   }
