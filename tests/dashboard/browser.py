@@ -120,6 +120,7 @@ class Tab:
     def enter(self, selector: str = f"iframe[src*='name={PLUGIN}'], iframe") -> Tab:
         """Go on inside of a frame of the page."""
         self.frame = self.page.wait_for_selector(selector, state="attached").content_frame()
+        self.frame.wait_for_selector("main", state="attached")  # of its own document: a frame begins with an empty one
         return self
 
     def find(self, selector: str):
