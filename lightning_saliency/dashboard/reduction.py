@@ -62,22 +62,22 @@ class Reduction:
 
     def levels(self, levels: RecordedLevels) -> RecordedLevels:
         """Return maps with fewer pixels, each with the range that it then has."""
-        if all(self._shape(level.shape) == level.shape for level in levels.maps):
-            return levels
-        maps, ranges = [], np.empty_like(levels.ranges)
+        maps, ranges = list(levels.maps), levels.ranges.copy()
         for place, level in enumerate(levels.maps):
-            if self._shape(level.shape) == level.shape:
-                maps.append(level)
-                ranges[place] = levels.ranges[place]
-                continue
-            values = restore(level[None], levels.ranges[place : place + 1])[0]
-            (reduced,), (ranges[place],) = quantize(_averaged(values, self.maps)[None])
-            maps.append(reduced)
+            factor = self._factor(level.shape)
+            if factor > 1:
+                values = restore(level[None], levels.ranges[place : place + 1])[0]
+                (maps[place],), (ranges[place],) = quantize(_averaged(values, factor)[None])
         return replace(levels, maps=tuple(maps), ranges=ranges)
 
     def _shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        is_coarse = max(shape) <= _COARSE
-        return shape if is_coarse else tuple(math.ceil(side / self.maps) for side in shape)
+        return tuple(math.ceil(side / self._factor(shape)) for side in shape)
+
+    def _factor(self, shape: tuple[int, ...]) -> int:
+        """Return by how much a map is reduced: by less where it would become too small."""
+        if max(shape) <= _COARSE:
+            return 1
+        return max(factor for factor in FACTORS if factor <= self.maps and 2 * max(shape) >= factor * _COARSE)
 
     def _boxes(self, boxes: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], ...]:
         return tuple(corners / np.float32(self.images) for corners in boxes)

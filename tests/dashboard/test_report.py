@@ -178,7 +178,14 @@ def test_reducing_keeps_what_is_small_and_what_is_not_finite():
     assert np.isnan(reduced.ranges[1]).all()
     assert reduced.is_fine
     of_signal = Reduction(maps=8).levels(RecordedLevels((signal,), np.array([[0, 255]], np.float32)))
-    assert of_signal.maps[0].shape == (13,)
+    assert of_signal.maps[0].shape == (25,)
+
+
+def test_no_map_becomes_smaller_than_the_networks_own_are():
+    sizes = [(224, 224), (64, 40), (33, 7), (32, 32), (1000,), (20, 20, 20)]
+    maps = tuple(np.zeros(size, np.uint8) for size in sizes)
+    reduced = Reduction(maps=16).levels(RecordedLevels(maps, np.zeros((len(maps), 2), np.float32)))
+    assert [own.shape for own in reduced.maps] == [(28, 28), (16, 10), (17, 4), (32, 32), (63,), (20, 20, 20)]
 
 
 def test_a_limit_that_cannot_be_kept_is_refused_by_its_name(tmp_path):
@@ -229,8 +236,8 @@ def test_the_command_line_writes_all_runs_below_folders(tmp_path, capsys):
     output = tmp_path / "out/page.html"
     assert main(["report", str(tmp_path / "logs"), "--output", str(output)]) == 0
     said = capsys.readouterr().out
-    assert "Skipped, without looks: empty\n" in said
-    assert f"2 of 3 records: {output}" in said
+    assert "Skipped empty: it has no looks\n" in said
+    assert said.endswith(f"Reported 2 of 3 records, 0.{round(10 * len(output.read_text()) / 1e6)} MB: {output}\n")
     assert list(data_of(output.read_text())["about"]) == ["a/version_0", "b"]
 
 
