@@ -139,6 +139,7 @@ def load_record(path: str | os.PathLike[str]) -> Record:
         ('1 sample, 1 look, epoch 0', RecordedLook(epoch 0, step 25): 1 sample, grad_cam)
         >>> record[-1].attributions["grad_cam"][0].tolist()
         [[0.0, 1.0], [4.0, 5.0]]
+        >>> record.report().save(folder / "report.html")
     """
     folder = open_folder(path)
     entries = folder.entries()

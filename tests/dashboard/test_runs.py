@@ -159,6 +159,32 @@ def test_a_folder_by_the_address_of_a_file_is_one_of_this_machine(tmp_path):
     assert ids(LogFolder(f"file://{tmp_path}")) == ["run"]
 
 
+class LockedStore(MemoryFileSystem):
+    """A store of which one folder may not be read."""
+
+    protocol = "locked"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("locked://", "memory://"))
+
+    def ls(self, path, detail=True, **options):
+        if "secret/saliency.record" in path:
+            raise PermissionError("not yours")
+        return super().ls(path, detail, **options)
+
+
+def test_a_record_that_may_not_be_read_says_so_and_the_others_are_listed():
+    fsspec.register_implementation("locked", LockedStore, clobber=True)
+    name = uuid.uuid4().hex
+    for run in ("a", "secret", "z"):
+        write_run(f"memory://{name}/{run}")
+    runs = listed(RunFinder([LogFolder(f"locked://{name}")]), lambda runs: len(runs) == 3)
+    problems = {run: found.summary.problem for run, found in runs.items()}
+    path = f"locked://{name}/secret/saliency.record"
+    assert problems == {"a": "", "secret": f"{path} cannot be read: not yours", "z": ""}
+
+
 class SlowStore(MemoryFileSystem):
     """A store that answers when it is allowed to, and fails the first time."""
 
