@@ -23,7 +23,7 @@ const NARROW = 1000; // pixels of the page below which the curves are shown only
 export function startApp(parent, source) {
   const page = { ink: INKS.false, runs: [], isScanning: true, fault: "" };
   const state = createState({ curves: window.innerWidth >= NARROW, ...stateFromText(readAddress()) });
-  const store = createStore(source, changed, tellFault);
+  const store = createStore(source, drawSoon, tellFault);
   const sheet = createSheet({
     onOpen: (cell) => state.set({ large: cellName(cell) }),
     onPoint: (cell) => readout.point(cell),
@@ -44,6 +44,7 @@ export function startApp(parent, source) {
 
   let scene = null;
   let isDrawn = true;
+  let isOnlyMoved = false; // along the scrubber, which changes nothing of the controls
   let addressTimer = 0;
   let isAsking = false;
 
@@ -52,6 +53,11 @@ export function startApp(parent, source) {
   }
 
   function changed() {
+    isOnlyMoved = false;
+    drawSoon();
+  }
+
+  function drawSoon() {
     if (!isDrawn) return;
     isDrawn = false;
     requestAnimationFrame(draw);
@@ -60,9 +66,13 @@ export function startApp(parent, source) {
   function draw() {
     isDrawn = true;
     scene = makeScene(state.get(), store, page);
-    controls.update(scene, page.runs);
+    if (!isOnlyMoved) {
+      controls.update(scene, page.runs);
+      body.hidden = !scene;
+      foot.hidden = !scene;
+    }
+    isOnlyMoved = true;
     showNotices(notice, scene, page);
-    body.hidden = foot.hidden = !scene;
     if (!scene) return;
     sheet.draw(scene);
     scrubber.update(scene);
@@ -113,7 +123,8 @@ export function startApp(parent, source) {
     if (names.has("run") || names.has("other")) loadChosen().then(changed, (fault) => tellFault(fault.message));
     clearTimeout(addressTimer);
     addressTimer = setTimeout(() => writeAddress(stateToText(state.get())), ADDRESS_DELAY);
-    changed();
+    if (names.size === 1 && names.has("at")) drawSoon();
+    else changed();
   });
   followTheme((isDark) => {
     document.documentElement.dataset.theme = isDark ? "dark" : "light";

@@ -96,8 +96,10 @@ export function blockView(sample, scene, layout, parent) {
         cell.moveTo(left + layout.lefts[index], top - canvasTop + layout.captionHeight);
       }
     },
-    draw(next, contexts) {
+    drawWords(next) {
       for (const [run, caption] of captions.entries()) caption.draw(next.runs[run]);
+    },
+    drawCells(next, contexts) {
       for (const [index, cell] of cells.entries()) cell.draw(next.columns[index], next, contexts);
     },
     cellAt: (button, event) => cells.find((cell) => cell.root === button)?.at(event),

@@ -2,6 +2,8 @@
 
 import { levelsOf, PADDING, peakOf, percentileOf } from "./scaling.js";
 
+const BYTES_OF_A_LEVEL = 3; // with what is kept of it at a cell's size, at most
+
 /** @typedef {object} Maps
  * @property {Float32Array} ranges The minimum and the maximum of each.
  * @property {Uint8Array} levels
@@ -20,7 +22,8 @@ import { levelsOf, PADDING, peakOf, percentileOf } from "./scaling.js";
  * @property {number[]} shape The two lengths of what is shown: of a volume, those of its slice.
  * @property {number} begin Where that begins among the levels.
  * @property {number} slice Which of a volume's slices is shown.
- * @property {number} slices How many there are. */
+ * @property {number} slices How many there are.
+ * @property {{key: string, values: Uint16Array|null}} resized Its values at the size of its cell. */
 
 /** Split the bytes of several looks.
  * @param {Uint8Array} bytes
@@ -40,7 +43,15 @@ export function splitMaps(bytes, looks, isFine) {
     const ranges = new Float32Array(bytes.slice(place, rangesEnd).buffer);
     const begins = counts.map((_, index) => counts.slice(0, index).reduce((sum, count) => sum + count, 0));
     place = rangesEnd + 4 * Math.ceil(total / 4);
-    const maps = { ranges, levels, begins, shapes, tops: [], measures: new Map(), byteLength: levels.length };
+    const maps = {
+      ranges,
+      levels,
+      begins,
+      shapes,
+      tops: [],
+      measures: new Map(),
+      byteLength: BYTES_OF_A_LEVEL * total,
+    };
     if (isFine) maps.tops = shapes.map((_, index) => percentileOfMap(maps, index, false));
     return maps;
   });
@@ -68,7 +79,7 @@ export function measureOf(maps, index, size, isFine, isSigned) {
 function measured(maps, index, size, isFine, isSigned) {
   const [low, high] = maps.ranges.subarray(2 * index, 2 * index + 2);
   const levels = levelsOf(low, high, isSigned);
-  const view = { ...levels, ...planeOf(maps, index) };
+  const view = { ...levels, ...planeOf(maps, index), resized: { key: "", values: null } };
   const { begin, shape } = view;
   if (isFine) {
     const top = isSigned ? percentileOfMap(maps, index, true) : maps.tops[index];

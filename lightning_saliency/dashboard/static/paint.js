@@ -119,7 +119,7 @@ function drawnCurves({ pixels, size, channels }, [height, width], opacity, ink) 
   return picture;
 }
 
-let values = new Int32Array(0);
+let scratchValues = new Int32Array(0);
 let painted = new Uint32Array(0);
 
 /** Return a map's colors, each as opaque as its value is large; the next call writes over them.
@@ -133,15 +133,25 @@ let painted = new Uint32Array(0);
  * @returns {ImageData} */
 export function mapPicture(maps, measure, size, fitted, colors, factor, most) {
   const [height, width] = fitted;
+  const count = height * width;
+  if (painted.length !== count) painted = new Uint32Array(count);
+  const values = valuesAt(maps, measure, size, fitted);
+  paintValues(values, painted, colorTable(colors), measure, factor, most, colors === DIVERGING);
+  return new ImageData(new Uint8ClampedArray(painted.buffer), width, height);
+}
+
+/** Return a map's values at a cell's size. Those of a map that is larger than its cell are kept, since they take long. */
+function valuesAt(maps, measure, size, [height, width]) {
+  const key = `${height} ${width}`;
+  if (measure.resized.key === key) return measure.resized.values;
   const imageSize = size.length === 1 ? [1, size[0]] : size.slice(-2);
   const down = resampling(measure.shape[0], imageSize[0], height);
   const across = resampling(measure.shape[1], imageSize[1], width);
-  const count = height * width;
-  if (values.length < count) values = new Int32Array(count);
-  if (painted.length !== count) painted = new Uint32Array(count);
-  resample(maps.levels, measure.begin, measure.shape[1], measure.table, down, across, values);
-  paintValues(values, painted, colorTable(colors), measure, factor, most, colors === DIVERGING);
-  return new ImageData(new Uint8ClampedArray(painted.buffer), width, height);
+  if (scratchValues.length < height * width) scratchValues = new Int32Array(height * width);
+  resample(maps.levels, measure.begin, measure.shape[1], measure.table, down, across, scratchValues);
+  if (height * width > measure.shape[0] * measure.shape[1]) return scratchValues;
+  measure.resized = { key, values: Uint16Array.from(scratchValues.subarray(0, height * width)) };
+  return measure.resized.values;
 }
 
 function paintValues(from, to, table, { low, unit, gain }, factor, most, isSigned) {

@@ -6,6 +6,7 @@ import { element, placeElement, setText } from "./dom.js";
 import { blockPlace, makeLayout } from "./layout.js";
 
 const MARGIN = 20;
+const WORDS_PITCH = 100; // milliseconds: of the words under quick steps nobody reads more
 const RUN_LINE = 20; // the height of the line with the runs' names
 
 /** Return the sheet.
@@ -28,6 +29,8 @@ export function createSheet(told) {
   let scene = null;
   let layout = null;
   let seen = "";
+  let wordsTime = 0;
+  let wordsTimer = 0;
 
   root.addEventListener("scroll", () => scene && draw(scene), { passive: true });
   blocks.addEventListener("click", (event) => withCell(event, told.onOpen));
@@ -52,9 +55,20 @@ export function createSheet(told) {
     scene = next;
     if (isLaidAnew) layOut();
     const rows = rowsInSight();
-    if (isLaidAnew || rows.join() !== seen) moveTo(rows);
+    const isMoved = isLaidAnew || rows.join() !== seen;
+    if (isMoved) moveTo(rows);
     maps.style.opacity = scene.state.opacity;
-    for (const block of shown.values()) block.draw(scene, contexts);
+    for (const block of shown.values()) block.drawCells(scene, contexts);
+    const areWordsLate = !isMoved && performance.now() - wordsTime < WORDS_PITCH;
+    clearTimeout(wordsTimer);
+    if (areWordsLate) wordsTimer = setTimeout(drawWords, WORDS_PITCH);
+    else drawWords();
+    root.setAttribute("aria-busy", String(areWordsLate || scene.isLate()));
+  }
+
+  function drawWords() {
+    wordsTime = performance.now();
+    for (const block of shown.values()) block.drawWords(scene);
     root.setAttribute("aria-busy", String(scene.isLate()));
   }
 
