@@ -78,8 +78,9 @@ def name_runs(found: Iterable[tuple[LogFolder, FoundRecord, RecordSummary]]) -> 
     """Return the records by their names, in the order that a person expects: 2 before 10."""
     by_run: dict[str, list[tuple[str, str, RecordSummary]]] = {}
     for folder, record, summary in found:
-        run = os.path.join(folder.name, record.run) if folder.name else record.run
-        by_run.setdefault(run, []).append((record.name, record.path, summary))
+        below, name = _split_run(record, summary.depth)
+        run = os.path.join(folder.name, below) if folder.name else below
+        by_run.setdefault(run, []).append((name, record.path, summary))
     runs: dict[str, Run] = {}
     for run in sorted(by_run, key=_natural):
         for name, path, summary in sorted(by_run[run], key=lambda record: (record[0] != _FIRST, _natural(record[0]))):
@@ -193,6 +194,13 @@ class RunFinder:
     def _publish(self, folder: LogFolder, found: Sequence[tuple[FoundRecord, RecordSummary]]) -> None:
         self._found[folder] = list(found)
         self._runs = name_runs((where, *record) for where, records in self._found.items() for record in records)
+
+
+def _split_run(record: FoundRecord, depth: int) -> tuple[str, str]:
+    """Return a run's path, and its record's name in it, which may be some folders below."""
+    parts = [] if record.run == "." else record.run.split("/")
+    start = max(0, len(parts) - depth)
+    return "/".join(parts[:start]) or ".", "/".join([*parts[start:], record.name])
 
 
 def _without_dot(name: str, single: str) -> str:

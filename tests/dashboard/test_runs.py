@@ -59,6 +59,14 @@ def test_a_runs_further_records_have_its_name_and_their_own(tmp_path):
     assert ids(LogFolder(str(tmp_path))) == ["other", "run", "run#grad_cam", "run#saliency-2"]
 
 
+def test_a_record_in_a_folder_below_its_run_is_that_runs(tmp_path):
+    write_run(tmp_path / "run", name="explained/layers")
+    write_run(tmp_path / "run", name="saliency")
+    write_run(tmp_path, name="a/b/c")
+    assert ids(LogFolder(str(tmp_path))) == [".", "run", "run#explained/layers"]
+    assert ids(LogFolder(str(tmp_path / "run/explained"))) == ["."]
+
+
 def test_the_folders_of_a_spec_keep_apart_also_where_their_runs_have_one_name(tmp_path):
     for run in ("a/version_0", "b/version_0"):
         write_run(tmp_path / run)
