@@ -2,6 +2,8 @@
 
 import pytest
 from dashboard.browser import Tab, TensorBoard, find_browser
+from dashboard.records import KINDS, write_kinds
+from torch.utils.tensorboard import SummaryWriter
 
 
 @pytest.fixture(scope="session")
@@ -76,8 +78,6 @@ def tensorboards(tmp_path_factory):
 @pytest.fixture(scope="session")
 def kinds(tmp_path_factory):
     """A log folder with a run of each kind."""
-    from dashboard.records import write_kinds
-
     folder = tmp_path_factory.mktemp("runs")
     write_kinds(folder)
     return folder
@@ -87,3 +87,14 @@ def kinds(tmp_path_factory):
 def board(tensorboards, kinds):
     """A TensorBoard of all kinds of runs."""
     return tensorboards("--logdir", str(kinds))
+
+
+@pytest.fixture(scope="session")
+def board_beside_scalars(tensorboards, tmp_path_factory):
+    """A TensorBoard of two runs that has another tab, too."""
+    folder = tmp_path_factory.mktemp("beside_scalars")
+    for name in ("plain", "long"):
+        KINDS[name](folder / name)
+    with SummaryWriter(folder / "plain") as writer:
+        writer.add_scalar("loss", 1.0, 0)
+    return tensorboards("--logdir", str(folder))

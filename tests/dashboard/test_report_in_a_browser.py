@@ -30,7 +30,7 @@ def served(report):
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            frame = '<iframe sandbox="allow-scripts" style="width:1200px;height:800px" src="/page"></iframe>'
+            frame = '<iframe sandbox="allow-scripts" style="width:1200px;height:800px;border:0" src="/page"></iframe>'
             content = frame.encode() if self.path == "/sandbox" else report.read_bytes()
             self.send_response(200)
             self.send_header("Content-Type", "text/html; charset=utf-8")
