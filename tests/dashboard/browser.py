@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 from urllib.parse import quote, unquote
+from urllib.request import urlopen
 
 import numpy as np
 from PIL import Image
@@ -72,6 +73,11 @@ class TensorBoard:
     def pid(self) -> int:
         """The number of its process."""
         return self._process.pid
+
+    def get(self, route: str) -> bytes:
+        """What a route of the plugin answers."""
+        with urlopen(f"{self.address}data/plugin/{PLUGIN}/{route}", timeout=PATIENCE) as answer:
+            return answer.read()
 
     def tab(self, **state: object) -> str:
         """The address at which the tab shows a state."""
