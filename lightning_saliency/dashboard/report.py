@@ -147,7 +147,7 @@ class _Shown:
         levels = {method: reduction.levels(own) for method, own in found.items() if own is not None}
         return _Part(
             key,
-            describe_look(key, reduction.summary(look)),
+            describe_look(key, reduction.summary(look, self.samples.sizes)),
             describe_methods(look),
             {method: _text(deflated(map_bytes(own))) for method, own in levels.items()},
             {method: peaks_of(own) for method, own in levels.items()},
@@ -197,7 +197,7 @@ def _note(shown: Mapping[str, _Shown], reduction: Reduction, max_bytes: int) -> 
     all_looks = sum(len(own.looks) for own in shown.values())
     kept = sum(len(reduction.places(len(own.looks))) for own in shown.values())
     maps = f"maps with many pixels are reduced to 1/{reduction.maps} in length, or to 16 pixels"
-    images = f"images are reduced to 1/{reduction.images} in length"
+    images = f"images are reduced to 1/{reduction.images} in length, or to 48 pixels"
     parts = [
         maps if reduction.maps > 1 else "",
         images if reduction.images > 1 else "",

@@ -181,8 +181,8 @@ def test_a_record_that_may_not_be_read_says_so_and_the_others_are_listed():
         write_run(f"memory://{name}/{run}")
     runs = listed(RunFinder([LogFolder(f"locked://{name}")]), lambda runs: len(runs) == 3)
     problems = {run: found.summary.problem for run, found in runs.items()}
-    path = f"locked://{name}/secret/saliency.record"
-    assert problems == {"a": "", "secret": f"{path} cannot be read: not yours", "z": ""}
+    assert problems.pop("secret").endswith("secret/saliency.record cannot be read: not yours")
+    assert problems == {"a": "", "z": ""}
 
 
 class SlowStore(MemoryFileSystem):

@@ -17,6 +17,7 @@ const BYTES_OF_A_LEVEL = 3; // with what is kept of it at a cell's size, at most
  * @property {Int32Array} table What the levels stand for; see `levelsOf`.
  * @property {number} low
  * @property {number} unit
+ * @property {Float32Array} range Its minimum and maximum.
  * @property {number} gain What values are multiplied by to be at most 1.
  * @property {number} top The raw value that 1 then stands for.
  * @property {number[]} shape The two lengths of what is shown: of a volume, those of its slice.
@@ -77,18 +78,19 @@ export function measureOf(maps, index, size, isFine, isSigned) {
 }
 
 function measured(maps, index, size, isFine, isSigned) {
-  const [low, high] = maps.ranges.subarray(2 * index, 2 * index + 2);
-  const levels = levelsOf(low, high, isSigned);
-  const view = { ...levels, ...planeOf(maps, index), resized: { key: "", values: null } };
-  const { begin, shape } = view;
+  const range = maps.ranges.subarray(2 * index, 2 * index + 2);
+  const [low, high] = range;
+  const view = { ...planeOf(maps, index), range, resized: { key: "", values: null } };
   if (isFine) {
     const top = isSigned ? percentileOfMap(maps, index, true) : maps.tops[index];
-    return { ...view, top, gain: top > 0 ? 1 / top : 0 };
+    const cut = top > 0 ? top : Infinity;
+    return { ...view, ...levelsOf(low, high, isSigned, cut), top, gain: top > 0 ? 1 / top : 0 };
   }
+  const levels = levelsOf(low, high, isSigned);
   const imageSize = size.length === 1 ? [1, size[0]] : size.slice(-2);
-  const peak = peakOf(maps.levels, begin, shape, levels, imageSize);
+  const peak = peakOf(maps.levels, view.begin, view.shape, levels, imageSize);
   const top = isSigned ? Math.max(Math.abs(low), Math.abs(high)) : Math.max(high, 0);
-  return { ...view, top, gain: peak > 0 ? 1 / peak : 0 };
+  return { ...view, ...levels, top, gain: peak > 0 ? 1 / peak : 0 };
 }
 
 /** Of a volume the slice in which its largest value is; a signal is an image of one row. */
