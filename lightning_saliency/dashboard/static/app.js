@@ -178,6 +178,9 @@ function noticesOf(scene, { runs, isScanning, fault, said }) {
     if (about.superseded) lines.push(`${about.superseded} looks are left out: the run was resumed from before them.`);
     if (!about.looks.length) lines.push("No look is recorded yet.");
   }
+  const shown = scene.columns.filter(({ method, look }) => method && look);
+  const refusals = shown.map(({ id, method, look }) => scene.store.refusal(id, method, look));
+  lines.push(...new Set(refusals.filter(Boolean)));
   if (scene.runs[0].about.samples.length && !scene.samples.length) lines.push("No sample is like that at this look.");
   return lines;
 }

@@ -33,7 +33,7 @@ export function cellContent(column, sample, scene) {
   if (isBlank) return { image, variant: "dimmed", slice: middleSlice(image), reason: reasonWords(reason), look, row };
   const maps = store.maps(column.id, column.method, look);
   const variant = isFine ? "dark" : "plain";
-  const isRefused = store.isRefused(column.id, column.method, look);
+  const isRefused = store.refusal(column.id, column.method, look);
   if (!maps) return { image, variant, slice: middleSlice(image), reason: isRefused ? "cannot be read" : "", look, row };
   const measure = measureOf(maps, row, image.size, isFine, isSigned);
   const largest = largestOf(column.about, column.peaks, state.scale, sample.position);

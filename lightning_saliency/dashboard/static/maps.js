@@ -89,7 +89,7 @@ function measured(maps, index, size, isFine, isSigned) {
   const levels = levelsOf(low, high, isSigned);
   const imageSize = size.length === 1 ? [1, size[0]] : size.slice(-2);
   const peak = peakOf(maps.levels, view.begin, view.shape, levels, imageSize);
-  const top = isSigned ? Math.max(Math.abs(low), Math.abs(high)) : Math.max(high, 0);
+  const top = isSigned ? peak : Math.max(high, 0);
   return { ...view, ...levels, top, gain: peak > 0 ? 1 / peak : 0 };
 }
 

@@ -8,7 +8,7 @@ const DARK = 0.4; // the brightness of the image under a fine map
 const DIMMED = 0.5; // that of an image whose map is blank
 const SIGNAL_ASPECT = 1.5;
 const MOST_PICTURES = 6; // kept of an image
-const MIDDLE = 127.5;
+const MIDDLE = 128; // of a signed color map
 const BRIGHTNESS = levelsOf(0, 255, false);
 
 /** Return the height and the width at which an image is shown: small ones are enlarged by a whole number.
@@ -156,7 +156,7 @@ function valuesAt(maps, measure, size, [height, width]) {
 
 function paintValues(from, to, table, { low, unit, gain }, factor, most, isSigned) {
   const half = isSigned ? MIDDLE : 256;
-  const middle = isSigned ? MIDDLE + 0.5 : 0;
+  const middle = isSigned ? MIDDLE : 0;
   const scale = gain * factor * half;
   const [begin, step] = [middle + low * scale, unit * scale];
   const top = Math.min(255, middle + most * half) | 0;

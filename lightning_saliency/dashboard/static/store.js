@@ -15,7 +15,7 @@ export function createStore(source, onArrival, onFault) {
   const images = new Map();
   const peaks = new Map();
   const cache = new Map(); // in the order of their last use
-  const refused = new Set();
+  const refused = new Map(); // why it was
   const underWay = new Set();
   let wanted = [];
   let bytes = 0;
@@ -79,8 +79,7 @@ export function createStore(source, onArrival, onFault) {
       for (const look of looks) await load(id, method, [look]);
       return;
     }
-    refused.add(keyOf(id, method, looks[0]));
-    onFault(fault.message);
+    refused.set(keyOf(id, method, looks[0]), fault.message);
   }
 
   function keep(key, value) {
@@ -129,7 +128,7 @@ export function createStore(source, onArrival, onFault) {
     want,
     loadAbout,
     peaksOf,
-    isRefused: (id, method, look) => refused.has(keyOf(id, method, look)),
+    refusal: (id, method, look) => refused.get(keyOf(id, method, look)),
     about: (id) => abouts.get(id),
     image: (id, position) => images.get(id)?.get(position),
     forget: (id) => abouts.delete(id),
