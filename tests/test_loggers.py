@@ -163,3 +163,46 @@ def test_the_runs_folder_is_that_of_the_event_file_or_the_first_there_is(tmp_pat
     assert run_folder([Plain(), saves], "default") == str(Path("somewhere/saves/v7"))
     assert run_folder([Plain()], "default") == "default"
     assert run_folder([], "default") == "default"
+
+
+@pytest.fixture
+def page(tmp_path):
+    path = tmp_path / "saliency.html"
+    path.write_text("<!doctype html>\n<title>é</title>", encoding="utf-8")
+    return path
+
+
+def test_experiments_that_take_pages_get_them_in_their_own_terms(tmp_path, page, monkeypatch):
+    """W&B's logger takes its package's `Html`; MLflow's client (run_id, path, folder); Comet's an asset."""
+    (tmp_path / "own_package.py").write_text(
+        "class Html:\n"
+        "    def __init__(self, data, inject=True):\n"
+        "        self.html, self.inject = data.read(), inject\n"
+        "class Run:\n"
+        "    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    from own_package import Run
+
+    calls = []
+    wandb = WithExperiment(
+        Run(), log_image=print, log_metrics=lambda metrics, step: calls.append((metrics["saliency/report"], step))
+    )
+    mlflow = SimpleNamespace(
+        log_image=None, log_artifact=lambda run_id, path, folder: calls.append((run_id, path, folder))
+    )
+    comet = SimpleNamespace(
+        log_image=None, log_asset=lambda path, file_name, step: calls.append((path, file_name, step))
+    )
+    board = TensorBoardLogger(tmp_path / "board", name="", version="")
+    for logger in (wandb, WithExperiment(mlflow, run_id="r1"), WithExperiment(comet), Plain(), board):
+        log_pictures(logger, {"saliency/report": page}, 7)
+    board.finalize("success")
+    (html, step), *others = calls
+    assert (html.html, html.inject, step) == (page.read_text(encoding="utf-8"), False, 7)
+    assert others == [("r1", str(page), "saliency/report"), (str(page), "saliency/report.html", 7)]
+    assert events(tmp_path / "board").Tags()["images"] == []
+
+
+def test_a_package_that_shows_no_pages_gets_none(page):
+    log_pictures(WithExperiment(SimpleNamespace(), log_image=print), {"saliency/report": page}, 7)

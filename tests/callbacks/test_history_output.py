@@ -4,6 +4,7 @@ import io
 import shutil
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -83,6 +84,17 @@ def test_the_record_holds_each_epoch_as_it_was_explained(tmp_path):
                 assert (np.abs(map_read - map_made) <= float(span) / 500).all()  # 8 bits a value
     logged = [event.value for event in events(tmp_path).Scalars("xai_saliency/cam/energy_in_box")]
     assert [look.scalars["cam/energy_in_box"] for look in record][1:] == pytest.approx(logged, abs=1e-6)
+
+
+def test_the_record_says_what_its_methods_are_called_and_how_they_are_drawn(tmp_path):
+    fit(tmp_path, callback(["grad_cam", "saliency"], layer=["backbone.0", "backbone"]), max_epochs=1)
+    for place in range(2):
+        about = load_record(tmp_path).about(place)
+        assert about.titles == {
+            "grad_cam@backbone.0": "Grad-CAM · backbone.0", "grad_cam@backbone": "Grad-CAM · backbone",
+            "saliency": "Saliency",
+        }  # fmt: skip
+        assert about.fine == {"saliency"}
 
 
 def test_images_of_several_sizes_are_in_the_record_each_at_its_own(tmp_path):
@@ -339,3 +351,55 @@ def test_other_ways_to_run_leave_no_record(tmp_path):
 def test_what_no_class_is_explained_of_is_recorded_as_none(tmp_path):
     fit(tmp_path, small(samples=2, target=lambda logits: logits.sum(1)), max_epochs=1)
     assert [look.classes for look in load_record(tmp_path)] == [(None, None)] * 2
+
+
+class TakesPages(Logger):
+    """Takes pages as MLflow does, and has no folder."""
+
+    name, version, run_id = "takes", 0, "r1"
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+        self.experiment = SimpleNamespace(log_image=lambda *args, **options: None, log_artifact=self._take)
+
+    def _take(self, run_id, path, folder):
+        if path.endswith(".html"):
+            self.seen[folder] = Path(path).read_text()
+
+    def log_metrics(self, metrics, step=None):
+        pass
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        pass
+
+
+def test_the_report_is_written_at_the_end_beside_the_event_file_and_logged(tmp_path):
+    takes, board = TakesPages(), TensorBoardLogger(tmp_path, name="run", version=5)
+    fit(tmp_path, small(history=History(report=True)), logger=[board, takes], max_epochs=2)
+    page = (tmp_path / "run/version_5/saliency.html").read_text()
+    assert page == load_record(tmp_path).report().html
+    assert takes.seen == {"saliency/report": page}
+
+
+def test_the_report_lies_in_a_remote_store_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    address, takes = f"memory://{tmp_path.name}", TakesPages()
+    logger = [CSVLogger(address, name="run", version=0), takes]
+    fit(tmp_path, small(history=History(report=True)), logger=logger, max_epochs=1)
+    with fsspec.open(f"{address}/run/version_0/saliency.html") as file:
+        assert file.read().decode() == takes.seen["saliency/report"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_several_runs_in_a_folder_each_has_its_own_report(tmp_path):
+    for name in ("saliency", "saliency-2"):
+        fit(tmp_path, small(history=History(report=True)), max_epochs=1)
+        page = (tmp_path / f"{name}.html").read_text()
+        assert load_record(tmp_path / f"{name}.record").run in page
+
+
+def test_without_the_option_or_a_look_there_is_no_report(tmp_path):
+    fit(tmp_path, small(), max_epochs=1)
+    fit(tmp_path, small(history=History(report=True)), max_epochs=1, fast_dev_run=True)
+    assert not list(tmp_path.rglob("*.html"))

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 from urllib.parse import quote, unquote
+from urllib.request import urlopen
 
 import numpy as np
 from PIL import Image
@@ -73,6 +74,11 @@ class TensorBoard:
         """The number of its process."""
         return self._process.pid
 
+    def get(self, route: str) -> bytes:
+        """What a route of the plugin answers."""
+        with urlopen(f"{self.address}data/plugin/{PLUGIN}/{route}", timeout=PATIENCE) as answer:
+            return answer.read()
+
     def tab(self, **state: object) -> str:
         """The address at which the tab shows a state."""
         return f"{self.address}#{PLUGIN}{_words(state)}"
@@ -120,6 +126,7 @@ class Tab:
     def enter(self, selector: str = f"iframe[src*='name={PLUGIN}'], iframe") -> Tab:
         """Go on inside of a frame of the page."""
         self.frame = self.page.wait_for_selector(selector, state="attached").content_frame()
+        self.frame.wait_for_selector("main", state="attached")  # of its own document: a frame begins with an empty one
         return self
 
     def find(self, selector: str):
@@ -169,6 +176,10 @@ class Tab:
         """The cell of a sample's map; without a method that of its image."""
         own = f"[aria-label='Sample {position}, enlarge']" if method is None else f"[data-method='{method}']"
         return self.find(f".cell[data-sample='{position}'][data-run='{run}']{own}")
+
+    def cell_pixels(self, cell):
+        """What is seen of a cell, uint8 (h, w, 3)."""
+        return np.asarray(Image.open(io.BytesIO(cell.screenshot())).convert("RGB"))
 
     def page_pixels(self):
         """What is seen of the page, uint8 (h, w, 3)."""

@@ -21,9 +21,9 @@ const NARROW = 1000; // pixels of the page below which the curves are shown only
  * @param {HTMLElement} parent
  * @param {import("./source.js").Source} source */
 export function startApp(parent, source) {
-  const page = { ink: INKS.false, runs: [], isScanning: true, fault: "" };
+  const page = { ink: INKS.false, runs: [], isScanning: true, fault: "", said: [] };
   const state = createState({ curves: window.innerWidth >= NARROW, ...stateFromText(readAddress()) });
-  const store = createStore(source, changed, tellFault);
+  const store = createStore(source, drawSoon, tellFault);
   const sheet = createSheet({
     onOpen: (cell) => state.set({ large: cellName(cell) }),
     onPoint: (cell) => readout.point(cell),
@@ -43,7 +43,8 @@ export function startApp(parent, source) {
   parent.replaceChildren(controls.root, notice, body, foot, large.root);
 
   let scene = null;
-  let frame = 0;
+  let isDrawn = true;
+  let isOnlyMoved = false; // along the scrubber, which changes nothing of the controls
   let addressTimer = 0;
   let isAsking = false;
 
@@ -52,15 +53,26 @@ export function startApp(parent, source) {
   }
 
   function changed() {
-    frame ||= requestAnimationFrame(draw);
+    isOnlyMoved = false;
+    drawSoon();
+  }
+
+  function drawSoon() {
+    if (!isDrawn) return;
+    isDrawn = false;
+    requestAnimationFrame(draw);
   }
 
   function draw() {
-    frame = 0;
+    isDrawn = true;
     scene = makeScene(state.get(), store, page);
-    controls.update(scene, page.runs);
+    if (!isOnlyMoved) {
+      controls.update(scene, page.runs);
+      body.hidden = !scene;
+      foot.hidden = !scene;
+    }
+    isOnlyMoved = true;
     showNotices(notice, scene, page);
-    body.hidden = foot.hidden = !scene;
     if (!scene) return;
     sheet.draw(scene);
     scrubber.update(scene);
@@ -79,8 +91,8 @@ export function startApp(parent, source) {
     if (isAsking) return;
     isAsking = true;
     try {
-      const { runs, is_scanning } = await source.runs();
-      [page.runs, page.isScanning, page.fault] = [runs, is_scanning, ""];
+      const { runs, is_scanning, note, problem } = await source.runs();
+      [page.runs, page.isScanning, page.fault, page.said] = [runs, is_scanning, "", [note, problem].filter(Boolean)];
       chooseRun();
       await loadChosen();
     } catch (fault) {
@@ -107,11 +119,12 @@ export function startApp(parent, source) {
     }
   }
 
-  state.subscribe((now, names) => {
+  state.subscribe((names) => {
     if (names.has("run") || names.has("other")) loadChosen().then(changed, (fault) => tellFault(fault.message));
     clearTimeout(addressTimer);
     addressTimer = setTimeout(() => writeAddress(stateToText(state.get())), ADDRESS_DELAY);
-    changed();
+    if (names.size === 1 && names.has("at")) drawSoon();
+    else changed();
   });
   followTheme((isDark) => {
     document.documentElement.dataset.theme = isDark ? "dark" : "light";
@@ -150,8 +163,8 @@ function showNotices(parent, scene, page) {
   parent.hidden = !lines.length;
 }
 
-function noticesOf(scene, { runs, isScanning, fault }) {
-  const lines = [];
+function noticesOf(scene, { runs, isScanning, fault, said }) {
+  const lines = [...said];
   if (fault) lines.push(fault);
   if (!runs.length && !fault)
     lines.push(
@@ -165,6 +178,9 @@ function noticesOf(scene, { runs, isScanning, fault }) {
     if (about.superseded) lines.push(`${about.superseded} looks are left out: the run was resumed from before them.`);
     if (!about.looks.length) lines.push("No look is recorded yet.");
   }
+  const shown = scene.columns.filter(({ method, look }) => method && look);
+  const refusals = shown.map(({ id, method, look }) => scene.store.refusal(id, method, look));
+  lines.push(...new Set(refusals.filter(Boolean)));
   if (scene.runs[0].about.samples.length && !scene.samples.length) lines.push("No sample is like that at this look.");
   return lines;
 }

@@ -33,7 +33,7 @@ export function cellContent(column, sample, scene) {
   if (isBlank) return { image, variant: "dimmed", slice: middleSlice(image), reason: reasonWords(reason), look, row };
   const maps = store.maps(column.id, column.method, look);
   const variant = isFine ? "dark" : "plain";
-  const isRefused = store.isRefused(column.id, column.method, look);
+  const isRefused = store.refusal(column.id, column.method, look);
   if (!maps) return { image, variant, slice: middleSlice(image), reason: isRefused ? "cannot be read" : "", look, row };
   const measure = measureOf(maps, row, image.size, isFine, isSigned);
   const largest = largestOf(column.about, column.peaks, state.scale, sample.position);
@@ -92,11 +92,15 @@ export function blockView(sample, scene, layout, parent) {
         layout.blockWidth / layout.ratio,
         layout.rowHeight / layout.ratio,
       );
-      cells.forEach((cell, index) => cell.moveTo(left + layout.lefts[index], top - canvasTop + layout.captionHeight));
+      for (const [index, cell] of cells.entries()) {
+        cell.moveTo(left + layout.lefts[index], top - canvasTop + layout.captionHeight);
+      }
     },
-    draw(next, contexts) {
-      captions.forEach((caption, run) => caption.draw(next.runs[run]));
-      cells.forEach((cell, index) => cell.draw(next.columns[index], next, contexts));
+    drawWords(next) {
+      for (const [run, caption] of captions.entries()) caption.draw(next.runs[run]);
+    },
+    drawCells(next, contexts) {
+      for (const [index, cell] of cells.entries()) cell.draw(next.columns[index], next, contexts);
     },
     cellAt: (button, event) => cells.find((cell) => cell.root === button)?.at(event),
   };

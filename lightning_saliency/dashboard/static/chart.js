@@ -30,7 +30,7 @@ export function createCharts(onGo) {
           : [element("p", { class: "faint" }, "This record has no scalars.")]),
       );
     }
-    charts.forEach((chart) => chart.mark(scene.place));
+    for (const chart of charts) chart.mark(scene.place);
   }
 
   return { root, update };
@@ -109,7 +109,7 @@ function chartView([metric, curves], scene, onGo) {
     mark(place) {
       marker.setAttribute("x1", xOf(place));
       marker.setAttribute("x2", xOf(place));
-      legend.forEach((item) => item.mark(place));
+      for (const item of legend) item.mark(place);
     },
   };
 }

@@ -123,8 +123,15 @@ function choice(label, chosen) {
 }
 
 function slider(label, min, max, step, moved) {
-  const number = element("output", { class: "number" });
-  const input = element("input", { type: "range", min, max, step, input: () => moved(Number(input.value)) });
+  const number = element("span", { class: "number" });
+  const input = element("input", {
+    type: "range",
+    "aria-label": label,
+    min,
+    max,
+    step,
+    input: () => moved(Number(input.value)),
+  });
   const root = element("label", { class: "field" }, element("span", { class: "label" }, label, " ", number), input);
   return {
     root,

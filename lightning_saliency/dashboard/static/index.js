@@ -2,12 +2,12 @@
 
 import { startApp } from "./app.js";
 import { element } from "./dom.js";
-import { httpSource } from "./source.js";
+import { workerSource } from "./worker-source.js";
 
 /** Show the tab. */
 export function render() {
   document.head.append(element("link", { rel: "stylesheet", href: new URL("style.css", import.meta.url).href }));
   const main = element("main", { class: "saliency" });
   document.body.replaceChildren(main);
-  startApp(main, httpSource(""));
+  startApp(main, workerSource(""));
 }

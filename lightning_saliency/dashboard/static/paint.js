@@ -8,7 +8,7 @@ const DARK = 0.4; // the brightness of the image under a fine map
 const DIMMED = 0.5; // that of an image whose map is blank
 const SIGNAL_ASPECT = 1.5;
 const MOST_PICTURES = 6; // kept of an image
-const MIDDLE = 127.5;
+const MIDDLE = 128; // of a signed color map
 const BRIGHTNESS = levelsOf(0, 255, false);
 
 /** Return the height and the width at which an image is shown: small ones are enlarged by a whole number.
@@ -119,7 +119,7 @@ function drawnCurves({ pixels, size, channels }, [height, width], opacity, ink) 
   return picture;
 }
 
-let values = new Int32Array(0);
+let scratchValues = new Int32Array(0);
 let painted = new Uint32Array(0);
 
 /** Return a map's colors, each as opaque as its value is large; the next call writes over them.
@@ -133,26 +133,36 @@ let painted = new Uint32Array(0);
  * @returns {ImageData} */
 export function mapPicture(maps, measure, size, fitted, colors, factor, most) {
   const [height, width] = fitted;
-  const imageSize = size.length === 1 ? [1, size[0]] : size.slice(-2);
-  const down = resampling(measure.shape[0], imageSize[0], height);
-  const across = resampling(measure.shape[1], imageSize[1], width);
   const count = height * width;
-  if (values.length < count) values = new Int32Array(count);
   if (painted.length !== count) painted = new Uint32Array(count);
-  resample(maps.levels, measure.begin, measure.shape[1], measure.table, down, across, values);
+  const values = valuesAt(maps, measure, size, fitted);
   paintValues(values, painted, colorTable(colors), measure, factor, most, colors === DIVERGING);
   return new ImageData(new Uint8ClampedArray(painted.buffer), width, height);
 }
 
+/** Return a map's values at a cell's size. Those of a map that is larger than its cell are kept, since they take long. */
+function valuesAt(maps, measure, size, [height, width]) {
+  const key = `${height} ${width}`;
+  if (measure.resized.key === key) return measure.resized.values;
+  const imageSize = size.length === 1 ? [1, size[0]] : size.slice(-2);
+  const down = resampling(measure.shape[0], imageSize[0], height);
+  const across = resampling(measure.shape[1], imageSize[1], width);
+  if (scratchValues.length < height * width) scratchValues = new Int32Array(height * width);
+  resample(maps.levels, measure.begin, measure.shape[1], measure.table, down, across, scratchValues);
+  if (height * width > measure.shape[0] * measure.shape[1]) return scratchValues;
+  measure.resized = { key, values: Uint16Array.from(scratchValues.subarray(0, height * width)) };
+  return measure.resized.values;
+}
+
 function paintValues(from, to, table, { low, unit, gain }, factor, most, isSigned) {
   const half = isSigned ? MIDDLE : 256;
-  const middle = isSigned ? MIDDLE + 0.5 : 0;
+  const middle = isSigned ? MIDDLE : 0;
   const scale = gain * factor * half;
   const [begin, step] = [middle + low * scale, unit * scale];
   const top = Math.min(255, middle + most * half) | 0;
   const bottom = isSigned ? Math.max(0, middle - most * half) | 0 : 0;
   for (let place = 0; place < to.length; place++) {
     const index = (begin + from[place] * step) | 0;
-    to[place] = table[index > top ? top : index < bottom ? bottom : index];
+    to[place] = table[Math.max(bottom, Math.min(top, index))];
   }
 }

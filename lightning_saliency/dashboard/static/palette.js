@@ -97,7 +97,7 @@ function makeColorTable(name) {
   const bytes = Uint8Array.from(atob(COLOR_BYTES[name]), (letter) => letter.charCodeAt(0));
   const rgba = new Uint8ClampedArray(1024);
   for (let index = 0; index < 256; index++) {
-    const value = name === DIVERGING ? Math.abs(index - 127.5) / 127.5 : (index + 0.5) / 256;
+    const value = name === DIVERGING ? Math.abs(index - 127.5) / 128 : (index + 0.5) / 256;
     rgba.set(bytes.subarray(3 * index, 3 * index + 3), 4 * index);
     rgba[4 * index + 3] = value * 255;
   }

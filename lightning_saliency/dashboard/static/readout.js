@@ -1,10 +1,9 @@
 // The line below the sheet: what is under the pointer, and the color bar with its scale.
 
 import { element, setText } from "./dom.js";
-import { colorTable, DIVERGING } from "./palette.js";
+import { colorTable } from "./palette.js";
 import { className, joinedWords, numberWords, percent } from "./record.js";
 import { scaleWords } from "./scales.js";
-import { levelValue } from "./scaling.js";
 
 const HINT = "Point at a map to read it, click to enlarge it";
 const MID_GRAY = 118;
@@ -21,7 +20,8 @@ export function createReadout() {
 
   function update({ state, columns }) {
     const fine = columns.filter(({ method }) => method).map((column) => column.fine);
-    scaleWords(state.scale, fine, state.colors).forEach((end, index) => setText(ends[index], end));
+    const said = scaleWords(state.scale, fine, state.colors);
+    for (const [index, end] of ends.entries()) setText(end, said[index]);
     const key = `${state.colors} ${state.opacity}`;
     if (key !== drawn) drawBar(bar, state.colors, state.opacity);
     drawn = key;
@@ -82,15 +82,15 @@ function colorWords(column, { pixels, size }, [x, y]) {
 }
 
 /** Return the raw value at the center of a pixel of the image, interpolated as it is shown. */
-function valueAt({ levels }, measure, size, part) {
-  const { begin, shape } = measure;
+function valueAt({ levels }, { begin, shape, range }, size, part) {
   const lengths = size.length === 1 ? [1, size[0]] : size.slice(-2);
   const pixel = pixelAt(size, part).reverse();
-  const axes = shape.map((length, axis) => sourcesAt(pixel[axis], lengths[axis], length));
-  let value = 0;
-  for (const [y, down] of axes[0])
-    for (const [x, across] of axes[1]) value += down * across * levelValue(measure, levels[begin + y * shape[1] + x]);
-  return value;
+  const [rows, columns] = shape.map((length, axis) => sourcesAt(pixel[axis], lengths[axis], length));
+  let level = 0;
+  for (const [y, down] of rows) {
+    for (const [x, across] of columns) level += down * across * levels[begin + y * shape[1] + x];
+  }
+  return range[0] + (level / 255) * (range[1] - range[0]);
 }
 
 function sourcesAt(pixel, from, length) {

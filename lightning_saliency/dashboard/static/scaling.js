@@ -12,7 +12,7 @@ export const TOP = 2 ** 16 - 1;
 /** How many rows, and pixels of a row, are read behind a map. */
 export const PADDING = 2 * GROUP;
 
-/** @typedef {{length: number, taps: number, starts: Int32Array, weights: Int32Array}} Resampling
+/** @typedef {{from: number, length: number, taps: number, starts: Int32Array, weights: Int32Array}} Resampling
  * Of each pixel of the result: where its sources begin, and their weights. */
 
 const resamplings = new Map();
@@ -23,7 +23,9 @@ const resamplings = new Map();
  * @param {number} to The cell's.
  * @returns {Resampling} */
 export function resampling(from, image, to) {
-  return remembered(`${from} ${image} ${to}`, () => compressed(product(reduced(image, to), interpolated(from, image))));
+  return remembered(`${from} ${image} ${to}`, () =>
+    compressed(from, product(reduced(image, to), interpolated(from, image))),
+  );
 }
 
 /** Return how a map becomes those pixels of an image among which its maximum is: the first and the last one between
@@ -35,7 +37,10 @@ export function peakResampling(from, image) {
   return remembered(`${from} ${image}`, () => {
     const rows = interpolated(from, image);
     const isEnd = (index) => index === 0 || index === image - 1 || !sameSources(rows[index], rows[index + 1]);
-    return compressed(rows.filter((_, index) => isEnd(index) || !sameSources(rows[index], rows[index - 1])));
+    return compressed(
+      from,
+      rows.filter((_, index) => isEnd(index) || !sameSources(rows[index], rows[index - 1])),
+    );
   });
 }
 
@@ -89,7 +94,7 @@ function product(outer, inner) {
   });
 }
 
-function compressed(rows) {
+function compressed(from, rows) {
   const length = rows.length;
   const spans = rows.map(([sources]) => sources[sources.length - 1] - sources[0] + 1);
   const taps = GROUP * Math.ceil(Math.max(...spans) / GROUP);
@@ -99,14 +104,15 @@ function compressed(rows) {
   rows.forEach(([sources, own], row) => {
     starts[row] = Math.max(0, Math.min(sources[0], last - taps + 1));
     const first = row * taps - starts[row];
-    sources.forEach((source, place) => (weights[first + source] += Math.round(own[place] * ONE)));
+    for (const [place, source] of sources.entries()) weights[first + source] += Math.round(own[place] * ONE);
     const sum = weights.subarray(row * taps, (row + 1) * taps).reduce((total, weight) => total + weight, 0);
     weights[first + sources[own.indexOf(Math.max(...own))]] += ONE - sum; // so that a constant stays what it is
   });
-  return { length, taps, starts, weights };
+  return { from, length, taps, starts, weights };
 }
 
 let scratch = new Int32Array(0);
+let enlargedRows = new Int32Array(0);
 
 /** Resample a map in whole numbers, which takes a third of the time of floating-point ones. Behind the levels there must
  * be `PADDING` more rows, which have no weight where the map has less than a group of them.
@@ -119,17 +125,50 @@ let scratch = new Int32Array(0);
  * @param {Int32Array} out `down.length` rows of `across.length` values, from 0 to `TOP`. */
 export function resample(levels, begin, width, table, down, across, out) {
   if (scratch.length < width + PADDING) scratch = new Int32Array(width + PADDING);
-  for (let y = 0, place = 0; y < down.length; y++, place += across.length) {
-    for (let tap = 0; tap < down.taps; tap += GROUP) {
-      const first = begin + (down.starts[y] + tap) * width;
-      mixRows(levels, first, width, table, down.weights, y * down.taps + tap, tap === 0);
-    }
-    mixColumns(across, out, place);
+  if (down.length > down.from && down.taps === GROUP) enlarge(levels, begin, width, table, down, across, out);
+  else reduce(levels, begin, width, table, down, across, out);
+}
+
+/** Rows are enlarged first, since there are few of them; then each pixel of a row has the same weights. */
+function enlarge(levels, begin, width, table, down, across, out) {
+  const needed = (down.from + PADDING) * across.length;
+  if (enlargedRows.length < needed) enlargedRows = new Int32Array(needed);
+  const mix = across.taps === GROUP ? mixGroup : mixGroups;
+  for (let y = 0, place = begin; y < down.from; y++) {
+    for (let x = 0; x < width; x++, place++) scratch[x] = table[levels[place]];
+    mix(across, scratch, enlargedRows, y * across.length);
+  }
+  for (let y = 0; y < down.length; y++) {
+    const first = down.starts[y] * across.length;
+    const rows = enlargedRows.subarray(first, first + GROUP * across.length);
+    mixEnlarged(rows, across.length, down.weights.subarray(y * GROUP, (y + 1) * GROUP), out, y * across.length);
   }
 }
 
-function mixRows(levels, first, width, table, weights, place, isFirst) {
-  const row = scratch;
+function mixEnlarged(rows, width, [w0, w1, w2, w3], out, place) {
+  const second = width;
+  const third = second + width;
+  const fourth = third + width;
+  for (let x = 0; x < width; x++) {
+    const upper = Math.imul(w0, rows[x]) + Math.imul(w1, rows[second + x]);
+    const lower = Math.imul(w2, rows[third + x]) + Math.imul(w3, rows[fourth + x]);
+    out[place + x] = (upper + lower) >> BITS;
+  }
+}
+
+/** Rows are mixed first, each pixel of one by the same weights, which leaves fewer of them. */
+function reduce(levels, begin, width, table, down, across, out) {
+  for (let y = 0, place = 0; y < down.length; y++, place += across.length) {
+    scratch.fill(0, 0, width);
+    for (let tap = 0; tap < down.taps; tap += GROUP) {
+      mixRows(levels, begin + (down.starts[y] + tap) * width, width, table, down.weights, y * down.taps + tap, scratch);
+    }
+    if (across.taps === GROUP) mixGroup(across, scratch, out, place);
+    else mixGroups(across, scratch, out, place);
+  }
+}
+
+function mixRows(levels, first, width, table, weights, place, row) {
   const second = first + width;
   const third = second + width;
   const fourth = third + width;
@@ -140,19 +179,24 @@ function mixRows(levels, first, width, table, weights, place, isFirst) {
   for (let x = 0; x < width; x++) {
     const upper = Math.imul(w0, table[levels[first + x]]) + Math.imul(w1, table[levels[second + x]]);
     const lower = Math.imul(w2, table[levels[third + x]]) + Math.imul(w3, table[levels[fourth + x]]);
-    const mixed = (upper + lower) >> BITS;
-    row[x] = isFirst ? mixed : row[x] + mixed;
+    row[x] += (upper + lower) >> BITS;
   }
 }
 
-function mixColumns({ length, taps, starts, weights }, out, place) {
-  const row = scratch;
+function mixGroup({ length, starts, weights }, row, out, place) {
+  for (let x = 0, first = 0; x < length; x++, first += GROUP) {
+    const source = starts[x];
+    const left = Math.imul(weights[first], row[source]) + Math.imul(weights[first + 1], row[source + 1]);
+    const right = Math.imul(weights[first + 2], row[source + 2]) + Math.imul(weights[first + 3], row[source + 3]);
+    out[place + x] = (left + right) >> BITS;
+  }
+}
+
+function mixGroups({ length, taps, starts, weights }, row, out, place) {
   for (let x = 0, first = 0; x < length; x++) {
     let sum = 0;
-    for (let source = starts[x], end = source + taps; source < end; source += GROUP, first += GROUP) {
-      const left = Math.imul(weights[first], row[source]) + Math.imul(weights[first + 1], row[source + 1]);
-      const right = Math.imul(weights[first + 2], row[source + 2]) + Math.imul(weights[first + 3], row[source + 3]);
-      sum += left + right;
+    for (let source = starts[x], end = source + taps; source < end; source++, first++) {
+      sum += Math.imul(weights[first], row[source]);
     }
     out[place + x] = sum >> BITS;
   }
@@ -167,13 +211,14 @@ const EVEN_LEVELS = Int32Array.from({ length: 256 }, (_, level) => level * WIDE_
  * @param {number} low
  * @param {number} high
  * @param {boolean} isSigned Whether negative values are kept.
+ * @param {number} [most] What values are cut at.
  * @returns {Levels} */
-export function levelsOf(low, high, isSigned) {
-  if (isSigned || low >= 0) return { table: EVEN_LEVELS, low, unit: (high - low) / TOP };
-  const unit = Math.max(high, 0) / TOP;
+export function levelsOf(low, high, isSigned, most = Infinity) {
+  if (isSigned || (low >= 0 && high <= most)) return { table: EVEN_LEVELS, low, unit: (high - low) / TOP };
+  const unit = Math.min(Math.max(high, 0), most) / TOP;
   const table = new Int32Array(256);
   for (let level = 0; level < 256; level++) {
-    const value = low + (level / 255) * (high - low);
+    const value = Math.min(low + (level / 255) * (high - low), most);
     table[level] = value > 0 ? Math.round(value / unit) : 0;
   }
   return { table, low: 0, unit };
@@ -219,7 +264,11 @@ export function percentileOf(levels, begin, count, known) {
   const order = [...counts.keys()].filter((level) => counts[level] && magnitudes[level] > 0);
   if (known.low < 0) order.sort((a, b) => magnitudes[a] - magnitudes[b]);
   let left = Math.ceil(PERCENTILE * order.reduce((sum, level) => sum + counts[level], 0));
-  return magnitudes[order.find((level) => (left -= counts[level]) <= 0)] ?? 0;
+  for (const level of order) {
+    left -= counts[level];
+    if (left <= 0) return magnitudes[level];
+  }
+  return 0;
 }
 
 /** Four counts in turns, since two equal neighbors would wait for each other. */

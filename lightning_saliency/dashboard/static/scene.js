@@ -95,7 +95,7 @@ function mapColumn(method, { id, about, look }, run, state, store, timeline, pla
 
 function nearestLoaded(id, method, run, look, store, timeline, place) {
   const canShow = (other) => other?.methods[method] && store.has(id, method, other);
-  if (!look || canShow(look) || !look.methods[method] || store.isRefused(id, method, look)) return look;
+  if (!look || canShow(look) || !look.methods[method] || store.refusal(id, method, look)) return look;
   for (let distance = 1; distance <= FARTHEST; distance++) {
     for (const other of [timeline[place - distance]?.looks[run], timeline[place + distance]?.looks[run]]) {
       if (canShow(other)) return other;

@@ -6,6 +6,8 @@ import { element, placeElement, setText } from "./dom.js";
 import { blockPlace, makeLayout } from "./layout.js";
 
 const MARGIN = 20;
+const WORDS_PITCH = 100; // milliseconds: of the words under quick steps nobody reads more
+const RUN_LINE = 20; // the height of the line with the runs' names
 
 /** Return the sheet.
  * @param {{onOpen: (cell: object) => void, onPoint: (cell: object|null) => void}} told
@@ -27,6 +29,8 @@ export function createSheet(told) {
   let scene = null;
   let layout = null;
   let seen = "";
+  let wordsTime = 0;
+  let wordsTimer = 0;
 
   root.addEventListener("scroll", () => scene && draw(scene), { passive: true });
   blocks.addEventListener("click", (event) => withCell(event, told.onOpen));
@@ -51,9 +55,20 @@ export function createSheet(told) {
     scene = next;
     if (isLaidAnew) layOut();
     const rows = rowsInSight();
-    if (isLaidAnew || rows.join() !== seen) moveTo(rows);
+    const isMoved = isLaidAnew || rows.join() !== seen;
+    if (isMoved) moveTo(rows);
     maps.style.opacity = scene.state.opacity;
-    for (const block of shown.values()) block.draw(scene, contexts);
+    for (const block of shown.values()) block.drawCells(scene, contexts);
+    const areWordsLate = !isMoved && performance.now() - wordsTime < WORDS_PITCH;
+    clearTimeout(wordsTimer);
+    if (areWordsLate) wordsTimer = setTimeout(drawWords, WORDS_PITCH);
+    else drawWords();
+    root.setAttribute("aria-busy", String(areWordsLate || scene.isLate()));
+  }
+
+  function drawWords() {
+    wordsTime = performance.now();
+    for (const block of shown.values()) block.drawWords(scene);
     root.setAttribute("aria-busy", String(scene.isLate()));
   }
 
@@ -78,28 +93,19 @@ export function createSheet(told) {
   }
 
   function writeHeadings() {
+    const areTwo = scene.runs.length > 1;
     const parts = [];
-    const { ratio } = layout;
     for (let block = 0; block < Math.min(layout.perRow, scene.samples.length); block++) {
       const { left } = blockPlace(layout, block);
-      if (scene.runs.length > 1) {
-        layout.groups.forEach((group, run) =>
-          parts.push(heading("run", scene.runs[run].name, left + group.left, group.width, 0)),
-        );
-      }
-      scene.columns.forEach((column, index) =>
-        parts.push(
-          heading(
-            "method",
-            column.title,
-            left + layout.lefts[index],
-            layout.cellWidth,
-            scene.runs.length > 1 ? 20 * ratio : 0,
-          ),
-        ),
+      const groups = areTwo ? layout.groups : [];
+      const names = groups.map((group, run) => heading("run", scene.runs[run].name, left + group.left, group.width, 0));
+      const top = areTwo ? RUN_LINE * layout.ratio : 0;
+      const titles = scene.columns.map(({ title }, index) =>
+        heading("method", title, left + layout.lefts[index], layout.cellWidth, top),
       );
+      parts.push(...names, ...titles);
     }
-    headings.classList.toggle("two", scene.runs.length > 1);
+    headings.classList.toggle("two", areTwo);
     headings.replaceChildren(...parts);
   }
 

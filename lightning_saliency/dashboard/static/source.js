@@ -1,12 +1,17 @@
 // Where the data comes from: TensorBoard's server, or the page itself. Both sources have the same methods.
 
+import { splitMaps } from "./maps.js";
+
 /** @typedef {object} Source
  * @property {boolean} isLive Whether what it gives may grow.
  * @property {() => Promise<{runs: object[], is_scanning: boolean}>} runs
  * @property {(id: string) => Promise<object>} about
  * @property {(id: string) => Promise<Uint8Array>} images
  * @property {(id: string, method: string) => Promise<Object<string, (number|null)[]>>} peaks
- * @property {(id: string, method: string, keys: string[]) => Promise<Uint8Array>} maps */
+ * @property {(id: string, method: string, looks: LookOfMaps[], isFine: boolean) => Promise<import("./maps.js").Maps[]>}
+ *   maps */
+
+/** @typedef {{key: string, shapes: number[][]}} LookOfMaps */
 
 /** Return the source that asks a server.
  * @param {string} base Where its routes begin.
@@ -25,7 +30,10 @@ export function httpSource(base) {
     about: (id) => json("about", { id }),
     images: (id) => bytes("images", { id }),
     peaks: async (id, method) => (await json("peaks", { id, method })).peaks,
-    maps: (id, method, keys) => bytes("maps", { id, method, looks: keys.join(",") }),
+    maps: async (id, method, looks, isFine) => {
+      const came = await bytes("maps", { id, method, looks: looks.map(({ key }) => key).join(",") });
+      return splitMaps(came, looks, isFine);
+    },
   };
 }
 
@@ -48,9 +56,10 @@ export function fileSource(data) {
     about: async (id) => entryOf(data.about, id),
     images: async (id) => inflated(entryOf(data.images, id)),
     peaks: async (id, method) => data.peaks?.[id]?.[method] ?? {},
-    maps: async (id, method, keys) => {
-      const looks = entryOf(entryOf(data.maps, id), method);
-      return joinedBytes(await Promise.all(keys.map((key) => inflated(entryOf(looks, key)))));
+    maps: async (id, method, looks, isFine) => {
+      const ofMethod = entryOf(entryOf(data.maps, id), method);
+      const each = looks.map(async (look) => splitMaps(await inflated(entryOf(ofMethod, look.key)), [look], isFine));
+      return (await Promise.all(each)).flat();
     },
   };
 }
@@ -64,10 +73,4 @@ async function inflated(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
-}
-
-function joinedBytes(parts) {
-  const joined = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  parts.reduce((place, part) => (joined.set(part, place), place + part.length), 0);
-  return joined;
 }

@@ -40,9 +40,9 @@ export function createState(initial) {
       const changed = Object.keys(patch).filter((name) => now[name] !== patch[name]);
       if (!changed.length) return;
       now = { ...now, ...patch };
-      subscribers.forEach((told) => told(now, new Set(changed)));
+      for (const told of subscribers) told(new Set(changed));
     },
-    subscribe: (told) => subscribers.push(told),
+    subscribe: (told) => void subscribers.push(told),
   };
 }
 

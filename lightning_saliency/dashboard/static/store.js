@@ -1,7 +1,5 @@
 // What was loaded of the records, within a bound of bytes, and what is loaded next.
 
-import { splitMaps } from "./maps.js";
-
 const MOST_BYTES = 256 * 2 ** 20;
 const BYTES_OF_A_REQUEST = 2 ** 20;
 const LOOKS_OF_A_REQUEST = 64;
@@ -17,7 +15,7 @@ export function createStore(source, onArrival, onFault) {
   const images = new Map();
   const peaks = new Map();
   const cache = new Map(); // in the order of their last use
-  const refused = new Set();
+  const refused = new Map(); // why it was
   const underWay = new Set();
   let wanted = [];
   let bytes = 0;
@@ -61,34 +59,27 @@ export function createStore(source, onArrival, onFault) {
 
   async function load(id, method, looks) {
     const keys = looks.map((look) => keyOf(id, method, look));
-    keys.forEach((key) => underWay.add(key));
+    const asked = looks.map((look) => ({ key: look.key, shapes: look.methods[method].shapes }));
+    const isFine = abouts.get(id).methods.find(({ key }) => key === method).fine;
+    for (const key of keys) underWay.add(key);
     try {
-      const came = await source.maps(
-        id,
-        method,
-        looks.map((look) => look.key),
-      );
-      const split = splitMaps(
-        came,
-        looks.map((look) => look.methods[method].shapes),
-      );
-      keys.forEach((key, index) => keep(key, split[index]));
+      const came = await source.maps(id, method, asked, isFine);
+      for (const [index, key] of keys.entries()) keep(key, came[index]);
     } catch (fault) {
       await refuse(id, method, looks, fault);
     }
-    keys.forEach((key) => underWay.delete(key));
+    for (const key of keys) underWay.delete(key);
     onArrival();
     want(wanted);
   }
 
   /** One damaged look must not hide its neighbors: of several that are refused, each is asked for by itself. */
   async function refuse(id, method, looks, fault) {
-    if (looks.length === 1) {
-      refused.add(keyOf(id, method, looks[0]));
-      onFault(fault.message);
+    if (looks.length > 1) {
+      for (const look of looks) await load(id, method, [look]);
       return;
     }
-    for (const look of looks) await load(id, method, [look]);
+    refused.set(keyOf(id, method, looks[0]), fault.message);
   }
 
   function keep(key, value) {
@@ -120,7 +111,10 @@ export function createStore(source, onArrival, onFault) {
     if (!peaks.has(key)) {
       peaks.set(key, {});
       source.peaks(id, method).then(
-        (came) => (peaks.set(key, came), onArrival()),
+        (came) => {
+          peaks.set(key, came);
+          onArrival();
+        },
         (fault) => onFault(fault.message),
       );
     }
@@ -134,7 +128,7 @@ export function createStore(source, onArrival, onFault) {
     want,
     loadAbout,
     peaksOf,
-    isRefused: (id, method, look) => refused.has(keyOf(id, method, look)),
+    refusal: (id, method, look) => refused.get(keyOf(id, method, look)),
     about: (id) => abouts.get(id),
     image: (id, position) => images.get(id)?.get(position),
     forget: (id) => abouts.delete(id),
@@ -148,12 +142,13 @@ function byteSize(shapes) {
 
 function splitImages(bytes, samples) {
   let place = 0;
-  return new Map(
-    samples.map(({ position, size, channels }) => {
-      const count = size.reduce((product, length) => product * length, size.length === 2 ? 3 : channels);
-      const pixels = bytes.subarray(place, (place += count));
-      if (pixels.length !== count) throw new Error("The images that came are shorter than the record says.");
-      return [position, { pixels, size, channels, pictures: new Map() }];
-    }),
-  );
+  const images = new Map();
+  for (const { position, size, channels } of samples) {
+    const count = size.reduce((product, length) => product * length, size.length === 2 ? 3 : channels);
+    const pixels = bytes.subarray(place, place + count);
+    if (pixels.length !== count) throw new Error("The images that came are shorter than the record says.");
+    images.set(position, { pixels, size, channels, pictures: new Map() });
+    place += count;
+  }
+  return images;
 }

@@ -46,7 +46,7 @@ export function createStrip(onGo) {
     const pitch = frames[0]?.root.offsetWidth || FRAME;
     const first = Math.max(0, Math.floor(root.scrollLeft / pitch) - 1);
     const count = Math.ceil(root.clientWidth / pitch) + 2;
-    frames.slice(first, first + count).forEach((frame) => frame.draw(cell, scene, scratch));
+    for (const frame of frames.slice(first, first + count)) frame.draw(cell, scene, scratch);
   }
 
   /** Return the looks in sight whose maps are wanted. */

@@ -8,7 +8,7 @@
  * @param {"epoch"|"step"} align By what looks of several runs stand together.
  * @returns {Place[]} */
 export function makeTimeline(runs, align) {
-  const values = runs.map((looks) => looks.map((look, index) => valueOf(looks, look, index, align)));
+  const values = runs.map((looks) => looks.map((look) => placeValue(looks, look, align)));
   const all = [...new Set(values.flat())].sort((a, b) => a - b);
   return all.map((value) => ({
     value,
@@ -16,7 +16,7 @@ export function makeTimeline(runs, align) {
   }));
 }
 
-function valueOf(looks, look, index, align) {
+function placeValue(looks, look, align) {
   if (look.epoch === null) return -1;
   if (align === "step") return look.step;
   const ofEpoch = looks.filter((other) => other.epoch === look.epoch);

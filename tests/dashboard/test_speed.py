@@ -1,0 +1,102 @@
+"""How much the page's main thread works, in CPU time, which a loaded machine does not change."""
+
+import json
+
+import pytest
+from dashboard.records import BIG, Plan, write_run
+
+STEPS = 40
+
+
+class Thread:
+    """The CPU time of the page's main thread."""
+
+    def __init__(self, page):
+        self._session = page.context.new_cdp_session(page)
+        self._session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def seconds(self):
+        metrics = {entry["name"]: entry["value"] for entry in self._session.send("Performance.getMetrics")["metrics"]}
+        return metrics["TaskDuration"]
+
+
+def seconds_a_step(tab, steps=STEPS):
+    """The least of several stretches of steps, each shown: what others do on the machine only adds to it."""
+    thread = Thread(tab.page)
+    stretches = []
+    for stretch in range(4):
+        key = "ArrowLeft" if stretch % 2 == 0 else "ArrowRight"
+        before = thread.seconds()
+        tab.frame.evaluate(
+            """async ([key, steps]) => {
+                const frame = () => new Promise((then) => requestAnimationFrame(then));
+                for (let step = 0; step < steps; step++) {
+                    document.body.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true }));
+                    await frame();
+                    await frame();
+                }
+            }""",
+            [key, steps],
+        )
+        stretches.append((thread.seconds() - before) / steps)
+    return min(stretches)
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory, tensorboards):
+    """A TensorBoard of a run of 200 epochs, 64 samples and 3 methods, and of one with fine maps."""
+    folder = tmp_path_factory.mktemp("big")
+    write_run(folder / "big", BIG)
+    write_run(folder / "fine", Plan(epochs=12, samples=40, methods={"saliency": (224, 224)}, sizes=((224, 224),)))
+    return tensorboards("--logdir", str(folder))
+
+
+def test_a_step_of_64_coarse_maps(big, open_frame):
+    options = {"width": 1700, "height": 1100}
+    tab = open_frame(big, run="big", methods="grad_cam", cell=64, curves="false", options=options).until_drawn()
+    assert tab.find(".cell[data-method=grad_cam]").count() == 64
+    seconds = seconds_a_step(tab)
+    print(f"64 maps of 7×7: {1000 * seconds:.1f} ms a step")
+    assert seconds <= 0.008
+
+
+def test_a_step_of_40_fine_maps(big, open_frame):
+    options = {"width": 1700, "height": 1300}
+    tab = open_frame(big, run="fine", methods="saliency", cell=112, curves="false", options=options).until_drawn()
+    print(tab.find(".cell[data-method=saliency]").count(), "cells")
+    for _ in range(12):
+        tab.page.keyboard.press("ArrowLeft")
+        tab.until_drawn()
+    tab.page.keyboard.press("End")
+    tab.until_drawn()
+    seconds = seconds_a_step(tab, 10)
+    print(f"40 maps of 224×224: {1000 * seconds:.1f} ms a step")
+    assert seconds <= 0.017
+
+
+def test_the_first_picture_of_a_long_run(big, open_page):
+    tab = open_page(f"{big.address}data/plugin/saliency/style.css")  # a page of the same thread
+    thread = Thread(tab.page)
+    before = thread.seconds()
+    tab.page.goto(big.frame(run="big"))
+    tab.until_drawn("epoch 199")
+    seconds = thread.seconds() - before
+    print(f"first picture: {1000 * seconds:.0f} ms")
+    assert seconds <= 1
+
+
+def test_the_server_keeps_a_bounded_part_of_what_is_scrubbed(big):
+    """Answers are read of the record when they are asked for, not kept."""
+
+    def megabytes():
+        with open(f"/proc/{big.pid}/status") as file:
+            return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmRSS"))
+
+    keys = [look["key"] for look in json.loads(big.get("about?id=fine"))["looks"]]
+    sizes = []
+    for _ in range(4):
+        for key in keys:
+            big.get(f"maps?id=fine&method=saliency&looks={key}")
+        sizes.append(megabytes())
+    assert sizes[-1] < 350
+    assert sizes[-1] - sizes[0] < 32
