@@ -18,6 +18,10 @@ from lightning_saliency._names import to_file_path
 from lightning_saliency.visualization import encode_picture, to_pil
 
 
+def _skip(logger: Any, tag: str, picture: Any, step: int) -> None:
+    """Leave alone what is a file already, where the logger takes none."""
+
+
 @dataclass(frozen=True)
 class LoggerKind:
     """How pictures and animations are handed to one kind of logger.
@@ -28,7 +32,7 @@ class LoggerKind:
         convert: From the logger and a picture, uint8 `(3, H, W)`, to what the logger takes.
         log_picture: Hands over what `convert` returned: logger, tag, picture, step.
         log_animation: Hands over the path of an animated GIF: logger, tag, path, step.
-        log_page: Hands over the path of an HTML page: logger, tag, path, step.
+        log_page: Hands over the path of an HTML page: logger, tag, path, step; by default it stays the file that it is.
         takes_pictures: Whether pictures are seen where the logger shows what it has; else they are files.
     """
 
@@ -37,7 +41,7 @@ class LoggerKind:
     convert: Callable[[Any, Tensor], Any]
     log_picture: Callable[[Any, str, Any, int], None]
     log_animation: Callable[[Any, str, Path, int], None]
-    log_page: Callable[[Any, str, Path, int], None]
+    log_page: Callable[[Any, str, Path, int], None] = _skip
     takes_pictures: bool = True
 
 
@@ -177,10 +181,6 @@ def _log_video(logger: Any, tag: str, path: Path, step: int) -> None:
         logger.log_video(key=tag, videos=[str(path)], step=step)
 
 
-def _skip(logger: Any, tag: str, picture: Any, step: int) -> None:
-    """Leave alone what is a file already, where the logger takes none."""
-
-
 LOGGER_KINDS = [
     LoggerKind(
         "TensorBoard",
@@ -190,7 +190,6 @@ LOGGER_KINDS = [
         convert=lambda logger, picture: (encode_picture(picture)[0], (picture.shape[2], picture.shape[1])),
         log_picture=_add_file,
         log_animation=_add_animation,
-        log_page=_skip,
     ),
     LoggerKind(
         "others with TensorBoard's `add_image`",
@@ -198,7 +197,6 @@ LOGGER_KINDS = [
         convert=lambda logger, picture: picture,
         log_picture=lambda logger, tag, picture, step: logger.experiment.add_image(tag, picture, step),
         log_animation=_skip,
-        log_page=_skip,
     ),
     LoggerKind(
         "Weights & Biases",
@@ -232,7 +230,6 @@ LOGGER_KINDS = [
         convert=_own_image,
         log_picture=_track,
         log_animation=lambda logger, tag, path, step: _track(logger, tag, _own_image(logger, path), step),
-        log_page=_skip,
     ),
     LoggerKind(
         "CSV and other loggers, which take no pictures",
@@ -240,7 +237,6 @@ LOGGER_KINDS = [
         convert=lambda logger, picture: picture,
         log_picture=_skip,
         log_animation=_skip,
-        log_page=_skip,
         takes_pictures=False,
     ),
 ]

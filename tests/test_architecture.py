@@ -130,7 +130,7 @@ def test_a_file_knows_only_the_libraries_that_are_its_business(path, room):
 
 
 def test_only_an_explanation_and_a_record_ask_the_public_face_for_the_room_that_draws_them():
-    """Imports go down; an explanation's pictures and a record's report are made by rooms above, loaded when asked for."""
+    """Imports go down; an explanation's pictures and a record's report are made by rooms above, loaded at the first."""
     askers = [path for path in PACKAGE.rglob("*.py") if "lightning_saliency" in imports(path)]
     below = sorted(path.relative_to(PACKAGE).as_posix() for path in askers if "callbacks" not in path.parts)
     assert below == ["attribution/explanation.py", "history/record.py"]

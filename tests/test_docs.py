@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 from pytorch_lightning.cli import LightningCLI
 from recipes.table import MARK, all_tables
+from recording import make_look, make_writer
 from tiny import TinyClassifier
 
 import lightning_saliency
@@ -131,7 +132,13 @@ def test_the_commands_of_a_page_name_what_there_is(page):
             assert (ROOT / program).exists()
 
 
-@pytest.mark.parametrize("words", list(commands(TEXTS["docs/command_line.md"])), ids=lambda words: words[5])
+EXPLAINS, REPORTS = (
+    [words for words in commands(TEXTS["docs/command_line.md"]) if words[3] == command]
+    for command in ("explain", "report")
+)
+
+
+@pytest.mark.parametrize("words", EXPLAINS, ids=lambda words: words[5])
 def test_the_command_line_runs_as_its_page_says(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -158,6 +165,16 @@ def test_the_command_line_runs_as_its_page_says(words, tmp_path, monkeypatch):
     assert main(words[3:]) == 0
     assert list(Path("maps").glob("*.png"))
     assert list(Path("maps").glob("*.npy"))
+
+
+@pytest.mark.parametrize("words", REPORTS, ids=lambda words: words[4])
+def test_a_report_is_written_as_the_page_says(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for version in range(4):
+        make_writer(f"lightning_logs/version_{version}").write(make_look(0, 0))
+    assert words[:3] == ["python", "-m", "lightning_saliency"]
+    assert main(words[3:]) == 0
+    assert Path("saliency.html").is_file()
 
 
 @pytest.mark.filterwarnings("default")
@@ -209,11 +226,12 @@ def test_the_page_lists_every_option_with_its_default():
             assert f"\n| `{field.name}` | `" in option_tables.table(group)
 
 
-def test_the_page_lists_every_option_of_the_command_line(capsys):
+@pytest.mark.parametrize(("command", "least"), [("explain", 10), ("report", 1)])
+def test_the_page_lists_every_option_of_the_command_line(capsys, command, least):
     with pytest.raises(SystemExit):
-        main(["explain", "--help"])
+        main([command, "--help"])
     options = set(re.findall(r"^ +(?:-\w, )?(--[a-z-]+)", capsys.readouterr().out, re.MULTILINE)) - {"--help"}
-    assert len(options) > 10
+    assert len(options) > least
     for option in options:
         assert f"`{option}`" in TEXTS["docs/command_line.md"], option
 

@@ -1,13 +1,16 @@
 """The package as an index and a reader get it."""
 
+import importlib
 import re
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from tensorboard.plugins.base_plugin import TBLoader
 
 import lightning_saliency
+from lightning_saliency.dashboard.tab import SaliencyTab
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -79,3 +82,10 @@ def test_an_issue_form_has_what_github_wants(path):
         assert ("options" in field["attributes"]) == (field["type"] == "dropdown")
     identifiers = [field["id"] for field in form["body"]]
     assert len(set(identifiers)) == len(identifiers)
+
+
+def test_tensorboard_finds_the_tab():
+    ((name, place),) = PYPROJECT["project"]["entry-points"]["tensorboard_plugins"].items()
+    module, _, loader = place.partition(":")
+    assert issubclass(getattr(importlib.import_module(module), loader), TBLoader)
+    assert name == SaliencyTab.plugin_name

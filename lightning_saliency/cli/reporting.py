@@ -52,7 +52,9 @@ def write_report(options: argparse.Namespace) -> int:
         records = open_records(options.runs)
         shown = {name: record for name, record in records.items() if len(record) and record.run is not None}
         if not shown:
-            raise WrongArgumentError(f"Expected RUN to have a record with looks, got {', '.join(options.runs)}.")
+            problems = "; ".join(problem for record in records.values() for problem in record.problems.values())
+            got = f"{', '.join(options.runs)}{f': {problems}' if problems else ''}"
+            raise WrongArgumentError(f"Expected RUN to have a record with looks, got {got}.")
     except OSError as error:
         raise WrongArgumentError(str(error)) from error
     try:
@@ -64,8 +66,12 @@ def write_report(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise WrongArgumentError(f"Expected --output to be a file, got {options.output}: {error}.") from error
     for name in records.keys() - shown.keys():
-        print(f"Skipped, without looks: {printable(name)}")
-    print(f"{report}, {len(shown)} of {len(records)} records: {printable(options.output)}")
+        reason = "; ".join(records[name].problems.values()) or "it has no looks"
+        print(f"Skipped {printable(name)}: {printable(reason)}")
+    if report.note:
+        print(report.note)
+    size = f"{len(report.html) / 1e6:.1f} MB"
+    print(f"Reported {len(shown)} of {len(records)} records, {size}: {printable(options.output)}")
     return 0
 
 

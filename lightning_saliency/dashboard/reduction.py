@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,9 @@ FACTORS = (1, 2, 4, 8, 16)
 
 _COARSE = 32
 """Maps of at most so many pixels a side are not reduced: they are the network's own."""
+
+_SMALL = 96
+"""Nor are images of at most so many."""
 
 
 @dataclass(frozen=True)
@@ -45,42 +48,57 @@ class Reduction:
 
     def samples(self, samples: RecordedSamples) -> RecordedSamples:
         """Return samples with smaller images, and boxes that fit these; signals as they are."""
-        if self.images == 1:
-            return samples
-        images = tuple(
-            np.rint(np.stack([_averaged(channel, self.images) for channel in image])).astype(np.uint8)
-            if image.ndim > 2
-            else image
-            for image in samples.images
-        )
-        return replace(samples, images=images, boxes=self._boxes(samples.boxes))
+        factors = [self._image_factor(image.shape[1:]) for image in samples.images]
+        images = tuple(_smaller(image, factor) for image, factor in zip(samples.images, factors, strict=True))
+        return replace(samples, images=images, boxes=_divided(samples.boxes, factors))
 
-    def summary(self, look: LookSummary) -> LookSummary:
-        """Return the small parts of a look with the shapes of the smaller maps."""
+    def summary(self, look: LookSummary, sizes: Mapping[int, tuple[int, ...]]) -> LookSummary:
+        """Return the small parts of a look with the shapes of the smaller maps, and boxes that fit smaller images.
+
+        Args:
+            look: The look.
+            sizes: By position, how large the image of a sample is.
+        """
         shapes = {method: tuple(map(self._shape, of)) for method, of in look.shapes.items()}
-        return replace(look, shapes=shapes, boxes=self._boxes(look.boxes))
+        factors = [self._image_factor(sizes.get(position, ())) for position in look.positions]
+        return replace(look, shapes=shapes, boxes=_divided(look.boxes, factors))
 
     def levels(self, levels: RecordedLevels) -> RecordedLevels:
         """Return maps with fewer pixels, each with the range that it then has."""
-        if all(self._shape(level.shape) == level.shape for level in levels.maps):
-            return levels
-        maps, ranges = [], np.empty_like(levels.ranges)
+        maps, ranges = list(levels.maps), levels.ranges.copy()
         for place, level in enumerate(levels.maps):
-            if self._shape(level.shape) == level.shape:
-                maps.append(level)
-                ranges[place] = levels.ranges[place]
-                continue
-            values = restore(level[None], levels.ranges[place : place + 1])[0]
-            (reduced,), (ranges[place],) = quantize(_averaged(values, self.maps)[None])
-            maps.append(reduced)
+            factor = self._factor(level.shape)
+            if factor > 1:
+                values = restore(level[None], levels.ranges[place : place + 1])[0]
+                (maps[place],), (ranges[place],) = quantize(_averaged(values, factor)[None])
         return replace(levels, maps=tuple(maps), ranges=ranges)
 
     def _shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        is_coarse = max(shape) <= _COARSE
-        return shape if is_coarse else tuple(math.ceil(side / self.maps) for side in shape)
+        return tuple(math.ceil(side / self._factor(shape)) for side in shape)
 
-    def _boxes(self, boxes: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], ...]:
-        return tuple(corners / np.float32(self.images) for corners in boxes)
+    def _factor(self, shape: tuple[int, ...]) -> int:
+        return _factor(shape, self.maps, _COARSE)
+
+    def _image_factor(self, size: tuple[int, ...]) -> int:
+        return 1 if len(size) < 2 else _factor(size, self.images, _SMALL)
+
+
+def _factor(shape: tuple[int, ...], most: int, small: int) -> int:
+    """Return by how much lengths are reduced: by less where they would become less than half of what is small."""
+    if max(shape) <= small:
+        return 1
+    return max(factor for factor in FACTORS if factor <= most and 2 * max(shape) >= factor * small)
+
+
+def _smaller(image: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    if factor == 1:
+        return image
+    return np.rint(np.stack([_averaged(channel, factor) for channel in image])).astype(np.uint8)
+
+
+def _divided(boxes: Sequence[NDArray[np.float32]], factors: Sequence[int]) -> tuple[NDArray[np.float32], ...]:
+    """Return the boxes of each sample in pixels of its smaller image; of a task without boxes none."""
+    return tuple(corners / np.float32(factor) for corners, factor in zip(boxes, factors, strict=bool(boxes)))
 
 
 def _averaged(values: NDArray[np.number], factor: int) -> NDArray[np.float64]:

@@ -64,7 +64,8 @@ class Report:
     def _repr_html_(self) -> str:
         """Return the page in a frame of its own, which nothing of the notebook can disturb."""
         style = "width:100%;height:720px;border:0"
-        return f'<iframe sandbox="allow-scripts" style="{style}" srcdoc="{html.escape(self.html)}"></iframe>'
+        page = html.escape(self.html).encode("ascii", "xmlcharrefreplace").decode()  # whatever the page around is in
+        return f'<iframe sandbox="allow-scripts" style="{style}" srcdoc="{page}"></iframe>'
 
 
 def make_report(records: Mapping[str, Record], *, max_bytes: int = MAX_BYTES) -> Report:
@@ -146,7 +147,7 @@ class _Shown:
         levels = {method: reduction.levels(own) for method, own in found.items() if own is not None}
         return _Part(
             key,
-            describe_look(key, reduction.summary(look)),
+            describe_look(key, reduction.summary(look, self.samples.sizes)),
             describe_methods(look),
             {method: _text(deflated(map_bytes(own))) for method, own in levels.items()},
             {method: peaks_of(own) for method, own in levels.items()},
@@ -195,9 +196,11 @@ def _note(shown: Mapping[str, _Shown], reduction: Reduction, max_bytes: int) -> 
     """Say what is left out."""
     all_looks = sum(len(own.looks) for own in shown.values())
     kept = sum(len(reduction.places(len(own.looks))) for own in shown.values())
+    maps = f"maps with many pixels are reduced to 1/{reduction.maps} in length, or to 16 pixels"
+    images = f"images are reduced to 1/{reduction.images} in length, or to 48 pixels"
     parts = [
-        f"maps with many pixels are reduced to 1/{reduction.maps} in length" if reduction.maps > 1 else "",
-        f"images are reduced to 1/{reduction.images} in length" if reduction.images > 1 else "",
+        maps if reduction.maps > 1 else "",
+        images if reduction.images > 1 else "",
         f"{kept} of {all_looks} looks are shown" if kept < all_looks else "",
     ]
     text = "; ".join(filter(None, parts))

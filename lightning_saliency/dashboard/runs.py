@@ -23,7 +23,10 @@ _NEWS = 0.5
 """Seconds after which a first search that is still on shows what it has found."""
 
 _LOAD = 20
-"""A search is followed by a pause of so many times its own length."""
+"""A search is followed by a pause of so many times its own length, while somebody asks."""
+
+_IDLE_LOAD = 100
+"""The same while nobody asks and nothing is found yet: other people's log folders are searched, too."""
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +81,9 @@ def name_runs(found: Iterable[tuple[LogFolder, FoundRecord, RecordSummary]]) -> 
     """Return the records by their names, in the order that a person expects: 2 before 10."""
     by_run: dict[str, list[tuple[str, str, RecordSummary]]] = {}
     for folder, record, summary in found:
-        run = os.path.join(folder.name, record.run) if folder.name else record.run
-        by_run.setdefault(run, []).append((record.name, record.path, summary))
+        below, name = _split_run(record, summary.depth)
+        run = os.path.join(folder.name, below) if folder.name else below
+        by_run.setdefault(run, []).append((name, record.path, summary))
     runs: dict[str, Run] = {}
     for run in sorted(by_run, key=_natural):
         for name, path, summary in sorted(by_run[run], key=lambda record: (record[0] != _FIRST, _natural(record[0]))):
@@ -168,7 +172,7 @@ class RunFinder:
             self._not_before = time.monotonic() + max(1.0, _LOAD * seconds)
             self._is_scanning = False
             self._wanted.clear()
-            self._wanted.wait(None if self._runs else max(_PAUSE, _LOAD * seconds))
+            self._wanted.wait(None if self._runs else max(_PAUSE, _IDLE_LOAD * seconds))
 
     def _search(self, folder: LogFolder) -> str:
         """Search a folder; return why that failed, where what was found before still holds."""
@@ -177,7 +181,7 @@ class RunFinder:
         published = time.monotonic()
         try:
             for record in find_records(folder.path):
-                summary = summarize_record(record.path, before.get(record.path))
+                summary = _summarize(record.path, before.get(record.path))
                 if summary is not None:
                     found.append((record, summary))
                 if not before and time.monotonic() > published + _NEWS:
@@ -195,6 +199,13 @@ class RunFinder:
         self._runs = name_runs((where, *record) for where, records in self._found.items() for record in records)
 
 
+def _split_run(record: FoundRecord, depth: int) -> tuple[str, str]:
+    """Return a run's path, and its record's name in it, which may be some folders below."""
+    parts = [] if record.run == "." else record.run.split("/")
+    start = max(0, len(parts) - depth)
+    return "/".join(parts[:start]) or ".", "/".join([*parts[start:], record.name])
+
+
 def _without_dot(name: str, single: str) -> str:
     """Return a run's name with that of the folder in place of the dot for the folder itself."""
     run, sharp, record = name.partition("#")
@@ -202,8 +213,16 @@ def _without_dot(name: str, single: str) -> str:
     return f"{run}{sharp}{record}"
 
 
+def _summarize(path: str, before: RecordSummary | None) -> RecordSummary | None:
+    """Return what is known of a record, or why it cannot be read, so that the others are listed all the same."""
+    try:
+        return summarize_record(path, before)
+    except Exception as error:  # each kind of store has errors of its own
+        return RecordSummary(0, 0, "", f"{path} cannot be read: {error or type(error).__name__}")
+
+
 def _current(run: Run) -> Run:
-    summary = summarize_record(run.path, run.summary)
+    summary = _summarize(run.path, run.summary)
     if summary is None:
         summary = RecordSummary(0, 0, "", "There is no record now: it was deleted, and comes back with the next look.")
     return replace(run, summary=summary)

@@ -59,11 +59,13 @@ class SamplesHeader:
 
     Attributes:
         run: The run.
+        name: What the record is called in the run's folder, as its writer was told; with a slash it is in one below.
         channels: The number of channels of each image.
         sizes: By position, the size of the image.
     """
 
     run: str
+    name: str
     channels: int
     sizes: Sizes
 
@@ -83,13 +85,20 @@ def is_look_name(name: str) -> bool:
     return _LOOK.fullmatch(name) is not None
 
 
-def pack_samples(samples: RecordedSamples, run: str) -> bytes:
-    """Return the bytes of `samples.npz`."""
+def pack_samples(samples: RecordedSamples, run: str, name: str) -> bytes:
+    """Return the bytes of `samples.npz`.
+
+    Args:
+        samples: The samples.
+        run: Which run they are of.
+        name: What the record is called in the run's folder.
+    """
     channels, sizes = samples.images[0].shape[0], list(samples.sizes.values())
     _check_images(channels, sizes)
     description = {
         "format": about.FORMAT,
         "run": run,
+        "name": str(name),
         "positions": [int(position) for position in samples.positions],
         "labels": [about.answer_to_json(label) for label in samples.labels],
         "class_names": None if samples.class_names is None else [str(name) for name in samples.class_names],
@@ -109,7 +118,8 @@ def read_samples_header(archive: Archive) -> SamplesHeader:
     _check_images(channels, sizes)
     archive.check(_samples_layout(channels, sizes) | _box_layout(about.classes(archive.about, "box_classes")))
     positions = about.values(archive.about, "positions", int)
-    return SamplesHeader(about.value(archive.about, "run", str), channels, dict(zip(positions, sizes, strict=True)))
+    run, name = about.value(archive.about, "run", str), about.value(archive.about, "name", str)
+    return SamplesHeader(run, name, channels, dict(zip(positions, sizes, strict=True)))
 
 
 def read_samples(archive: Archive) -> RecordedSamples:

@@ -44,6 +44,7 @@ class RecordSummary:
     Attributes:
         num_looks: The number of its files of looks.
         num_samples: The number of its samples; 0 where they cannot be read.
+        depth: How many folders below its run's folder it is, as a callback's name with slashes puts it; mostly none.
         stamp: Another text after the record has changed; `stamp_of` its files.
         problem: Why it cannot be shown; empty where it can.
     """
@@ -52,6 +53,7 @@ class RecordSummary:
     num_samples: int
     stamp: str
     problem: str = ""
+    depth: int = 0
 
 
 def find_records(path: str | os.PathLike[str]) -> Iterator[FoundRecord]:
@@ -95,7 +97,8 @@ def summarize_record(path: str | os.PathLike[str], before: RecordSummary | None 
         return RecordSummary(num_looks, 0, stamp, f"{folder.path} has no {SAMPLES}") if num_looks else None
     try:
         with opened(folder, SAMPLES, entries[SAMPLES]) as archive:
-            return RecordSummary(num_looks, len(read_samples_header(archive).sizes), stamp)
+            header = read_samples_header(archive)
+            return RecordSummary(num_looks, len(header.sizes), stamp, depth=header.name.count("/"))
     except RecordError as error:
         return RecordSummary(num_looks, 0, stamp, str(error))
 
@@ -136,6 +139,7 @@ def load_record(path: str | os.PathLike[str]) -> Record:
         ('1 sample, 1 look, epoch 0', RecordedLook(epoch 0, step 25): 1 sample, grad_cam)
         >>> record[-1].attributions["grad_cam"][0].tolist()
         [[0.0, 1.0], [4.0, 5.0]]
+        >>> record.report().save(folder / "report.html")
     """
     folder = open_folder(path)
     entries = folder.entries()

@@ -163,5 +163,5 @@ class RecordWriter:
 
     def _put_samples(self) -> None:
         """Put the samples, without which no record is this run's: after what was copied into it."""
-        self._folder.put(SAMPLES, pack_samples(self._samples, self._run))
+        self._folder.put(SAMPLES, pack_samples(self._samples, self._run, self._name))
         self.record.refresh()

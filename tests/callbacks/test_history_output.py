@@ -86,6 +86,17 @@ def test_the_record_holds_each_epoch_as_it_was_explained(tmp_path):
     assert [look.scalars["cam/energy_in_box"] for look in record][1:] == pytest.approx(logged, abs=1e-6)
 
 
+def test_the_record_says_what_its_methods_are_called_and_how_they_are_drawn(tmp_path):
+    fit(tmp_path, callback(["grad_cam", "saliency"], layer=["backbone.0", "backbone"]), max_epochs=1)
+    for place in range(2):
+        about = load_record(tmp_path).about(place)
+        assert about.titles == {
+            "grad_cam@backbone.0": "Grad-CAM · backbone.0", "grad_cam@backbone": "Grad-CAM · backbone",
+            "saliency": "Saliency",
+        }  # fmt: skip
+        assert about.fine == {"saliency"}
+
+
 def test_images_of_several_sizes_are_in_the_record_each_at_its_own(tmp_path):
     val = loader(Sizes(), batch_size=1)
     fit(tmp_path, callback(samples=first(6)), val=val, max_epochs=1)

@@ -13,12 +13,13 @@ import sys
 import time
 from pathlib import Path
 from urllib.parse import quote, unquote
+from urllib.request import urlopen
 
 import numpy as np
 from PIL import Image
 
 PLUGIN = "saliency"
-PATIENCE = 30
+PATIENCE = 60
 """How many seconds a loaded machine may take for anything, before a test fails."""
 
 _SERVER = Path(__file__).parents[1] / "tab_server.py"
@@ -73,6 +74,11 @@ class TensorBoard:
         """The number of its process."""
         return self._process.pid
 
+    def get(self, route: str) -> bytes:
+        """What a route of the plugin answers."""
+        with urlopen(f"{self.address}data/plugin/{PLUGIN}/{route}", timeout=PATIENCE) as answer:
+            return answer.read()
+
     def tab(self, **state: object) -> str:
         """The address at which the tab shows a state."""
         return f"{self.address}#{PLUGIN}{_words(state)}"
@@ -120,6 +126,7 @@ class Tab:
     def enter(self, selector: str = f"iframe[src*='name={PLUGIN}'], iframe") -> Tab:
         """Go on inside of a frame of the page."""
         self.frame = self.page.wait_for_selector(selector, state="attached").content_frame()
+        self.frame.wait_for_selector("main", state="attached")  # of its own document: a frame begins with an empty one
         return self
 
     def find(self, selector: str):

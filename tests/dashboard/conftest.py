@@ -2,19 +2,29 @@
 
 import pytest
 from dashboard.browser import Tab, TensorBoard, find_browser
+from dashboard.records import KINDS, write_kinds
+from torch.utils.tensorboard import SummaryWriter
 
 
 @pytest.fixture(scope="session")
-def browser():
-    """A headless Chromium; the tests that need one are skipped where it or Playwright is not installed."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
+def chromium():
+    """The path of Chromium; the tests that need one are skipped where it or Playwright is not installed."""
+    pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
     path = find_browser()
     if path is None:
         pytest.skip("needs Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+    return path
+
+
+@pytest.fixture(scope="module")  # not longer: Playwright's event loop is in the way of what runs one of its own
+def browser(chromium):
+    """A headless Chromium."""
+    from playwright.sync_api import sync_playwright  # not installed with the other tests' libraries
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()
 
 
 @pytest.fixture
@@ -58,7 +68,7 @@ def open_frame(open_page):
 
 
 @pytest.fixture(scope="session")
-def tensorboards(tmp_path_factory):
+def tensorboards(chromium, tmp_path_factory):
     """Start a TensorBoard with options, or return the one that has them."""
     started = {}
 
@@ -76,8 +86,6 @@ def tensorboards(tmp_path_factory):
 @pytest.fixture(scope="session")
 def kinds(tmp_path_factory):
     """A log folder with a run of each kind."""
-    from dashboard.records import write_kinds
-
     folder = tmp_path_factory.mktemp("runs")
     write_kinds(folder)
     return folder
@@ -87,3 +95,14 @@ def kinds(tmp_path_factory):
 def board(tensorboards, kinds):
     """A TensorBoard of all kinds of runs."""
     return tensorboards("--logdir", str(kinds))
+
+
+@pytest.fixture(scope="session")
+def board_beside_scalars(tensorboards, tmp_path_factory):
+    """A TensorBoard of two runs that has another tab, too."""
+    folder = tmp_path_factory.mktemp("beside_scalars")
+    for name in ("plain", "long"):
+        KINDS[name](folder / name)
+    with SummaryWriter(folder / "plain") as writer:
+        writer.add_scalar("loss", 1.0, 0)
+    return tensorboards("--logdir", str(folder))

@@ -90,13 +90,16 @@ def _largest(record, position, cell, of_values):
 
 def _signed_cell(record, raw, image, below, position, cell):
     """Values around the middle of the color map, the more opaque, the larger they are."""
-    magnitudes = _own_scale(np.abs(raw), image.shape[2:], cell.method)
-    top = _largest(record, position, cell, np.abs) if cell.scale != "map" else float(magnitudes.peaks)
+    top = float(_own_scale(np.abs(raw), image.shape[2:], cell.method).peaks)
     values = torch.nn.functional.interpolate(
         torch.from_numpy(raw.copy())[None, None], image.shape[2:], mode="bilinear", align_corners=False
     )
-    if cell.scale == "map" and not is_fine(cell.method):
+    if is_fine(cell.method):
+        values = values.clamp(-top, top)
+    elif cell.scale == "map":
         top = float(values.abs().amax())
+    if cell.scale != "map":
+        top = _largest(record, position, cell, np.abs)
     shares = (resize(values, cell.size) / top).clamp(-1, 1)
     colors = colorize((shares + 1) / 2, SIGNED).float()
     dark = darkened(below) if is_fine(cell.method) else below

@@ -96,3 +96,32 @@ def test_every_control_has_a_name_and_is_reached_with_the_keyboard(board, open_f
         .filter((part) => part.offsetParent && !part.disabled)
         .map((part) => part.outerHTML.slice(0, 60))""")
     assert set(controls) <= reached
+
+
+@pytest.mark.parametrize(("run", "other", "width"), [("plain", "plain_again", 1280), ("signals", "", 900)])
+def test_captions_are_not_cut(board, open_frame, run, other, width):
+    tab = open_frame(board, run=run, other=other, options={"width": width, "height": 800}).until_drawn()
+    cut = tab.frame.evaluate("""() => [...document.querySelectorAll('.sheet .caption, .sheet .caption .words')]
+        .filter((part) => part.scrollWidth > part.clientWidth + 1 || part.scrollHeight > part.clientHeight + 4)
+        .filter((part) => getComputedStyle(part).display !== 'inline')
+        .map((part) => part.textContent)""")
+    assert cut == []
+
+
+def test_a_name_that_is_written_from_right_to_left_turns_nothing_else(board, open_frame):
+    tab = open_frame(board, run="hostile").until_drawn()
+    lefts = (
+        tab.find(".sheet .caption .words")
+        .nth(3)
+        .evaluate("""(words) => {
+        const text = words.firstChild;
+        const end = text.data.indexOf('%');
+        return [end - 1, end].map((place) => {
+            const range = document.createRange();
+            range.setStart(text, place);
+            range.setEnd(text, place + 1);
+            return range.getBoundingClientRect().left;
+        });
+    }""")
+    )
+    assert lefts[0] < lefts[1]

@@ -80,3 +80,40 @@ def test_blank_maps_are_dimmed_with_their_reason(board, kinds, open_frame):
     assert "all 0: nothing speaks for it" in tab.cell(0, "grad_cam").inner_text()
     tab.frame.add_style_tag(content=".band { visibility: hidden }")
     check_cells(tab, load_record(kinds / "blank"), INDEX, range(2), ["grad_cam"])
+
+
+def test_rows_further_down_are_drawn_in_their_places(board, kinds, open_frame):
+    tab = open_frame(board, run="long", cell=SIDE, at=AT, options={"height": 600}).until_drawn("epoch 2")
+    assert tab.cell(15, "grad_cam").count() == 0
+    tab.find(".sheet").evaluate("(sheet) => sheet.scrollTo(0, sheet.scrollHeight)")
+    tab.cell(15, "grad_cam").wait_for()
+    tab.until_drawn()
+    check_cells(tab, load_record(kinds / "long"), INDEX, range(13, 16), ["grad_cam"])
+
+
+def test_the_large_view_draws_the_same(board, kinds, open_frame):
+    tab = open_frame(board, run="plain", at=AT).until_drawn("epoch 2")
+    tab.cell(2, "grad_cam").click()
+    tab.frame.get_by_role("dialog").wait_for()
+    figure = tab.find("dialog .figure")
+    seen = tab.cell_pixels(figure)
+    assert min(seen.shape[:2]) > 200
+    expected = expected_cell(load_record(kinds / "plain"), INDEX, 2, Cell("grad_cam", seen.shape[:2]))
+    assert share_off(seen, expected) <= MOST_PIXELS
+
+
+def test_frames_of_the_filmstrip_are_the_maps_of_their_looks(board, kinds, open_frame):
+    tab = open_frame(board, run="plain", at=AT).until_drawn("epoch 2")
+    tab.cell(2, "grad_cam").click()
+    frames = tab.find("dialog .frame canvas")
+    record = load_record(kinds / "plain")
+    tab.until("() => document.querySelectorAll('dialog .frame canvas').length === 6")
+    tab.until_drawn()
+    for index in range(len(record)):
+        pixels, width = frames.nth(index).evaluate("""(canvas) => {
+            const context = canvas.getContext("2d");
+            return [[...context.getImageData(0, 0, canvas.width, canvas.height).data], canvas.width];
+        }""")
+        seen = np.array(pixels, np.uint8).reshape(-1, width, 4)[..., :3]
+        expected = expected_cell(record, index, 2, Cell("grad_cam", seen.shape[:2]))
+        assert share_off(seen, expected) <= MOST_PIXELS, index

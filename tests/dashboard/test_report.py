@@ -165,7 +165,9 @@ def test_large_images_are_reduced_with_their_boxes(tmp_path):
     pixels = np.frombuffer(unpacked(data["images"]["run"]), np.uint8).reshape(100, 151, 3)
     assert np.abs(pixels[3, 4] - image[:, 6:8, 8:10].mean((1, 2))).max() <= 0.5
     assert np.abs(pixels[3, 150] - image[:, 6:8, 300].mean(1)).max() <= 0.5
-    assert report.note.startswith("Images are reduced to 1/2 in length, so that this page has at most 0.2")
+    assert report.note.startswith(
+        "Images are reduced to 1/2 in length, or to 48 pixels, so that this page has at most 0.2"
+    )
 
 
 def test_reducing_keeps_what_is_small_and_what_is_not_finite():
@@ -178,7 +180,24 @@ def test_reducing_keeps_what_is_small_and_what_is_not_finite():
     assert np.isnan(reduced.ranges[1]).all()
     assert reduced.is_fine
     of_signal = Reduction(maps=8).levels(RecordedLevels((signal,), np.array([[0, 255]], np.float32)))
-    assert of_signal.maps[0].shape == (13,)
+    assert of_signal.maps[0].shape == (25,)
+
+
+def test_no_map_becomes_smaller_than_the_networks_own_are():
+    sizes = [(224, 224), (64, 40), (33, 7), (32, 32), (1000,), (20, 20, 20)]
+    maps = tuple(np.zeros(size, np.uint8) for size in sizes)
+    reduced = Reduction(maps=16).levels(RecordedLevels(maps, np.zeros((len(maps), 2), np.float32)))
+    assert [own.shape for own in reduced.maps] == [(28, 28), (16, 10), (17, 4), (32, 32), (63,), (20, 20, 20)]
+
+
+def test_small_images_and_their_boxes_stay_as_they_are():
+    images = tuple(np.zeros((3, *size), np.uint8) for size in ((96, 96), (97, 30), (800, 800)))
+    boxes = (np.full((1, 4), 8, np.float32),) * 3
+    samples = RecordedSamples((0, 1, 2), images, (None,) * 3, boxes=boxes, box_classes=((0,),) * 3)
+    reduced = Reduction(images=16).samples(samples)
+    assert [image.shape[1:] for image in reduced.images] == [(96, 96), (49, 15), (50, 50)]
+    assert [own[0, 0] for own in reduced.boxes] == [8, 4, 0.5]
+    assert Reduction(images=1).samples(samples).images == images
 
 
 def test_a_limit_that_cannot_be_kept_is_refused_by_its_name(tmp_path):
@@ -229,8 +248,8 @@ def test_the_command_line_writes_all_runs_below_folders(tmp_path, capsys):
     output = tmp_path / "out/page.html"
     assert main(["report", str(tmp_path / "logs"), "--output", str(output)]) == 0
     said = capsys.readouterr().out
-    assert "Skipped, without looks: empty\n" in said
-    assert f"2 of 3 records: {output}" in said
+    assert "Skipped empty: it has no looks\n" in said
+    assert said.endswith(f"Reported 2 of 3 records, 0.{round(10 * len(output.read_text()) / 1e6)} MB: {output}\n")
     assert list(data_of(output.read_text())["about"]) == ["a/version_0", "b"]
 
 

@@ -30,7 +30,7 @@ def served(report):
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            frame = '<iframe sandbox="allow-scripts" style="width:1200px;height:800px" src="/page"></iframe>'
+            frame = '<iframe sandbox="allow-scripts" style="width:1200px;height:800px;border:0" src="/page"></iframe>'
             content = frame.encode() if self.path == "/sandbox" else report.read_bytes()
             self.send_response(200)
             self.send_header("Content-Type", "text/html; charset=utf-8")
@@ -52,10 +52,10 @@ def served(report):
 def check_page(tab, kinds):
     """It shows its first run, goes through all looks, and draws what the tab draws."""
     tab.until_drawn("epoch 4")
-    tab.find("main").press("Home") if tab.find("main").count() else tab.page.keyboard.press("Home")
+    tab.find(".sheet").press("Home")
     tab.until_drawn("untrained")
     for epoch in range(3):
-        tab.page.keyboard.press("ArrowRight")
+        tab.find(".sheet").press("ArrowRight")
         tab.until_drawn(f"epoch {epoch}")
     record = load_record(kinds / "plain")
     cell = tab.cell(1, "grad_cam")

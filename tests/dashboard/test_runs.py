@@ -59,6 +59,14 @@ def test_a_runs_further_records_have_its_name_and_their_own(tmp_path):
     assert ids(LogFolder(str(tmp_path))) == ["other", "run", "run#grad_cam", "run#saliency-2"]
 
 
+def test_a_record_in_a_folder_below_its_run_is_that_runs(tmp_path):
+    write_run(tmp_path / "run", name="explained/layers")
+    write_run(tmp_path / "run", name="saliency")
+    write_run(tmp_path, name="a/b/c")
+    assert ids(LogFolder(str(tmp_path))) == [".", "run", "run#explained/layers"]
+    assert ids(LogFolder(str(tmp_path / "run/explained"))) == ["."]
+
+
 def test_the_folders_of_a_spec_keep_apart_also_where_their_runs_have_one_name(tmp_path):
     for run in ("a/version_0", "b/version_0"):
         write_run(tmp_path / run)
@@ -149,6 +157,32 @@ def test_runs_in_a_remote_store_are_found():
 def test_a_folder_by_the_address_of_a_file_is_one_of_this_machine(tmp_path):
     write_run(tmp_path / "run")
     assert ids(LogFolder(f"file://{tmp_path}")) == ["run"]
+
+
+class LockedStore(MemoryFileSystem):
+    """A store of which one folder may not be read."""
+
+    protocol = "locked"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("locked://", "memory://"))
+
+    def ls(self, path, detail=True, **options):
+        if "secret/saliency.record" in path:
+            raise PermissionError("not yours")
+        return super().ls(path, detail, **options)
+
+
+def test_a_record_that_may_not_be_read_says_so_and_the_others_are_listed():
+    fsspec.register_implementation("locked", LockedStore, clobber=True)
+    name = uuid.uuid4().hex
+    for run in ("a", "secret", "z"):
+        write_run(f"memory://{name}/{run}")
+    runs = listed(RunFinder([LogFolder(f"locked://{name}")]), lambda runs: len(runs) == 3)
+    problems = {run: found.summary.problem for run, found in runs.items()}
+    assert problems.pop("secret").endswith("secret/saliency.record cannot be read: not yours")
+    assert problems == {"a": "", "z": ""}
 
 
 class SlowStore(MemoryFileSystem):

@@ -2,8 +2,6 @@
 
 import re
 
-from torch.utils.tensorboard import SummaryWriter
-
 WORDS = ["untrained", *(f"epoch {epoch} · step {25 * (epoch + 1)}" for epoch in range(5))]
 
 
@@ -60,10 +58,8 @@ def test_playing_can_be_paused(board, open_frame):
     assert tab.words == words
 
 
-def test_playing_pauses_when_the_tab_is_hidden(tensorboards, kinds, open_tab):
-    with SummaryWriter(kinds / "with_scalars") as writer:
-        writer.add_scalar("loss", 1.0, 0)
-    tab = open_tab(tensorboards("--logdir", str(kinds), "--load_fast=false"), run="long", at="untrained", speed=4)
+def test_playing_pauses_when_the_tab_is_hidden(board_beside_scalars, open_tab):
+    tab = open_tab(board_beside_scalars, run="long", at="untrained", speed=4)
     tab.until_drawn("untrained")
     tab.role("button", "Play").click()
     tab.role("button", "Pause").wait_for()

@@ -1,6 +1,6 @@
 """How much the page's main thread works, in CPU time, which a loaded machine does not change."""
 
-import statistics
+import json
 
 import pytest
 from dashboard.records import BIG, Plan, write_run
@@ -21,7 +21,7 @@ class Thread:
 
 
 def seconds_a_step(tab, steps=STEPS):
-    """The median of several stretches of steps, each shown."""
+    """The least of several stretches of steps, each shown: what others do on the machine only adds to it."""
     thread = Thread(tab.page)
     stretches = []
     for stretch in range(4):
@@ -39,7 +39,7 @@ def seconds_a_step(tab, steps=STEPS):
             [key, steps],
         )
         stretches.append((thread.seconds() - before) / steps)
-    return statistics.median(stretches)
+    return min(stretches)
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,11 @@ def big(tmp_path_factory, tensorboards):
     return tensorboards("--logdir", str(folder))
 
 
-def test_a_step_of_64_coarse_maps(big, open_frame, record_property):
+def test_a_step_of_64_coarse_maps(big, open_frame):
     options = {"width": 1700, "height": 1100}
     tab = open_frame(big, run="big", methods="grad_cam", cell=64, curves="false", options=options).until_drawn()
     assert tab.find(".cell[data-method=grad_cam]").count() == 64
     seconds = seconds_a_step(tab)
-    record_property("milliseconds", 1000 * seconds)
     print(f"64 maps of 7×7: {1000 * seconds:.1f} ms a step")
     assert seconds <= 0.008
 
@@ -75,8 +74,8 @@ def test_a_step_of_40_fine_maps(big, open_frame):
     assert seconds <= 0.017
 
 
-def test_the_first_picture_of_a_long_run(big, browser, open_page):
-    tab = open_page("about:blank")
+def test_the_first_picture_of_a_long_run(big, open_page):
+    tab = open_page(f"{big.address}data/plugin/saliency/style.css")  # a page of the same thread
     thread = Thread(tab.page)
     before = thread.seconds()
     tab.page.goto(big.frame(run="big"))
@@ -84,3 +83,20 @@ def test_the_first_picture_of_a_long_run(big, browser, open_page):
     seconds = thread.seconds() - before
     print(f"first picture: {1000 * seconds:.0f} ms")
     assert seconds <= 1
+
+
+def test_the_server_keeps_a_bounded_part_of_what_is_scrubbed(big):
+    """Answers are read of the record when they are asked for, not kept."""
+
+    def megabytes():
+        with open(f"/proc/{big.pid}/status") as file:
+            return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmRSS"))
+
+    keys = [look["key"] for look in json.loads(big.get("about?id=fine"))["looks"]]
+    sizes = []
+    for _ in range(4):
+        for key in keys:
+            big.get(f"maps?id=fine&method=saliency&looks={key}")
+        sizes.append(megabytes())
+    assert sizes[-1] < 350
+    assert sizes[-1] - sizes[0] < 32

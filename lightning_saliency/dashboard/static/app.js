@@ -21,7 +21,7 @@ const NARROW = 1000; // pixels of the page below which the curves are shown only
  * @param {HTMLElement} parent
  * @param {import("./source.js").Source} source */
 export function startApp(parent, source) {
-  const page = { ink: INKS.false, runs: [], isScanning: true, fault: "" };
+  const page = { ink: INKS.false, runs: [], isScanning: true, fault: "", said: [] };
   const state = createState({ curves: window.innerWidth >= NARROW, ...stateFromText(readAddress()) });
   const store = createStore(source, drawSoon, tellFault);
   const sheet = createSheet({
@@ -91,8 +91,8 @@ export function startApp(parent, source) {
     if (isAsking) return;
     isAsking = true;
     try {
-      const { runs, is_scanning } = await source.runs();
-      [page.runs, page.isScanning, page.fault] = [runs, is_scanning, ""];
+      const { runs, is_scanning, note, problem } = await source.runs();
+      [page.runs, page.isScanning, page.fault, page.said] = [runs, is_scanning, "", [note, problem].filter(Boolean)];
       chooseRun();
       await loadChosen();
     } catch (fault) {
@@ -163,8 +163,8 @@ function showNotices(parent, scene, page) {
   parent.hidden = !lines.length;
 }
 
-function noticesOf(scene, { runs, isScanning, fault }) {
-  const lines = [];
+function noticesOf(scene, { runs, isScanning, fault, said }) {
+  const lines = [...said];
   if (fault) lines.push(fault);
   if (!runs.length && !fault)
     lines.push(
