@@ -120,8 +120,8 @@ function drawnCurves({ pixels, size, channels }, [height, width], opacity, ink) 
 }
 
 let scratchValues = new Int32Array(0);
-let picture = new ImageData(1, 1);
-let painted = new Uint32Array(picture.data.buffer);
+let mapColors = new ImageData(1, 1);
+let painted = new Uint32Array(mapColors.data.buffer);
 
 /** Return a map's colors, each as opaque as its value is large; the next call writes over them.
  * @param {import("./maps.js").Maps} maps
@@ -134,13 +134,13 @@ let painted = new Uint32Array(picture.data.buffer);
  * @returns {ImageData} */
 export function mapPicture(maps, measure, size, fitted, colors, factor, most) {
   const [height, width] = fitted;
-  if (picture.width !== width || picture.height !== height) {
-    picture = new ImageData(width, height);
-    painted = new Uint32Array(picture.data.buffer);
+  if (mapColors.width !== width || mapColors.height !== height) {
+    mapColors = new ImageData(width, height);
+    painted = new Uint32Array(mapColors.data.buffer);
   }
   const values = valuesAt(maps, measure, size, fitted);
   paintValues(values, painted, colorTable(colors), measure, factor, most, colors === DIVERGING);
-  return picture;
+  return mapColors;
 }
 
 /** Return a map's values at a cell's size. Those of a map that is larger than its cell are kept, since they take long. */
