@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 PLUGIN = "saliency"
-PATIENCE = 30
+PATIENCE = 60
 """How many seconds a loaded machine may take for anything, before a test fails."""
 
 _SERVER = Path(__file__).parents[1] / "tab_server.py"

@@ -60,8 +60,8 @@ export function writeAddress(text) {
     allowed(() => outer.history.replaceState(outer.history.state, "", next), null);
 }
 
-/** Return whether the page is in sight: a hidden tab of TensorBoard has no height, and fires no event.
+/** Return whether the page is in sight: a hidden tab of TensorBoard is not laid out, and fires no event.
  * @returns {boolean} */
 export function isInSight() {
-  return window.innerHeight > 0 && !document.hidden;
+  return window.innerHeight > 0 && document.documentElement.getClientRects().length > 0 && !document.hidden;
 }

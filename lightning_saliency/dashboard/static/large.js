@@ -10,7 +10,7 @@ const ROOM_AROUND = 48; // pixels of the page that the words and the strip leave
 const MOST_SIDE = 900;
 
 /** Return the large view.
- * @param {{onClose: () => void, onGo: (place: number) => void, onStep: (by: number) => void, onPoint: (cell: object) => void}} told
+ * @param {{onClose: () => void, onGo: (place: number) => void, onPoint: (cell: object) => string}} told
  * @returns {object} */
 export function createLarge(told) {
   const title = element("h2", { id: "large-title" });

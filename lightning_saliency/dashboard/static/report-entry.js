@@ -4,6 +4,6 @@ import { startApp } from "./app.js";
 import { element } from "./dom.js";
 import { fileSource } from "./source.js";
 
-const reportMain = element("main", { class: "saliency" });
+const reportMain = element("main", { class: "saliency", tabIndex: -1 });
 document.body.replaceChildren(reportMain);
 startApp(reportMain, fileSource(globalThis.SALIENCY_DATA));
