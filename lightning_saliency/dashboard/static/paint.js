@@ -120,7 +120,8 @@ function drawnCurves({ pixels, size, channels }, [height, width], opacity, ink) 
 }
 
 let scratchValues = new Int32Array(0);
-let painted = new Uint32Array(0);
+let mapColors = new ImageData(1, 1);
+let painted = new Uint32Array(mapColors.data.buffer);
 
 /** Return a map's colors, each as opaque as its value is large; the next call writes over them.
  * @param {import("./maps.js").Maps} maps
@@ -133,11 +134,13 @@ let painted = new Uint32Array(0);
  * @returns {ImageData} */
 export function mapPicture(maps, measure, size, fitted, colors, factor, most) {
   const [height, width] = fitted;
-  const count = height * width;
-  if (painted.length !== count) painted = new Uint32Array(count);
+  if (mapColors.width !== width || mapColors.height !== height) {
+    mapColors = new ImageData(width, height);
+    painted = new Uint32Array(mapColors.data.buffer);
+  }
   const values = valuesAt(maps, measure, size, fitted);
   paintValues(values, painted, colorTable(colors), measure, factor, most, colors === DIVERGING);
-  return new ImageData(new Uint8ClampedArray(painted.buffer), width, height);
+  return mapColors;
 }
 
 /** Return a map's values at a cell's size. Those of a map that is larger than its cell are kept, since they take long. */

@@ -149,6 +149,12 @@ function mixEnlarged(rows, width, [w0, w1, w2, w3], out, place) {
   const second = width;
   const third = second + width;
   const fourth = third + width;
+  if (w2 === 0 && w3 === 0) {
+    for (let x = 0; x < width; x++) {
+      out[place + x] = (Math.imul(w0, rows[x]) + Math.imul(w1, rows[second + x])) >> BITS;
+    }
+    return;
+  }
   for (let x = 0; x < width; x++) {
     const upper = Math.imul(w0, rows[x]) + Math.imul(w1, rows[second + x]);
     const lower = Math.imul(w2, rows[third + x]) + Math.imul(w3, rows[fourth + x]);
@@ -214,14 +220,16 @@ const EVEN_LEVELS = Int32Array.from({ length: 256 }, (_, level) => level * WIDE_
  * @param {number} [most] What values are cut at.
  * @returns {Levels} */
 export function levelsOf(low, high, isSigned, most = Infinity) {
-  if (isSigned || (low >= 0 && high <= most)) return { table: EVEN_LEVELS, low, unit: (high - low) / TOP };
-  const unit = Math.min(Math.max(high, 0), most) / TOP;
+  const bottom = Math.max(low, isSigned ? -most : 0);
+  const top = Math.min(isSigned ? high : Math.max(high, 0), most);
+  const unit = (top - bottom) / TOP;
+  if (low === bottom && high === top) return { table: EVEN_LEVELS, low, unit };
   const table = new Int32Array(256);
   for (let level = 0; level < 256; level++) {
-    const value = Math.min(low + (level / 255) * (high - low), most);
-    table[level] = value > 0 ? Math.round(value / unit) : 0;
+    const value = Math.max(bottom, Math.min(top, low + (level / 255) * (high - low)));
+    table[level] = unit > 0 ? Math.round((value - bottom) / unit) : 0;
   }
-  return { table, low: 0, unit };
+  return { table, low: bottom, unit };
 }
 
 /** Return the value of a level.

@@ -6,7 +6,7 @@ import { element, placeElement, setText } from "./dom.js";
 import { blockPlace, makeLayout } from "./layout.js";
 
 const MARGIN = 20;
-const WORDS_PITCH = 100; // milliseconds: of the words under quick steps nobody reads more
+const WORDS_PITCH = 150; // milliseconds: of the words under quick steps nobody reads more
 const RUN_LINE = 20; // the height of the line with the runs' names
 
 /** Return the sheet.
