@@ -1,6 +1,7 @@
 // The maps of one look and method, as they came, and what is measured of them once.
 
-import { levelsOf, PADDING, peakOf, percentileOf } from "./scaling.js";
+import { peakOf, percentileOf } from "./peaks.js";
+import { levelsOf, PADDING } from "./scaling.js";
 
 const BYTES_OF_A_LEVEL = 3; // with what is kept of it at a cell's size, at most
 
