@@ -14,21 +14,13 @@ from numpy.typing import NDArray
 from lightning_saliency.history import about
 from lightning_saliency.history.archive import Archive, Layout, pack
 from lightning_saliency.history.levels import quantize, restore
+from lightning_saliency.history.limits import MAX_VALUES, Size, Sizes, check_images, check_maps
 from lightning_saliency.history.looks import NO_BOXES, LookSummary, RecordedLevels, RecordedLook, RecordedSamples
 
 SAMPLES = "samples.npz"
-MAX_VALUES = 2**28
-"""The most map values and logits of a look, and the most bytes of the samples' images."""
-
 _BEFORE_TRAINING = "before-training-step={step:010}.npz"
 _IN_EPOCH = "epoch={epoch:06}-step={step:010}.npz"
 _LOOK = re.compile(r"(?:before-training|epoch=[0-9]{6,})-step=[0-9]{10,}\.npz")
-
-Size = tuple[int, ...]
-"""Height and width of an image or a map; the one length of signals, and the three of volumes."""
-
-Sizes = Mapping[int, Size]
-"""By position, the size of a sample's image."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +86,7 @@ def pack_samples(samples: RecordedSamples, run: str, name: str) -> bytes:
         name: What the record is called in the run's folder.
     """
     channels, sizes = samples.images[0].shape[0], list(samples.sizes.values())
-    _check_images(channels, sizes)
+    check_images(channels, sizes)
     description = {
         "format": about.FORMAT,
         "run": run,
@@ -115,7 +107,7 @@ def read_samples_header(archive: Archive) -> SamplesHeader:
     """Return the small parts of the samples, after checking that the file can hold nothing else than samples."""
     about.check_format(archive.about)
     channels, sizes = about.value(archive.about, "channels", int), about.sizes(archive.about, "sizes")
-    _check_images(channels, sizes)
+    check_images(channels, sizes)
     archive.check(_samples_layout(channels, sizes) | _box_layout(about.classes(archive.about, "box_classes")))
     positions = about.values(archive.about, "positions", int)
     run, name = about.value(archive.about, "run", str), about.value(archive.about, "name", str)
@@ -153,7 +145,7 @@ def pack_look(look: RecordedLook, run: str, attempt: int, sizes: Sizes) -> bytes
         sizes: By position, the size of a sample's image.
     """
     shapes = look.shapes
-    _check_maps(look.positions, shapes, look.num_classes, sizes)
+    check_maps(look.positions, shapes, look.num_classes, sizes)
     arrays: dict[str, NDArray[Any]] = {}
     for method, maps in look.attributions.items():
         ranges = np.empty((len(maps), 2), "<f4")
@@ -221,7 +213,7 @@ def _read_checked(archive: Archive, name: str, sizes: Sizes) -> LookSummary:
     )
     if name != look_name(summary.epoch, summary.step):
         raise ValueError(f"it holds epoch {summary.epoch}, step {summary.step}, which is not what its name says")
-    _check_maps(summary.positions, summary.shapes, summary.num_classes, sizes)
+    check_maps(summary.positions, summary.shapes, summary.num_classes, sizes)
     archive.check(_look_layout(summary))
     return summary
 
@@ -369,29 +361,3 @@ def _places_by_size(sizes: Iterable[Size]) -> dict[Size, list[int]]:
     for place, size in enumerate(sizes):
         groups.setdefault(size, []).append(place)
     return groups
-
-
-def _check_images(channels: int, sizes: Sequence[Size]) -> None:
-    if channels < 1:
-        raise ValueError(f"Expected the number of channels to be at least 1, got {channels}.")
-    count = channels * sum(map(math.prod, sizes))
-    if count > MAX_VALUES:
-        raise ValueError(f"Expected images of at most {MAX_VALUES} values in all, got {count}.")
-
-
-def _check_maps(positions: Sequence[int], shapes: Mapping[str, Sequence[Size]], num_classes: int, sizes: Sizes) -> None:
-    """Raise unless these are shapes that the maps and logits of a look can have."""
-    if num_classes < 0:
-        raise ValueError(f"Expected the number of classes to be at least 0, got {num_classes}.")
-    count = num_classes * len(positions) + sum(math.prod(shape) for of in shapes.values() for shape in of)
-    if count > MAX_VALUES:
-        raise ValueError(f"Expected maps and logits of at most {MAX_VALUES} values in all, got {count}.")
-    for method, of in shapes.items():
-        for position, shape in zip(positions, of, strict=True):
-            # a model that enlarges small images has maps that are larger than they are
-            largest = tuple(max(4 * side, 1024) for side in sizes.get(position, shape))
-            if len(shape) != len(largest) or any(side > most for side, most in zip(shape, largest, strict=True)):
-                raise ValueError(
-                    f"Expected a map of sample {position} to be at most {largest}, since its image is "
-                    f"{sizes[position]}, got {shape} for {method!r}."
-                )

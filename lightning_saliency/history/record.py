@@ -15,7 +15,6 @@ from lightning_saliency.history.files import (
     SAMPLES,
     LookHeader,
     SamplesHeader,
-    Sizes,
     is_look_name,
     read_levels,
     read_look,
@@ -25,6 +24,7 @@ from lightning_saliency.history.files import (
     read_samples_header,
 )
 from lightning_saliency.history.folders import Entry, Folder, open_folder
+from lightning_saliency.history.limits import Sizes
 from lightning_saliency.history.looks import LookSummary, RecordedLevels, RecordedLook, RecordedSamples, counted
 
 SUFFIX = ".record"
