@@ -24,6 +24,8 @@ PATIENCE = 60
 
 _SERVER = Path(__file__).parents[1] / "tab_server.py"
 _ADDRESS = re.compile(r"http://\S+?:\d+/\S*")
+_TWO_FRAMES = "() => new Promise((then) => requestAnimationFrame(() => requestAnimationFrame(then)))"
+_IS_DRAWN = "() => document.querySelector('.sheet')?.getAttribute('aria-busy') === 'false'"
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -143,11 +145,12 @@ class Tab:
 
     def until_drawn(self, words: str | None = None) -> Tab:
         """Wait until the maps of what is chosen are drawn, and a look of these words is shown."""
-        self.until("() => document.querySelector('.sheet')?.getAttribute('aria-busy') === 'false'")
+        self.frame.evaluate(_TWO_FRAMES)  # what was just done is drawn in the next one
+        self.until(_IS_DRAWN)
         if words is not None:
             self.until("(words) => document.querySelector('.look-words').textContent.includes(words)", words)
-            self.until("() => document.querySelector('.sheet').getAttribute('aria-busy') === 'false'")
-        self.frame.evaluate("() => new Promise((then) => requestAnimationFrame(() => requestAnimationFrame(then)))")
+            self.until(_IS_DRAWN)
+        self.frame.evaluate(_TWO_FRAMES)
         return self
 
     def choose(self, label: str, value: str) -> None:
