@@ -149,36 +149,45 @@ def map_bytes(levels: RecordedLevels) -> Iterator[bytes]:
     yield bytes(-sum(level.size for level in levels.maps) % 4)
 
 
-def peaks_of(levels: RecordedLevels) -> list[float | None]:
+def peaks_of(levels: RecordedLevels) -> list[tuple[float, float] | None]:
     """Return what stands for 1 of each map where it is scaled by its own peak, as in the package's pictures.
 
     Args:
         levels: The maps.
 
     Returns:
-        The largest value, of a fine map the 99th percentile of its positive values; 0 where there is none that is
-        positive, None for a map that is not finite.
+        The largest value and the largest magnitude, of a fine map the 99th percentiles of its positive values and of
+        its magnitudes; 0 where there is none that is positive, None for a map that is not finite.
 
     Example:
         >>> levels = (np.arange(256, dtype=np.uint8),)
         >>> peaks_of(RecordedLevels(levels, np.array([[0, 255]], np.float32), is_fine=True))
-        [253.0]
+        [(253.0, 253.0)]
+        >>> peaks_of(RecordedLevels(levels, np.array([[-255, 51]], np.float32), is_fine=False))
+        [(51.0, 255.0)]
     """
     return [
-        _peak(level, float(low), float(high), levels.is_fine)
+        _peaks(level, float(low), float(high), levels.is_fine)
         for level, (low, high) in zip(levels.maps, levels.ranges, strict=True)
     ]
 
 
-def _peak(level: NDArray[np.uint8], low: float, high: float, is_fine: bool) -> float | None:
-    if not math.isfinite(high):
+def _peaks(level: NDArray[np.uint8], low: float, high: float, is_fine: bool) -> tuple[float, float] | None:
+    if not (math.isfinite(low) and math.isfinite(high)):
         return None
-    if high <= 0 or not is_fine:
-        return max(0.0, high)
+    if not is_fine:
+        return max(0.0, high), max(abs(low), abs(high))
     values = np.linspace(low, high, 256)
-    counts = np.where(values > 0, np.bincount(level.ravel(), minlength=256), 0)
-    wanted = math.ceil(PERCENTILE * counts.sum())
-    return float(values[np.searchsorted(counts.cumsum(), wanted)])
+    counts = np.bincount(level.ravel(), minlength=256)
+    return _percentile(values, counts), _percentile(np.abs(values), counts)
+
+
+def _percentile(values: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
+    """Return the percentile of the positive values, each of which is there so many times; 0 where none is positive."""
+    order = np.argsort(values, kind="stable")
+    sums = np.where(values > 0, counts, 0)[order].cumsum()
+    wanted = math.ceil(PERCENTILE * sums[-1])
+    return float(values[order[np.searchsorted(sums, wanted)]]) if wanted else 0.0
 
 
 def deflated(pieces: Iterable[bytes], strategy: int = zlib.Z_RLE) -> bytes:

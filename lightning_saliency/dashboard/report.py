@@ -161,7 +161,7 @@ class _Part(NamedTuple):
     described: dict[str, Any]
     methods: list[dict[str, Any]]
     maps: dict[str, str]
-    peaks: dict[str, list[float | None]]
+    peaks: dict[str, list[tuple[float, float] | None]]
 
 
 def _plan(shown: Mapping[str, _Shown], budget: int) -> Reduction:

@@ -214,13 +214,15 @@ def test_peaks_are_what_the_pictures_scale_by(tmp_path):
     samples = RecordedSamples(tuple(range(5)), (np.zeros((3, 40, 30), np.uint8),) * 5, (None,) * 5)
     record = write(tmp_path, [look], samples).record
     restored = torch.from_numpy(np.stack(record[0].attributions["saliency"])[:, None])
-    heatmaps = make_heatmaps(restored, (40, 30), "max")
     tab = Tab(tmp_path).wait()
     coarse, fine = (tab.json("peaks", id=".", method=name)["peaks"][key(0, 0)] for name in shapes)
-    assert coarse == pytest.approx(heatmaps.peaks.tolist(), rel=1e-6)
-    assert fine == pytest.approx(to_percentile(heatmaps.maps, heatmaps.peaks)[1].tolist(), rel=1e-5)
-    assert fine[3:] == [0, 0]
-    assert peaks_of(record.levels(0, "saliency")) == fine
+    for kind, heatmaps in enumerate(make_heatmaps(own, (40, 30), "max") for own in (restored, restored.abs())):
+        assert [own[kind] for own in coarse] == pytest.approx(heatmaps.peaks.tolist(), rel=1e-6)
+        percentiles = to_percentile(heatmaps.maps, heatmaps.peaks)[1].tolist()
+        assert [own[kind] for own in fine] == pytest.approx(percentiles, rel=1e-5)
+    assert fine[3][0] == 0 < fine[3][1]
+    assert fine[4] == [0, 0]
+    assert peaks_of(record.levels(0, "saliency")) == [tuple(own) for own in fine]
 
 
 def test_a_growing_a_resumed_and_a_deleted_record(tmp_path):

@@ -36,7 +36,7 @@ export function cellContent(column, sample, scene) {
   const isRefused = store.refusal(column.id, column.method, look);
   if (!maps) return { image, variant, slice: middleSlice(image), reason: isRefused ? "cannot be read" : "", look, row };
   const measure = measureOf(maps, row, image.size, isFine, isSigned);
-  const largest = largestOf(column.about, column.peaks, state.scale, sample.position);
+  const largest = largestOf(column.about, column.peaks, state.scale, sample.position, isSigned);
   return {
     image,
     variant,

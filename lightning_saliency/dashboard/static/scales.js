@@ -19,15 +19,15 @@ export function shownScale(scale, measure, isFine, largest) {
 /** Return the raw value that is 1 for a sample, or for all of them; random weights may give values of any size, so that
  * the untrained network does not count.
  * @param {object} about
- * @param {Object<string, (number|null)[]>} peaks Of each look.
+ * @param {Object<string, ([number, number]|null)[]>} peaks Of each look: of each map the largest value and magnitude.
  * @param {"map"|"sample"|"shared"} scale
  * @param {number} position
+ * @param {boolean} isSigned Whether magnitudes count.
  * @returns {number|undefined} */
-export function largestOf(about, peaks, scale, position) {
+export function largestOf(about, peaks, scale, position, isSigned) {
   if (scale === "map") return undefined;
   if (!largestByPeaks.has(peaks)) largestByPeaks.set(peaks, largestPeaks(about, peaks));
-  const largest = largestByPeaks.get(peaks);
-  return scale === "shared" ? largest.get(null) : largest.get(position);
+  return largestByPeaks.get(peaks).get(scale === "shared" ? null : position)?.[Number(isSigned)];
 }
 
 function largestPeaks(about, peaks) {
@@ -36,8 +36,14 @@ function largestPeaks(about, peaks) {
   const largest = new Map();
   for (const look of trained.length ? trained : known) {
     look.positions.forEach((position, row) => {
-      const peak = peaks[look.key][row] ?? 0;
-      for (const whose of [position, null]) largest.set(whose, Math.max(largest.get(whose) ?? 0, peak));
+      const own = peaks[look.key][row] ?? [0, 0];
+      for (const whose of [position, null]) {
+        const before = largest.get(whose) ?? [0, 0];
+        largest.set(
+          whose,
+          own.map((peak, kind) => Math.max(peak, before[kind])),
+        );
+      }
     });
   }
   return largest;

@@ -7,7 +7,7 @@ import { splitMaps } from "./maps.js";
  * @property {() => Promise<{runs: object[], is_scanning: boolean}>} runs
  * @property {(id: string) => Promise<object>} about
  * @property {(id: string) => Promise<Uint8Array>} images
- * @property {(id: string, method: string) => Promise<Object<string, (number|null)[]>>} peaks
+ * @property {(id: string, method: string) => Promise<Object<string, ([number, number]|null)[]>>} peaks
  * @property {(id: string, method: string, looks: LookOfMaps[], isFine: boolean) => Promise<import("./maps.js").Maps[]>}
  *   maps */
 
