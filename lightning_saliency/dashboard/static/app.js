@@ -11,6 +11,7 @@ import { createScrubber } from "./scrubber.js";
 import { createSheet } from "./sheet.js";
 import { createState, stateFromText, stateToText } from "./state.js";
 import { createStore } from "./store.js";
+import { isolated } from "./words.js";
 
 const POLL = 5000; // milliseconds between two questions for what is new
 const ADDRESS_DELAY = 500;
@@ -172,7 +173,7 @@ function noticesOf(scene, { runs, isScanning, fault, said }) {
         ? "Looking for records …"
         : "No run here has a record yet. It comes with the first look of SaliencyCallback(history=True).",
     );
-  if (!scene) return [...lines, ...runs.filter(({ problem }) => problem).map(({ id, problem }) => `${id}: ${problem}`)];
+  if (!scene) return [...lines, ...runs.filter(({ problem }) => problem).map(({ id, problem }) => `${isolated(id)}: ${problem}`)];
   for (const { about } of scene.runs) {
     lines.push(...about.problems);
     if (about.superseded) lines.push(`${about.superseded} looks are left out: the run was resumed from before them.`);

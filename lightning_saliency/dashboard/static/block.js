@@ -5,6 +5,9 @@ import { measureOf } from "./maps.js";
 import { fittedSize, mapPicture, pictureOf } from "./paint.js";
 import { captionOf, className, reasonWords } from "./record.js";
 import { largestOf, shownScale } from "./scales.js";
+import { fittedWords } from "./words.js";
+
+const [CAPTION_PADDING, NUMBER_MARGIN] = [5, 6]; // of the style, rounded up
 
 const MARKS = new Map([
   [true, ["✓ ", "right"]],
@@ -113,18 +116,31 @@ function captionView(sample, layout, run) {
   const group = layout.groups[run];
   placeElement(root, group.left / layout.ratio, 0, group.width / layout.ratio, layout.captionHeight / layout.ratio);
   let last = "";
+  let room = null;
   return {
     root,
     draw({ about, look }) {
       const caption = look ? captionOf(about, look, sample) : { text: "", right: null };
       const [sign, kind] = MARKS.get(caption.right);
-      const said = sign + caption.text;
-      if (last === said) return;
-      last = said;
+      const whole = sign + caption.text;
+      if (last === whole) return;
+      last = whole;
+      room ??= roomOf(root, number, layout, group);
+      const said = fittedWords(
+        (length) => (length < Infinity ? sign + captionOf(about, look, sample, length).text : whole),
+        room,
+      );
       setText(words, said);
+      words.title = said === whole ? "" : whole;
       if (root.dataset.right !== kind) root.dataset.right = kind;
     },
   };
+}
+
+function roomOf(root, number, layout, group) {
+  const { font } = getComputedStyle(root);
+  const width = group.width / layout.ratio - CAPTION_PADDING;
+  return { font, width, lines: layout.captionLines, indent: number.offsetWidth + NUMBER_MARGIN };
 }
 
 function cellView(sample, column, index, layout) {

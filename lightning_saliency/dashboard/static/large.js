@@ -5,6 +5,7 @@ import { element, setText } from "./dom.js";
 import { fittedSize, mapPicture, pictureOf } from "./paint.js";
 import { captionOf, joinedWords, lookWords } from "./record.js";
 import { createStrip } from "./strip.js";
+import { isolated } from "./words.js";
 
 const ROOM_AROUND = 48; // pixels of the page that the words and the strip leave
 const MOST_SIDE = 900;
@@ -73,7 +74,7 @@ export function createLarge(told) {
       joinedWords([
         `sample ${sample.position}`,
         column.title,
-        scene.runs.length > 1 ? run.name : "",
+        scene.runs.length > 1 ? isolated(run.name) : "",
         run.look ? lookWords(run.look) : "",
       ]),
     );

@@ -7,7 +7,7 @@ const GROUP_GAP = 18; // between runs
 const BLOCK_GAP = 28; // between samples side by side
 const ROW_GAP = 18;
 const LEAST_BLOCK = 170;
-const WORDS_OF_TWO_LINES = 260; // a group that is narrower than that breaks its words
+const WORDS_OF_TWO_LINES = 420; // a group that is narrower than that breaks its words
 const LINE = 18;
 
 /** @typedef {object} Layout
@@ -18,6 +18,7 @@ const LINE = 18;
  * @property {number} blockPitch
  * @property {number} rowHeight
  * @property {number} captionHeight
+ * @property {number} captionLines
  * @property {number} cellSide The most that a side of a cell has.
  * @property {number} cellWidth
  * @property {number} cellHeight
@@ -47,7 +48,8 @@ export function makeLayout({ width, ratio, cell, sizes, count, columns }) {
   const blockPitch = blockWidth + px(BLOCK_GAP);
   const perRow = Math.max(1, Math.min(Math.max(count, 1), Math.floor((width + px(BLOCK_GAP)) / blockPitch)));
   const narrowest = Math.min(...groups.map((group) => group.width));
-  const captionHeight = px(narrowest < px(WORDS_OF_TWO_LINES) ? 2 * LINE : LINE) + px(4);
+  const captionLines = narrowest < px(WORDS_OF_TWO_LINES) ? 2 : 1;
+  const captionHeight = px(captionLines * LINE) + px(4);
   const rowHeight = captionHeight + cellHeight + px(ROW_GAP);
   const rows = Math.ceil(count / perRow);
   return {
@@ -58,6 +60,7 @@ export function makeLayout({ width, ratio, cell, sizes, count, columns }) {
     blockPitch,
     rowHeight,
     captionHeight,
+    captionLines,
     cellSide,
     cellWidth,
     cellHeight,

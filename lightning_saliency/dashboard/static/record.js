@@ -1,5 +1,7 @@
 // A record as values: what is said of a sample, who is right, which samples are asked for.
 
+import { isolated, shorten } from "./words.js";
+
 const MOST_NAMED = 3;
 
 const REASONS = {
@@ -17,6 +19,15 @@ const NOTHING = { detection: "nothing detected" };
  * @returns {string} */
 export function className(names, index) {
   return (names && index >= 0 && names[index]) || String(index);
+}
+
+/** Return the name of a class to be written among other words.
+ * @param {string[]|null} names
+ * @param {number} index
+ * @param {number} [length] To how many characters it is shortened.
+ * @returns {string} */
+export function writtenName(names, index, length = Infinity) {
+  return isolated(shorten(className(names, index), length));
 }
 
 /** Say in plain words why a map is blank.
@@ -45,11 +56,12 @@ function isOfValues(answer) {
  * @param {object} about The record.
  * @param {object} look
  * @param {object} sample
+ * @param {number} [length] To how many characters names are shortened.
  * @returns {{text: string, right: boolean|null}} */
-export function captionOf(about, look, sample) {
-  const names = about.class_names;
+export function captionOf(about, look, sample, length = Infinity) {
+  const nameOf = (index) => writtenName(about.class_names, index, length);
   const row = look.positions.indexOf(sample.position);
-  if (row < 0) return { text: joinedWords([truthWords(sample.label, names, look.task), "not explained"]), right: null };
+  if (row < 0) return { text: joinedWords([truthWords(sample.label, nameOf, look.task), "not explained"]), right: null };
   const answer = look.predictions[row];
   const right = isRight(answer, sample.label, look.task);
   const areValues = OF_VALUES.includes(look.task);
@@ -59,9 +71,9 @@ export function captionOf(about, look, sample) {
   return {
     right,
     text: joinedWords([
-      predictionWords(answer, look, row, names, right),
-      right === true || isTrue ? "" : truthWords(sample.label, names, look.task),
-      isSaid ? `map of: ${isTrue ? "true " : ""}${areValues ? `value ${explained}` : className(names, explained)}` : "",
+      predictionWords(answer, look, row, nameOf, right),
+      right === true || isTrue ? "" : truthWords(sample.label, nameOf, look.task),
+      isSaid ? `map of: ${isTrue ? "true " : ""}${areValues ? `value ${explained}` : nameOf(explained)}` : "",
     ]),
   };
 }
@@ -71,31 +83,31 @@ function isOnly(answer, index) {
   return classes.length === 1 && classes[0] === index;
 }
 
-function predictionWords(answer, look, row, names, right) {
+function predictionWords(answer, look, row, nameOf, right) {
   if (answer === null) return "";
   if (Array.isArray(answer) && answer.length === 0) return NOTHING[look.task] ?? "predicted none";
   const probability = look.probabilities[row];
   const behind = typeof probability === "number" ? ` ${percent(probability)}` : "";
-  const said = answerWords(answer, names, look.task, behind);
+  const said = answerWords(answer, nameOf, look.task, behind);
   return right === true ? said : `predicted ${said}`;
 }
 
-function answerWords(answer, names, task, behind = "") {
+function answerWords(answer, nameOf, task, behind = "") {
   const items = [answer].flat();
   if (items.length === 0) return "none";
-  const words = items.slice(0, MOST_NAMED).map((item) => itemWords(item, names, task));
-  const isNumber = behind && words.length === 1 && /^\d+$/.test(words[0]);
+  const words = items.slice(0, MOST_NAMED).map((item) => itemWords(item, nameOf, task));
+  const isNumber = behind && words.length === 1 && /^\u2068\d+\u2069$/.test(words[0]);
   const last = (items.length > MOST_NAMED ? ", …" : "") + (items.length === 1 ? behind : "");
   return (isNumber ? "class " : "") + words.join(", ") + last;
 }
 
-function itemWords(item, names, task) {
+function itemWords(item, nameOf, task) {
   const isValue = OF_VALUES.includes(task) || !Number.isInteger(item);
-  return isValue ? numberWords(Number(item)) : className(names, item);
+  return isValue ? numberWords(Number(item)) : nameOf(item);
 }
 
-function truthWords(label, names, task) {
-  return label === null ? "" : `true ${answerWords(label, names, task)}`;
+function truthWords(label, nameOf, task) {
+  return label === null ? "" : `true ${answerWords(label, nameOf, task)}`;
 }
 
 /** Join words, without what is empty.
