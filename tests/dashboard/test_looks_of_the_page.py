@@ -125,3 +125,27 @@ def test_a_name_that_is_written_from_right_to_left_turns_nothing_else(board, ope
     }""")
     )
     assert lefts[0] < lefts[1]
+
+
+def test_long_names_are_shortened_in_their_middle_and_the_number_is_kept(board, kinds, open_frame):
+    tab = open_frame(board, run="hostile", cell=96).until_drawn()
+    look = load_record(kinds / "hostile")[-1]
+    longest = HOSTILE_NAMES.index(max(HOSTILE_NAMES, key=len))
+    row = next(row for row, answer in enumerate(look.predictions) if answer == longest)
+    words = tab.find(".sheet .caption .words").nth(row)
+    said = words.inner_text()
+    assert re.search(r"\u2068a ve.*….*\u2069", said), said
+    assert f"{look.probabilities[row]:.0%}" in said
+    assert HOSTILE_NAMES[longest].strip() in words.get_attribute("title")
+
+
+@pytest.mark.parametrize("width", [700, 1280, 2000])
+def test_cells_are_as_large_as_fit_where_no_size_is_asked_for(board, open_frame, width):
+    tab = open_frame(board, run="one_sample", curves="false", options={"width": width, "height": 800}).until_drawn()
+    cells = [place.bounding_box() for place in tab.find(".sheet .cell").all()]
+    room = (width - 40) / len(cells) - 6
+    size = max(cells[0]["width"], cells[0]["height"])
+    assert min(192, room - 16) <= size <= 192
+    assert max(place["x"] + place["width"] for place in cells) <= width
+    assert tab.find("input[aria-label=Size]").input_value() == f"{size:.0f}"
+    assert "cell" not in tab.state

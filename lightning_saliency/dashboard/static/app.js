@@ -76,6 +76,7 @@ export function startApp(parent, source) {
     showNotices(notice, scene, page);
     if (!scene) return;
     sheet.draw(scene);
+    controls.showSize(sheet.layout().cell);
     scrubber.update(scene);
     charts.update(scene);
     readout.update(scene);

@@ -23,7 +23,8 @@ const ANY_CLASS = "";
 
 /** Return the bar of controls.
  * @param {object} state
- * @returns {{root: HTMLElement, update: (scene: object|null, runs: object[]) => void}} */
+ * @returns {{root: HTMLElement, update: (scene: object|null, runs: object[]) => void,
+ *   showSize: (size: number) => void}} `showSize` says how large cells are. */
 export function createControls(state) {
   const run = choice("Run", (value) => state.set({ run: value, at: state.get().at }));
   const other = choice("Beside it", (value) => state.set({ other: value === NO_RUN ? null : value }));
@@ -67,7 +68,6 @@ export function createControls(state) {
     scale.update(SCALES, now.scale);
     colors.update(COLOR_MAPS, now.colors);
     opacity.update(now.opacity, `${Math.round(now.opacity * 100)}%`);
-    cell.update(now.cell, `${now.cell} px`);
     filter.update(FILTERS, now.filter);
     if (text.value !== now.text && document.activeElement !== text) text.value = now.text;
     curves.setAttribute("aria-pressed", String(now.curves));
@@ -86,7 +86,7 @@ export function createControls(state) {
     updateChips(chips, [...all], methods, (chosen) => state.set({ methods: chosen }));
   }
 
-  return { root, update };
+  return { root, update, showSize: (size) => cell.update(size, `${size} px`) };
 }
 
 function updateChips(parent, all, shown, choose) {

@@ -10,6 +10,8 @@ const LEAST_BLOCK = 170;
 const WORDS_OF_TWO_LINES = 420; // a group that is narrower than that breaks its words
 const LINE = 18;
 
+const [LEAST_CELL, MOST_CELL, CELL_STEP] = [128, 192, 16]; // where no size is asked for
+
 /** @typedef {object} Layout
  * @property {number} ratio Of the device's pixels to the page's.
  * @property {number} perRow
@@ -19,6 +21,7 @@ const LINE = 18;
  * @property {number} rowHeight
  * @property {number} captionHeight
  * @property {number} captionLines
+ * @property {number} cell The length of a cell, in pixels of the page.
  * @property {number} cellSide The most that a side of a cell has.
  * @property {number} cellWidth
  * @property {number} cellHeight
@@ -26,10 +29,23 @@ const LINE = 18;
  * @property {{left: number, width: number}[]} groups Of each run.
  * @property {number} left */
 
+/** @typedef {{width: number, ratio: number, sizes: number[][], count: number, columns: {run: number}[]}} Page */
+
 /** Return where the samples' blocks, their columns and words stand.
- * @param {{width: number, ratio: number, cell: number, sizes: number[][], count: number, columns: {run: number}[]}} page
+ * @param {Page} page
+ * @param {number|null} cell The length of a cell; null for the largest one that takes no more rows and fits the width.
  * @returns {Layout} */
-export function makeLayout({ width, ratio, cell, sizes, count, columns }) {
+export function makeLayout(page, cell) {
+  if (cell !== null) return layoutOf(page, cell);
+  const least = layoutOf(page, LEAST_CELL);
+  for (let larger = MOST_CELL; larger > LEAST_CELL; larger -= CELL_STEP) {
+    const layout = layoutOf(page, larger);
+    if (layout.rows === least.rows && layout.blockWidth <= page.width) return layout;
+  }
+  return least;
+}
+
+function layoutOf({ width, ratio, sizes, count, columns }, cell) {
   const px = (length) => Math.round(length * ratio);
   const cellSide = px(cell);
   const fitted = sizes.map((size) => fittedSize(size, cellSide));
@@ -61,6 +77,7 @@ export function makeLayout({ width, ratio, cell, sizes, count, columns }) {
     rowHeight,
     captionHeight,
     captionLines,
+    cell,
     cellSide,
     cellWidth,
     cellHeight,

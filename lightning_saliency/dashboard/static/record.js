@@ -61,7 +61,8 @@ function isOfValues(answer) {
 export function captionOf(about, look, sample, length = Infinity) {
   const nameOf = (index) => writtenName(about.class_names, index, length);
   const row = look.positions.indexOf(sample.position);
-  if (row < 0) return { text: joinedWords([truthWords(sample.label, nameOf, look.task), "not explained"]), right: null };
+  const truth = truthWords(sample.label, nameOf, look.task);
+  if (row < 0) return { text: joinedWords([truth, "not explained"]), right: null };
   const answer = look.predictions[row];
   const right = isRight(answer, sample.label, look.task);
   const areValues = OF_VALUES.includes(look.task);
@@ -72,7 +73,7 @@ export function captionOf(about, look, sample, length = Infinity) {
     right,
     text: joinedWords([
       predictionWords(answer, look, row, nameOf, right),
-      right === true || isTrue ? "" : truthWords(sample.label, nameOf, look.task),
+      right === true || isTrue ? "" : truth,
       isSaid ? `map of: ${isTrue ? "true " : ""}${areValues ? `value ${explained}` : nameOf(explained)}` : "",
     ]),
   };

@@ -75,14 +75,8 @@ export function createSheet(told) {
   function layOut() {
     const ratio = window.devicePixelRatio || 1;
     const { samples, columns, state } = scene;
-    layout = makeLayout({
-      width: Math.max(0, root.clientWidth - 2 * MARGIN) * ratio,
-      ratio,
-      cell: state.cell,
-      sizes: distinctSizes(samples),
-      count: samples.length,
-      columns,
-    });
+    const width = Math.max(0, root.clientWidth - 2 * MARGIN) * ratio;
+    layout = makeLayout({ width, ratio, sizes: distinctSizes(samples), count: samples.length, columns }, state.cell);
     layout.pageWidth = root.clientWidth;
     content.style.height = `${(layout.rows * layout.rowHeight) / ratio}px`;
     content.style.width = `${(layout.perRow * layout.blockPitch) / ratio}px`;

@@ -3,7 +3,8 @@
 const LISTS = "methods";
 const NUMBERS = ["opacity", "cell", "speed", "class"];
 
-/** What is shown when an address says nothing. `at` is a look, null for the latest one; `methods` null for the first. */
+/** What is shown when an address says nothing. `at` is a look, null for the latest one; `methods` null for the first, `cell` null
+ * for cells as large as fit. */
 export const DEFAULT_STATE = {
   run: null,
   other: null,
@@ -13,7 +14,7 @@ export const DEFAULT_STATE = {
   scale: "map",
   colors: "plasma",
   opacity: 0.85,
-  cell: 128,
+  cell: null,
   filter: "all",
   class: null,
   text: "",

@@ -55,7 +55,8 @@ function cut(text, room) {
 }
 
 function ended(characters, count) {
-  return `${characters.slice(0, count).join("").replace(/[\s·,;:]+$/, "")}…`;
+  const begin = characters.slice(0, count).join("");
+  return `${begin.replace(/[\s·,;:]+$/, "")}…`;
 }
 
 /** Words are broken as the browser does: at spaces, and elsewhere only where one is wider than a line. */
