@@ -174,7 +174,8 @@ function noticesOf(scene, { runs, isScanning, fault, said }) {
         ? "Looking for records …"
         : "No run here has a record yet. It comes with the first look of SaliencyCallback(history=True).",
     );
-  if (!scene) return [...lines, ...runs.filter(({ problem }) => problem).map(({ id, problem }) => `${isolated(id)}: ${problem}`)];
+  if (!scene)
+    return [...lines, ...runs.filter(({ problem }) => problem).map(({ id, problem }) => `${isolated(id)}: ${problem}`)];
   for (const { about } of scene.runs) {
     lines.push(...about.problems);
     if (about.superseded) lines.push(`${about.superseded} looks are left out: the run was resumed from before them.`);
