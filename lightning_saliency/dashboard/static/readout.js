@@ -2,7 +2,7 @@
 
 import { element, setText } from "./dom.js";
 import { colorTable } from "./palette.js";
-import { joinedWords, numberWords, percent, writtenName } from "./record.js";
+import { className, joinedWords, numberWords, percent } from "./record.js";
 import { scaleWords } from "./scales.js";
 
 const HINT = "Point at a map to read it, click to enlarge it";
@@ -61,7 +61,7 @@ export function cellWords({ column, sample, image, look, row, maps, measure, rea
       ? colorWords(column, image, pixel)
       : `value ${numberWords(value)} (${percent(Math.max(-1, Math.min(1, value * measure.gain * factor)))} of the scale)`,
     reason,
-    look && row >= 0 && look.classes[row] !== null ? `class ${writtenName(names, look.classes[row])}` : "",
+    look && row >= 0 && look.classes[row] !== null ? `class ${className(names, look.classes[row])}` : "",
   ]);
 }
 

@@ -21,15 +21,6 @@ export function className(names, index) {
   return (names && index >= 0 && names[index]) || String(index);
 }
 
-/** Return the name of a class to be written among other words.
- * @param {string[]|null} names
- * @param {number} index
- * @param {number} [length] To how many characters it is shortened.
- * @returns {string} */
-export function writtenName(names, index, length = Infinity) {
-  return isolated(shorten(className(names, index), length));
-}
-
 /** Say in plain words why a map is blank.
  * @param {string} reason
  * @returns {string} */
@@ -59,7 +50,7 @@ function isOfValues(answer) {
  * @param {number} [length] To how many characters names are shortened.
  * @returns {{text: string, right: boolean|null}} */
 export function captionOf(about, look, sample, length = Infinity) {
-  const nameOf = (index) => writtenName(about.class_names, index, length);
+  const nameOf = (index) => isolated(shorten(className(about.class_names, index), length));
   const row = look.positions.indexOf(sample.position);
   const truth = truthWords(sample.label, nameOf, look.task);
   if (row < 0) return { text: joinedWords([truth, "not explained"]), right: null };
