@@ -121,7 +121,7 @@ class Explanation:
             return f"value {index}"
         if index < 0:
             return "no class"
-        name = self.class_names[index] if self.class_names else f"class {index}"
+        name = (self.class_names[index] if self.class_names else "") or f"class {index}"
         probability = float(probabilities[row, index])
         return f"{name} {f'{probability:.0%}' if math.isfinite(probability) else 'not finite'}"
 

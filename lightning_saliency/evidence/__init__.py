@@ -7,6 +7,7 @@ from lightning_saliency.evidence.attention import Attention, AttentionPart, Atte
 from lightning_saliency.evidence.call_notes import call_note
 from lightning_saliency.evidence.chain import Chain, Link, Stages, find_link, find_stages, same_outputs, same_tensors
 from lightning_saliency.evidence.class_weights import POOLINGS, find_class_weights
+from lightning_saliency.evidence.detection_tasks import Detection
 from lightning_saliency.evidence.detections import boxes_beside, is_list_of_detections
 from lightning_saliency.evidence.forward import Forward, ForwardContext, as_forward
 from lightning_saliency.evidence.gradient_end import GradientEnd, find_gradient_end
@@ -37,16 +38,8 @@ from lightning_saliency.evidence.targets import (
     predicted_classes,
     select_scores,
 )
-from lightning_saliency.evidence.tasks import (
-    TASKS,
-    Detection,
-    Embedding,
-    MultilabelSegmentation,
-    Reading,
-    Regression,
-    Task,
-    TaskName,
-)
+from lightning_saliency.evidence.task import Reading, Task, TaskName
+from lightning_saliency.evidence.tasks import TASKS, Embedding, MultilabelSegmentation, Regression
 from lightning_saliency.evidence.value_maps import is_single, map_beside
 
 __all__ = [

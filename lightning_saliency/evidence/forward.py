@@ -18,7 +18,8 @@ from lightning_saliency.evidence.call_notes import noting_call
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
 from lightning_saliency.evidence.normalizations import NormalizationReader
 from lightning_saliency.evidence.outputs import OutputChoice, OutputReader, check_output_choice
-from lightning_saliency.evidence.tasks import TASKS, Embedding, Reading, Task
+from lightning_saliency.evidence.task import Reading, Task
+from lightning_saliency.evidence.tasks import TASKS, Embedding
 
 ForwardContext: TypeAlias = Callable[[], AbstractContextManager[Any]]
 """A function that returns the context in which the model's forward runs, for instance autocast."""

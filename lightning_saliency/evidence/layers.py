@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_saliency.data import Call, times
 from lightning_saliency.evidence.convolutional import is_class_scores, last_convolutional_map
+from lightning_saliency.evidence.detection_tasks import Detection
 from lightning_saliency.evidence.forward import Forward, as_forward
 from lightning_saliency.evidence.graph import ancestors
 from lightning_saliency.evidence.head import own_parameters, replace_parameters
@@ -19,7 +20,6 @@ from lightning_saliency.evidence.layout import Layout, has_aspect
 from lightning_saliency.evidence.probe import probe
 from lightning_saliency.evidence.pyramid import last_common_map, reads_attention
 from lightning_saliency.evidence.target_layer import TargetLayer
-from lightning_saliency.evidence.tasks import Detection
 from lightning_saliency.evidence.trace import LayerCall, Trace
 
 

@@ -15,17 +15,10 @@ from torch.overrides import TorchFunctionMode
 from lightning_saliency._checks import OptionError, call_option, refuse, shown
 from lightning_saliency.data import children, describe
 from lightning_saliency.data.trees import Path, dotted, leaves
+from lightning_saliency.evidence.detection_tasks import Detection
 from lightning_saliency.evidence.detections import best_boxes, boxes_beside, detections, is_list_of_detections
-from lightning_saliency.evidence.tasks import (
-    TASKS,
-    Detection,
-    Embedding,
-    Reading,
-    Regression,
-    Segmentation,
-    Task,
-    TaskName,
-)
+from lightning_saliency.evidence.task import Reading, Task, TaskName
+from lightning_saliency.evidence.tasks import TASKS, Embedding, Regression, Segmentation
 from lightning_saliency.evidence.value_maps import map_beside
 
 OutputChoice: TypeAlias = Callable[[Any], Any] | str | Path | None

@@ -20,7 +20,7 @@ from lightning_saliency.evidence.shared_pass import Evidence, Need, collect
 from lightning_saliency.evidence.tap import Tap
 from lightning_saliency.evidence.target_layer import TargetLayer
 from lightning_saliency.evidence.targets import ParsedTarget, read_scores, select_scores
-from lightning_saliency.evidence.tasks import Reading, Similarity
+from lightning_saliency.evidence.task import Reading, Similarity
 
 T = TypeVar("T")
 

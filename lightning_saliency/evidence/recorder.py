@@ -19,7 +19,7 @@ from lightning_saliency.data.trees import leaves
 from lightning_saliency.evidence.detections import is_list_of_detections
 from lightning_saliency.evidence.outputs import OutputChoice, output_tensors, read_output
 from lightning_saliency.evidence.signals import uninterrupted
-from lightning_saliency.evidence.tasks import Task
+from lightning_saliency.evidence.task import Task
 
 
 @dataclass(frozen=True)

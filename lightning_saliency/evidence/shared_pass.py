@@ -25,7 +25,7 @@ from lightning_saliency.evidence.rectify import Rectifier, rectify
 from lightning_saliency.evidence.tap import Tap
 from lightning_saliency.evidence.target_layer import TargetLayer
 from lightning_saliency.evidence.targets import ParsedTarget, check_classes, read_scores, scored_logits, select_scores
-from lightning_saliency.evidence.tasks import Reading
+from lightning_saliency.evidence.task import Reading
 
 Need: TypeAlias = Literal[
     "activations",

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lightning_saliency._checks import OptionError, call_option, check_text, is_int, shown
 from lightning_saliency.evidence.backward import widen
-from lightning_saliency.evidence.tasks import TASKS, Reading, Similarity, Task
+from lightning_saliency.evidence.task import Reading, Similarity, Task
+from lightning_saliency.evidence.tasks import TASKS
 
 TargetChoice: TypeAlias = str | int | Sequence[int | str] | Tensor | Callable[[Tensor], Tensor] | None
 """A choice of the explained class: `"label"`, `"predicted"`, a class, one per image, or a function of the logits."""

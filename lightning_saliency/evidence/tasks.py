@@ -1,123 +1,17 @@
-"""`Task`: what a model's output means: which scores are explained, what is predicted, how probable it is."""
+"""`TASKS`: what a model's output may mean, by name."""
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lightning_saliency._checks import OptionError
-from lightning_saliency.data import NOTHING, Answer, smallest_classes
+from lightning_saliency.data import Answer, smallest_classes
+from lightning_saliency.evidence.detection_tasks import Detection, ListedDetection, SoftmaxDetection
 from lightning_saliency.evidence.normalizations import is_of_fixed_length
-
-TaskName: TypeAlias = Literal[
-    "multiclass",
-    "ordinal",
-    "multilabel",
-    "regression",
-    "segmentation",
-    "multilabel_segmentation",
-    "embedding",
-    "detection",
-    "detection_softmax",
-    "detection_list",
-]
-"""What a model's output means, as an option names it; see `TASKS`."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a model's output says of N samples.
-
-    Attributes:
-        task: What the output means.
-        logits: `(N, K)`: what is explained, one of K for each sample.
-        masks: The predicted class of each pixel, `(N, H, W)` int64, of a segmentation, or where the classes overlap
-            the pixels of each, `(N, K, H, W)` bool; else None.
-        boxes: Of a detection the best box of each class, `(N, K, 4)`, (x1, y1, x2, y2) in pixels, not a number where
-            there is none; else None.
-        unnormalized: Of embeddings that end in a normalization what goes into it, `(N, K)`; else None.
-        value_maps: Of a single value the map of values beside it in the output, `(N, 1, H, W)`; else None.
-    """
-
-    task: Task
-    logits: Tensor
-    masks: Tensor | None = None
-    boxes: Tensor | None = None
-    unnormalized: Tensor | None = None
-    value_maps: Tensor | None = None
-
-    @property
-    def predictions(self) -> Tensor:
-        """The predicted class per sample, `(N,)` int64; of values the first."""
-        return self.task.predictions(self.logits, self.masks)
-
-
-class Task(ABC):
-    """What a model's output means.
-
-    Logits are `(N, K)`, one score for each sample and class, or value; a single class logit is that of class 1 of two.
-    """
-
-    name: ClassVar[TaskName]
-    of_what: ClassVar[str] = ""
-    """What stands behind a probability in words."""
-    of_class: ClassVar[str] = ""
-    """What stands before the explained class in words, where it is not the class itself."""
-    has_values: ClassVar[bool] = False
-    """Whether the output is values rather than scores of classes."""
-    has_one_class: ClassVar[bool] = False
-    """Whether a sample has one class alone, so that a prediction is wrong where it is another one."""
-    value: ClassVar[str] = "value"
-    """What is explained of values, in words."""
-    has_all_classes: ClassVar[bool] = True
-    """Whether there are as many classes as logits."""
-
-    @abstractmethod
-    def read(self, output: Tensor) -> Reading | None:
-        """Return what an output says, its first axis the samples; None where it has not the form of this task's."""
-
-    def predictions(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Return the predicted class per sample, `(N,)` int64: the largest logit, or class 1 of a single positive."""
-        return (logits[:, 0].detach() > 0).long() if logits.shape[1] == 1 else logits.detach().argmax(1)
-
-    def num_classes(self, logits: Tensor) -> int:
-        """Return how many classes can be explained: two of a single logit."""
-        return max(logits.shape[1], 2)
-
-    def similarity(self, reading: Reading) -> Similarity | None:
-        """Return the score that is explained in place of a class's, where the output has no classes; else None."""
-        return None
-
-    def describe(self, logits: Tensor) -> str:
-        """Return in words what the output is, where it says nothing that one could read."""
-        return ""
-
-    def scores(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """Return the score of a class per sample, `(N,)`: its logit; of a single one its negative for class 0."""
-        if logits.shape[1] == 1:
-            return logits[:, 0] * (2 * classes - 1)
-        return logits.gather(1, classes[:, None])[:, 0]
-
-    @abstractmethod
-    def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> Tensor | None:
-        """Return how probable each class is, `(N, num_classes)` in [0, 1]; None for values, which have none."""
-
-    def answers(self, logits: Tensor, masks: Tensor | None = None) -> list[Answer | None]:
-        """Return what is predicted for each sample; None where it is nothing that one could read."""
-        return list(self.predictions(logits, masks).tolist())
-
-    def pixel_classes(self, masks: Tensor) -> Tensor:
-        """Return the class of each pixel as a picture shows it, `(N, H, W)`."""
-        return masks
-
-    def absence(self, score: float, predicted: int) -> str | None:
-        """Return in words why there is nothing that an explained score could show; None where there is something."""
-        return None
+from lightning_saliency.evidence.task import Reading, Similarity, Task, TaskName, rows_of
 
 
 class Multiclass(Task):
@@ -128,7 +22,7 @@ class Multiclass(Task):
 
     def read(self, output: Tensor) -> Reading | None:
         """Return the logits of an output `(N,)`, `(N, K)` or `(N, K, 1, 1)`."""
-        return _rows(self, output)
+        return rows_of(self, output)
 
     def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
         """Return the softmax, of a single logit the sigmoid's complement and the sigmoid."""
@@ -147,7 +41,7 @@ class Ordinal(Task):
 
     def read(self, output: Tensor) -> Reading | None:
         """Return the logits of an output `(N, K)` or `(N, K, 1, 1)`."""
-        return _rows(self, output)
+        return rows_of(self, output)
 
     def predictions(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
         """Return the rank per sample, `(N,)`: how many of the logits are positive."""
@@ -179,7 +73,7 @@ class Multilabel(Task):
 
     def read(self, output: Tensor) -> Reading | None:
         """Return the logits of an output `(N,)`, `(N, K)` or `(N, K, 1, 1)`."""
-        return _rows(self, output)
+        return rows_of(self, output)
 
     def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
         """Return the sigmoid of each logit, of a single one its complement too."""
@@ -200,7 +94,7 @@ class Regression(Task):
 
     def read(self, output: Tensor) -> Reading | None:
         """Return the values of an output `(N,)` or `(N, K)`; of maps of values `(N, K, H, W)` the mean over each."""
-        return _rows(self, output.flatten(2).mean(2) if output.dim() > 2 else output)
+        return rows_of(self, output.flatten(2).mean(2) if output.dim() > 2 else output)
 
     def predictions(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
         """Return the value that is explained by default, the first: `(N,)` zeros."""
@@ -220,25 +114,6 @@ class Regression(Task):
     def answers(self, logits: Tensor, masks: Tensor | None = None) -> list[Answer | None]:
         """Return the values of each sample."""
         return [tuple(row) for row in logits.tolist()]
-
-
-@dataclass(frozen=True)
-class Similarity:
-    """The similarity of embeddings to a reference that is held fixed: their inner product with it.
-
-    Attributes:
-        reference: `(N, K)`, one for each sample.
-
-    Example:
-        >>> Similarity(torch.tensor([[1.0, 2.0]]))(torch.tensor([[3.0, 1.0]]))
-        tensor([5.])
-    """
-
-    reference: Tensor
-
-    def __call__(self, embeddings: Tensor) -> Tensor:
-        """Return the similarity of each embedding `(N, K)` to its reference, `(N,)`."""
-        return (embeddings * self.reference.to(embeddings)).sum(1)
 
 
 class Embedding(Task):
@@ -261,7 +136,7 @@ class Embedding(Task):
 
     def read(self, output: Tensor) -> Reading | None:
         """Return the embeddings of an output `(N, K)`."""
-        return _rows(self, output)
+        return rows_of(self, output)
 
     def predictions(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
         """Return `(N,)` zeros: nothing is predicted."""
@@ -380,76 +255,6 @@ class MultilabelSegmentation(Segmentation):
         return smallest_classes(masks)
 
 
-class Detection(Task):
-    """Each query, or detection, has any of K classes, each with a sigmoid of its own, and a box.
-
-    Explained is of a class the logarithm of the odds of its most probable box; what is predicted for an image is the
-    class of the most probable one.
-    """
-
-    name: ClassVar[TaskName] = "detection"
-
-    def read(self, output: Tensor) -> Reading | None:
-        """Return the reading of an output `(N, Q, K)`."""
-        if output.dim() != 3 or not output.numel() or not self.odds(output).numel():
-            return None
-        return Reading(self, self.odds(output).amax(1))
-
-    def odds(self, output: Tensor) -> Tensor:
-        """Return the logarithm of the odds of each class of each query, `(N, Q, K)`."""
-        return output
-
-    def predictions(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Return the class of the most probable box; −1 where there is no box."""
-        largest, classes = logits.detach().max(1)
-        return classes.where(largest > -torch.inf, -1)
-
-    def num_classes(self, logits: Tensor) -> int:
-        """Return the number of classes, of which there may be one."""
-        return logits.shape[1]
-
-    def scores(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """Return the score of a class's best box per sample, `(N,)`; −∞ where there is none, as of no class, −1."""
-        return logits.gather(1, classes[:, None].clamp(min=0))[:, 0]
-
-    def probabilities(self, logits: Tensor, masks: Tensor | None = None) -> Tensor:
-        """Return the probability of each class's best box."""
-        return logits.sigmoid()
-
-    def answers(self, logits: Tensor, masks: Tensor | None = None) -> list[Answer | None]:
-        """Return for each sample the classes with a box that is more probable than not; at least the likeliest."""
-        best = [() if one < 0 else (one,) for one in self.predictions(logits).tolist()]
-        return [tuple(row.nonzero()[:, 0].tolist()) or one for row, one in zip(logits > 0, best, strict=True)]
-
-    def absence(self, score: float, predicted: int) -> str | None:
-        """Return in words that there is no box of the explained class; None where there is one."""
-        if score > -math.inf or math.isnan(score):
-            return None
-        return NOTHING[self.name] if predicted < 0 else "no box of this class"
-
-
-class SoftmaxDetection(Detection):
-    """Each query has one of K classes, or none: a softmax of K + 1, the last for "no object" (Carion 2020, DETR)."""
-
-    name: ClassVar[TaskName] = "detection_softmax"
-
-    def odds(self, output: Tensor) -> Tensor:
-        """Return the logarithm of the odds of each class of each query, `(N, Q, K)`, of logits `(N, Q, K + 1)`."""
-        logarithms = output.log_softmax(2)[..., :-1]
-        surest = 1 - torch.finfo(output.dtype).eps
-        return logarithms - torch.log1p(-logarithms.exp().clamp(max=surest))
-
-
-class ListedDetection(Detection):
-    """Each image has a list of what is detected in it, which may be empty: a class, its probability and a box each.
-
-    How many classes there are is not known: the logits have some more columns than the largest class that occurs.
-    """
-
-    name: ClassVar[TaskName] = "detection_list"
-    has_all_classes: ClassVar[bool] = False
-
-
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -458,13 +263,6 @@ TASKS: dict[str, Task] = {
     )
 }
 """What a model's output may mean, by name."""
-
-
-def _rows(task: Task, output: Tensor) -> Reading | None:
-    """Return the reading of an output `(N,)`, `(N, K)` or `(N, K, 1, 1)`; None for another form."""
-    if not output.dim() or not output.numel() or output.shape[2:].numel() != 1:
-        return None
-    return Reading(task, output.reshape(len(output), -1))
 
 
 def _of_two(logits: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from lightning_saliency.data.trees import Path, leaves
 from lightning_saliency.evidence.forward import Forward
 from lightning_saliency.evidence.graph import ancestors
 from lightning_saliency.evidence.isolation import graph_everywhere
-from lightning_saliency.evidence.tasks import Task
+from lightning_saliency.evidence.task import Task
 
 _ACTIVATIONS = frozenset(
     name + suffix

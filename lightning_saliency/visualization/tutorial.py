@@ -23,7 +23,7 @@ from lightning_saliency.visualization.captions import (
 )
 from lightning_saliency.visualization.colors import signed_to_rgb
 from lightning_saliency.visualization.explained import known_truths, with_names
-from lightning_saliency.visualization.scaling import FINE_NOTE, own_scale, scale_words, shown_heatmaps
+from lightning_saliency.visualization.scaling import FINE_NOTE, SIGNED_NOTE, own_scale, scale_words, shown_heatmaps
 from lightning_saliency.visualization.sheet import grid
 from lightning_saliency.visualization.style import Style, find_names, find_pixel_scale
 from lightning_saliency.visualization.views import cut_images, make_views
@@ -96,7 +96,7 @@ def tutorial_figure(
         note=join_notes(
             read,
             scale.describe_channels(explanation.images),
-            "signed values: 0 is mid gray, positive is brighter" if len(heatmaps) < len(columns) else "",
+            len(heatmaps) < len(columns) and SIGNED_NOTE,
             0 < len(fine) < len(heatmaps) and FINE_NOTE,
         ),
         fine=fine,

@@ -3,6 +3,7 @@
 import io
 import sys
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -201,3 +202,9 @@ def test_what_cannot_be_drawn_is_named(image, heatmap, says, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=says):
         draw_heatmap(image, heatmap)
+
+
+def test_a_class_with_an_empty_name_is_called_by_its_number():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    explanation = explain(model, torch.rand(1, 3, 8, 8), methods="saliency", target=1)
+    assert "class 1 " in repr(replace(explanation, class_names=("", "")))  # of a data set

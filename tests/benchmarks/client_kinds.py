@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -93,11 +94,12 @@ def client(source: str, form: str) -> Callable[[Callable[[], Case]], Client]:
     return named
 
 
-class Step(L.LightningModule):
+class Step(L.LightningModule, ABC):
     """The usual steps around `loss`."""
 
+    @abstractmethod
     def loss(self, batch: Any) -> Tensor:
-        raise NotImplementedError
+        """Return the loss of a batch."""
 
     def training_step(self, batch: Any, _: int) -> Tensor:
         loss = self.loss(batch)

@@ -116,7 +116,7 @@ FLAGS = [
     flag(check_val_every_n_epoch=None, val_check_interval=4, pictures=2),
     flag(val_check_interval=2),
     flag(val_check_interval=0.34, pictures=7),
-    flag(num_sanity_val_steps=0, pictures=2),
+    flag(num_sanity_val_steps=0),
     flag(num_sanity_val_steps=-1, daily=True),
     flag(fast_dev_run=True, logger=True, pictures=None),
     flag(fast_dev_run=2, logger=True, pictures=None),

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from networks import CNN_METHODS
 from tiny import data
 
-from lightning_saliency import METHODS as EVERY_METHOD
 from lightning_saliency.callbacks import (
     CAMCallback,
     ClassModelCallback,
@@ -64,7 +64,7 @@ ROWS = [
         pictures=None,
         options={"execution": strict(max_fraction=0.5)},
     ),
-    own("every method", methods=tuple(EVERY_METHOD), samples=2),
+    own("every method", methods=tuple(CNN_METHODS), samples=2),
     own("SmoothGrad and integrated gradients", methods=("smooth_grad", "integrated_gradients")),
     own("every second epoch", every_n_epochs=2, pictures=2),
     own("not before training", execution=strict(log_untrained=False), pictures=2),
@@ -80,7 +80,7 @@ ROWS = [
     own(
         "the predicted class, and the class maps of three",
         target="predicted",
-        style=Style(top_k=3),
+        style=Style(top_k=3, cards="all"),
         more_tags=["class_maps"],
     ),
     own("a score of the user's", target=lambda logits: logits.logsumexp(1), methods=("grad_cam", "saliency")),
