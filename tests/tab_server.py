@@ -2,12 +2,12 @@
 
 import sys
 
-from tensorboard import default, program
-
-from lightning_saliency.dashboard.loader import SaliencyLoader
-
 
 def main(arguments):
+    from tensorboard import default, program  # which warns, where all modules of the tests are looked at
+
+    from lightning_saliency.dashboard.loader import SaliencyLoader
+
     installed = [loader for loader in default.get_dynamic_plugins() if loader is not SaliencyLoader]
     tensorboard = program.TensorBoard(plugins=[*default.get_static_plugins(), *installed, SaliencyLoader])
     tensorboard.configure(argv=["tensorboard", *arguments])

@@ -421,7 +421,9 @@ def test_it_runs_as_a_module(tmp_path):
     command = [sys.executable, "-m", "lightning_saliency"]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "python -m lightning_saliency: error: the following arguments are required: explain\n"
+    assert (
+        done.stderr == "python -m lightning_saliency: error: the following arguments are required: {explain,report}\n"
+    )
 
 
 def test_a_photo_of_16_bits_is_not_cut_off(tmp_path):

@@ -165,21 +165,21 @@ class History:
     """How the history of a run is drawn.
 
     Args:
+        animation_every_n_epochs: The number of epochs after which animations are drawn, not only at the end; None for
+            the end alone.
         report: Whether to write the record as one HTML page at the end, `saliency.html` beside the event file, which
             shows all epochs under one scrubber without a server. Loggers that take one get it too. It has at most
             20 MB: what does not fit is reduced, and the page says so.
-        animation_every_n_epochs: The number of epochs after which animations are drawn, not only at the end; None for
-            the end alone.
 
     Raises:
         ValueError: An option's value does not fit.
     """
 
-    report: bool = False
     animation_every_n_epochs: int | None = None
+    report: bool = False
 
     def __post_init__(self) -> None:
-        check_options(self, "history.", {"report": check_flag, "animation_every_n_epochs": optional(check_count)})
+        check_options(self, "history.", {"animation_every_n_epochs": optional(check_count), "report": check_flag})
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,32 @@ def test_the_pointer_reads_the_value_the_pixel_and_the_class(board, kinds, open_
         np.testing.assert_allclose(value, values[y, x], rtol=2e-3, atol=1e-6)
 
 
+def test_the_slice_of_an_enlarged_volume_is_chosen(board, kinds, open_frame):
+    record = load_record(kinds / "volumes")
+    depth, rows, columns = record.samples.images[0].shape[1:]
+    raw = record[-1].attributions["grad_cam"][0]
+    tab = open_frame(board, run="volumes", large="0 0 grad_cam").until_drawn()
+    dialog = tab.frame.get_by_role("dialog")
+    largest = int((np.unravel_index(raw.argmax(), raw.shape)[0] + 0.5) * depth / len(raw) - 0.5 + 0.5)
+    assert f"slice {largest + 1} of {depth}" in dialog.inner_text()
+    tab.role("slider", "Slice").focus()
+    tab.page.keyboard.press("Home")
+    tab.page.keyboard.press("ArrowRight")
+    tab.until_drawn()
+    assert f"slice 2 of {depth}" in dialog.inner_text()
+    tab.until_address(slice="1")
+    place = dialog.locator(".figure").bounding_box()
+    dialog.locator(".figure").hover(position={"x": 5.5 * place["width"] / columns, "y": 9.5 * place["height"] / rows})
+    said = dialog.locator(".readout").inner_text()
+    assert "x 5, y 9, slice 2" in said
+    plane = torch.from_numpy(raw[int(1.5 * len(raw) / depth)].copy())
+    shown = torch.nn.functional.interpolate(plane[None, None], (rows, columns), mode="bilinear")[0, 0]
+    assert float(re.search(r"value (\S+)", said).group(1)) == pytest.approx(float(shown[9, 5]), rel=1e-2, abs=1e-5)
+    dialog.get_by_role("button", name="Where it is largest").click()
+    tab.until_drawn()
+    assert f"slice {largest + 1} of {depth}" in dialog.inner_text()
+
+
 def test_samples_are_chosen_by_what_is_wrong_what_changed_by_class_and_by_text(board, kinds, open_frame):
     record = load_record(kinds / "long")
     labels = np.array(record.samples.labels)

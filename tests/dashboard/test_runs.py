@@ -120,8 +120,8 @@ def test_a_record_that_appears_is_listed_and_one_that_is_deleted_is_not(tmp_path
 
 
 def test_a_record_that_is_looked_at_is_looked_up_at_each_request(tmp_path):
-    finder = RunFinder([LogFolder(str(tmp_path))])
     writer = write_run(tmp_path / "run")
+    finder = RunFinder([LogFolder(str(tmp_path))])
     before = listed(finder, lambda runs: "run" in runs)["run"]
     writer.write(make_look(7, 7))
     (now,) = finder.listing(lambda path: path == writer.record.path)[0]

@@ -1,4 +1,8 @@
-"""How much the page's main thread works, in CPU time, which a loaded machine does not change."""
+"""How much the page's main thread works, in CPU time, beside fixed work of the same thread.
+
+A loaded machine changes CPU time less than the clock, and a slow one all the same: the limits are those of a machine on
+which `REFERENCE` takes `REFERENCE_SECONDS`, and in proportion on a slower one.
+"""
 
 import json
 
@@ -6,6 +10,37 @@ import pytest
 from dashboard.records import BIG, Plan, write_run
 
 STEPS = 40
+
+SHOWN = """async ([key, steps]) => {
+    const frame = () => new Promise((then) => requestAnimationFrame(then));
+    for (let step = 0; step < steps; step++) {
+        document.body.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true }));
+        await frame();
+        await frame();
+    }
+}"""
+"""Goes so many steps, each of which is drawn."""
+
+ARRIVED = """async ([key, steps]) => {
+    const pause = () => new Promise((then) => setTimeout(then, 40));
+    const isBusy = () => document.querySelector('.sheet').getAttribute('aria-busy') === 'true';
+    for (let step = 0; step < steps; step++) {
+        document.body.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true }));
+        do await pause(); while (isBusy());
+    }
+}"""
+"""Goes so many steps, and waits for the maps of each."""
+
+REFERENCE = """() => {
+    const [from, to] = [new Uint8Array(2 ** 16), new Int32Array(2 ** 16)];
+    for (let turn = 0; turn < 300; turn++) {
+        for (let place = 1; place < to.length; place++) {
+            to[place] = (Math.imul(3 + turn, from[place] + to[place - 1]) + 5) >> 2;
+        }
+    }
+    return to[7];
+}"""
+REFERENCE_SECONDS = 0.032
 
 
 class Thread:
@@ -19,6 +54,15 @@ class Thread:
         metrics = {entry["name"]: entry["value"] for entry in self._session.send("Performance.getMetrics")["metrics"]}
         return metrics["TaskDuration"]
 
+    def slowness(self, tab):
+        """How many times slower this thread is now than where the limits were set; 1 where it is faster."""
+        times = []
+        for _ in range(5):
+            before = self.seconds()
+            tab.frame.evaluate(REFERENCE)
+            times.append(self.seconds() - before)
+        return max(1, min(times) / REFERENCE_SECONDS)
+
 
 def seconds_a_step(tab, steps=STEPS):
     """The least of several stretches of steps, each shown: what others do on the machine only adds to it."""
@@ -27,17 +71,7 @@ def seconds_a_step(tab, steps=STEPS):
     for stretch in range(4):
         key = "ArrowLeft" if stretch % 2 == 0 else "ArrowRight"
         before = thread.seconds()
-        tab.frame.evaluate(
-            """async ([key, steps]) => {
-                const frame = () => new Promise((then) => requestAnimationFrame(then));
-                for (let step = 0; step < steps; step++) {
-                    document.body.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true }));
-                    await frame();
-                    await frame();
-                }
-            }""",
-            [key, steps],
-        )
+        tab.frame.evaluate(SHOWN, [key, steps])
         stretches.append((thread.seconds() - before) / steps)
     return min(stretches)
 
@@ -57,21 +91,22 @@ def test_a_step_of_64_coarse_maps(big, open_frame):
     assert tab.find(".cell[data-method=grad_cam]").count() == 64
     seconds = seconds_a_step(tab)
     print(f"64 maps of 7×7: {1000 * seconds:.1f} ms a step")
-    assert seconds <= 0.008
+    assert seconds <= 0.008 * Thread(tab.page).slowness(tab)
 
 
 def test_a_step_of_40_fine_maps(big, open_frame):
     options = {"width": 1700, "height": 1300}
     tab = open_frame(big, run="fine", methods="saliency", cell=112, curves="false", options=options).until_drawn()
     print(tab.find(".cell[data-method=saliency]").count(), "cells")
-    for _ in range(12):
-        tab.page.keyboard.press("ArrowLeft")
-        tab.until_drawn()
+    thread = Thread(tab.page)
+    before = thread.seconds()
+    tab.frame.evaluate(ARRIVED, ["ArrowLeft", 12])
+    new = (thread.seconds() - before) / 12
     tab.page.keyboard.press("End")
     tab.until_drawn()
     seconds = seconds_a_step(tab, 10)
-    print(f"40 maps of 224×224: {1000 * seconds:.1f} ms a step")
-    assert seconds <= 0.017
+    print(f"40 maps of 224×224: {1000 * new:.1f} ms a step, {1000 * seconds:.1f} ms where they were shown before")
+    assert max(new, seconds) <= 0.017 * thread.slowness(tab)
 
 
 def test_the_first_picture_of_a_long_run(big, open_page):
@@ -82,7 +117,7 @@ def test_the_first_picture_of_a_long_run(big, open_page):
     tab.until_drawn("epoch 199")
     seconds = thread.seconds() - before
     print(f"first picture: {1000 * seconds:.0f} ms")
-    assert seconds <= 1
+    assert seconds <= thread.slowness(tab)
 
 
 def test_the_server_keeps_a_bounded_part_of_what_is_scrubbed(big):

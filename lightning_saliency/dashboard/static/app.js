@@ -34,7 +34,8 @@ export function startApp(parent, source) {
   const charts = createCharts((place) => scrubber.goTo(place));
   const readout = createReadout();
   const large = createLarge({
-    onClose: () => state.set({ large: null }),
+    onClose: () => state.set({ large: null, slice: null }),
+    onSlice: (slice) => state.set({ slice }),
     onGo: (place) => scrubber.goTo(place),
     onPoint: cellWords,
   });
@@ -81,7 +82,8 @@ export function startApp(parent, source) {
     charts.update(scene);
     readout.update(scene);
     large.update(scene);
-    store.want([...wantedMaps(scene, scrubber.direction()), ...large.wanted()]);
+    const view = { isSigned: scene.isSigned, side: sheet.layout().cellSide };
+    store.want([...wantedMaps(scene, scrubber.direction()), ...large.wanted()], view);
   }
 
   function tellFault(words) {

@@ -1,8 +1,9 @@
 // The block of one sample: its words, its cells, and what lies over them.
 
 import { element, placeElement, setText } from "./dom.js";
-import { measureOf } from "./maps.js";
-import { fittedSize, mapPicture, pictureOf } from "./paint.js";
+import { fittedSize } from "./layout.js";
+import { atSlice, measureOf } from "./maps.js";
+import { mapPicture, pictureOf } from "./paint.js";
 import { captionOf, className, reasonWords } from "./record.js";
 import { largestOf, shownScale } from "./scales.js";
 import { fittedWords } from "./words.js";
@@ -67,6 +68,18 @@ function sliceOf(image, measure) {
   if (image.size.length !== 3) return 0;
   const slice = Math.round(((measure.slice + 0.5) * image.size[0]) / measure.slices - 0.5);
   return Math.max(0, Math.min(image.size[0] - 1, slice));
+}
+
+/** Return what a cell shows with another slice of its volume; a content without one as it is.
+ * @param {object} content See `cellContent`.
+ * @param {number|null} slice Null for the one where the map is largest.
+ * @returns {object} */
+export function withSlice(content, slice) {
+  const { image, measure } = content;
+  if (slice === null || image?.size.length !== 3) return content;
+  const chosen = Math.max(0, Math.min(image.size[0] - 1, slice));
+  const own = measure && Math.floor(((chosen + 0.5) * measure.slices) / image.size[0]);
+  return { ...content, slice: chosen, measure: measure && atSlice(measure, own) };
 }
 
 /** Return the block of a sample.
@@ -150,20 +163,14 @@ function cellView(sample, column, index, layout) {
   const title = column.method
     ? `${column.title} of sample ${sample.position}, enlarge`
     : `Sample ${sample.position}, enlarge`;
-  const root = element(
-    "button",
-    {
-      class: "cell",
-      type: "button",
-      "aria-label": title,
-      "data-sample": sample.position,
-      "data-run": column.run,
-      "data-method": column.method ?? "",
-    },
-    boxes,
-    band,
-    detail,
-  );
+  const root = element("button", {
+    class: "cell",
+    type: "button",
+    "aria-label": title,
+    "data-sample": sample.position,
+    "data-run": column.run,
+    "data-method": column.method ?? "",
+  });
   const fitted = fittedSize(sample.size, layout.cellSide);
   const { ratio } = layout;
   placeElement(root, layout.lefts[index] / ratio, layout.captionHeight / ratio, fitted[1] / ratio, fitted[0] / ratio);
@@ -183,9 +190,10 @@ function cellView(sample, column, index, layout) {
       now = { column: next, sample, ...cellContent(next, sample, scene) };
       drawBelow(images, scene);
       drawAbove(maps, scene);
-      setText(band, now.reason);
-      setText(detail, now.image?.size.length === 3 ? `slice ${now.slice + 1} of ${now.image.size[0]}` : "");
+      setPart(root, band, now.reason);
+      setPart(root, detail, now.image?.size.length === 3 ? `slice ${now.slice + 1} of ${now.image.size[0]}` : "");
       drawBoxes(boxes, sample, now, next.about);
+      if (boxes.childElementCount && !boxes.parentNode) root.prepend(boxes);
     },
     at(event) {
       const rect = root.getBoundingClientRect();
@@ -212,6 +220,13 @@ function cellView(sample, column, index, layout) {
     else context.clearRect(...place, fitted[1], fitted[0]);
     above = { measure, factor, most, colors };
   }
+}
+
+/** Set the words of a part that is there only while it has some: each costs time at every step. */
+function setPart(parent, part, words) {
+  if (!words) return part.remove();
+  setText(part, words);
+  if (!part.parentNode) parent.append(part);
 }
 
 /** Draw the boxes of true objects, and in a map's cell that of the explained class.

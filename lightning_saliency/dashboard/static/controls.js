@@ -47,14 +47,13 @@ export function createControls(state) {
     { type: "button", class: "chip", click: () => state.set({ curves: !state.get().curves }) },
     "Curves",
   );
-  const root = element(
-    "header",
-    { class: "bar" },
-    element("div", { class: "group" }, run.root, other.root, align.root),
+  const ofRuns = element("div", { class: "group" }, run.root, other.root, align.root);
+  const ofRecord = [
     element("div", { class: "group methods" }, chips),
     element("div", { class: "group" }, scale.root, colors.root, opacity.root, cell.root),
     element("div", { class: "group" }, filter.root, classes.root, text, curves),
-  );
+  ];
+  const root = element("header", { class: "bar" }, ofRuns, ...ofRecord);
 
   function update(scene, runs) {
     const now = state.get();
@@ -71,6 +70,7 @@ export function createControls(state) {
     filter.update(FILTERS, now.filter);
     if (text.value !== now.text && document.activeElement !== text) text.value = now.text;
     curves.setAttribute("aria-pressed", String(now.curves));
+    for (const group of ofRecord) group.hidden = !scene;
     if (scene) updateOfRecord(scene, now);
   }
 

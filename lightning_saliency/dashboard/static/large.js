@@ -1,8 +1,9 @@
 // One cell enlarged, with the filmstrip of its sample and method below: all epochs as a row.
 
-import { cellContent, drawBoxes } from "./block.js";
+import { cellContent, drawBoxes, withSlice } from "./block.js";
 import { element, setText } from "./dom.js";
-import { fittedSize, mapPicture, pictureOf } from "./paint.js";
+import { fittedSize } from "./layout.js";
+import { mapPicture, pictureOf } from "./paint.js";
 import { captionOf, joinedWords, lookWords } from "./record.js";
 import { createStrip } from "./strip.js";
 import { isolated } from "./words.js";
@@ -11,7 +12,8 @@ const ROOM_AROUND = 48; // pixels of the page that the words and the strip leave
 const MOST_SIDE = 900;
 
 /** Return the large view.
- * @param {{onClose: () => void, onGo: (place: number) => void, onPoint: (cell: object) => string}} told
+ * @param {{onClose: () => void, onGo: (place: number) => void, onSlice: (slice: number|null) => void,
+ *   onPoint: (cell: object) => string}} told
  * @returns {object} */
 export function createLarge(told) {
   const title = element("h2", { id: "large-title" });
@@ -22,6 +24,7 @@ export function createLarge(told) {
   const band = element("span", { class: "band" });
   const figure = element("div", { class: "figure" }, images, maps, boxes, band);
   const reading = element("output", { class: "readout" });
+  const slices = createSlices(told.onSlice);
   const strip = createStrip(told.onGo);
   const close = element("button", {
     type: "button",
@@ -36,6 +39,7 @@ export function createLarge(told) {
     { class: "large", "aria-labelledby": "large-title", close: () => told.onClose() },
     element("div", { class: "large-head" }, title, caption, close),
     element("div", { class: "stage" }, figure),
+    slices.root,
     reading,
     strip.root,
   );
@@ -66,7 +70,7 @@ export function createLarge(told) {
   }
 
   function draw({ column, sample }, scene) {
-    now = { column, sample, ...cellContent(column, sample, scene) };
+    now = { column, sample, ...withSlice(cellContent(column, sample, scene), scene.state.slice) };
     const run = scene.runs[column.run];
     const said = run.look ? captionOf(run.about, run.look, sample) : { text: "", right: null };
     setText(
@@ -81,6 +85,7 @@ export function createLarge(told) {
     setText(caption, { true: "✓ ", false: "✗ ", null: "" }[said.right] + said.text);
     caption.dataset.right = { true: "right", false: "wrong", null: "" }[said.right];
     drawFigure(scene);
+    slices.update(now, scene.state.slice);
     setText(band, now.reason);
     drawBoxes(boxes, sample, now, column.about);
   }
@@ -108,6 +113,35 @@ export function createLarge(told) {
   }
 
   return { root, update, wanted: () => (root.open ? strip.wanted() : []) };
+}
+
+/** Return the choice of a volume's slice. */
+function createSlices(onSlice) {
+  const range = element("input", {
+    type: "range",
+    min: 0,
+    step: 1,
+    "aria-label": "Slice",
+    input: () => onSlice(Number(range.value)),
+  });
+  const words = element("span", { class: "faint" });
+  const follow = element(
+    "button",
+    { type: "button", class: "chip", click: () => onSlice(null) },
+    "Where it is largest",
+  );
+  const root = element("div", { class: "slices" }, range, words, follow);
+  return {
+    root,
+    update({ image, slice }, chosen) {
+      root.hidden = image?.size.length !== 3;
+      if (root.hidden) return;
+      range.max = String(image.size[0] - 1);
+      if (range.value !== String(slice)) range.value = String(slice);
+      setText(words, `slice ${slice + 1} of ${image.size[0]}`);
+      follow.setAttribute("aria-pressed", String(chosen === null));
+    },
+  };
 }
 
 /** Name a cell in the address.

@@ -1,7 +1,5 @@
 // Where everything stands on the sheet, in pixels of the device.
 
-import { fittedSize } from "./paint.js";
-
 const GAP = 6; // between cells
 const GROUP_GAP = 18; // between runs
 const BLOCK_GAP = 28; // between samples side by side
@@ -9,8 +7,21 @@ const ROW_GAP = 18;
 const LEAST_BLOCK = 170;
 const WORDS_OF_TWO_LINES = 420; // a group that is narrower than that breaks its words
 const LINE = 18;
+const SIGNAL_ASPECT = 1.5;
 
 const [LEAST_CELL, MOST_CELL, CELL_STEP] = [128, 192, 16]; // where no size is asked for
+
+/** Return the height and the width at which an image is shown: small ones are enlarged by a whole number.
+ * @param {number[]} size Of the image: (H, W), a volume's (D, H, W), a signal's (T,).
+ * @param {number} cell The most that a side has, in pixels.
+ * @returns {number[]} */
+export function fittedSize(size, cell) {
+  if (size.length === 1) return [Math.round(cell / SIGNAL_ASPECT), cell];
+  const [height, width] = size.slice(-2);
+  const side = Math.max(height, width);
+  const scale = side <= cell ? Math.floor(cell / side) : cell / side;
+  return [height, width].map((length) => Math.max(1, Math.round(length * scale)));
+}
 
 /** @typedef {object} Layout
  * @property {number} ratio Of the device's pixels to the page's.

@@ -1,4 +1,4 @@
-// The thread that fetches, splits and measures maps.
+// The thread that fetches maps and makes them ready to be shown.
 
 import { httpSource } from "./source.js";
 
@@ -9,9 +9,13 @@ self.addEventListener("message", async ({ data: { number, request } }) => {
     const maps = await server.maps(...request);
     self.postMessage(
       { number, maps },
-      maps.map(({ levels }) => levels.buffer),
+      maps.flatMap(({ levels, measures }) => [levels, ...resizedOf(measures)].map(({ buffer }) => buffer)),
     );
   } catch (fault) {
     self.postMessage({ number, fault: fault.message });
   }
 });
+
+function resizedOf(measures) {
+  return [...measures.values()].map(({ resized }) => resized.values).filter(Boolean);
+}

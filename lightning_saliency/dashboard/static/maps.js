@@ -1,7 +1,8 @@
 // The maps of one look and method, as they came, and what is measured of them once.
 
+import { fittedSize } from "./layout.js";
 import { peakOf, percentileOf } from "./peaks.js";
-import { levelsOf, PADDING } from "./scaling.js";
+import { levelsOf, PADDING, resample, resampling } from "./scaling.js";
 
 const BYTES_OF_A_LEVEL = 3; // with what is kept of it at a cell's size, at most
 
@@ -10,7 +11,6 @@ const BYTES_OF_A_LEVEL = 3; // with what is kept of it at a cell's size, at most
  * @property {Uint8Array} levels
  * @property {number[]} begins Where each begins among the levels.
  * @property {number[][]} shapes
- * @property {number[]} tops Of fine maps their 99th percentiles.
  * @property {Map<string, Measure>} measures
  * @property {number} byteLength */
 
@@ -27,14 +27,17 @@ const BYTES_OF_A_LEVEL = 3; // with what is kept of it at a cell's size, at most
  * @property {number} slices How many there are.
  * @property {{key: string, values: Uint16Array|null}} resized Its values at the size of its cell. */
 
-/** Split the bytes of several looks.
+/** @typedef {{isFine: boolean, isSigned: boolean, side: number}} View
+ * How maps are shown: `isSigned` with negative values, `side` pixels that a side of a cell has at most. */
+
+/** Split the bytes of several looks, and measure and resize each map as it is shown, which takes longest.
  * @param {Uint8Array} bytes
- * @param {{shapes: number[][]}[]} looks Of each the shape of each map.
- * @param {boolean} isFine Whether their percentiles are measured, which takes longest.
+ * @param {{shapes: number[][], sizes: number[][]}[]} looks Of each the shape of each map, and that of its image.
+ * @param {View} view
  * @returns {Maps[]} */
-export function splitMaps(bytes, looks, isFine) {
+export function splitMaps(bytes, looks, view) {
   let place = 0;
-  return looks.map(({ shapes }) => {
+  return looks.map(({ shapes, sizes }) => {
     const counts = shapes.map((shape) => shape.reduce((count, length) => count * length, 1));
     const total = counts.reduce((sum, count) => sum + count, 0);
     const rangesEnd = place + 8 * shapes.length;
@@ -50,19 +53,22 @@ export function splitMaps(bytes, looks, isFine) {
       levels,
       begins,
       shapes,
-      tops: [],
       measures: new Map(),
       byteLength: BYTES_OF_A_LEVEL * total,
     };
-    if (isFine) maps.tops = shapes.map((_, index) => percentileOfMap(maps, index, false));
+    for (const [index, size] of sizes.entries()) {
+      if (!size) continue; // a damaged record may have a map of no sample
+      const measure = measureOf(maps, index, size, view.isFine, view.isSigned);
+      valuesAt(maps, measure, size, fittedSize(size, view.side));
+    }
     return maps;
   });
 }
 
 function percentileOfMap(maps, index, isSigned) {
   const [low, high] = maps.ranges.subarray(2 * index, 2 * index + 2);
-  const { begin, shape } = planeOf(maps, index);
-  return percentileOf(maps.levels, begin, shape[0] * shape[1], levelsOf(low, high, isSigned));
+  const count = maps.shapes[index].reduce((product, length) => product * length, 1);
+  return percentileOf(maps.levels, maps.begins[index], count, levelsOf(low, high, isSigned));
 }
 
 /** Measure a map, once.
@@ -83,7 +89,7 @@ function measured(maps, index, size, isFine, isSigned) {
   const [low, high] = range;
   const view = { ...planeOf(maps, index), range, resized: { key: "", values: null } };
   if (isFine) {
-    const top = isSigned ? percentileOfMap(maps, index, true) : maps.tops[index];
+    const top = percentileOfMap(maps, index, isSigned);
     const cut = top > 0 ? top : Infinity;
     return { ...view, ...levelsOf(low, high, isSigned, cut), top, gain: top > 0 ? 1 / top : 0 };
   }
@@ -104,4 +110,35 @@ function planeOf(maps, index) {
   const whole = maps.levels.subarray(begin, begin + shape[0] * area);
   const slice = Math.max(0, Math.floor(whole.indexOf(255) / area));
   return { begin: begin + slice * area, shape: shape.slice(1), slice, slices: shape[0] };
+}
+
+/** Return the measure of another slice of a volume, on the same scale.
+ * @param {Measure} measure
+ * @param {number} slice
+ * @returns {Measure} */
+export function atSlice(measure, slice) {
+  const begin = measure.begin + (slice - measure.slice) * measure.shape[0] * measure.shape[1];
+  return { ...measure, begin, slice, resized: { key: "", values: null } };
+}
+
+let scratchValues = new Int32Array(0);
+
+/** Return a map's values at a cell's size. Those of a map that is larger than its cell are kept, since they take long;
+ * the next call writes over others.
+ * @param {Maps} maps
+ * @param {Measure} measure
+ * @param {number[]} size Of the image.
+ * @param {number[]} fitted [h, w] of the cell.
+ * @returns {Int32Array|Uint16Array} */
+export function valuesAt(maps, measure, size, [height, width]) {
+  const key = `${height} ${width}`;
+  if (measure.resized.key === key) return measure.resized.values;
+  const imageSize = size.length === 1 ? [1, size[0]] : size.slice(-2);
+  const down = resampling(measure.shape[0], imageSize[0], height);
+  const across = resampling(measure.shape[1], imageSize[1], width);
+  if (scratchValues.length < height * width) scratchValues = new Int32Array(height * width);
+  resample(maps.levels, measure.begin, measure.shape[1], measure.table, down, across, scratchValues);
+  if (height * width > measure.shape[0] * measure.shape[1]) return scratchValues;
+  measure.resized = { key, values: Uint16Array.from(scratchValues.subarray(0, height * width)) };
+  return measure.resized.values;
 }

@@ -1,27 +1,15 @@
 // Pixels of cells: images at a cell's size, and maps as colors over them.
 
+import { valuesAt } from "./maps.js";
 import { colorTable, DIVERGING } from "./palette.js";
 import { levelsOf, PADDING, resample, resampling } from "./scaling.js";
 
 const LUMA = [0.299, 0.587, 0.114]; // of red, green and blue
 const DARK = 0.4; // the brightness of the image under a fine map
 const DIMMED = 0.5; // that of an image whose map is blank
-const SIGNAL_ASPECT = 1.5;
 const MOST_PICTURES = 6; // kept of an image
 const MIDDLE = 128; // of a signed color map
 const BRIGHTNESS = levelsOf(0, 255, false);
-
-/** Return the height and the width at which an image is shown: small ones are enlarged by a whole number.
- * @param {number[]} size Of the image: (H, W), a volume's (D, H, W), a signal's (T,).
- * @param {number} cell The most that a side has, in pixels.
- * @returns {number[]} */
-export function fittedSize(size, cell) {
-  if (size.length === 1) return [Math.round(cell / SIGNAL_ASPECT), cell];
-  const [height, width] = size.slice(-2);
-  const side = Math.max(height, width);
-  const scale = side <= cell ? Math.floor(cell / side) : cell / side;
-  return [height, width].map((length) => Math.max(1, Math.round(length * scale)));
-}
 
 /** Return an image at a size, made once.
  * @param {object} image As the store holds it.
@@ -119,7 +107,6 @@ function drawnCurves({ pixels, size, channels }, [height, width], opacity, ink) 
   return picture;
 }
 
-let scratchValues = new Int32Array(0);
 let mapColors = new ImageData(1, 1);
 let painted = new Uint32Array(mapColors.data.buffer);
 
@@ -141,20 +128,6 @@ export function mapPicture(maps, measure, size, fitted, colors, factor, most) {
   const values = valuesAt(maps, measure, size, fitted);
   paintValues(values, painted, colorTable(colors), measure, factor, most, colors === DIVERGING);
   return mapColors;
-}
-
-/** Return a map's values at a cell's size. Those of a map that is larger than its cell are kept, since they take long. */
-function valuesAt(maps, measure, size, [height, width]) {
-  const key = `${height} ${width}`;
-  if (measure.resized.key === key) return measure.resized.values;
-  const imageSize = size.length === 1 ? [1, size[0]] : size.slice(-2);
-  const down = resampling(measure.shape[0], imageSize[0], height);
-  const across = resampling(measure.shape[1], imageSize[1], width);
-  if (scratchValues.length < height * width) scratchValues = new Int32Array(height * width);
-  resample(maps.levels, measure.begin, measure.shape[1], measure.table, down, across, scratchValues);
-  if (height * width > measure.shape[0] * measure.shape[1]) return scratchValues;
-  measure.resized = { key, values: Uint16Array.from(scratchValues.subarray(0, height * width)) };
-  return measure.resized.values;
 }
 
 function paintValues(from, to, table, { low, unit, gain }, factor, most, isSigned) {

@@ -2,6 +2,7 @@
 
 import { DIVERGING } from "./palette.js";
 import { chosenSamples } from "./record.js";
+import { COMING } from "./store.js";
 import { makeTimeline, placeOf } from "./timeline.js";
 
 const MOST_METHODS = 4; // that are shown before one chooses
@@ -46,7 +47,7 @@ export function makeScene(state, store, page) {
     ink: page.ink,
     isSigned: state.colors === DIVERGING,
     layoutKey: layoutKey(state, runs, columns, samples),
-    isLate: () => columns.some(({ look, shownLook }) => look && look !== shownLook),
+    isLate: () => columns.some(({ look, shownLook, peaks }) => (look && look !== shownLook) || peaks === COMING),
   };
 }
 

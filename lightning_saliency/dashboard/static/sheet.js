@@ -24,7 +24,9 @@ export function createSheet(told) {
     headings,
     content,
   );
-  const contexts = [images, maps].map((canvas) => canvas.getContext("2d", { willReadFrequently: true }));
+  // images change rarely: off the page they are not copied at each step; maps keep the exact colors of a page's canvas
+  const surfaces = [images.transferControlToOffscreen(), maps];
+  const contexts = surfaces.map((surface) => surface.getContext("2d", { willReadFrequently: true }));
   const shown = new Map(); // by the sample's position
   let scene = null;
   let layout = null;
@@ -121,11 +123,11 @@ export function createSheet(told) {
   function moveTo([first, last]) {
     seen = [first, last].join();
     const top = first * layout.rowHeight;
-    for (const canvas of [images, maps]) {
-      canvas.width = Math.max(1, layout.perRow * layout.blockPitch);
-      canvas.height = Math.max(1, (last - first) * layout.rowHeight);
-      placeElement(canvas, 0, top / layout.ratio, canvas.width / layout.ratio, canvas.height / layout.ratio);
-    }
+    const width = Math.max(1, layout.perRow * layout.blockPitch);
+    const height = Math.max(1, (last - first) * layout.rowHeight);
+    for (const surface of surfaces) [surface.width, surface.height] = [width, height];
+    for (const canvas of [images, maps])
+      placeElement(canvas, 0, top / layout.ratio, width / layout.ratio, height / layout.ratio);
     const inSight = scene.samples.slice(first * layout.perRow, last * layout.perRow);
     const positions = new Set(inSight.map(({ position }) => position));
     for (const [position, block] of shown) {

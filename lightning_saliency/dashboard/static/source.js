@@ -8,10 +8,10 @@ import { splitMaps } from "./maps.js";
  * @property {(id: string) => Promise<object>} about
  * @property {(id: string) => Promise<Uint8Array>} images
  * @property {(id: string, method: string) => Promise<Object<string, ([number, number]|null)[]>>} peaks
- * @property {(id: string, method: string, looks: LookOfMaps[], isFine: boolean) => Promise<import("./maps.js").Maps[]>}
- *   maps */
+ * @property {(id: string, method: string, looks: LookOfMaps[], view: import("./maps.js").View) =>
+ *   Promise<import("./maps.js").Maps[]>} maps */
 
-/** @typedef {{key: string, shapes: number[][]}} LookOfMaps */
+/** @typedef {{key: string, shapes: number[][], sizes: number[][]}} LookOfMaps */
 
 /** Return the source that asks a server.
  * @param {string} base Where its routes begin.
@@ -30,9 +30,9 @@ export function httpSource(base) {
     about: (id) => json("about", { id }),
     images: (id) => bytes("images", { id }),
     peaks: async (id, method) => (await json("peaks", { id, method })).peaks,
-    maps: async (id, method, looks, isFine) => {
+    maps: async (id, method, looks, view) => {
       const came = await bytes("maps", { id, method, looks: looks.map(({ key }) => key).join(",") });
-      return splitMaps(came, looks, isFine);
+      return splitMaps(came, looks, view);
     },
   };
 }
@@ -56,9 +56,9 @@ export function fileSource(data) {
     about: async (id) => entryOf(data.about, id),
     images: async (id) => inflated(entryOf(data.images, id)),
     peaks: async (id, method) => data.peaks?.[id]?.[method] ?? {},
-    maps: async (id, method, looks, isFine) => {
+    maps: async (id, method, looks, view) => {
       const ofMethod = entryOf(entryOf(data.maps, id), method);
-      const each = looks.map(async (look) => splitMaps(await inflated(entryOf(ofMethod, look.key)), [look], isFine));
+      const each = looks.map(async (look) => splitMaps(await inflated(entryOf(ofMethod, look.key)), [look], view));
       return (await Promise.all(each)).flat();
     },
   };

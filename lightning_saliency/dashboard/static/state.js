@@ -1,10 +1,10 @@
 // The one state of the page, and its words in the address.
 
 const LISTS = "methods";
-const NUMBERS = ["opacity", "cell", "speed", "class"];
+const NUMBERS = ["opacity", "cell", "speed", "class", "slice"];
 
 /** What is shown when an address says nothing. `at` is a look, null for the latest one; `methods` null for the first, `cell` null
- * for cells as large as fit. */
+ * for cells as large as fit, `slice` of a volume that is enlarged for the one where its map is largest. */
 export const DEFAULT_STATE = {
   run: null,
   other: null,
@@ -21,6 +21,7 @@ export const DEFAULT_STATE = {
   curves: true,
   speed: 4,
   large: null,
+  slice: null,
 };
 
 const NAMES_OF_CHOICES = {

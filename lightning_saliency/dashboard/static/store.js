@@ -5,6 +5,9 @@ const BYTES_OF_A_REQUEST = 2 ** 20;
 const LOOKS_OF_A_REQUEST = 64;
 const MOST_REQUESTS = 3;
 
+/** The peaks of a method while they are on their way. */
+export const COMING = {};
+
 /** Return what loads records and keeps what was loaded.
  * @param {import("./source.js").Source} source
  * @param {() => void} onArrival Called after something has come.
@@ -18,6 +21,7 @@ export function createStore(source, onArrival, onFault) {
   const refused = new Map(); // why it was
   const underWay = new Set();
   let wanted = [];
+  let view = null; // how they are shown
   let bytes = 0;
 
   const keyOf = (id, method, look) => `${id}\n${method}\n${look.key}\n${look.time}`;
@@ -31,8 +35,11 @@ export function createStore(source, onArrival, onFault) {
     return known;
   }
 
-  function want(list) {
-    wanted = list;
+  /** Load maps, one after the other, and make them ready to be shown.
+   * @param {{id: string, method: string, look: object}[]} list What is wanted from now on, the most urgent first.
+   * @param {{isSigned: boolean, side: number}} shown See `View`. */
+  function want(list, shown) {
+    [wanted, view] = [list, shown];
     while (underWay.size < MOST_REQUESTS && startNext());
   }
 
@@ -59,18 +66,22 @@ export function createStore(source, onArrival, onFault) {
 
   async function load(id, method, looks) {
     const keys = looks.map((look) => keyOf(id, method, look));
-    const asked = looks.map((look) => ({ key: look.key, shapes: look.methods[method].shapes }));
-    const isFine = abouts.get(id).methods.find(({ key }) => key === method).fine;
+    const { samples, methods } = abouts.get(id);
+    const sizeOf = new Map(samples.map(({ position, size }) => [position, size]));
+    const asked = looks.map(({ key, positions, methods: own }) => {
+      return { key, shapes: own[method].shapes, sizes: positions.map((position) => sizeOf.get(position)) };
+    });
+    const isFine = methods.find(({ key }) => key === method).fine;
     for (const key of keys) underWay.add(key);
     try {
-      const came = await source.maps(id, method, asked, isFine);
+      const came = await source.maps(id, method, asked, { ...view, isFine });
       for (const [index, key] of keys.entries()) keep(key, came[index]);
     } catch (fault) {
       await refuse(id, method, looks, fault);
     }
     for (const key of keys) underWay.delete(key);
     onArrival();
-    want(wanted);
+    want(wanted, view);
   }
 
   /** One damaged look must not hide its neighbors: of several that are refused, each is asked for by itself. */
@@ -105,17 +116,20 @@ export function createStore(source, onArrival, onFault) {
     return about;
   }
 
-  /** Return the peaks that have come, and ask for them the first time. */
+  /** Return the peaks of all looks, `COMING` where they are asked for the first time. */
   function peaksOf(id, method) {
     const key = `${id}\n${method}`;
     if (!peaks.has(key)) {
-      peaks.set(key, {});
+      peaks.set(key, COMING);
       source.peaks(id, method).then(
         (came) => {
           peaks.set(key, came);
           onArrival();
         },
-        (fault) => onFault(fault.message),
+        (fault) => {
+          peaks.set(key, {});
+          onFault(fault.message);
+        },
       );
     }
     return peaks.get(key);

@@ -1,8 +1,9 @@
 // The filmstrip: one sample and method, all epochs as a row. Frames are drawn when they come into sight.
 
-import { cellContent } from "./block.js";
+import { cellContent, withSlice } from "./block.js";
 import { element, setText } from "./dom.js";
-import { fittedSize, mapPicture, pictureOf } from "./paint.js";
+import { fittedSize } from "./layout.js";
+import { mapPicture, pictureOf } from "./paint.js";
 
 const FRAME = 88;
 
@@ -84,12 +85,14 @@ function frameView(look, place, onGo) {
         state.scale,
         state.colors,
         state.opacity,
+        state.slice,
         scene.ink,
         column.peaks && Object.keys(column.peaks).length,
       ].join();
       if (key === drawn || !look) return;
       drawn = key;
-      drawFrame(canvas, cellContent({ ...column, shownLook: look }, sample, scene), scene, scratch);
+      const content = withSlice(cellContent({ ...column, shownLook: look }, sample, scene), state.slice);
+      drawFrame(canvas, content, scene, scratch);
       setText(words, label);
     },
   };

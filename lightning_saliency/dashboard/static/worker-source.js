@@ -1,4 +1,4 @@
-// The server's data, of which maps are fetched, split and measured in a thread of their own, so that the page stays smooth.
+// The server's data, of which maps are fetched and made ready in a thread of their own, so that the page stays smooth.
 
 import { httpSource } from "./source.js";
 
