@@ -5,7 +5,8 @@
     python examples/make_pictures.py --small --output x  # in seconds, to see that everything works
 
 The images ship with scikit-learn: its handwritten digits and its two photographs. The networks are trained here, from
-random weights, and nothing is downloaded. Pictures go to `docs/pictures`, as JPEG files below 300 kB.
+random weights, and nothing is downloaded. Pictures go to `docs/pictures`, as JPEG files below 300 kB. Those of the tab
+need a browser: `pip install lightning-saliency[browser]`, and Chromium.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytorch_lightning as L
@@ -26,7 +31,8 @@ import torch
 import torch.nn.functional as F
 from cluttered_digits import main as run_cluttered_digits
 from PIL import Image
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from shortcut import main as run_shortcut
 from sklearn.datasets import load_sample_images
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -77,6 +83,32 @@ def photographs(output: Path, *, small: bool) -> None:
         save(last_picture(Path(logger.log_dir), "saliency/Overview"), output / "photographs.jpg")
 
 
+def tab(output: Path, *, small: bool) -> None:
+    """Take screenshots of the Saliency tab: of the demo, of photographs, of two runs, and in the dark."""
+    methods = ["grad_cam", "grad_cam_plus_plus", "saliency", "guided_backprop"]
+    photos, options = Photographs(), ["--small"] if small else []
+    with working_in_temporary_folder():
+        run_cluttered_digits(options)
+        run_shortcut(options)
+        logger = TensorBoardLogger("logs", name="photographs")
+        L.Trainer(max_epochs=2 if small else 8, logger=logger, callbacks=[SaliencyCallback(methods)]).fit(
+            PhotographClassifier(),
+            DataLoader(Crops(photos, 66 if small else 1998), batch_size=33, shuffle=True),
+            DataLoader(photos, batch_size=2),
+        )
+        with TensorBoardPages("logs") as pages:
+            demo = {"run": "cluttered_digits/version_0"}
+            pages.save(output / "tab.jpg", (1400, 860), demo)
+            pages.save(
+                output / "tab_photographs.jpg",
+                (1400, 800),
+                {"run": "photographs/version_0", "cell": 256, "scale": "sample"},
+            )
+            good, bad = "shortcut/p=0 with alarm/version_0", "shortcut/p=0.95/version_0"
+            pages.save(output / "tab_two_runs.jpg", (1400, 800), {"run": bad, "other": good, "cell": 192})
+            pages.save(output / "tab_dark.jpg", (1400, 860), {**demo, "large": "3 0 grad_cam"}, dark=True)
+
+
 def notebook(output: Path, *, small: bool) -> None:
     """Run the notebook, and keep its outputs in it; with `small` in a copy in the output folder."""
     import nbformat  # of the tests' requirements
@@ -100,6 +132,7 @@ PICTURES: dict[str, Callable[..., None]] = {
     "digits": digits,
     "pairs": pairs,
     "photographs": photographs,
+    "tab": tab,
     "notebook": notebook,
 }
 """What can be made, by name."""
@@ -163,6 +196,59 @@ class PhotographClassifier(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam."""
         return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+class TensorBoardPages:
+    """A TensorBoard of a log folder, and a headless Chromium that looks at its Saliency tab.
+
+    Args:
+        logdir: The log folder.
+    """
+
+    def __init__(self, logdir: str) -> None:
+        self.logdir = logdir
+
+    def __enter__(self) -> TensorBoardPages:
+        from playwright.sync_api import sync_playwright  # of the extra `browser`
+
+        path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        if path is None:
+            raise RuntimeError("Expected Chromium to be installed, found none. Debian has it: apt-get install chromium")
+        command = [
+            sys.executable,
+            "-m",
+            "tensorboard.main",
+            "--logdir",
+            self.logdir,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+        ]
+        self._server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert self._server.stderr is not None
+        found = (re.search(r"http://\S+", line) for line in self._server.stderr)
+        self._address = next(match for match in found if match)[0]
+        self._playwright = sync_playwright().start()
+        self._browser = self._playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        return self
+
+    def save(self, path: Path, size: tuple[int, int], state: dict[str, object], *, dark: bool = False) -> None:
+        """Write what is seen of the tab in a state, as its address has it."""
+        page = self._browser.new_page(viewport={"width": size[0], "height": size[1]})
+        words = "".join(f"&p.saliency.{name}={quote(str(value))}" for name, value in state.items())
+        page.goto(f"{self._address}{'?darkMode=true' if dark else ''}#saliency{words}")
+        frame = page.frame_locator("iframe[src*='name=saliency'], iframe").first
+        frame.locator(".sheet[aria-busy=false]").wait_for()
+        page.wait_for_timeout(2000)  # TensorBoard's own bar comes in with an animation
+        save(Image.open(BytesIO(page.screenshot())), path)
+        page.close()
+
+    def __exit__(self, *error: object) -> None:
+        self._browser.close()
+        self._playwright.stop()
+        self._server.terminate()
+        self._server.wait()
 
 
 def tidied(output: Any) -> Any:

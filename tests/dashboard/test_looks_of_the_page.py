@@ -19,6 +19,7 @@ def test_two_runs_stand_side_by_side_by_epoch(board, kinds, open_frame):
     first, second = (tab.cell(1, "grad_cam", run).bounding_box() for run in (0, 1))
     assert first["y"] == second["y"]
     assert first["x"] + first["width"] < second["x"]
+    assert tab.find(".sheet .headings .run").all_inner_texts()[:2] == ["plain", "plain_again"]
     tab.page.keyboard.press("End")
     tab.until_drawn("epoch 7")  # the longer one's last epoch, beside the shorter one's
     tab.choose("Aligned", "step")
@@ -87,6 +88,7 @@ def test_every_control_has_a_name_and_is_reached_with_the_keyboard(board, open_f
         .filter((part) => !(part.getAttribute('aria-label') || part.labels?.length || part.textContent.trim()))
         .map((part) => part.outerHTML.slice(0, 80))""")
     assert nameless == []
+    assert tab.frame.evaluate("[document.title, document.documentElement.lang]") == ["Saliency", "en"]
     reached = set()
     for _ in range(60):
         tab.page.keyboard.press("Tab")
@@ -98,9 +100,16 @@ def test_every_control_has_a_name_and_is_reached_with_the_keyboard(board, open_f
     assert set(controls) <= reached
 
 
-@pytest.mark.parametrize(("run", "other", "width"), [("plain", "plain_again", 1280), ("signals", "", 900)])
-def test_captions_are_not_cut(board, open_frame, run, other, width):
-    tab = open_frame(board, run=run, other=other, options={"width": width, "height": 800}).until_drawn()
+@pytest.mark.parametrize(
+    ("width", "state"),
+    [
+        (1280, {"run": "plain", "other": "plain_again"}),
+        (1280, {"run": "plain", "other": "plain_again", "methods": "grad_cam", "cell": 128, "at": "0-25"}),
+        (900, {"run": "signals"}),
+    ],
+)
+def test_captions_are_not_cut(board, open_frame, width, state):
+    tab = open_frame(board, **state, options={"width": width, "height": 800}).until_drawn()
     cut = tab.frame.evaluate("""() => [...document.querySelectorAll('.sheet .caption, .sheet .caption .words')]
         .filter((part) => part.scrollWidth > part.clientWidth + 1 || part.scrollHeight > part.clientHeight + 4)
         .filter((part) => getComputedStyle(part).display !== 'inline')

@@ -77,7 +77,7 @@ export function startApp(parent, source) {
     showNotices(notice, scene, page);
     if (!scene) return;
     sheet.draw(scene);
-    controls.showSize(sheet.layout().cell);
+    controls.showSize(sheet.layout());
     scrubber.update(scene);
     charts.update(scene);
     readout.update(scene);

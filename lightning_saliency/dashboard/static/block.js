@@ -151,9 +151,14 @@ function captionView(sample, layout, run) {
 }
 
 function roomOf(root, number, layout, group) {
-  const { font } = getComputedStyle(root);
+  const { fontStyle, fontWeight, fontSize, fontFamily } = getComputedStyle(root); // `font` is empty beside other options
   const width = group.width / layout.ratio - CAPTION_PADDING;
-  return { font, width, lines: layout.captionLines, indent: number.offsetWidth + NUMBER_MARGIN };
+  return {
+    font: [fontStyle, fontWeight, fontSize, fontFamily].join(" "),
+    width,
+    lines: layout.captionLines,
+    indent: number.offsetWidth + NUMBER_MARGIN,
+  };
 }
 
 function cellView(sample, column, index, layout) {

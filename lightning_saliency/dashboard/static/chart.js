@@ -1,7 +1,7 @@
 // Small curves of the record's scalars, the current look marked.
 
 import { element, setText, svgElement } from "./dom.js";
-import { numberWords } from "./record.js";
+import { numberWords, shareRight } from "./record.js";
 
 const [WIDTH, HEIGHT, PAD] = [220, 56, 4];
 const DOT = 6; // the length of the line that stands for a single value
@@ -40,12 +40,11 @@ export function createCharts(onGo) {
 function curvesOf({ runs, methods, timeline }) {
   const byName = new Map();
   runs.forEach(({ about }, run) => {
-    const names = [...new Set(about.looks.flatMap((look) => Object.keys(look.scalars)))];
-    for (const name of names) {
+    for (const [name, read] of scalarsOf(about)) {
       const { method, metric } = splitName(name, about.methods);
       if (method && !methods.includes(method.key)) continue;
       const values = timeline.map(({ looks }, place) =>
-        looks[run] === timeline[place - 1]?.looks[run] ? null : (looks[run]?.scalars[name] ?? null),
+        looks[run] && looks[run] !== timeline[place - 1]?.looks[run] ? read(looks[run]) : null,
       );
       const curve = {
         run,
@@ -58,6 +57,13 @@ function curvesOf({ runs, methods, timeline }) {
     }
   });
   return [...byName].filter(([, curves]) => curves.length);
+}
+
+/** Return the names of a record's scalars, and what reads them off a look; first how many of its samples are right. */
+function scalarsOf(about) {
+  const names = [...new Set(about.looks.flatMap((look) => Object.keys(look.scalars)))];
+  const recorded = names.map((name) => [name, (look) => look.scalars[name]]);
+  return [["accuracy on these samples", (look) => shareRight(about, look)], ...recorded];
 }
 
 function splitName(name, methods) {
@@ -94,13 +100,13 @@ function chartView([metric, curves], scene, onGo) {
   });
   const range = element(
     "span",
-    { class: "faint" },
+    { class: "faint span" },
     low === high ? numberWords(low) : `${numberWords(low)} – ${numberWords(high)}`,
   );
   const root = element(
     "figure",
     { class: "chart" },
-    element("figcaption", {}, element("span", { class: "metric", title }, title), range),
+    element("figcaption", {}, element("span", { class: "metric" }, title), range),
     button,
     element("div", { class: "legend" }, ...legend.map(({ root }) => root)),
   );
@@ -128,7 +134,7 @@ function legendItem({ values, run, label, color }, runs) {
   const dot = element("i", { class: run ? "dot second" : "dot" });
   dot.style.background = `var(${COLORS[color % COLORS.length]})`;
   const number = element("b", {});
-  const name = [runs.length > 1 ? runs[run].name : "", label].filter(Boolean).join(" · ") || "now";
+  const name = [runs.length > 1 ? runs[run].short : "", label].filter(Boolean).join(" · ") || "now";
   const root = element("span", { class: "item", title: name }, dot, element("span", { class: "name" }, name), number);
   return {
     root,

@@ -6,7 +6,7 @@ import { className, knownClasses } from "./record.js";
 
 const SCALES = [
   ["map", "Each map by itself"],
-  ["sample", "Each sample over all epochs"],
+  ["sample", "Each sample, all epochs"],
   ["shared", "Shared by all"],
 ];
 const FILTERS = [
@@ -24,7 +24,7 @@ const ANY_CLASS = "";
 /** Return the bar of controls.
  * @param {object} state
  * @returns {{root: HTMLElement, update: (scene: object|null, runs: object[]) => void,
- *   showSize: (size: number) => void}} `showSize` says how large cells are. */
+ *   showSize: (layout: import("./layout.js").Layout) => void}} `showSize` says how large cells are. */
 export function createControls(state) {
   const run = choice("Run", (value) => state.set({ run: value, at: state.get().at }));
   const other = choice("Beside it", (value) => state.set({ other: value === NO_RUN ? null : value }));
@@ -86,7 +86,7 @@ export function createControls(state) {
     updateChips(chips, [...all], methods, (chosen) => state.set({ methods: chosen }));
   }
 
-  return { root, update, showSize: (size) => cell.update(size, `${size} px`) };
+  return { root, update, showSize: ({ cell: size, drawn }) => cell.update(size, `${drawn} px`) };
 }
 
 function updateChips(parent, all, shown, choose) {

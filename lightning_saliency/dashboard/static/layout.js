@@ -5,7 +5,7 @@ const GROUP_GAP = 18; // between runs
 const BLOCK_GAP = 28; // between samples side by side
 const ROW_GAP = 18;
 const LEAST_BLOCK = 170;
-const WORDS_OF_TWO_LINES = 420; // a group that is narrower than that breaks its words
+const WORDS_OF_LINES = [420, 150]; // a group that is narrower breaks its words into two lines, into three
 const LINE = 18;
 const SIGNAL_ASPECT = 1.5;
 
@@ -33,6 +33,7 @@ export function fittedSize(size, cell) {
  * @property {number} captionHeight
  * @property {number} captionLines
  * @property {number} cell The length of a cell, in pixels of the page.
+ * @property {number} drawn The longest side of an image in its cell, in pixels of the page.
  * @property {number} cellSide The most that a side of a cell has.
  * @property {number} cellWidth
  * @property {number} cellHeight
@@ -75,7 +76,7 @@ function layoutOf({ width, ratio, sizes, count, columns }, cell) {
   const blockPitch = blockWidth + px(BLOCK_GAP);
   const perRow = Math.max(1, Math.min(Math.max(count, 1), Math.floor((width + px(BLOCK_GAP)) / blockPitch)));
   const narrowest = Math.min(...groups.map((group) => group.width));
-  const captionLines = narrowest < px(WORDS_OF_TWO_LINES) ? 2 : 1;
+  const captionLines = 1 + WORDS_OF_LINES.filter((width) => narrowest < px(width)).length;
   const captionHeight = px(captionLines * LINE) + px(4);
   const rowHeight = captionHeight + cellHeight + px(ROW_GAP);
   const rows = Math.ceil(count / perRow);
@@ -89,6 +90,7 @@ function layoutOf({ width, ratio, sizes, count, columns }, cell) {
     captionHeight,
     captionLines,
     cell,
+    drawn: Math.round(Math.max(0, ...fitted.flat()) / ratio),
     cellSide,
     cellWidth,
     cellHeight,

@@ -156,6 +156,15 @@ function rightAt(look, sample) {
   return row < 0 ? null : isRight(look.predictions[row], sample.label, look.task);
 }
 
+/** Return which share of the samples are right at a look, of those of which that is known; null where it is of none.
+ * @param {object} about
+ * @param {object} look
+ * @returns {number|null} */
+export function shareRight(about, look) {
+  const known = about.samples.map((sample) => rightAt(look, sample)).filter((right) => right !== null);
+  return known.length ? known.filter(Boolean).length / known.length : null;
+}
+
 function changes(about, sample) {
   const answers = about.looks.map((look) => rightAt(look, sample)).filter((right) => right !== null);
   return answers.includes(true) && answers.includes(false);

@@ -4,6 +4,7 @@ import { DIVERGING } from "./palette.js";
 import { chosenSamples } from "./record.js";
 import { COMING } from "./store.js";
 import { makeTimeline, placeOf } from "./timeline.js";
+import { shortNames } from "./words.js";
 
 const MOST_METHODS = 4; // that are shown before one chooses
 const AHEAD = 4; // places that are loaded before they are asked for
@@ -26,6 +27,7 @@ export function makeScene(state, store, page) {
     id,
     about: abouts[run],
     name: abouts[run].name,
+    short: shortNames(abouts.map(({ name }) => name))[run],
     look: timeline[place]?.looks[run],
   }));
   const methods = shownMethods(state, abouts);

@@ -94,7 +94,9 @@ export function createSheet(told) {
     for (let block = 0; block < Math.min(layout.perRow, scene.samples.length); block++) {
       const { left } = blockPlace(layout, block);
       const groups = areTwo ? layout.groups : [];
-      const names = groups.map((group, run) => heading("run", scene.runs[run].name, left + group.left, group.width, 0));
+      const names = groups.map((group, run) => {
+        return heading("run", scene.runs[run].short, left + group.left, group.width, 0, scene.runs[run].name);
+      });
       const top = areTwo ? RUN_LINE * layout.ratio : 0;
       const titles = scene.columns.map(({ title }, index) =>
         heading("method", title, left + layout.lefts[index], layout.cellWidth, top),
@@ -105,8 +107,8 @@ export function createSheet(told) {
     headings.replaceChildren(...parts);
   }
 
-  function heading(kind, words, left, width, top) {
-    const made = element("span", { class: kind, title: words });
+  function heading(kind, words, left, width, top, whole = words) {
+    const made = element("span", { class: kind, title: whole });
     setText(made, words);
     placeElement(made, left / layout.ratio, top / layout.ratio, width / layout.ratio);
     return made;

@@ -27,6 +27,19 @@ export function shorten(name, length) {
   return `${characters.slice(0, head).join("").trimEnd()}…${tail.join("").trimStart()}`;
 }
 
+/** Return the parts of paths in which they differ: `a/lr=1/version_0` and `a/lr=2/version_0` are `lr=1` and `lr=2`.
+ * @param {string[]} names
+ * @returns {string[]} */
+export function shortNames(names) {
+  const paths = names.map((name) => name.split("/"));
+  const least = Math.min(...paths.map((parts) => parts.length)) - 1; // of each a part is left
+  const areSame = (place) => new Set(paths.map((parts) => parts.at(place))).size === 1;
+  let [begin, end] = [0, 0];
+  while (begin < least && areSame(begin)) begin++;
+  while (begin + end < least && areSame(-1 - end)) end++;
+  return paths.map((parts) => parts.slice(begin, parts.length - end).join("/"));
+}
+
 /** @typedef {{font: string, width: number, lines: number, indent: number}} Room
  * The most pixels of a line, and those that the first one has before its words. */
 
