@@ -105,7 +105,7 @@ def tab(output: Path, *, small: bool) -> None:
                 {"run": "photographs/version_0", "cell": 256, "scale": "sample"},
             )
             good, bad = "shortcut/p=0 with alarm/version_0", "shortcut/p=0.95/version_0"
-            pages.save(output / "tab_two_runs.jpg", (1400, 800), {"run": bad, "other": good, "cell": 192})
+            pages.save(output / "tab_two_runs.jpg", (1400, 800), {"run": bad, "beside": good, "cell": 192})
             pages.save(output / "tab_dark.jpg", (1400, 860), {**demo, "large": "3 0 grad_cam"}, dark=True)
 
 

@@ -58,4 +58,4 @@ def test_the_notebook_shows_its_pictures_unrun():
 def test_a_picture_that_there_is_not_is_refused(script, capsys):
     with pytest.raises(SystemExit):
         script.main(["nothing"])
-    assert "expected names out of digits, pairs, photographs, notebook, got nothing" in capsys.readouterr().err
+    assert "expected names out of digits, pairs, photographs, tab, notebook, got nothing" in capsys.readouterr().err

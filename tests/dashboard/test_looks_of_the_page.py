@@ -10,7 +10,7 @@ from lightning_saliency import load_record
 
 def test_two_runs_stand_side_by_side_by_epoch(board, kinds, open_frame):
     records = [load_record(kinds / name) for name in ("plain", "plain_again")]
-    tab = open_frame(board, run="plain", other="plain_again", at="2-75", cell=96).until_drawn("epoch 2")
+    tab = open_frame(board, run="plain", beside="plain_again", at="2-75", cell=96).until_drawn("epoch 2")
     for run, record in enumerate(records):
         assert tab.cell(1, "grad_cam", run).count() == 1
         probability = record[3].probabilities[1]
@@ -29,7 +29,16 @@ def test_two_runs_stand_side_by_side_by_epoch(board, kinds, open_frame):
 def test_two_runs_in_the_address(board, open_frame):
     tab = open_frame(board, run="plain").until_drawn()
     tab.choose("Beside it", "plain_again")
-    tab.until_address(run="plain", other="plain_again")
+    tab.until_address(run="plain", beside="plain_again")
+    tab.choose("Beside it", "long")
+    tab.until_address(run="plain", beside="plain_again,long")
+    assert tab.find(".sheet .headings .run").all_inner_texts()[:3] == ["plain", "plain_again", "long"]
+    assert tab.find(".cell[data-sample='0'][data-run='2']").count() > 0
+    tab.page.reload()
+    assert tab.until_drawn().find(".cell[data-sample='0'][data-run='2']").count() > 0
+    tab.role("button", "Take plain_again away").click()
+    tab.until_address(run="plain", beside="long")
+    assert tab.until_drawn().find(".sheet .headings .run").all_inner_texts()[:2] == ["plain", "long"]
 
 
 def brightness(tab):
@@ -48,9 +57,9 @@ def test_the_page_is_dark_when_tensorboard_is(board, open_tab):
 
 
 @pytest.mark.parametrize("width", [600, 900, 1280, 2500])
-@pytest.mark.parametrize(("run", "other"), [("four_methods", "plain"), ("hostile", "")])
-def test_the_page_fits_its_width(board, open_frame, width, run, other):
-    tab = open_frame(board, run=run, other=other, options={"width": width, "height": 800}).until_drawn()
+@pytest.mark.parametrize(("run", "beside"), [("four_methods", "plain"), ("hostile", "")])
+def test_the_page_fits_its_width(board, open_frame, width, run, beside):
+    tab = open_frame(board, run=run, beside=beside, options={"width": width, "height": 800}).until_drawn()
     overflow = tab.frame.evaluate("() => document.documentElement.scrollWidth - window.innerWidth")
     assert overflow <= 0
     cut = tab.frame.evaluate("""() => [...document.querySelectorAll('button, select, input, .look-words')]
@@ -83,7 +92,7 @@ def test_hostile_run_names_are_text(board, open_frame):
 
 
 def test_every_control_has_a_name_and_is_reached_with_the_keyboard(board, open_frame):
-    tab = open_frame(board, run="plain", other="plain_again").until_drawn()
+    tab = open_frame(board, run="plain", beside="plain_again").until_drawn()
     nameless = tab.frame.evaluate("""() => [...document.querySelectorAll('button, select, input')]
         .filter((part) => !(part.getAttribute('aria-label') || part.labels?.length || part.textContent.trim()))
         .map((part) => part.outerHTML.slice(0, 80))""")
@@ -103,8 +112,8 @@ def test_every_control_has_a_name_and_is_reached_with_the_keyboard(board, open_f
 @pytest.mark.parametrize(
     ("width", "state"),
     [
-        (1280, {"run": "plain", "other": "plain_again"}),
-        (1280, {"run": "plain", "other": "plain_again", "methods": "grad_cam", "cell": 128, "at": "0-25"}),
+        (1280, {"run": "plain", "beside": "plain_again"}),
+        (1280, {"run": "plain", "beside": "plain_again", "methods": "grad_cam", "cell": 128, "at": "0-25"}),
         (900, {"run": "signals"}),
     ],
 )

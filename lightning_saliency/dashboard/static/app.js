@@ -6,7 +6,7 @@ import { element } from "./dom.js";
 import { followTheme, isInSight, readAddress, writeAddress } from "./host.js";
 import { cellName, createLarge } from "./large.js";
 import { cellWords, createReadout } from "./readout.js";
-import { makeScene, wantedMaps } from "./scene.js";
+import { makeScene, shownRuns, wantedMaps } from "./scene.js";
 import { createScrubber } from "./scrubber.js";
 import { createSheet } from "./sheet.js";
 import { createState, stateFromText, stateToText } from "./state.js";
@@ -108,15 +108,14 @@ export function startApp(parent, source) {
 
   function chooseRun() {
     const ids = page.runs.map(({ id }) => id);
-    const { run, other } = state.get();
+    const { run, beside } = state.get();
     const usable = page.runs.filter(({ looks, problem }) => looks > 0 || !problem);
     if (!ids.includes(run) && ids.length) state.set({ run: (usable[0] ?? page.runs[0]).id });
-    if (other && !ids.includes(other)) state.set({ other: null });
+    if (!beside.every((id) => ids.includes(id))) state.set({ beside: beside.filter((id) => ids.includes(id)) });
   }
 
   async function loadChosen() {
-    const { run, other } = state.get();
-    for (const id of [run, other].filter(Boolean)) {
+    for (const id of shownRuns(state.get())) {
       const listed = page.runs.find((own) => own.id === id);
       if (!listed) store.forget(id);
       else if (store.about(id)?.stamp !== listed.stamp) await store.loadAbout(id);
@@ -124,7 +123,7 @@ export function startApp(parent, source) {
   }
 
   state.subscribe((names) => {
-    if (names.has("run") || names.has("other")) loadChosen().then(changed, (fault) => tellFault(fault.message));
+    if (names.has("run") || names.has("beside")) loadChosen().then(changed, (fault) => tellFault(fault.message));
     clearTimeout(addressTimer);
     addressTimer = setTimeout(() => writeAddress(stateToText(state.get())), ADDRESS_DELAY);
     if (names.size === 1 && names.has("at")) drawSoon();

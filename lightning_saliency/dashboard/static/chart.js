@@ -5,6 +5,7 @@ import { numberWords, shareRight } from "./record.js";
 
 const [WIDTH, HEIGHT, PAD] = [220, 56, 4];
 const DOT = 6; // the length of the line that stands for a single value
+const DASHES = 4; // kinds of lines, of which each run has one
 const COLORS = ["--curve-0", "--curve-1", "--curve-2", "--curve-3", "--curve-4", "--curve-5"];
 
 /** Return the panel of curves.
@@ -125,13 +126,13 @@ function curveLine({ values, run, color }, xOf, yOf) {
   const corners = points.map(([place, value]) => [xOf(place), yOf(value)]);
   if (corners.length === 1) corners.unshift([corners[0][0] - DOT, corners[0][1]]);
   const words = corners.map(([x, y]) => `${x.toFixed(2)},${y.toFixed(2)}`).join(" ");
-  const made = svgElement("polyline", { class: run ? "second" : "first", points: words });
+  const made = svgElement("polyline", { class: `run-${run % DASHES}`, points: words });
   made.style.stroke = `var(${COLORS[color % COLORS.length]})`;
   return made;
 }
 
 function legendItem({ values, run, label, color }, runs) {
-  const dot = element("i", { class: run ? "dot second" : "dot" });
+  const dot = element("i", { class: `dot run-${run % DASHES}` });
   dot.style.background = `var(${COLORS[color % COLORS.length]})`;
   const number = element("b", {});
   const name = [runs.length > 1 ? runs[run].short : "", label].filter(Boolean).join(" · ") || "now";

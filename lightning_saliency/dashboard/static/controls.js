@@ -3,6 +3,8 @@
 import { element, setText } from "./dom.js";
 import { COLOR_MAPS } from "./palette.js";
 import { className, knownClasses } from "./record.js";
+import { shownRuns } from "./scene.js";
+import { shortNames } from "./words.js";
 
 const SCALES = [
   ["map", "Each map by itself"],
@@ -27,7 +29,8 @@ const ANY_CLASS = "";
  *   showSize: (layout: import("./layout.js").Layout) => void}} `showSize` says how large cells are. */
 export function createControls(state) {
   const run = choice("Run", (value) => state.set({ run: value, at: state.get().at }));
-  const other = choice("Beside it", (value) => state.set({ other: value === NO_RUN ? null : value }));
+  const more = choice("Beside it", (value) => state.set({ beside: [...state.get().beside, value] }));
+  const beside = element("div", { class: "chips", role: "group", "aria-label": "Runs beside it" });
   const align = choice("Aligned", (value) => state.set({ align: value }));
   const chips = element("div", { class: "chips", role: "group", "aria-label": "Methods" });
   const scale = choice("Scale", (value) => state.set({ scale: value }));
@@ -47,7 +50,7 @@ export function createControls(state) {
     { type: "button", class: "chip", click: () => state.set({ curves: !state.get().curves }) },
     "Curves",
   );
-  const ofRuns = element("div", { class: "group" }, run.root, other.root, align.root);
+  const ofRuns = element("div", { class: "group" }, run.root, more.root, beside, align.root);
   const ofRecord = [
     element("div", { class: "group methods" }, chips),
     element("div", { class: "group" }, scale.root, colors.root, opacity.root, cell.root),
@@ -60,10 +63,13 @@ export function createControls(state) {
     const options = runs.map(({ id }) => [id, id]);
     run.update(options, now.run ?? "");
     run.root.hidden = runs.length < 1;
-    other.update([[NO_RUN, "no other run"], ...options.filter(([id]) => id !== now.run)], now.other ?? NO_RUN);
-    other.root.hidden = runs.length < 2;
+    const shown = shownRuns(now);
+    const left = options.filter(([id]) => !shown.includes(id));
+    more.update([[NO_RUN, shown.length > 1 ? "add a run" : "no other run"], ...left], NO_RUN);
+    more.root.hidden = !left.length;
+    updateRuns(beside, shown, (chosen) => state.set({ beside: chosen }));
     align.update(ALIGNMENTS, now.align);
-    align.root.hidden = !now.other;
+    align.root.hidden = shown.length < 2;
     scale.update(SCALES, now.scale);
     colors.update(COLOR_MAPS, now.colors);
     opacity.update(now.opacity, `${Math.round(now.opacity * 100)}%`);
@@ -87,6 +93,31 @@ export function createControls(state) {
   }
 
   return { root, update, showSize: ({ cell: size, drawn }) => cell.update(size, `${drawn} px`) };
+}
+
+/** Show the runs beside the first one, each of which a click takes away. */
+function updateRuns(parent, shown, choose) {
+  const key = JSON.stringify(shown);
+  if (parent.dataset.key === key) return;
+  parent.dataset.key = key;
+  const beside = shown.slice(1);
+  const names = shortNames(shown).slice(1);
+  parent.replaceChildren(
+    ...beside.map((id, index) =>
+      element(
+        "button",
+        {
+          type: "button",
+          class: "chip",
+          title: `Take ${id} away`,
+          "aria-label": `Take ${id} away`,
+          click: () => choose(beside.filter((other) => other !== id)),
+        },
+        `${names[index]} ×`,
+      ),
+    ),
+  );
+  parent.hidden = !beside.length;
 }
 
 function updateChips(parent, all, shown, choose) {

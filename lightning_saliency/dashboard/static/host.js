@@ -57,7 +57,10 @@ export function writeAddress(text) {
   const own = [...text].map(([name, word]) => `${PREFIX}${name}=${encodeURIComponent(word)}`);
   const next = `#${[...others, ...own].join("&")}`;
   if (next !== hash && !(next === "#" && !hash))
-    allowed(() => outer.history.replaceState(outer.history.state, "", next), null);
+    allowed(
+      () => outer.history.replaceState(outer.history.state, "", outer.location.pathname + outer.location.search + next),
+      null,
+    );
 }
 
 /** Return whether the page is in sight: a hidden tab of TensorBoard is not laid out, and fires no event.

@@ -18,7 +18,7 @@ const timelines = new WeakMap();
  * @param {{inks: object}} page
  * @returns {object|null} */
 export function makeScene(state, store, page) {
-  const ids = [state.run, state.other].filter((id) => id && store.about(id));
+  const ids = shownRuns(state).filter((id) => store.about(id));
   if (!ids.length) return null;
   const abouts = ids.map((id) => store.about(id));
   const timeline = timelineOf(abouts, state.align);
@@ -51,6 +51,13 @@ export function makeScene(state, store, page) {
     layoutKey: layoutKey(state, runs, columns, samples),
     isLate: () => columns.some(({ look, shownLook, peaks }) => (look && look !== shownLook) || peaks === COMING),
   };
+}
+
+/** Return the runs that are asked for, each once, in their order.
+ * @param {object} state
+ * @returns {string[]} */
+export function shownRuns({ run, beside }) {
+  return [...new Set([run, ...beside])].filter(Boolean);
 }
 
 function timelineOf(abouts, align) {

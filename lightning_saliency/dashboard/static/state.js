@@ -1,13 +1,13 @@
 // The one state of the page, and its words in the address.
 
-const LISTS = "methods";
+const LISTS = ["methods", "beside"];
 const NUMBERS = ["opacity", "cell", "speed", "class", "slice"];
 
-/** What is shown when an address says nothing. `at` is a look, null for the latest one; `methods` null for the first, `cell` null
+/** What is shown when an address says nothing. `beside` are the runs beside the first one, `at` is a look, null for the latest one; `methods` null for the first, `cell` null
  * for cells as large as fit, `slice` of a volume that is enlarged for the one where its map is largest. */
 export const DEFAULT_STATE = {
   run: null,
-  other: null,
+  beside: [],
   align: "epoch",
   at: null,
   methods: null,
@@ -53,10 +53,10 @@ export function createState(initial) {
  * @returns {URLSearchParams} */
 export function stateToText(state) {
   const entries = Object.entries(state).filter(
-    ([name, value]) => name in DEFAULT_STATE && value !== DEFAULT_STATE[name],
+    ([name, value]) => name in DEFAULT_STATE && JSON.stringify(value) !== JSON.stringify(DEFAULT_STATE[name]),
   );
   return new URLSearchParams(
-    entries.map(([name, value]) => [name, Array.isArray(value) ? value.join(",") : String(value)]),
+    entries.map(([name, value]) => [name, LISTS.includes(name) ? value.map(escaped).join(",") : String(value)]),
   );
 }
 
@@ -70,8 +70,17 @@ export function stateFromText(text) {
   return Object.fromEntries(entries.filter(([, value]) => value !== undefined));
 }
 
+/** A comma in a run's name is none of the list's. */
+function escaped(item) {
+  return item.replaceAll("%", "%25").replaceAll(",", "%2C");
+}
+
+function unescaped(item) {
+  return item.replaceAll("%2C", ",").replaceAll("%25", "%");
+}
+
 function parsed(name, word) {
-  if (name === LISTS) return word.split(",").filter(Boolean);
+  if (LISTS.includes(name)) return word.split(",").filter(Boolean).map(unescaped);
   if (name === "curves") return word === "true";
   if (name in NAMES_OF_CHOICES) return NAMES_OF_CHOICES[name].includes(word) ? word : undefined;
   if (!NUMBERS.includes(name)) return word;
