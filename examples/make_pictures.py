@@ -98,15 +98,12 @@ def tab(output: Path, *, small: bool) -> None:
         )
         with TensorBoardPages("logs") as pages:
             demo = {"run": "cluttered_digits/version_0"}
-            pages.save(output / "tab.jpg", (1400, 860), demo)
-            pages.save(
-                output / "tab_photographs.jpg",
-                (1400, 800),
-                {"run": "photographs/version_0", "cell": 256, "scale": "sample"},
-            )
             good, bad = "shortcut/p=0 with alarm/version_0", "shortcut/p=0.95/version_0"
-            pages.save(output / "tab_two_runs.jpg", (1400, 800), {"run": bad, "beside": good, "cell": 192})
-            pages.save(output / "tab_dark.jpg", (1400, 860), {**demo, "large": "3 0 grad_cam"}, dark=True)
+            pages.save(output / "tab.jpg", demo)
+            pages.save(output / "tab_dark.jpg", {**demo, "at": "1", "colors": "viridis"}, dark=True)
+            pages.save(output / "tab_large.jpg", {**demo, "large": "3 0 grad_cam"})
+            pages.save(output / "tab_photographs.jpg", {"run": "photographs/version_0"})
+            pages.save(output / "tab_two_runs.jpg", {"run": bad, "beside": good, "at": "1"})
 
 
 def notebook(output: Path, *, small: bool) -> None:
@@ -233,9 +230,9 @@ class TensorBoardPages:
         self._browser = self._playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         return self
 
-    def save(self, path: Path, size: tuple[int, int], state: dict[str, object], *, dark: bool = False) -> None:
+    def save(self, path: Path, state: dict[str, object], *, dark: bool = False) -> None:
         """Write what is seen of the tab in a state, as its address has it."""
-        page = self._browser.new_page(viewport={"width": size[0], "height": size[1]})
+        page = self._browser.new_page(viewport={"width": LARGEST_WIDTH, "height": 860})
         words = "".join(f"&p.saliency.{name}={quote(str(value))}" for name, value in state.items())
         page.goto(f"{self._address}{'?darkMode=true' if dark else ''}#saliency{words}")
         frame = page.frame_locator("iframe[src*='name=saliency'], iframe").first

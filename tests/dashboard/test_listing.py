@@ -47,6 +47,13 @@ def test_both_loaders_show_all_records(tensorboards, runs, open_tab, loader):
     assert {"SALIENCY", "SCALARS"} <= set(tabs_in_sight(tab))
 
 
+def test_a_log_folder_that_is_an_address(tensorboards, runs, open_tab):
+    """Of which TensorBoard's own search knows less than fsspec's."""
+    tab = open_tab(tensorboards("--logdir", f"file://{runs}"), run="b/version_2")
+    assert listed_runs(tab) == NAMES
+    assert tab.find(".cell[data-method=grad_cam]").count() == 2
+
+
 def test_behind_a_path_prefix(tensorboards, runs, open_tab):
     tab = open_tab(tensorboards("--logdir", str(runs), "--path_prefix=/some/where"), run="b/version_2")
     assert listed_runs(tab) == NAMES

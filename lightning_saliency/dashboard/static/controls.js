@@ -110,6 +110,7 @@ function updateRuns(parent, shown, choose) {
           type: "button",
           class: "chip",
           title: `Take ${id} away`,
+          "aria-pressed": "true",
           "aria-label": `Take ${id} away`,
           click: () => choose(beside.filter((other) => other !== id)),
         },
