@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -230,7 +230,7 @@ class TensorBoardPages:
         self._browser = self._playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         return self
 
-    def save(self, path: Path, state: dict[str, object], *, dark: bool = False) -> None:
+    def save(self, path: Path, state: Mapping[str, object], *, dark: bool = False) -> None:
         """Write what is seen of the tab in a state, as its address has it."""
         page = self._browser.new_page(viewport={"width": LARGEST_WIDTH, "height": 860})
         words = "".join(f"&p.saliency.{name}={quote(str(value))}" for name, value in state.items())
