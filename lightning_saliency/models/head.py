@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from lightning_saliency._checks import check_choice, check_count, check_flag, check_number, optional, shown
 from lightning_saliency.evidence import POOLINGS, Forward, find_target_layer, read_output
+from lightning_saliency.models.cut import cut_backbone
 from lightning_saliency.models.sources import check_torchvision_name, find_torchvision_weights, torchvision_model
 
 Pooling: TypeAlias = Literal["avg", "max", "lse"]
@@ -133,7 +133,7 @@ class GAPModel(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features `(N, D, h, w)` that the head pools."""
-        features: Tensor = self.neck(self.backbone(images)["features"])
+        features: Tensor = self.neck(self.backbone(images))
         return features
 
     def forward(self, images: Tensor) -> Tensor:
@@ -208,21 +208,14 @@ def gap_model(
     image = torch.zeros(1, in_channels, image_size, image_size)
     size = None if resolution is None else (resolution, resolution)
     layer = find_target_layer(Forward(module, _logits_or_features), image, size=size, can_be_cut=True)
-    try:
-        cut = create_feature_extractor(module, return_nodes={layer.name: "features"}, suppress_diff_warning=True)
-    except Exception as error:
-        raise ValueError(
-            f"Expected `backbone` to be a module that torch.fx can trace, got {type(module).__name__}: {error}. "
-            "Cut it yourself, and put a `GAPHead` behind it."
-        ) from error
+    cut = cut_backbone(module, layer, image)
     with Forward(cut).undisturbed() as isolated:
-        depth = isolated.model(isolated.call_of(image).images)["features"].shape[1]
-    activation: list[nn.Module] = [nn.ReLU()] if layer.activated else []
+        depth = isolated.model(isolated.call_of(image).images).shape[1]
     convolution: list[nn.Module] = []
     if hidden is not None:
         convolution = [nn.Conv2d(depth, hidden, kernel_size=3, stride=1, padding=1), nn.ReLU()]
     head = GAPHead(hidden or depth, num_classes, pooling=pooling)
-    return GAPModel(cut, nn.Sequential(*activation, *convolution), head, str(layer))
+    return GAPModel(cut, nn.Sequential(*convolution), head, str(layer))
 
 
 def _torchvision_model(name: str, weights: Any, in_channels: int) -> nn.Module:
