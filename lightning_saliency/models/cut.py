@@ -32,14 +32,15 @@ class Backbone(fx.GraphModule):
     Args:
         root: The module that is cut, or one with the same parts.
         graphs: From images to the features, for training (True) and for evaluation (False).
+        name: What it is called in its `repr`.
     """
 
-    def __init__(self, root: nn.Module, graphs: Mapping[bool, fx.Graph]) -> None:
+    def __init__(self, root: nn.Module, graphs: Mapping[bool, fx.Graph], name: str) -> None:
         parts = fx.Graph()
         for node in chain.from_iterable(graph.nodes for graph in graphs.values()):
             if node.op in ("call_module", "get_attr"):
                 parts.get_attr(node.target)
-        super().__init__(root, parts, type(root).__name__)  # which takes over what either graph needs
+        super().__init__(root, parts, name)  # which takes over what either graph needs
         for name, part in self.named_modules():
             part.training = root.get_submodule(name).training
         self.graphs = dict(graphs)
@@ -54,11 +55,12 @@ class Backbone(fx.GraphModule):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Backbone:
         root, graphs = copy.deepcopy((self._parts(), self.graphs), memo)
-        return Backbone(root, graphs)
+        return Backbone(root, graphs, type(self).__name__)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # a graph is pickled by fx as the code of a module
-        return _unpickled, (self._parts(), {mode: fx.GraphModule(self, graph) for mode, graph in self.graphs.items()})
+        traced = {mode: fx.GraphModule(self, graph) for mode, graph in self.graphs.items()}
+        return _unpickled, (self._parts(), traced, type(self).__name__)
 
     def _parts(self) -> nn.Module:
         """Return a plain module that holds the same parts."""
@@ -69,8 +71,8 @@ class Backbone(fx.GraphModule):
         return parts
 
 
-def _unpickled(root: nn.Module, traced: Mapping[bool, fx.GraphModule]) -> Backbone:
-    return Backbone(root, {mode: module.graph for mode, module in traced.items()})
+def _unpickled(root: nn.Module, traced: Mapping[bool, fx.GraphModule], name: str) -> Backbone:
+    return Backbone(root, {mode: module.graph for mode, module in traced.items()}, name)
 
 
 def cut_backbone(module: nn.Module, layer: TargetLayer, image: Tensor) -> Backbone:
@@ -89,6 +91,7 @@ def cut_backbone(module: nn.Module, layer: TargetLayer, image: Tensor) -> Backbo
         ValueError: torch.fx cannot trace the module, or shows no such layer or activation function in it.
 
     Example:
+        >>> import torch
         >>> module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Flatten(), nn.Linear(144, 2))
         >>> backbone = cut_backbone(module, TargetLayer("1"), torch.zeros(1, 3, 8, 8))
         >>> backbone(torch.zeros(2, 3, 8, 8)).shape, sorted(backbone.state_dict())
@@ -102,7 +105,7 @@ def cut_backbone(module: nn.Module, layer: TargetLayer, image: Tensor) -> Backbo
             f"Expected `backbone` to be a module that torch.fx can trace, got {name}: {reason}. Cut it yourself, and "
             "put a `GAPHead` behind it."
         ) from error
-    return Backbone(module, graphs)
+    return Backbone(module, graphs, type(module).__name__)
 
 
 def _graph_up_to(layer: TargetLayer, module: nn.Module, image: Tensor, mode: bool) -> fx.Graph:
