@@ -4,11 +4,15 @@
     photos/train/dog/2.jpg    photos/val/dog/8.jpg              photos/dog/2.jpg
 
     python examples/train_gap.py fit --data.root photos --model.weights DEFAULT --model.unfreeze_at_epoch 2
+    python examples/train_gap.py fit --data.root photos --model.backbone squeezenet1_0 --model.weights squeezenet1_0.pth
     tensorboard --logdir logs --samples_per_plugin images=500
     python examples/train_gap.py predict --data.root photos --ckpt_path logs/train_gap/version_0/checkpoints/best.ckpt
 
-`fit` retrains a torchvision backbone with a GAP head and logs the class maps of each epoch, `validate` measures a
-checkpoint, `predict` writes the class and the box of each validation image to boxes.csv, in the photo's own pixels.
+`fit` retrains a torchvision backbone, with torchvision's weights or those of a file, with a GAP head and logs the
+class maps of each epoch, `validate` measures a checkpoint, `predict` writes the class and the box of each validation
+image to boxes.csv, in the photo's own pixels.
+`--data.boxes boxes.json` tells where the objects are in some validation images, {"cat/7.jpg": [[x1, y1, x2, y2]]} in
+fractions of the width and the height; then it is measured how much of the class maps lies on them.
 All options of the data, the model, the pictures and the Trainer: python examples/train_gap.py fit --help
 """
 
@@ -16,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +37,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from lightning_saliency import CAMCallback, CAMClassifier
+from lightning_saliency.attribution import to_heatmaps
+from lightning_saliency.data import boxes_to_masks
+from lightning_saliency.metrics import energy_inside, pointing_game
 from lightning_saliency.models import CAMPrediction
 
 COMMANDS = {
@@ -57,6 +65,8 @@ class ImageFolders(L.LightningDataModule):
             themselves, of which a part is set aside for validation.
         image_size: Height and width that the images are resized to.
         batch_size: Images per batch.
+        boxes: A file of JSON with the boxes of validation images, by their paths from the folder that holds the
+            folders of the classes: lists of (x1, y1, x2, y2), from 0 to 1.
         val_fraction: The part that is set aside where there is no `val`.
         num_workers: Processes that read the images.
         seed: Decides which images are set aside.
@@ -66,7 +76,8 @@ class ImageFolders(L.LightningDataModule):
         self,
         root: str,
         image_size: int = 224,
-        batch_size: int = 32,
+        batch_size: int = 16,
+        boxes: str | None = None,
         val_fraction: float = 0.2,
         num_workers: int = 2,
         seed: int = 0,
@@ -80,7 +91,10 @@ class ImageFolders(L.LightningDataModule):
             [v2.RandomResizedCrop(image_size, scale=(0.4, 1.0), antialias=True), v2.RandomHorizontalFlip(), *ends]
         )
         resize = v2.Compose([v2.Resize((image_size, image_size), antialias=True), *ends])
-        self.train_set, self.val_set = split_folders(Path(root), augment, resize, val_fraction, seed)
+        self.train_set, val_set = split_folders(Path(root), augment, resize, val_fraction, seed)
+        self.val_set = val_set
+        if boxes is not None:
+            self.val_set = Masked(val_set, json.loads(Path(boxes).read_text(encoding="utf-8")), image_size)
 
     @property
     def classes(self) -> list[str]:
@@ -139,6 +153,61 @@ def files_of(images: Subset[Any]) -> list[str]:
     """Return the files of a part of a folder, in their order."""
     folder: Any = images.dataset
     return [folder.samples[index][0] for index in images.indices]
+
+
+class Masked(Subset[Any]):
+    """Images whose items have a third entry: which pixels are the object's, none where that is not known.
+
+    Args:
+        images: A part of a folder.
+        boxes: The boxes of some of its images, by their paths in the folder, from 0 to 1.
+        size: Height and width of the masks.
+    """
+
+    def __init__(self, images: Subset[Any], boxes: dict[str, list[list[float]]], size: int) -> None:
+        super().__init__(images.dataset, images.indices)
+        folder: Any = images.dataset
+        self.paths = [Path(path).relative_to(folder.root).as_posix() for path in files_of(images)]
+        self.boxes = boxes
+        self.size = size
+        if not boxes.keys() & set(self.paths):
+            raise ValueError(f"Expected boxes of images in {folder.root}, got those of {list(boxes)[:3]}.")
+
+    def __getitem__(self, idx: Any) -> tuple[Tensor, int, Tensor]:
+        """Return an image, its class, and its mask."""
+        image, label = self.dataset[self.indices[idx]]
+        boxes = torch.tensor(self.boxes.get(self.paths[idx], []), dtype=torch.float32).reshape(-1, 4) * self.size
+        return image, label, boxes_to_masks([boxes.round()], (self.size, self.size))[0]
+
+    def __getitems__(self, indices: list[int]) -> list[Any]:
+        """Return the items of a batch."""
+        return [self[index] for index in indices]
+
+
+class BoxMetrics(L.Callback):
+    """Logs how much of the class maps lies on the objects, over the validation images whose boxes are known.
+
+    Logged are `val_energy_in_box`, the fraction of the map of the image's class that lies in its boxes, which is
+    `val_area_of_box` for a map that is the same everywhere, and `val_pointing_game`, how often its maximum does.
+    """
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Measure a batch that has masks."""
+        classifier: Any = pl_module
+        images, labels, masks = (*batch, None)[:3]
+        if masks is None or not (known := masks.flatten(1).any(1)).any():
+            return
+        images, labels, masks = images[known], labels[known], masks[known]
+        class_maps = classifier.class_maps(images)[range(len(labels)), labels, None]
+        heatmaps = to_heatmaps(class_maps, images.shape[2:])
+        for name, values in (
+            ("energy_in_box", energy_inside(heatmaps, masks).nan_to_num(0.0)),  # a blank map lies nowhere
+            ("pointing_game", pointing_game(heatmaps, masks).float()),
+            ("area_of_box", masks.float().mean((1, 2, 3))),
+        ):
+            pl_module.log(f"val_{name}", values.mean(), batch_size=len(values))
 
 
 class BoxWriter(L.Callback):
@@ -205,6 +274,11 @@ class CommandLine(LightningCLI):
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("model.image_size", "data.image_size")  # a checkpoint knows the model's
 
+    def after_fit(self) -> None:
+        """Print what was measured after the last epoch."""
+        measured = {name: value for name, value in self.trainer.callback_metrics.items() if name.startswith("val_")}
+        print("After the last epoch: " + ", ".join(f"{name} {value:.3f}" for name, value in sorted(measured.items())))
+
     def before_predict(self) -> None:
         """Refuse an untrained network."""
         self._needs_checkpoint()
@@ -224,7 +298,7 @@ def main(arguments: list[str] | None = None) -> None:
     CommandLine(
         CAMClassifier,
         ImageFolders,
-        trainer_defaults={"callbacks": [BoxWriter()]},
+        trainer_defaults={"callbacks": [BoxMetrics(), BoxWriter()]},
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_kwargs={

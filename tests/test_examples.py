@@ -1,5 +1,6 @@
 import csv
 import importlib.util
+import json
 import random
 import re
 import shutil
@@ -14,8 +15,10 @@ import pytorch_lightning as L
 import torch
 from PIL import Image
 from tiny import events, sheets, trainer
+from torchvision.models import squeezenet1_1
 
-from lightning_saliency import METHODS, SaliencyCallback, class_model_image, explain, fooling_image
+from lightning_saliency import METHODS, CAMClassifier, SaliencyCallback, class_model_image, explain, fooling_image
+from lightning_saliency.attribution import to_heatmaps
 from lightning_saliency.callbacks import Execution
 from lightning_saliency.callbacks.audit import digest
 
@@ -198,6 +201,51 @@ def test_a_cam_model_is_trained_on_folders_of_jpegs_and_finds_its_boxes(train_ga
         left, top, end, bottom = squares[str(tmp_path / row["file"])]
         centered += left < (x1 + x2) / 2 < end and top < (y1 + y2) / 2 < bottom
     assert centered > 0.7 * len(right)  # in the photo's own pixels
+
+
+def test_it_begins_with_a_file_of_weights_and_measures_the_maps_in_boxes(train_gap, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path / "photos/train", 8)
+    boxes = {}
+    for path, (x1, y1, x2, y2) in list(write_photos(tmp_path / "photos/val", 4, seed=1).items())[::2]:
+        with Image.open(path) as photo:
+            width, height = photo.size
+        key = Path(path).relative_to(tmp_path / "photos/val").as_posix()
+        boxes[key] = [[x1 / width, y1 / height, x2 / width, y2 / height]]
+    Path("boxes.json").write_text(json.dumps(boxes))
+    whole = squeezenet1_1(num_classes=5)
+    torch.save({key: value.half() for key, value in whole.state_dict().items()}, "weights.pth")
+    monkeypatch.setattr(sys, "argv", ["train_gap.py"])
+    options = ["--data.root=photos", "--data.boxes=boxes.json", *SMALL]
+    train_gap.main(
+        ["fit", *options, "--model.backbone=squeezenet1_1", "--model.weights=weights.pth", "--model.image_size=64",
+         "--model.backbone_learning_rate=0", "--model.hidden=8", "--trainer.max_epochs=1",
+         "--trainer.log_every_n_steps=1"]
+    )  # fmt: skip
+    printed = capsys.readouterr().out.split("After the last epoch: ")[1].splitlines()[0]
+    measured = {name: float(value) for name, value in (figure.split() for figure in printed.split(", "))}
+    areas = [(x2 - x1) * (y2 - y1) for [(x1, y1, x2, y2)] in boxes.values()]
+    assert measured["val_area_of_box"] == pytest.approx(np.mean(areas), abs=0.01)  # whole pixels of 64
+    checkpoint = "logs/train_gap/version_0/checkpoints/best.ckpt"
+    model = CAMClassifier.load_from_checkpoint(checkpoint).eval()
+    kept = model.backbone.state_dict()
+    assert all(torch.equal(kept[key], whole.state_dict()[key].half().float()) for key in kept)
+    images, masks = train_gap.ImageFolders("photos", image_size=64, boxes="boxes.json").val_set, []
+    energies, hits = [], []
+    for index, path in enumerate(images.paths):
+        image, label, mask = images[index]
+        masks.append(bool(mask.any()) == (path in boxes))
+        if path in boxes:
+            with torch.no_grad():
+                heatmap = to_heatmaps(model.class_maps(image[None])[:, label, None], (64, 64))[0]
+            energies.append(float(heatmap[mask].sum() / heatmap.sum().clamp(min=1e-12)))
+            hits.append(bool(mask.flatten()[heatmap.argmax()]))
+    assert all(masks)
+    assert measured["val_energy_in_box"] == pytest.approx(np.mean(energies), abs=2e-3)
+    assert measured["val_pointing_game"] == pytest.approx(np.mean(hits), abs=2e-3)
+    Path("boxes.json").write_text(json.dumps({"elsewhere/1.jpg": [[0, 0, 1, 1]]}))
+    with pytest.raises(ValueError, match=r"boxes of images in photos.val, got those of \['elsewhere/1.jpg'\]"):
+        train_gap.ImageFolders("photos", boxes="boxes.json")
 
 
 def test_a_folder_without_train_and_val_is_split_without_overlap(train_gap, tmp_path):

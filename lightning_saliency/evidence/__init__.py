@@ -40,6 +40,7 @@ from lightning_saliency.evidence.targets import (
 )
 from lightning_saliency.evidence.task import Reading, Task, TaskName
 from lightning_saliency.evidence.tasks import TASKS, Embedding, MultilabelSegmentation, Regression
+from lightning_saliency.evidence.trace import is_activation
 from lightning_saliency.evidence.value_maps import is_single, map_beside
 
 __all__ = [
@@ -102,6 +103,7 @@ __all__ = [
     "find_target_layer",
     "forward_logits",
     "forward_logits_in_chunks",
+    "is_activation",
     "is_list_of_detections",
     "is_single",
     "map_beside",

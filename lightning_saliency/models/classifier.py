@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from os import PathLike
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
@@ -54,7 +55,8 @@ class CAMClassifier(LightningModule):
         num_classes: K.
         backbone: The name of a torchvision classification model, or any module that torch.fx can trace. A module
             must be passed to `load_from_checkpoint(path, backbone=...)` too.
-        weights: For a name, torchvision's weights, such as "DEFAULT"; none for random ones.
+        weights: For a name, torchvision's weights, such as "DEFAULT", or a file with the model's weights, whose
+            classifier does not matter; none for random ones.
         resolution: Height and width of the class maps at `image_size`. Default: the paper's for alexnet, vgg16 and
             googlenet; else that of the last convolutional map.
         hidden: Units of the 3×3 convolution before the pooling; none for no convolution.
@@ -87,7 +89,7 @@ class CAMClassifier(LightningModule):
         num_classes: int,
         backbone: str | Any = "resnet18",  # typed as a module, a command line's help lists all of torch.nn
         *,
-        weights: str | None = None,
+        weights: str | PathLike[str] | None = None,
         resolution: int | None = None,
         hidden: int | None = 1024,
         pooling: Pooling = "avg",
@@ -118,6 +120,7 @@ class CAMClassifier(LightningModule):
         backbone_learning_rate = optional(check_rate)("backbone_learning_rate", backbone_learning_rate)
         weight_decay = check_rate("weight_decay", weight_decay)
         box_threshold = check_number("box_threshold", box_threshold, "[0, 1)")
+        weights = None if weights is None else str(weights)
         # a module's weights are in the checkpoint; the module itself is passed when that is loaded
         self.save_hyperparameters(ignore=["backbone"] if isinstance(backbone, nn.Module) else [])
         self.model = gap_model(
@@ -213,7 +216,7 @@ class CAMClassifier(LightningModule):
         return [_BackboneFreezing(self.unfreeze_at_epoch)] if self.unfreeze_at_epoch else []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Set `weights` to None: the checkpoint holds the weights, so loading it downloads none of torchvision."""
+        """Set `weights` to None: the checkpoint holds the weights, so loading it needs no file of them."""
         checkpoint["hyper_parameters"]["weights"] = None
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ _LONGEST_TEXT = 300
 
 
 class WrongArgumentError(ValueError):
-    """A wrong argument of the command line; the message alone is shown to the user."""
+    """A wrong argument; of an error of the command line the user sees the message alone."""
 
 
 @contextmanager

@@ -8,11 +8,12 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from lightning_saliency._checks import check_choice, check_count, check_flag, check_number, optional, shown
-from lightning_saliency.evidence import POOLINGS, Forward, find_target_layer, read_output
+from lightning_saliency.evidence import POOLINGS, Forward, TargetLayer, find_target_layer, read_output
+from lightning_saliency.models.cut import Backbone, cut_backbone
 from lightning_saliency.models.sources import check_torchvision_name, find_torchvision_weights, torchvision_model
+from lightning_saliency.models.weight_files import GAP_MODEL, WeightFile, existing_file
 
 Pooling: TypeAlias = Literal["avg", "max", "lse"]
 """Global average pooling, global maximum pooling, or log-sum-exp between the two."""
@@ -133,7 +134,7 @@ class GAPModel(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features `(N, D, h, w)` that the head pools."""
-        features: Tensor = self.neck(self.backbone(images)["features"])
+        features: Tensor = self.neck(self.backbone(images))
         return features
 
     def forward(self, images: Tensor) -> Tensor:
@@ -166,7 +167,9 @@ def gap_model(
     Args:
         backbone: The name of a torchvision classification model, or any module that torch.fx can trace.
         num_classes: K.
-        weights: For a name, torchvision's weights, such as `"DEFAULT"`; None for random ones.
+        weights: For a name, torchvision's weights, such as `"DEFAULT"`, or a file with the model's weights: of torch
+            (a state dict, or a checkpoint that holds one, under any prefix) or of safetensors, in any precision; its
+            classifier does not matter. None for random ones.
         resolution: Height and width of the class maps at `image_size`. Default: the paper's for `"alexnet"` (13×13,
             after conv5), `"vgg16"` (14×14, after conv5-3) and `"googlenet"` (14×14, after inception4e); else that of
             the last convolutional map.
@@ -181,8 +184,8 @@ def gap_model(
 
     Raises:
         TypeError: `backbone` is neither a name nor a module, or another argument is of the wrong kind.
-        ValueError: torchvision has no such model or weights; the backbone has no convolutional map (of this
-            resolution), or cannot be traced.
+        ValueError: torchvision has no such model; `weights` are neither torchvision's nor a file, or those of another
+            model; the backbone has no convolutional map (of this resolution), or cannot be traced.
 
     Example:
         >>> model = gap_model("resnet18", num_classes=5, resolution=14, hidden=None)
@@ -198,48 +201,56 @@ def gap_model(
     if isinstance(backbone, str):
         if resolution is None and backbone in PAPER_RESOLUTIONS:  # it identifies the layer at 224 pixels
             resolution, image_size = PAPER_RESOLUTIONS[backbone], 224
-        module = _torchvision_model(backbone, weights, in_channels)
+        cut, layer = _cut_named(backbone, weights, in_channels, image_size, resolution)
     elif not isinstance(backbone, nn.Module):
         raise TypeError(f"Expected `backbone` to be a name or a module, got {type(backbone).__name__}.")
     elif weights is not None:
         raise ValueError(f"Expected `weights` to be None for a module, which has its own, got {shown(weights)}.")
     else:
-        module = backbone
-    image = torch.zeros(1, in_channels, image_size, image_size)
-    size = None if resolution is None else (resolution, resolution)
-    layer = find_target_layer(Forward(module, _logits_or_features), image, size=size, can_be_cut=True)
-    try:
-        cut = create_feature_extractor(module, return_nodes={layer.name: "features"}, suppress_diff_warning=True)
-    except Exception as error:
-        raise ValueError(
-            f"Expected `backbone` to be a module that torch.fx can trace, got {type(module).__name__}: {error}. "
-            "Cut it yourself, and put a `GAPHead` behind it."
-        ) from error
+        cut, layer = _cut(backbone, in_channels, image_size, resolution)
     with Forward(cut).undisturbed() as isolated:
-        depth = isolated.model(isolated.call_of(image).images)["features"].shape[1]
-    activation: list[nn.Module] = [nn.ReLU()] if layer.activated else []
+        images = torch.zeros(1, in_channels, image_size, image_size)
+        depth = isolated.model(isolated.call_of(images).images).shape[1]
     convolution: list[nn.Module] = []
     if hidden is not None:
         convolution = [nn.Conv2d(depth, hidden, kernel_size=3, stride=1, padding=1), nn.ReLU()]
     head = GAPHead(hidden or depth, num_classes, pooling=pooling)
-    return GAPModel(cut, nn.Sequential(*activation, *convolution), head, str(layer))
+    return GAPModel(cut, nn.Sequential(*convolution), head, str(layer))
 
 
-def _torchvision_model(name: str, weights: Any, in_channels: int) -> nn.Module:
-    """Return a torchvision model for images of `in_channels` channels."""
+def _cut(module: nn.Module, in_channels: int, image_size: int, resolution: int | None) -> tuple[Backbone, TargetLayer]:
+    """Return a module up to its last convolutional map (of a resolution), and the layer that returns that."""
+    image = torch.zeros(1, in_channels, image_size, image_size)
+    size = None if resolution is None else (resolution, resolution)
+    layer = find_target_layer(Forward(module, _logits_or_features), image, size=size, can_be_cut=True)
+    return cut_backbone(module, layer, image), layer
+
+
+def _cut_named(
+    name: str, weights: Any, in_channels: int, image_size: int, resolution: int | None
+) -> tuple[Backbone, TargetLayer]:
+    """Return the same of a torchvision model, with torchvision's weights or those of a file."""
     check_torchvision_name(name, "`backbone`")
     named = None if weights is None else find_torchvision_weights(name, weights)
+    file = None
     if weights is not None and named is None:
-        known = ", ".join(get_model_weights(name).__members__)
-        raise ValueError(f"Expected `weights` to be one of {known} of {name}, or None, got {shown(weights)}.")
-    model = torchvision_model(name, named)
-    if in_channels == 3:
-        return model
-    flags: Any = model
-    if hasattr(flags, "transform_input"):  # which converts one normalization of RGB to another
-        flags.transform_input = False
-    name_and_convolution = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
-    layer_name, first = next(name_and_convolution)
+        choices = f"one of {', '.join(get_model_weights(name).__members__)} of {name}, or "
+        file = WeightFile.open(existing_file(weights, choices, GAP_MODEL), arguments=GAP_MODEL)
+    model: Any = torchvision_model(name, named)
+    if in_channels != 3 and hasattr(model, "transform_input"):
+        model.transform_input = False  # which converts one normalization of RGB to another
+    cut, layer = _cut(model, 3, image_size, resolution)
+    if file is not None:
+        file.load_into_backbone(cut, model.state_dict().keys())
+    if in_channels != 3:
+        _take_channels(cut, in_channels)
+    return cut, layer
+
+
+def _take_channels(backbone: nn.Module, in_channels: int) -> None:
+    """Put a first convolution of `in_channels` in the place of the one that takes red, green and blue."""
+    convolutions = ((name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d))
+    layer_name, first = next(convolutions)
     options = {option: getattr(first, option) for option in ("kernel_size", "stride", "padding", "dilation")}
     adapted = nn.Conv2d(in_channels, first.out_channels, bias=first.bias is not None, **options)
     with torch.no_grad():
@@ -247,8 +258,7 @@ def _torchvision_model(name: str, weights: Any, in_channels: int) -> nn.Module:
         adapted.weight.copy_(first.weight.mean(1, keepdim=True).expand_as(adapted.weight) * (3 / in_channels))
         if first.bias is not None and adapted.bias is not None:
             adapted.bias.copy_(first.bias)
-    model.set_submodule(layer_name, adapted)
-    return model
+    backbone.set_submodule(layer_name, adapted)
 
 
 def _logits_or_features(output: Any) -> Tensor:

@@ -6,8 +6,9 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from os import PathLike
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from lightning_saliency._checks import shown
 from lightning_saliency._names import printable
 from lightning_saliency.models.errors import WrongArgumentError, describe_raised, user_code
 
@@ -25,14 +27,40 @@ _STATES = ("state_dict", "model_state_dict", "model_state", "model", "state_dict
 _SAFETENSORS = ".safetensors"
 
 
-def existing_file(weights: str, choices: str = "") -> Path:
+@dataclass(frozen=True)
+class Arguments:
+    """What the arguments are called in errors.
+
+    Attributes:
+        weights: The argument of the file.
+        model: The argument of the model.
+        sizes: What else decides the sizes of the model's parameters, in parentheses.
+        unsafe: What to do with a file that holds more than tensors and plain values.
+    """
+
+    weights: str
+    model: str
+    sizes: str
+    unsafe: str
+
+
+COMMAND_LINE = Arguments(
+    "--weights", "--model", " (and --num-classes)", "--unsafe-weights loads it all, and runs the code in it"
+)
+GAP_MODEL = Arguments(
+    "`weights`", "`backbone`", "", "load it with `torch.load(..., weights_only=False)`, which runs the code in it"
+)
+
+
+def existing_file(weights: Any, choices: str = "", arguments: Arguments = COMMAND_LINE) -> Path:
     """Return the path of a file of weights.
 
     Raises:
         WrongArgumentError: It is no file.
     """
-    if not Path(weights).is_file():
-        raise WrongArgumentError(f"Expected --weights to be {choices}an existing file, got {weights!r}.")
+    if not isinstance(weights, str | PathLike) or not Path(weights).is_file():
+        got = shown(str(weights) if isinstance(weights, PathLike) else weights)
+        raise WrongArgumentError(f"Expected {arguments.weights} to be {choices}an existing file, got {got}.")
     return Path(weights)
 
 
@@ -43,23 +71,28 @@ class WeightFile:
     Attributes:
         path: The file.
         content: What is in it.
+        arguments: What the arguments are called in errors.
     """
 
     path: Path
     content: Any
+    arguments: Arguments = COMMAND_LINE
 
     @classmethod
-    def open(cls, path: Path, *, unsafe: bool = False) -> WeightFile:
+    def open(cls, path: Path, *, unsafe: bool = False, arguments: Arguments = COMMAND_LINE) -> WeightFile:
         """Read a file of torch's or of safetensors.
 
         Args:
             path: The file.
             unsafe: Whether it may hold more than tensors and plain values, which runs the code in it.
+            arguments: What the arguments are called in errors.
 
         Raises:
             WrongArgumentError: It cannot be read, or holds code.
         """
-        return cls(path, _read_safetensors(path) if path.suffix == _SAFETENSORS else _torch_load(path, unsafe))
+        is_safetensors = path.suffix == _SAFETENSORS
+        content = _read_safetensors(path, arguments) if is_safetensors else _torch_load(path, unsafe, arguments)
+        return cls(path, content, arguments)
 
     @property
     def is_lightning_checkpoint(self) -> bool:
@@ -79,50 +112,80 @@ class WeightFile:
         Raises:
             WrongArgumentError: The weights are not the model's.
         """
-        match = self._match(model)
+        match = self._match(self._state_of(model))
         count = match.num_classes
         if count is not None and remake is not None:
             try:
                 remade = remake(count)
             except Exception:  # somebody else's function, which has perhaps no such argument
                 remade = model
-            rematch = self._match(remade)
+            rematch = self._match(self._state_of(remade))
             if rematch.num_classes is None:
                 _say(f"Classes: {count}, as the classifier in {self._name} has.")
                 model, match = remade, rematch
-        self._refuse_misfit(match)
-        match.load(model, self._name)
+        self._refuse_misfit(match, [] if match.num_classes is not None else match.described_sizes)
+        self._load(match, model)
         return model
+
+    def load_into_backbone(self, backbone: nn.Module, whole: Collection[str]) -> None:
+        """Load the weights of a whole model into its backbone; the file's classifier does not matter.
+
+        Args:
+            backbone: The first parts of a model, under the model's own names.
+            whole: The keys of the whole model's state dict.
+
+        Raises:
+            WrongArgumentError: The weights are not the backbone's.
+        """
+        state = self._state_of(backbone)
+        match = self._match(state)
+        parts = {key.partition(".")[0] for key in state}
+        file = {
+            key: value
+            for key, value in match.file.items()
+            if key in state or (key.partition(".")[0] in parts and key not in whole)
+        }
+        match = replace(match, file=file)
+        self._refuse_misfit(match, match.described_sizes)
+        self._load(match, backbone)
 
     @property
     def _name(self) -> str:
         return printable(str(self.path))
 
-    def _match(self, model: nn.Module) -> _Match:
-        with user_code("--model to have a state dict"):
-            model_state = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    def _state_of(self, model: nn.Module) -> dict[str, Tensor]:
+        with user_code(f"{self.arguments.model} to have a state dict"):
+            return {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+    def _match(self, model: Mapping[str, Tensor]) -> _Match:
         state = _find_state(self.content)
         if not state:
             raise WrongArgumentError(
-                f"Expected --weights to hold a state dict with tensors, got a {type(self.content).__name__} in "
-                f"{self._name}."
+                f"Expected {self.arguments.weights} to hold a state dict with tensors, got a "
+                f"{type(self.content).__name__} in {self._name}."
             )
-        prefix, wrapper = _find_prefixes(state, model_state)
+        prefix, wrapper = _find_prefixes(state, model)
         inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        return _Match(model_state, {f"{wrapper}{key}": value for key, value in inner.items()}, prefix)
+        return _Match(model, {f"{wrapper}{key}": value for key, value in inner.items()}, prefix)
 
-    def _refuse_misfit(self, match: _Match) -> None:
+    def _refuse_misfit(self, match: _Match, other_sizes: Sequence[str]) -> None:
         faults = {
-            "other sizes": [] if match.num_classes is not None else match.described_sizes,
+            "other sizes": other_sizes,
             "no tensors": [key for key in match.model if key in match.file and not isinstance(match.file[key], Tensor)],
             "missing": match.missing,
             "unexpected": match.unexpected if match.missing or match.is_mostly_unexpected else [],
         }
         if any(faults.values()):
             listed = "; ".join(f"{fault}: {_first_few(keys)}" for fault, keys in faults.items() if keys)
+            names = self.arguments
             raise WrongArgumentError(
-                f"Expected --weights to fit --model (and --num-classes), got in {self._name} {listed}."
+                f"Expected {names.weights} to fit {names.model}{names.sizes}, got in {self._name} {listed}."
             )
+
+    def _load(self, match: _Match, model: nn.Module) -> None:
+        with user_code(f"{self.arguments.weights} to be loaded into {self.arguments.model}, from {self._name}"):
+            model.load_state_dict(match.fitting, strict=False)
+        match.say_left_out(self._name)
 
 
 @dataclass(frozen=True)
@@ -182,15 +245,17 @@ class _Match:
         is_rest = len(keys) < len(self.model) and not self.missing
         return int(next(iter(counts))[0][0]) if len(counts) == 1 and are_rows and is_rest else None
 
-    def load(self, model: nn.Module, name: str) -> None:
-        """Load what fits, and say what does not."""
+    @property
+    def fitting(self) -> dict[str, Any]:
+        """What is loaded of the file."""
         left_out = self.other_sizes
-        state = {key: value for key, value in self.file.items() if key in self.model and key not in left_out}
-        with user_code(f"--weights to be loaded into --model, from {name}"):
-            model.load_state_dict(state, strict=False)
+        return {key: value for key, value in self.file.items() if key in self.model and key not in left_out}
+
+    def say_left_out(self, name: str) -> None:
+        """Say what is not loaded of a file."""
         if self.prefix:  # a checkpoint may hold a teacher and a student, or averaged weights
             _say(f"Weights: those under {self.prefix!r} in {name}.")
-        if left_out:
+        if self.other_sizes:
             _say(
                 f"Weights: the classifier in {name} is left out, as it is of another size: "
                 f"{_first_few(self.described_sizes)}. The model's own is untrained, and so are its classes."
@@ -225,11 +290,11 @@ def _find_state(content: Any) -> dict[str, Any]:
     return cast(dict[str, Any], dict(state)) if has_tensors else {}
 
 
-def _read_safetensors(path: Path) -> Any:
+def _read_safetensors(path: Path, arguments: Arguments) -> Any:
     if find_spec("safetensors") is None:
         raise WrongArgumentError(
-            f"Expected the package safetensors to be installed for --weights {printable(str(path))}: "
-            "`pip install safetensors`."
+            f"Expected the package safetensors to be installed for {arguments.weights} "
+            f"{printable(str(path))}: `pip install safetensors`."
         )
     from safetensors.torch import load_file
 
@@ -237,14 +302,15 @@ def _read_safetensors(path: Path) -> Any:
         return load_file(path)
     except Exception as error:  # whatever its reader raises for a file of another kind
         raise WrongArgumentError(
-            f"Expected --weights to be a file of safetensors, got {printable(str(path))}: {describe_raised(error)}."
+            f"Expected {arguments.weights} to be a file of safetensors, got {printable(str(path))}: "
+            f"{describe_raised(error)}."
         ) from error
 
 
-def _torch_load(path: Path, unsafe: bool) -> Any:
+def _torch_load(path: Path, unsafe: bool, arguments: Arguments) -> Any:
     expected = (
-        "Expected --weights to be a file of tensors, as `torch.save(model.state_dict(), path)` writes it, got "
-        f"{printable(str(path))}"
+        f"Expected {arguments.weights} to be a file of tensors, as `torch.save(model.state_dict(), path)` writes it, "
+        f"got {printable(str(path))}"
     )
     try:
         with warnings.catch_warnings():
@@ -253,7 +319,7 @@ def _torch_load(path: Path, unsafe: bool) -> Any:
     except UnpicklingError as error:
         name = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", str(error))
         reason = f"it holds {name[1]}" if name else "it is no file of tensors alone"
-        hint = "" if unsafe else ". If you trust it, --unsafe-weights loads it all, and runs the code in it"
+        hint = "" if unsafe else f". If you trust it, {arguments.unsafe}"
         raise WrongArgumentError(f"{expected}: UnpicklingError: {reason}{hint}.") from error
     except (Exception, SystemExit) as error:  # unpickling a file of another kind may raise anything
         raise WrongArgumentError(f"{expected}: {describe_raised(error)}.") from error
