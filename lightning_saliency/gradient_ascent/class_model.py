@@ -33,8 +33,8 @@ _JITTER = 1 / 16
 _SATURATION = 0.3
 """The factor of a regularized step's color, which is what a channel differs by from the mean over the channels."""
 
-_BLUR_SIGMA, _BLUR_EVERY = 1.0, 10
-"""σ in pixels of the regularized ascent's blur, and after how many steps it comes."""
+_BLUR_SIGMA, _BLUR_EVERY = 1 / 128, 10
+"""σ of the regularized ascent's blur, in heights and widths, and after how many steps it comes."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def class_model_image(
     bounds: tuple[float | Tensor, float | Tensor] | None = None,
     steps: int = 64,
     step_size: float = 0.4,
-    weight_decay: float = 1e-3,
+    weight_decay: float = 1e-4,
     regularized: bool = True,
     seed: int = 0,
 ) -> ClassModelImages:
@@ -81,8 +81,8 @@ def class_model_image(
     comes of regularizing the steps, each one of which still raises the score, to first order:
 
     - The image is rolled at random before each step, by up to a sixteenth of its size (Mordvintsev et al. 2015,
-      "Inceptionism"), and each tenth step ends in a Gaussian blur, σ = 1 pixel (Yosinski et al. 2015, "Understanding
-      Neural Networks Through Deep Visualization").
+      "Inceptionism"), and each tenth step ends in a Gaussian blur, σ = 1/128 of its size (Yosinski et al. 2015,
+      "Understanding Neural Networks Through Deep Visualization").
     - Of a step's color, what a channel differs by from the mean over the channels, 30 % is left, since the channels of
       photographs rise and fall together (Olah et al. 2017, "Feature Visualization", by decorrelated colors).
     - It starts from faint noise. Where a ReLU lets nothing of an image's gradient through, as behind a logit that is 0,
@@ -237,7 +237,7 @@ class _Ascent:
             gradients = torch.lerp(gradients.mean(1, keepdim=True), gradients, _SATURATION)
         points = state.points + length * directions(gradients)
         if self.regularized and blurs:
-            points = _blurred(points, _BLUR_SIGMA)
+            points = _blurred(points)
         return self.units.points(self.units.pixels(points))
 
 
@@ -252,10 +252,9 @@ def _class_scores(logits: Tensor, classes: Tensor) -> Tensor:
     return select_scores(logits, classes)[0]
 
 
-def _blurred(images: Tensor, sigma: float) -> Tensor:
-    # the kernel reaches to 3σ, and its reflected border no further than the image
-    radii = [min(math.ceil(3 * sigma), size - 1) for size in (images.shape[3], images.shape[2])]
-    blurred: Tensor = gaussian_blur(images, [2 * radius + 1 for radius in radii], [sigma, sigma])
+def _blurred(images: Tensor) -> Tensor:
+    sigmas = [size * _BLUR_SIGMA for size in (images.shape[3], images.shape[2])]
+    blurred: Tensor = gaussian_blur(images, [2 * math.ceil(3 * sigma) + 1 for sigma in sigmas], sigmas)
     return blurred
 
 
