@@ -17,8 +17,9 @@ from lightning_saliency.callbacks.options import Execution, Samples, check_group
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.data import FixedSamples
 from lightning_saliency.evidence import Forward
-from lightning_saliency.gradient_ascent import StepMethod, check_ascent, check_fooling, class_model_image, fooling_image
+from lightning_saliency.gradient_ascent import StepMethod, check_fooling, class_model_image, fooling_image
 from lightning_saliency.visualization import (
+    PixelScale,
     Style,
     class_model_caption,
     find_names,
@@ -71,15 +72,12 @@ class ClassModelCallback(_AscentCallback):
     - `class_model/<class>`: one picture per class; see `lightning_saliency.class_model_image`.
     - `xai_class_model/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
 
-    It takes `steps` forwards and backwards of one image per class. Training is not touched.
+    The pixels stay between black and white where the normalization is known, else within the range of an image of the
+    validation. It takes `steps` forwards and backwards of one image per class. Training is not touched.
 
     Args:
         classes: The classes. Default: all, if there are at most ten; else the first ten.
         steps: Steps of gradient ascent.
-        step_size: Length of the first step, in the units of the model's input; see `class_model_image`.
-        weight_decay: λ of the penalty λ‖I‖².
-        jitter: The most pixels by which the image is rolled, at random, before each step.
-        blur: σ in pixels of the Gaussian blur that ends each tenth step.
         dataloader_idx: The validation loader whose images give the size.
         model: Dotted name of the submodule that turns images into logits; see `SaliencyCallback`.
         every_n_epochs: The number of epochs from one time to the next.
@@ -101,11 +99,7 @@ class ClassModelCallback(_AscentCallback):
         self,
         classes: list[int] | None = None,
         *,
-        steps: int = 50,
-        step_size: float = 0.1,
-        weight_decay: float = 1e-3,
-        jitter: int = 0,
-        blur: float = 0.0,
+        steps: int = 64,
         dataloader_idx: int = 0,
         model: str | None = None,
         every_n_epochs: int = 1,
@@ -118,7 +112,7 @@ class ClassModelCallback(_AscentCallback):
             if classes is None
             else check_each("classes", classes, partial(check_count, least=0), of="class indices")
         )
-        ascent = check_ascent(steps=steps, step_size=step_size, weight_decay=weight_decay, jitter=jitter, blur=blur)
+        ascent = {"steps": check_count("steps", steps)}
         execution = check_group("execution", execution, Execution)
         super().__init__(
             _ClassModels(indices, ascent, check_group("style", style, Style)),
@@ -214,9 +208,11 @@ class _ClassModels(_AscentOutput):
         forward, call = look.forward, look.samples.samples[0].call
         num_classes = _num_classes(forward, look)
         classes = self.classes or tuple(range(min(num_classes, 10)))
-        result = class_model_image(forward, classes, call.images.shape[1:], **self.ascent)
         in_step = [sample.normalization for sample in look.samples.samples]
-        images = find_pixel_scale([call.images], self.style, look.dataset, look.modules, in_step)(result.images)
+        scale = find_pixel_scale([call.images], self.style, look.dataset, look.modules, in_step)
+        bounds = _pixel_bounds(scale, call.images)
+        result = class_model_image(forward, classes, call.images.shape[1:], bounds=bounds, **self.ascent)
+        images = scale(result.images.to(call.images.dtype))
         names = find_names(self.style, look.dataset, look.modules, num_classes)
         pictures: dict[str, Any] = {}
         scores = zip(result.start_scores.tolist(), result.scores.tolist(), strict=True)
@@ -273,6 +269,17 @@ class _FoolingSheet(_AscentOutput):
             note=f"steps of {self.ascent['step_size']:g} a pixel, method: {self.ascent['method']}",
         )
         return Logged({"samples": sheet}, {"median_steps": steps.float().median().item()})
+
+
+def _pixel_bounds(scale: PixelScale, images: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return black and white in the units of the model's input; the images' own range where that is unknown."""
+    if images.dtype == torch.uint8:
+        return torch.tensor(0.0), torch.tensor(255.0)
+    if scale.is_unknown:
+        low, high = images.amin().float(), images.amax().float()
+        return (low, high) if low < high else None
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in scale.normalization or ([0.0], [1.0]))
+    return -mean / std, (1 - mean) / std
 
 
 def _num_classes(forward: Forward, look: Look) -> int:

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from lightning_saliency.evidence.graph import ancestors, is_made_by, operation
 
-Rectifier: TypeAlias = Literal["guided", "deconvnet"]
-"""A backward rule for ReLUs: `"guided"`, the positive part of the gradient at the input (Springenberg 2015), or
-`"deconvnet"`, the positive part of the gradient at the output, active or not (Zeiler & Fergus 2014)."""
+Rectifier: TypeAlias = Literal["guided", "deconvnet", "redirected"]
+"""A backward rule for ReLUs: `"guided"`, the positive part of the gradient at the input (Springenberg 2015);
+`"deconvnet"`, the positive part of the gradient at the output, active or not (Zeiler & Fergus 2014); or `"redirected"`,
+the gradient at the output for an image of which the ReLU lets nothing through (Lucid; Olah et al. 2017)."""
 
 
 def rectify(scores: Tensor, source: Tensor, rectifier: Rectifier) -> None:
@@ -26,20 +27,20 @@ def rectify(scores: Tensor, source: Tensor, rectifier: Rectifier) -> None:
         rectifier: The rule.
 
     Raises:
-        ValueError: There is no ReLU.
+        ValueError: There is no ReLU; not where the rule is `"redirected"`, which then has nothing to do.
     """
     graph = ancestors([scores.grad_fn])
     if not any(is_made_by(node, source) for node in graph):
         return
     nodes = [node for node in graph if _is_relu(node)]
-    if not nodes:
+    if not nodes and rectifier != "redirected":
         raise ValueError(
             "The methods `guided_backprop`, `deconvnet` and `guided_grad_cam` change the backward through ReLUs, and "
             "between this model's score and its input there is none: on it they would be the plain gradient. Use "
             "`saliency`, `smooth_grad` or `integrated_gradients`."
         )
     for node in nodes:
-        node.register_hook(_guided if rectifier == "guided" else _deconvolved)
+        node.register_hook(_RULES[rectifier])
 
 
 def _guided(grad_inputs: tuple[Any, ...], grad_outputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -48,6 +49,17 @@ def _guided(grad_inputs: tuple[Any, ...], grad_outputs: tuple[Any, ...]) -> tupl
 
 def _deconvolved(grad_inputs: tuple[Any, ...], grad_outputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return (None if grad_outputs[0] is None else grad_outputs[0].clamp(min=0), *grad_inputs[1:])
+
+
+def _redirected(grad_inputs: tuple[Any, ...], grad_outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    grad_input, grad_output = grad_inputs[0], grad_outputs[0]
+    if grad_input is None or grad_output is None:
+        return grad_inputs
+    passes = grad_input.reshape(len(grad_input), -1).any(1)
+    return (grad_input.where(passes.view(-1, *[1] * (grad_input.dim() - 1)), grad_output), *grad_inputs[1:])
+
+
+_RULES = {"guided": _guided, "deconvnet": _deconvolved, "redirected": _redirected}
 
 
 def _is_relu(node: Any) -> bool:
