@@ -106,7 +106,9 @@ def test_average_drop_puts_each_row_beside_grad_cam_plus_plus(papers, arguments)
 
 
 def test_deletion_and_insertion_tell_a_map_from_noise(papers, arguments):
-    rows = run(papers, "deletion-insertion", [*arguments, "--methods", "grad_cam", "grad_cam_plus_plus", "--steps", "6"])
+    rows = run(
+        papers, "deletion-insertion", [*arguments, "--methods", "grad_cam", "grad_cam_plus_plus", "--steps", "6"]
+    )
     deletion, insertion = "deletion (lower is better)", "insertion (higher is better)"
     assert figure(rows["Grad-CAM"][deletion]) < figure(rows["random map"][deletion])
     assert figure(rows["Grad-CAM"][insertion]) > figure(rows["random map"][insertion])

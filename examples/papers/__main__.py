@@ -86,7 +86,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--labels", required=True, type=Path, metavar="FILE", help="JSON: file, label and boxes of each"
     )
     parser.add_argument("--boxes-key", default="boxes", metavar="KEY", help="of the boxes in that file")
-    parser.add_argument("--count", type=int, help="how many images, evenly spaced; all by default")
+    parser.add_argument("--count", type=int, help="how many images, the first of the list; all by default")
     parser.add_argument("--size", type=int, default=224, help="side of the images as the network gets them")
     parser.add_argument("--mean", type=float, nargs=3, default=(0.485, 0.456, 0.406))
     parser.add_argument("--std", type=float, nargs=3, default=(0.229, 0.224, 0.225))
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         args.images, args.labels, boxes_key=args.boxes_key, size=args.size, mean=args.mean, std=args.std,
         count=args.count,
     )  # fmt: skip
-    model = load_model(args.model, args.weights, None).model.float().eval()
+    model = load_model(args.model, args.weights, None).model.float().eval().requires_grad_(False)
     make, methods = TABLES[args.table]
     contest = Contest.of(model, args.methods or methods, args.photographs.images)
     measure, tables = make(contest, args)

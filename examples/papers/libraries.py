@@ -48,10 +48,11 @@ def grad_cam_library(model: nn.Module, layer: str, titles: Collection[str]) -> S
 
     def run(images: Tensor, classes: Tensor) -> Maps:
         targets = [ClassifierOutputTarget(index) for index in classes.tolist()]
+        leaf = images.detach().clone().requires_grad_()  # the network's parameters need no gradient
         maps = {}
         for title, kind in kinds.items():
             with kind(model=model, target_layers=[model.get_submodule(layer)]) as method:
-                maps[f"{title}, grad-cam"] = torch.from_numpy(method(input_tensor=images, targets=targets))[:, None]
+                maps[f"{title}, grad-cam"] = torch.from_numpy(method(input_tensor=leaf, targets=targets))[:, None]
         return maps
 
     return run

@@ -58,11 +58,9 @@ def read_photographs(
         size: The side that the network takes.
         mean: Of each channel, by which images in [0, 1] are normalized.
         std: Likewise.
-        count: How many are read, evenly spaced in the list; None for all.
+        count: How many are read, the first of the list; None for all.
     """
-    entries = json.loads(labels.read_text(encoding="utf-8"))
-    if count is not None and count < len(entries):
-        entries = [entries[row * len(entries) // count] for row in range(count)]
+    entries = json.loads(labels.read_text(encoding="utf-8"))[:count]
     images, boxes = [], []
     for entry in entries:
         with Image.open(folder / entry["file"]) as file:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from maps import Contest
+from numpy.typing import NDArray
 from photographs import Photographs
 from tables import Column, Values, mean_of
 from torch import Tensor, nn
@@ -82,13 +84,13 @@ def measure_cascade(contest: Contest, names: list[str]) -> Callable[[Photographs
         for name, model in zip(names, cascade(contest.model, names), strict=True):
             others[name] = maps(model, images, classes)
         *_, random = cascade(contest.model, names, seed=1)
-        values = {
+        values: dict[str, dict[str, NDArray[Any]]] = {
             row: {name: rank_correlation(found, other[row]).double().numpy() for name, other in others.items()}
             for row, found in trained.items()
         }
         for row, found in maps(random, images, classes).items():
             values[row][RANDOM_NETWORKS] = rank_correlation(found, others[names[-1]][row]).double().numpy()
-        return values
+        return dict(values)
 
     return measure
 
