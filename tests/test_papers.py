@@ -117,7 +117,7 @@ def test_deletion_and_insertion_tell_a_map_from_noise(papers, arguments):
 def test_randomization_goes_block_by_block_from_the_head(papers, arguments):
     rows = run(papers, "randomization", [*arguments, "--methods", "grad_cam", "eigen_cam"])
     columns = list(rows["Eigen-CAM"])
-    assert columns == ["noisy image", "other image", "two random networks", "3", "0.1"]
+    assert columns == ["blank %", "noisy image", "other image", "two random networks", "3", "0.1"]
     assert figure(rows["Eigen-CAM"]["3"]) == 1  # it does not read the head
     assert figure(rows["Grad-CAM"]["3"]) < 0.9
 

@@ -10,8 +10,6 @@ from photographs import Photographs
 from tables import Column, Values, mean_of
 from torch import Tensor
 
-WORST, NEGATIVE = "worst", "negative"
-
 
 def measure_agreement(contest: Contest) -> Callable[[Photographs], dict[str, Values]]:
     """Return how a batch is measured, for the predicted class: each library's maps beside ours of the same method."""
@@ -39,7 +37,6 @@ def pearson(maps: Tensor, others: Tensor) -> np.ndarray[tuple[int, ...], np.dtyp
 
 AGREEMENT_COLUMNS = (
     Column("mean correlation", mean_of("correlation"), scale=1),
-    Column("lowest", lambda values: float(np.nanmin(values["correlation"])), scale=1),
+    Column("10th percentile", lambda values: float(np.nanpercentile(values["correlation"], 10)), scale=1),
     Column("images below 0.9, %", lambda values: float((values["correlation"] < 0.9).mean())),
-    Column("below 0, %", lambda values: float((values["correlation"] < 0).mean())),
 )

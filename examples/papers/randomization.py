@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from maps import Contest
 from numpy.typing import NDArray
@@ -96,5 +97,6 @@ def measure_cascade(contest: Contest, names: list[str]) -> Callable[[Photographs
 
 
 def cascade_columns(names: list[str]) -> tuple[Column, ...]:
-    """Return the columns: the three to read the stages by, and the stages."""
-    return tuple(Column(name, mean_of(name), scale=1) for name in (NOISY, OTHER_IMAGE, RANDOM_NETWORKS, *names))
+    """Return the columns: how many maps are blank, the three to read the stages by, and the stages."""
+    stages = (Column(name, mean_of(name), scale=1) for name in (NOISY, OTHER_IMAGE, RANDOM_NETWORKS, *names))
+    return Column("blank %", lambda values: float(np.isnan(values[NOISY]).mean())), *stages
