@@ -1,6 +1,6 @@
 """The commands that remake the papers' tables, on made-up images and a tiny network."""
 
-import importlib
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -120,6 +120,17 @@ def test_randomization_goes_block_by_block_from_the_head(papers, arguments):
     assert columns == ["blank %", "noisy image", "other image", "two random networks", "3", "0.1"]
     assert figure(rows["Eigen-CAM"]["3"]) == 1  # it does not read the head
     assert figure(rows["Grad-CAM"]["3"]) < 0.9
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("captum", "pytorch_grad_cam", "torchcam")),
+    reason="needs the extra `benchmarks`",
+)
+@pytest.mark.filterwarnings("default")
+def test_the_libraries_grad_cam_is_ours(papers, arguments):
+    rows = run(papers, "agreement", [*arguments, "--methods", "grad_cam"])
+    assert list(rows) == ["Grad-CAM, grad-cam", "Grad-CAM, torchcam", "Grad-CAM, captum"]
+    assert all(figure(row["mean correlation"]) == 1 for row in rows.values())
 
 
 def test_a_measurement_that_was_cut_off_goes_on_where_it_stopped(papers, arguments, tmp_path):

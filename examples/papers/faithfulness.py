@@ -29,13 +29,13 @@ def measure_scores(contest: Contest, steps: int) -> Callable[[Photographs], dict
         explanation, maps = contest.explain(batch.images, contest.predicted(batch.images))
         if COMPARED in maps and REFERENCE_ROW in maps:
             maps[f"{COMPARED}, showing as much as ++"] = showing_as_much(maps[COMPARED], maps[REFERENCE_ROW])
-        found = measure_faithfulness(contest.model, explanation, heatmaps=maps, steps=steps)
+        scores = measure_faithfulness(contest.model, explanation, heatmaps=maps, steps=steps)
         return {
             row: {
                 "shown": maps[row].mean((1, 2, 3)).double().numpy(),
                 **{name: values.nan_to_num(METRICS[name].worst).double().numpy() for name, values in metrics.items()},
             }
-            for row, metrics in found.items()
+            for row, metrics in scores.items()
         }
 
     return measure

@@ -68,8 +68,8 @@ def torchcam_library(model: nn.Module, layer: str, titles: Collection[str]) -> S
         maps = {}
         for title, kind in kinds.items():
             with kind(model, layer) as method:
-                (found,) = method(classes.tolist(), model(images.detach().clone().requires_grad_()))
-            maps[f"{title}, torchcam"] = resized(found.detach()[:, None], images)
+                (cams,) = method(classes.tolist(), model(images.detach().clone().requires_grad_()))
+            maps[f"{title}, torchcam"] = resized(cams.detach()[:, None], images)
         return maps
 
     return run
@@ -81,12 +81,12 @@ def captum_library(model: nn.Module, layer: str, titles: Collection[str]) -> Sou
 
     def grad_cam(images: Tensor, classes: Tensor) -> Tensor:
         method = LayerGradCam(model, model.get_submodule(layer))
-        found: Tensor = method.attribute(images, target=classes, relu_attributions=True)
-        return found
+        cams: Tensor = method.attribute(images, target=classes, relu_attributions=True)
+        return cams
 
     def saliency(images: Tensor, classes: Tensor) -> Tensor:
-        found: Tensor = Saliency(model).attribute(images, target=classes).amax(1, keepdim=True)
-        return found
+        largest: Tensor = Saliency(model).attribute(images, target=classes).amax(1, keepdim=True)
+        return largest
 
     kinds = {title: kind for title, kind in zip(CAPTUM, (grad_cam, saliency), strict=True) if title in titles}
 
@@ -94,8 +94,8 @@ def captum_library(model: nn.Module, layer: str, titles: Collection[str]) -> Sou
         leaf = images.detach().clone().requires_grad_()
         maps = {}
         for title, kind in kinds.items():
-            found = kind(leaf, classes).detach()
-            maps[f"{title}, captum"] = resized(found / found.amax((1, 2, 3), keepdim=True).clamp(min=1e-30), images)
+            raw = kind(leaf, classes).detach()
+            maps[f"{title}, captum"] = resized(raw / raw.amax((1, 2, 3), keepdim=True).clamp(min=1e-30), images)
         return maps
 
     return run

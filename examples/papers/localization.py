@@ -83,15 +83,15 @@ def best_overlaps(heatmap: Tensor, boxes: Tensor) -> NDArray[np.float64]:
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
     # a connected region has as many pixels as its box is long: a smaller one overlaps no true box enough to count
     fewest = float((min(OVERLAPS) * sides.prod(1).min()).sqrt())
-    found = np.zeros(len(THRESHOLDS))
+    overlaps = np.zeros(len(THRESHOLDS))
     for row, threshold in enumerate(THRESHOLDS if pixels.max() > 0 else ()):
         regions, _ = ndimage.label(pixels > threshold * pixels.max(), structure=_EIGHT_NEIGHBORS)
         large = np.bincount(regions.ravel())[1:] >= fewest
         places = [place for place, kept in zip(ndimage.find_objects(regions), large, strict=True) if kept]
         if places:
             corners = [(x.start, y.start, x.stop, y.stop) for y, x in places]
-            found[row] = float(box_iou(torch.tensor(corners, dtype=torch.float32), boxes).max())
-    return found
+            overlaps[row] = float(box_iou(torch.tensor(corners, dtype=torch.float32), boxes).max())
+    return overlaps
 
 
 def lit_objects(marked: Tensor, boxes: Tensor) -> int:

@@ -39,12 +39,12 @@ class Contest:
     beside: tuple[Source, ...]
 
     @classmethod
-    def of(cls, model: nn.Module, methods: Sequence[str], images: Tensor, *, libraries: bool = True) -> Contest:
+    def of(cls, model: nn.Module, methods: Sequence[str], images: Tensor) -> Contest:
         """Return the contest of methods on a network, whose layer is chosen on the first image."""
         layer = find_target_layer(model, images[:1])
         titles = {METHODS[method].title for method in methods}
-        others = installed_libraries(model, layer.name, titles) if libraries else []
-        return cls(model, tuple(methods), str(layer), (*others, RandomMaps(), centered_blob))
+        libraries = installed_libraries(model, layer.name, titles)
+        return cls(model, tuple(methods), str(layer), (*libraries, RandomMaps(), centered_blob))
 
     def on(self, model: nn.Module) -> Contest:
         """Return the same for another network of the same layers, without the other libraries."""
@@ -61,7 +61,7 @@ class Contest:
         explanation = explain(
             self.model, images, methods=self.methods, target=classes, layer=self.layer, progress=False
         )
-        maps = {METHODS[key].title: found for key, found in explanation.heatmaps().items()}
+        maps = {METHODS[key].title: heatmaps for key, heatmaps in explanation.heatmaps().items()}
         for source in self.beside:
             maps |= source(images, classes)
         return explanation, maps
@@ -76,8 +76,8 @@ class RandomMaps:
     def __call__(self, images: Tensor, classes: Tensor) -> Maps:
         """Return noise for images, which depends on their pixels and the seed alone."""
         sums = images.flatten(1).double().sum(1).tolist()
-        noise = [np.random.default_rng([self.seed, abs(int(1e6 * total))]).random((1, NOISE_SIDE, NOISE_SIDE))
-                 for total in sums]  # fmt: skip
+        seeds = [[self.seed, abs(int(1e6 * total))] for total in sums]
+        noise = [np.random.default_rng(seed).random((1, NOISE_SIDE, NOISE_SIDE)) for seed in seeds]
         return {RANDOM: resized(torch.from_numpy(np.stack(noise)), images)}
 
 
@@ -119,9 +119,11 @@ def _values(
             with np.load(file) as arrays:
                 flat = dict(arrays)
         else:
-            found = measure(batch)
-            flat = {f"{row}\t{name}": np.asarray(numbers) for row, values in found.items()
-                    for name, numbers in values.items()}  # fmt: skip
+            flat = {
+                f"{row}\t{name}": np.asarray(numbers)
+                for row, values in measure(batch).items()
+                for name, numbers in values.items()
+            }
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 np.savez(file.with_suffix(".part.npz"), **flat)

@@ -73,24 +73,24 @@ def measure_cascade(contest: Contest, names: list[str]) -> Callable[[Photographs
         classes = contest.predicted(images)
 
         def maps(model: nn.Module, images: Tensor, classes: Tensor) -> dict[str, Tensor]:
-            found = contest.on(model).explain(images, classes)[1]
-            return {row: coarse(heatmaps) for row, heatmaps in found.items()}
+            _, every = contest.on(model).explain(images, classes)
+            return {row: coarse(heatmaps) for row, heatmaps in every.items()}
 
         trained = maps(contest.model, images, classes)
         noise = NOISE * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
         others = {
-            OTHER_IMAGE: {row: found.roll(1, 0) for row, found in trained.items()},
+            OTHER_IMAGE: {row: heatmaps.roll(1, 0) for row, heatmaps in trained.items()},
             NOISY: maps(contest.model, images + noise, classes),
         }
         for name, model in zip(names, cascade(contest.model, names), strict=True):
             others[name] = maps(model, images, classes)
         *_, random = cascade(contest.model, names, seed=1)
         values: dict[str, dict[str, NDArray[Any]]] = {
-            row: {name: rank_correlation(found, other[row]).double().numpy() for name, other in others.items()}
-            for row, found in trained.items()
+            row: {name: rank_correlation(heatmaps, other[row]).double().numpy() for name, other in others.items()}
+            for row, heatmaps in trained.items()
         }
-        for row, found in maps(random, images, classes).items():
-            values[row][RANDOM_NETWORKS] = rank_correlation(found, others[names[-1]][row]).double().numpy()
+        for row, heatmaps in maps(random, images, classes).items():
+            values[row][RANDOM_NETWORKS] = rank_correlation(heatmaps, others[names[-1]][row]).double().numpy()
         return dict(values)
 
     return measure

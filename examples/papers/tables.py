@@ -48,8 +48,8 @@ def interval(statistic: Callable[[Values], float], values: Values, seed: int = 0
     """
     count = len(next(iter(values.values())))
     draws = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
-    found = [statistic({name: numbers[rows] for name, numbers in values.items()}) for rows in draws]
-    low, high = np.nanpercentile(found, [2.5, 97.5]) if np.isfinite(found).any() else (np.nan, np.nan)
+    resampled = [statistic({name: numbers[rows] for name, numbers in values.items()}) for rows in draws]
+    low, high = np.nanpercentile(resampled, [2.5, 97.5]) if np.isfinite(resampled).any() else (np.nan, np.nan)
     return statistic(values), float(low), float(high)
 
 
@@ -72,8 +72,8 @@ def markdown(columns: Sequence[Column], rows: Mapping[str, Values], reference: s
 
 
 def _cell(column: Column, values: Values) -> str:
-    found, low, high = (column.scale * number for number in interval(column.statistic, values))
+    figure, low, high = (column.scale * number for number in interval(column.statistic, values))
     digits = 1 if column.scale == 100 else 2
-    if np.isnan(found):
+    if np.isnan(figure):
         return "–"
-    return f"{found:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})".replace("-", "−")
+    return f"{figure:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})".replace("-", "−")
