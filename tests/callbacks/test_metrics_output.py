@@ -216,6 +216,19 @@ def test_randomization_is_measured_every_so_many_epochs_and_says_which_maps_do_n
     assert float(measure_head_randomization(model, explanation)["cam"].nanmean()) < 0.9
 
 
+def test_maps_that_only_resemble_those_with_a_randomized_head_are_named_too(tmp_path):
+    torch.manual_seed(0)
+    model = ClassBlind()
+    with torch.no_grad():
+        model.head.linear.weight.uniform_(-0.3, 1)  # whatever their order, mostly a positive mixture of the same maps
+    ours = callback(["cam"], metrics=Metrics(randomization_every_n_epochs=1))
+    with pytest.warns(UserWarning, match="cam: the map looks the same") as caught:
+        fit(tmp_path, ours, model=model, max_epochs=1)
+    assert any("with a randomized head, or much like it" in str(warning.message) for warning in caught)
+    (event,) = events(tmp_path).Scalars("xai_saliency/cam/rank_correlation_random_head")
+    assert 0.5 < event.value < 0.9
+
+
 def test_stopping_and_saving_can_go_by_them(tmp_path):
     stopping = L.callbacks.EarlyStopping(
         "xai_saliency/cam/energy_in_box",
