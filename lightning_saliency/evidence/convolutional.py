@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from torch import nn
 
-from lightning_saliency.evidence.graph import ancestors, is_learned
+from lightning_saliency.evidence.graph import ancestors, dependents, is_learned, operation
 from lightning_saliency.evidence.trace import LayerCall, Trace
+
+_SQUASHING = frozenset({"Sigmoid", "Hardsigmoid", "Softmax"})
+"""Operations of which weights come."""
+
+_PRODUCTS = frozenset({"Mul", "Bmm", "Mm"})
 
 
 def last_convolutional_map(
@@ -18,8 +24,9 @@ def last_convolutional_map(
 
     It is read after its own norm and activation and before any pooling: Grad-CAM's "last convolutional layer"
     (Selvaraju 2017, section 3). Passed over are pooled or merely resized maps, maps of one pixel, maps of class scores,
-    and the patch embedding of a transformer (the only convolution, which cuts the image into patches). Where a
-    container returns the same tensor as a layer in it, the container's name is used: a ResNet's is `layer4`.
+    gates, which only weigh other maps (the scores of an attention pooling, say), and the patch embedding of a
+    transformer (the only convolution, which cuts the image into patches). Where a container returns the same tensor as
+    a layer in it, the container's name is used: a ResNet's is `layer4`.
 
     Args:
         trace: The trace of one image.
@@ -28,7 +35,7 @@ def last_convolutional_map(
         num_axes: The number of axes of the map: by default those of the images, 4 for maps of a volume's frames.
     """
     num_axes = num_axes or 2 + len(trace.image_size)
-    used = ancestors([trace.logits.grad_fn])
+    used = read_as_features(trace)
     sizes = {call.node: tuple(call.output.shape[2:]) for call in trace.calls}
 
     def is_candidate(call: LayerCall) -> bool:
@@ -83,6 +90,34 @@ def is_class_scores(trace: Trace, call: LayerCall, channels: Collection[int] | N
         return False
     made_by = ancestors([call.node], stop=is_learned)
     return not any(kind in node.name() for node in made_by for kind in ("Norm", "AddBackward"))
+
+
+def read_as_features(trace: Trace) -> AbstractSet[Any]:
+    """Return the nodes on which the logits depend otherwise than by gates, which only weigh what they multiply."""
+    gates = _gates(trace)
+    return ancestors([trace.logits.grad_fn], stop=gates.__contains__) - gates
+
+
+def _gates(trace: Trace) -> AbstractSet[Any]:
+    """Return the sigmoids and softmaxes by whose results something else that depends on the image is multiplied."""
+    nodes = ancestors([trace.logits.grad_fn])
+    dependent = dependents([trace.image], nodes)
+
+    def factors(node: Any) -> list[Any]:
+        is_product = operation(node) in _PRODUCTS
+        return [parent for parent, _ in node.next_functions if parent in dependent] if is_product else []
+
+    def squashed(factor: Any) -> set[Any]:
+        def stop(node: Any) -> bool:
+            return operation(node) in _SQUASHING or is_learned(node) or len(factors(node)) > 1
+
+        return {node for node in ancestors([factor], stop=stop) if operation(node) in _SQUASHING}
+
+    gates: set[Any] = set()
+    for sides in ([squashed(factor) for factor in factors(node)] for node in nodes):
+        if len(sides) > 1 and not all(sides):  # else either may be the other's gate
+            gates.update(*sides)
+    return gates
 
 
 def _is_convolutional(node: Any, size: tuple[int, ...], sizes: dict[Any, tuple[int, ...]]) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency._checks import OptionError
-from lightning_saliency.evidence.convolutional import is_class_scores, once_called, plainest_name
+from lightning_saliency.evidence.convolutional import is_class_scores, once_called, plainest_name, read_as_features
 from lightning_saliency.evidence.graph import ancestors, dependents, is_learned
 from lightning_saliency.evidence.layout import Layout, TokenGrid
 from lightning_saliency.evidence.target_layer import TargetLayer
@@ -104,14 +104,14 @@ class LayerChoice:
             return Layers(problem=self.problem())
         inputs = self._in_order([self._input_of(attention) for attention in self.trace.attentions], last)
         unique = list({call.node: call for call in inputs if call is not None}.values())
-        target = last
-        if last.site in self.layouts and self.layouts[last.site].is_tokens and unique and not self._cancels(unique[-1]):
-            target = unique[-1]
+        sites = self._sites(inputs)
+        is_tokens = self._is_tokens(last) or (sites is not None and self._is_of_tokens(last))
+        target = unique[-1] if is_tokens and unique and not self._cancels(unique[-1]) else last
         return Layers(
             target=self._target(target),
             pooled=self._target(last),
             attention_inputs=tuple(map(self._target, unique)),
-            attentions=self._sites(inputs),
+            attentions=sites,
             read_prefix=self._read_prefix(),
         )
 
@@ -134,12 +134,20 @@ class LayerChoice:
             and not is_class_scores(self.trace, call, [self._channels(call)])
             and not self._is_weights(call)
             and call.site not in self.inner
+            and call.node in self.features
         )
 
     def _is_of_times(self, call: LayerCall) -> bool:
         """Whether a map has one position for each time of a volume, where an earlier one has more."""
         grid = self._token_grid(call).grid
         return self.convolutional is not None and len(grid) == 3 and max(grid[1:]) == 1
+
+    def _is_tokens(self, call: LayerCall) -> bool:
+        return call.site in self.layouts and self.layouts[call.site].is_tokens
+
+    def _is_of_tokens(self, call: LayerCall) -> bool:
+        """Whether a map is a sequence of tokens that was only reshaped, normed or pooled."""
+        return any(only_pools(other, call) for other in filter(self._is_tokens, self.trace.calls))
 
     def _channels(self, call: LayerCall) -> int:
         return int(self.layouts[call.site].sequence(call.output).shape[-1])
@@ -253,6 +261,11 @@ class LayerChoice:
         return sum(parent in self.dependent for parent, _ in node.next_functions) < 2
 
     @cached_property
+    def features(self) -> AbstractSet[Any]:
+        """The nodes on which the logits depend otherwise than by gates."""
+        return read_as_features(self.trace)
+
+    @cached_property
     def dependent(self) -> AbstractSet[Any]:
         """The nodes that depend on the image."""
         return dependents([self.trace.image], ancestors([self.trace.logits.grad_fn]))
@@ -295,24 +308,27 @@ class LayerChoice:
 
     def _sites(self, inputs: Sequence[LayerCall | None]) -> AttentionSites | None:
         """Return the attentions over the image's patches, if there are no others."""
-        queries, sizes = [], []
-        grids = set()
+        queries: list[int | None] = []
+        sizes: list[tuple[int, int]] = []
+        read: list[LayerCall] = []
         for attention, call in zip(self.trace.attentions, inputs, strict=True):
             if call is None or attention.size is None:
                 return None
+            read.append(call)
             tokens, (length, keys) = self._token_grid(call), attention.size
-            grids.add(tokens.grid)
-            if keys != len(tokens) or length not in (1, keys) or len(grids) > 1:
+            if keys != len(tokens) or length not in (1, keys) or tokens.grid != self._token_grid(read[0]).grid:
                 return None
             asks = length == 1 and self._asks(attention)
             queries.append(tokens.prefix - 1 if asks and tokens.prefix else len(tokens) - 1 if asks else None)
             sizes.append(attention.size)
-        stream = self._stream() if sizes else None
-        ends_in_query = bool(sizes) and sizes[-1][0] == 1 < sizes[-1][1]
-        if stream is not None:
-            return AttentionSites(tuple(queries), tuple(sizes), self._target(stream))
-        read = inputs[-1] if ends_in_query else None
-        return None if read is None else AttentionSites(tuple(queries), tuple(sizes), self._target(read), True)
+        if not read:
+            return None
+        stream = self._stream(read)
+        asks_alone = sizes[-1][0] == 1 < sizes[-1][1]
+        last = stream or (read[-1] if asks_alone and self._has_tokens(read[-1], read) else None)
+        if last is None:
+            return None
+        return AttentionSites(tuple(queries), tuple(sizes), self._target(last), ends_in_query=stream is None)
 
     def _asks(self, attention: AttentionCall) -> bool:
         """Whether the query comes from the image, as a class token's does, and that of attention pooling does not."""
@@ -321,14 +337,32 @@ class LayerChoice:
         products = ancestors([attention.scores], stop=is_learned)
         return any(is_learned(node) and not self._is_projection(node) for node in products)
 
-    def _stream(self) -> LayerCall | None:
-        """Return the last sequence of tokens that comes from the last attention, whichever of them the score reads."""
-        for node in reversed(self.trace.nodes()):
-            readable = self.readable[node]
-            if readable and node in self.gradients and readable[0].site not in self.inner:
-                comes_after = self.trace.attentions[-1].node in ancestors([node])
-                return plainest_name(self.trace, readable) if comes_after else None
+    def _stream(self, inputs: Sequence[LayerCall]) -> LayerCall | None:
+        """Return the last sequence of tokens that comes from the last attention, whichever of them the score reads.
+
+        It has all tokens that the attentions have. What a head makes of the patches alone, such as a map that it
+        convolves or one score of each class a patch, comes after it.
+        """
+        last_attention = self.trace.attentions[-1].node
+        for node, readable in reversed(self.readable.items()):
+            if (
+                readable
+                and node in self.gradients
+                and readable[0].site not in self.inner
+                and self._is_tokens(readable[0]) == self._is_tokens(inputs[-1])
+                and self._has_tokens(readable[0], inputs)
+                and last_attention in ancestors([node])
+            ):
+                return plainest_name(self.trace, readable)
         return None
+
+    def _has_tokens(self, call: LayerCall, others: Sequence[LayerCall]) -> bool:
+        """Whether a sequence has all the tokens of others."""
+        own = self._token_grid(call)
+        return all(
+            own.grid == other.grid and own.prefix >= other.prefix and own.suffix >= other.suffix
+            for other in map(self._token_grid, others)
+        )
 
     def problem(self) -> str:
         """Return why there is no target layer."""

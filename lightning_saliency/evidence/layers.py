@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.data import Call, times
-from lightning_saliency.evidence.convolutional import is_class_scores, last_convolutional_map
+from lightning_saliency.evidence.convolutional import is_class_scores, last_convolutional_map, read_as_features
 from lightning_saliency.evidence.detection_tasks import Detection
 from lightning_saliency.evidence.forward import Forward, as_forward
-from lightning_saliency.evidence.graph import ancestors
 from lightning_saliency.evidence.head import own_parameters, replace_parameters
 from lightning_saliency.evidence.layer_choice import LayerChoice, Layers, only_pools
 from lightning_saliency.evidence.layout import Layout, has_aspect
@@ -155,7 +154,7 @@ def _fill_zero_parameters(shadow: nn.Module) -> None:
 def _has_later_map(trace: Trace, convolutional: LayerCall) -> bool:
     """Whether something learned is applied after the last convolutional map to what may be a map as well."""
     nodes = trace.nodes()
-    later = ancestors([trace.logits.grad_fn]) & set(nodes[nodes.index(convolutional.node) + 1 :])
+    later = read_as_features(trace) & set(nodes[nodes.index(convolutional.node) + 1 :])
     return any(
         call.node in later
         and _may_be_map(call.output.shape, trace.image_size)

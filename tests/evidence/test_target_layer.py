@@ -261,6 +261,47 @@ def test_a_map_of_class_scores_is_passed_over_and_one_of_hidden_channels_is_not(
         explain(only_scores, IMAGES)
 
 
+def spatial_attention(net, maps):
+    weighted = maps * net.channels(gap(maps))[..., None, None].sigmoid()
+    return gap(weighted * net.gate(torch.stack([weighted.mean(1), weighted.amax(1)], 1)).sigmoid())
+
+
+GATES = {
+    "attention pooling": (lambda net, x: (x.flatten(2) * net.gate(x).flatten(2).softmax(2)).sum(2), nn.Conv2d(8, 1, 1)),
+    "the same as a product of matrices": (
+        lambda net, x: (x.flatten(2) @ net.gate(x).flatten(2).softmax(2).mT)[..., 0], nn.Conv2d(8, 1, 1),
+    ),
+    "a sigmoid for each channel": (lambda net, x: gap(x * net.gate(x).sigmoid()), nn.Conv2d(8, 8, 1)),
+    "the sigmoid in a module": (lambda net, x: gap(x * net.gate(x)), nn.Sequential(nn.Conv2d(8, 1, 1), nn.Sigmoid())),
+    "residual attention (Wang 2017)": (lambda net, x: gap(x * (1 + net.gate(x).sigmoid())), nn.Conv2d(8, 8, 1)),
+    "CBAM (Woo 2018)": (spatial_attention, nn.Conv2d(2, 1, 3, padding=1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_a_convolution_that_only_weighs_the_features_is_passed_over(gate):
+    tail, module = GATES[gate]
+    model = Net(lambda net, x: tail(net, net.act(x)), act=nn.ReLU(), gate=module, channels=nn.Linear(8, 8)).eval()
+    found = explain(model, IMAGES, methods=["eigen_cam", "grad_cam"])
+    assert found.layer == "act"
+    assert_reads(found.attributions["eigen_cam"], F.relu(model.conv2(F.relu(model.conv1(IMAGES)))))
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        lambda net, x: gap(net.last(x).sigmoid()),
+        lambda net, x: gap(F.silu(net.last(x))),
+        lambda net, x: gap((y := net.last(x)) * y.sigmoid()),
+        lambda net, x: gap((y := net.last(x).sigmoid()) * net.channels(gap(y))[..., None, None].sigmoid()),
+    ],
+    ids=["sigmoid", "SiLU", "SiLU written out", "sigmoid, squeeze and excitation"],
+)
+def test_a_convolution_behind_an_activation_that_is_a_gate_elsewhere_is_read(tail):
+    model = Net(tail, last=nn.Conv2d(8, 8, 3, padding=1), channels=nn.Linear(8, 8))
+    assert explain(model, IMAGES).layer.removesuffix(":activated") == "last"
+
+
 def test_a_branch_that_the_logits_do_not_depend_on_is_passed_over():
     class Auxiliary(Net):
         def forward(self, images):
