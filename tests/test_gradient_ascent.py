@@ -67,7 +67,8 @@ def rows(made, chosen):
 def test_the_class_model_of_a_linear_model_is_its_weights_over_twice_the_decay():
     model, decay, steps, step_size = linear(4), 0.05, 200, 0.04
     weights, bias = weights_of(model)
-    made = class_model_image(model, [2, 0, 3], SIZE, weight_decay=decay, steps=steps, step_size=step_size)
+    options = {"weight_decay": decay, "steps": steps, "step_size": step_size, "regularized": False}
+    made = class_model_image(model, [2, 0, 3], SIZE, **options)
     W, b = weights[[2, 0, 3]], bias[[2, 0, 3]]
     expected = W / (2 * decay)
     assert (rms(expected) < step_size * (steps + 1) / 2).all()  # it is within reach
@@ -89,7 +90,7 @@ def test_each_step_is_a_little_shorter_than_the_one_before_however_large_the_gra
     for scale in (1.0, 1e-30, 1e30):
         with torch.no_grad():
             model[1].weight.copy_((weights * scale).flatten(1))
-        made = class_model_image(model, [1, 3], SIZE, weight_decay=0.0, steps=10, step_size=0.5)
+        made = class_model_image(model, [1, 3], SIZE, weight_decay=0.0, steps=10, step_size=0.5, regularized=False)
         direction = weights[[1, 3]] / rms(weights[[1, 3]])
         torch.testing.assert_close(made.images, lengths.sum() * direction)
         walked = F.pad(lengths.cumsum(0), (1, 0))[:, None]
@@ -97,35 +98,58 @@ def test_each_step_is_a_little_shorter_than_the_one_before_however_large_the_gra
         torch.testing.assert_close(made.objectives, bias[[1, 3]] + walked * slope)
 
 
-def test_jitter_rolls_the_image_that_a_step_sees_and_reports_the_one_that_is_returned():
-    model = linear(4)
-    weights, bias = weights_of(model)
-    options = {"weight_decay": 0.0, "steps": 9, "step_size": 0.3}
-    made = class_model_image(model, 1, SIZE, jitter=2, **options)
-    plain = class_model_image(model, 1, SIZE, **options)
-    assert not torch.allclose(made.images, plain.images)
-    # each step adds the weights, rolled: the sum of a channel does not see where they were rolled to
-    torch.testing.assert_close(made.images.sum((2, 3)), plain.images.sum((2, 3)))
+def regularized_direction(weights):
+    """The direction of a regularized step along the weights: three tenths of their color are left."""
+    gray = weights.mean(1, keepdim=True)
+    mixed = gray + 0.3 * (weights - gray)
+    return mixed / rms(mixed)
+
+
+def test_a_regularized_step_rolls_the_image_and_reports_the_one_that_is_returned():
+    size = (3, 32, 16)  # which is rolled by up to 2 and 1 pixels
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(size), 2)).double()
+    weights, bias = model[1].weight.detach().reshape(-1, *size), model[1].bias.detach()
+    start = torch.randn(size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    made = class_model_image(model, 1, start=start, weight_decay=0.0, steps=9, step_size=0.3)
+    moved = sum(0.3 * step / 9 for step in range(1, 10)) * regularized_direction(weights[1:2])
+    assert not torch.allclose(made.images, start + moved)
+    # each step adds the direction, rolled: the sum of a channel does not depend on how far it was rolled
+    torch.testing.assert_close(made.images.sum((2, 3)), (start + moved).sum((2, 3)))
     torch.testing.assert_close(made.scores, (made.images * weights[1]).sum((1, 2, 3)) + bias[1])
-    torch.testing.assert_close(made.start_scores, bias[1:2])
+    torch.testing.assert_close(made.start_scores, (start * weights[1]).sum((0, 1, 2))[None] + bias[1])
 
 
-@pytest.mark.parametrize("sigma", [0.5, 30.0])
-def test_the_tenth_step_ends_in_a_blur(sigma):
-    model = linear(2)
-    weights, _ = weights_of(model)
-    direction = weights[:1] / rms(weights[:1])
-    made = class_model_image(model, 0, SIZE, blur=sigma, weight_decay=0.0, steps=11, step_size=1.1)
-    kernel = [min(2 * math.ceil(3 * sigma) + 1, 2 * size - 1) for size in (SIZE[2], SIZE[1])]
-    walked = sum(0.1 * length for length in range(11, 1, -1))
-    torch.testing.assert_close(made.images, gaussian_blur(walked * direction, kernel, sigma) + 0.1 * direction)
-    unblurred = class_model_image(model, 0, SIZE, weight_decay=0.0, steps=10, step_size=1.1)
-    assert_same(class_model_image(model, 0, SIZE, blur=sigma, weight_decay=0.0, steps=10, step_size=1.1), unblurred)
+@pytest.mark.parametrize("size", [(3, 6, 5), (1, 7, 7)])  # too small to be rolled
+def test_the_tenth_regularized_step_ends_in_a_blur(size):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(size), 2)).double()
+    direction = regularized_direction(model[1].weight.detach().reshape(-1, *size)[:1])
+    start = torch.zeros(size)
+    made = class_model_image(model, 0, start=start, weight_decay=0.0, steps=11, step_size=1.1)
+    walked = sum(0.1 * length for length in range(11, 1, -1)) * direction
+    blurred = gaussian_blur(walked, [3, 3], [size[2] / 128, size[1] / 128])
+    torch.testing.assert_close(made.images, blurred + 0.1 * direction)
+    unblurred = class_model_image(model, 0, start=start, weight_decay=0.0, steps=10, step_size=1.1)
+    walked = sum(0.11 * length for length in range(10, 0, -1)) * direction
+    torch.testing.assert_close(unblurred.images, walked)
+
+
+@pytest.mark.parametrize(("size", "sigma"), [(64, 0.5), (128, 1.0), (512, 1.0)])
+def test_a_larger_image_is_blurred_more_but_by_no_more_than_a_pixel(size, sigma):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(size, 2)).double()
+    start = torch.randn(1, size, 1, dtype=torch.float64)
+    options = {"start": start, "weight_decay": 0.0, "step_size": 1e-9}
+    made, unblurred = (class_model_image(model, 0, steps=steps, **options) for steps in (11, 10))
+    torch.testing.assert_close(unblurred.images, start[None], rtol=0, atol=1e-7)
+    kernel = [1, 2 * math.ceil(3 * sigma) + 1]
+    torch.testing.assert_close(made.images, gaussian_blur(start[None], kernel, [1.0, sigma]), rtol=0, atol=1e-7)
 
 
 def test_a_single_logit_has_a_class_model_for_and_one_against():
     model = linear(1)
-    made = class_model_image(model, [0, 1], SIZE)
+    made = class_model_image(model, [0, 1], SIZE, regularized=False)
     torch.testing.assert_close(made.images[0], -made.images[1])
     logits = model(made.images)[:, 0].detach()
     torch.testing.assert_close(made.scores, torch.stack([-logits[0], logits[1]]))
@@ -136,14 +160,14 @@ def test_a_single_logit_has_a_class_model_for_and_one_against():
 
 @pytest.mark.parametrize("weight_decay", [0.0, 1e-4, 1e-3])
 def test_the_objective_of_a_net_rises_with_each_small_step(weight_decay):
-    options = {"steps": 40, "step_size": 5e-3}
+    options = {"steps": 40, "step_size": 5e-3, "regularized": False}
     made = class_model_image(network(), range(4), (3, 12, 12), weight_decay=weight_decay, **options)
     assert (made.objectives.diff(dim=0) > 0).all()
     assert (made.scores > made.start_scores).all()
 
 
 def test_each_class_gets_what_it_gets_alone_and_the_seed_decides():
-    options = {"steps": 12, "jitter": 3, "blur": 0.6}
+    options = {"steps": 12}
     made = class_model_image(network(), [3, 1, 1], (3, 12, 12), seed=5, **options)
     for row, label in enumerate([3, 1, 1]):
         assert_same(class_model_image(network(), label, (3, 12, 12), seed=5, **options), rows(made, [row]))
@@ -155,8 +179,8 @@ def test_each_class_gets_what_it_gets_alone_and_the_seed_decides():
 
 def test_it_starts_where_it_is_told():
     model = network()
-    zero = class_model_image(model, [0, 2], (3, 12, 12), steps=5)
-    assert_same(class_model_image(model, [0, 2], start=torch.zeros(3, 12, 12), steps=5), zero)
+    zero = class_model_image(model, [0, 2], (3, 12, 12), steps=5, regularized=False)
+    assert_same(class_model_image(model, [0, 2], start=torch.zeros(3, 12, 12), steps=5, regularized=False), zero)
     starts = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     kept = starts.clone()
     made = class_model_image(model, [0, 2], start=starts, steps=5)
@@ -164,6 +188,94 @@ def test_it_starts_where_it_is_told():
     for row, label in enumerate([0, 2]):
         assert_same(class_model_image(model, label, start=starts[row], steps=5), rows(made, [row]))
     assert torch.equal(starts, kept)
+
+
+# class models: the pixels
+
+
+@pytest.mark.parametrize("regularized", [True, False])
+@pytest.mark.parametrize("white", [1.0, 255.0])
+def test_the_image_is_the_same_whatever_the_normalization(white, regularized):
+    mean, std = (torch.tensor(numbers, dtype=torch.float64)[:, None, None] for numbers in ([0.3, 0.5, 0.6], [0.2] * 3))
+
+    class Normalizing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, images):
+            return self.net((images / white - mean) / std)
+
+    options = {"image_size": (3, 16, 16), "steps": 30, "step_size": 2.0, "regularized": regularized}
+    bounds = ((0 - mean) / std, (1 - mean) / std)
+    outside = class_model_image(network(), [0, 2], bounds=bounds, **options)
+    inside = class_model_image(Normalizing(), [0, 2], bounds=(0, white), **options)
+    torch.testing.assert_close(inside.images / white, outside.images * std + mean)
+    torch.testing.assert_close(inside.objectives, outside.objectives)
+    assert ((inside.images >= 0) & (inside.images <= white)).all()
+    assert ((inside.images == 0) | (inside.images == white)).any()  # steps that long meet the bounds
+    assert ((outside.images >= bounds[0]) & (outside.images <= bounds[1])).all()
+
+
+def test_it_starts_from_faint_noise_around_the_middle_of_the_bounds_and_from_the_zero_image_without_regularization():
+    size, tiny = (3, 64, 64), {"steps": 1, "step_size": 1e-9}
+    flat = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(192, 2)).double()
+    noise = class_model_image(flat, 0, size, **tiny).images
+    assert abs(noise.mean()) < 0.01
+    assert 0.09 < noise.std() < 0.11
+    around = class_model_image(flat, 0, size, bounds=(0, 255), **tiny).images
+    torch.testing.assert_close(around, 127.5 + 63.75 * noise)
+    for bounds, middle in ((None, 0.0), ((0, 1), 0.5), ((-torch.inf, 1), 0.0)):
+        image = class_model_image(flat, 0, size, bounds=bounds, regularized=False, **tiny).images
+        torch.testing.assert_close(image, torch.full_like(image, middle))
+
+
+# class models: a logit that is 0
+
+
+class Rectified(nn.Module):
+    """A classifier that ends in convolution, ReLU and pooling, as SqueezeNet's; its logits are 0 unless one is found."""
+
+    def __init__(self, bias=-0.3):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 4, 3)).double()
+        self.net[2].bias.data.fill_(bias)
+
+    def forward(self, images):
+        return self.net(images).relu().mean((2, 3))
+
+
+def test_a_logit_that_is_0_without_a_gradient_is_left():
+    model, size = Rectified(), (3, 16, 16)
+    for seed in range(3):
+        made = class_model_image(model, range(4), size, seed=seed)
+        assert not made.start_scores.any()
+        assert (made.scores > 0).all()
+        assert made.reasons == [None] * 4
+    plain = class_model_image(model, range(4), size, regularized=False)
+    assert not plain.images.any()
+    assert plain.reasons == ["gradient 0"] * 4
+
+
+def test_only_the_image_whose_gradient_is_0_gets_the_one_that_passes_the_relu():
+    model, dead = Rectified(bias=0.2), Rectified(bias=0.2)
+    dead.net[2].bias.data[3] = -1.0
+    expected = class_model_image(model, [0, 1, 2], (3, 16, 16))
+    made = class_model_image(dead, [0, 1, 2, 3], (3, 16, 16))
+    torch.testing.assert_close(made.images[:3], expected.images)
+    assert made.scores[3] > made.start_scores[3] == 0
+
+
+def test_an_image_without_any_gradient_stays_what_it_is():
+    class Rounding(nn.Module):
+        def forward(self, images):
+            return (images * 0).flatten(1)
+
+    start = torch.rand(1, 2, 3, generator=torch.Generator().manual_seed(0))
+    made = class_model_image(Rounding(), [2, 4], start=start, weight_decay=0.5)
+    assert torch.equal(made.images, start.expand(2, -1, -1, -1))
+    assert made.reasons == ["gradient 0"] * 2
 
 
 # fooling images: closed forms
@@ -281,7 +393,7 @@ def test_an_image_without_a_gradient_or_with_one_that_is_not_finite_stops_and_sa
     targets = (model(images).nan_to_num(0).argmax(1) + 1) % 3
     for made in (
         fooling_image(model, images, targets, method=method, step_size=0.05),
-        class_model_image(model, targets, start=images, steps=20, weight_decay=0),
+        class_model_image(model, targets, start=images, steps=20, weight_decay=0, regularized=False),
     ):
         assert made.reasons == [None, "gradient 0", "not finite", "not finite", None, None]
         others = [0, 4, 5]
@@ -363,7 +475,7 @@ def state_of(model):
 def test_every_context_gives_the_same_images_and_leaves_the_model_as_it_was(context, frozen):
     plain = network().eval()
     expected = (
-        class_model_image(plain, [1, 2], start=IMAGES[0], steps=5, jitter=1),
+        class_model_image(plain, [1, 2], start=IMAGES[0], steps=5),
         fooling_image(plain, IMAGES, [1] * 6, max_steps=20),
     )
     model = Disturbing().train().requires_grad_(not frozen)
@@ -378,7 +490,7 @@ def test_every_context_gives_the_same_images_and_leaves_the_model_as_it_was(cont
         )  # may be inference tensors
         forward = Forward(model, output_fn=lambda output: output["mine"])
         made = (
-            class_model_image(forward, classes, start=images[0], steps=5, jitter=1),
+            class_model_image(forward, classes, start=images[0], steps=5),
             fooling_image(forward, images, labels, bounds=(images.min(), 10), max_steps=20),
         )
         assert state_of(model) == before
@@ -436,9 +548,8 @@ def test_the_forward_runs_in_the_context_that_is_asked_for():
         ({"step_size": 0}, ValueError, "`step_size` to be a number above 0, got 0"),
         ({"step_size": math.nan}, ValueError, "`step_size` to be a number above 0, got nan"),
         ({"weight_decay": -1e-3}, ValueError, "`weight_decay` to be a number from 0, got -0.001"),
-        ({"jitter": -1}, ValueError, "`jitter` to be an int from 0, got -1"),
-        ({"jitter": True}, TypeError, "`jitter` to be an int from 0, got True"),
-        ({"blur": "soft"}, TypeError, "`blur` to be a number from 0, got 'soft'"),
+        ({"regularized": 1}, TypeError, "`regularized` to be .*, got 1"),
+        ({"bounds": (1, 0)}, ValueError, r"`bounds` to be \(low, high\), low below high, .* got \(1, 0\)"),
         ({"seed": 0.5}, TypeError, "`seed` to be an int from 0, got 0.5"),
     ],
 )
@@ -505,7 +616,7 @@ def test_a_trained_net_sees_the_class_in_its_class_model_and_the_target_in_its_f
     model.eval()
     assert torch.equal(model(images).argmax(1), labels)
 
-    for options in ({}, {"jitter": 2}, {"jitter": 2, "blur": 0.4}):
+    for options in ({}, {"seed": 1}, {"regularized": False}):
         made = class_model_image(model, [0, 1], images.shape[1:], **options)
         assert torch.equal(model(made.images).argmax(1), torch.tensor([0, 1]))
         assert (made.scores > made.start_scores).all()

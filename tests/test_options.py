@@ -158,9 +158,9 @@ MODEL = Kind([3, None, "resnet18", True, Odd(), [], nn.Linear, torch.zeros(2)], 
 INPUTS = Kind([3, None, "a", True, Odd(), [], {}, torch.zeros(3), torch.zeros(0, 2, 12, 12), np.zeros((2, 2, 12, 12)),
                torch.zeros(2, 2, 12, 12).int(), torch.zeros(2, 2, 12, 12).bool()], [IMAGES])  # fmt: skip
 
-ASCENT = {
-    "steps": STEPS, "step_size": LENGTH, "weight_decay": RATE, "jitter": count(0).but(0), "blur": RATE,
-}  # fmt: skip
+ASCENT = {"steps": STEPS, "step_size": LENGTH, "weight_decay": RATE}
+BOUNDS = Kind([3, True, "ab", "", [], {}, Odd(), (1, 0), (0, 0), (0, NAN), (0, "1"), (False, True), (0,),
+               (None, 1), (torch.zeros(3), 1)], [None, (0, 1), (-INF, torch.ones(2, 1, 1))])  # fmt: skip
 MADE = {"execution": EXECUTION, "style": STYLE, "every_n_epochs": count(), "model": MODULE_NAME, "name": TAG}
 POOLING = choice("avg", "max", "lse")
 CUT = {
@@ -206,7 +206,7 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
     ClassModelCallback: ({}, {
         "classes": Kind([3, *BOOLS, "", "12", b"ab", [], {}, Odd(), [True], [-1], [1.5], ["1"], [None], [10**30]],
                         [None, [2, 1], (np.int64(3),), range(3), np.arange(3), torch.arange(2)]),
-        **ASCENT, "dataloader_idx": count(0).but(0), **MADE,
+        "steps": STEPS, "dataloader_idx": count(0).but(0), **MADE,
     }),
     FoolingCallback: ({}, {
         "target": count(0).but(0).or_none(), "method": choice("sign", "gradient"), "step_size": LENGTH,
@@ -243,13 +243,12 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
                       [None, torch.zeros(2, 12, 12), torch.zeros(2, 2, 12, 12)]),
         **{option: Kind(kind.wrong, [one for one in kind.right if not one or one >= 1e-3][:3])
            for option, kind in ASCENT.items()},
-        "jitter": count(0).but(0, 2**63 - 1), "seed": count(0).but(0, 2**63 - 1),
+        "bounds": BOUNDS, "regularized": FLAG, "seed": count(0).but(0, 2**63 - 1),
     }),
     fooling_image: ({"model": NET, "images": IMAGES, "max_steps": 1}, {
         "model": MODEL, "images": INPUTS, "target": Kind([*NOT_FROM_0, "label", [0, 1, 0], 99, torch.sum], [None, 1]),
         "method": choice("sign", "gradient"), "step_size": LENGTH, "max_steps": count(),
-        "bounds": Kind([3, True, "ab", "", [], {}, Odd(), (1, 0), (0, 0), (0, NAN), (0, "1"), (False, True), (0,),
-                        (None, 1), (torch.zeros(3), 1)], [None, (0, 1), (-INF, torch.ones(2, 1, 1))]),
+        "bounds": BOUNDS,
     }),
     GAPHead: ({"in_channels": 4, "num_classes": 3}, {
         "in_channels": count(), "num_classes": count(), "bias": FLAG, "dropout": number(0, 0.5, 1, outside=[-0.1, 1.5]),

@@ -33,8 +33,8 @@ _JITTER = 1 / 16
 _SATURATION = 0.3
 """The factor of a regularized step's color, which is what a channel differs by from the mean over the channels."""
 
-_BLUR_SIGMA, _BLUR_EVERY = 1 / 128, 10
-"""σ of the regularized ascent's blur, in heights and widths, and after how many steps it comes."""
+_BLUR_SIGMA, _BLUR_LIMIT, _BLUR_EVERY = 1 / 128, 1.0, 10
+"""σ of the regularized ascent's blur, in heights and widths, its limit in pixels, and after how many steps it comes."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def class_model_image(
     comes of regularizing the steps, each one of which still raises the score, to first order:
 
     - The image is rolled at random before each step, by up to a sixteenth of its size (Mordvintsev et al. 2015,
-      "Inceptionism"), and each tenth step ends in a Gaussian blur, σ = 1/128 of its size (Yosinski et al. 2015,
-      "Understanding Neural Networks Through Deep Visualization").
+      "Inceptionism"), and each tenth step ends in a Gaussian blur, σ = 1/128 of its size, but no more than 1 pixel
+      (Yosinski et al. 2015, "Understanding Neural Networks Through Deep Visualization").
     - Of a step's color, what a channel differs by from the mean over the channels, 30 % is left, since the channels of
       photographs rise and fall together (Olah et al. 2017, "Feature Visualization", by decorrelated colors).
     - It starts from faint noise. Where a ReLU lets nothing of an image's gradient through, as behind a logit that is 0,
@@ -253,8 +253,11 @@ def _class_scores(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def _blurred(images: Tensor) -> Tensor:
-    sigmas = [size * _BLUR_SIGMA for size in (images.shape[3], images.shape[2])]
-    blurred: Tensor = gaussian_blur(images, [2 * math.ceil(3 * sigma) + 1 for sigma in sigmas], sigmas)
+    sizes = [images.shape[3], images.shape[2]]
+    sigmas = [min(size * _BLUR_SIGMA, _BLUR_LIMIT) for size in sizes]
+    # the kernel reaches to 3σ, and its reflected border no further than the image
+    radii = [min(math.ceil(3 * sigma), size - 1) for sigma, size in zip(sigmas, sizes, strict=True)]
+    blurred: Tensor = gaussian_blur(images, [2 * radius + 1 for radius in radii], sigmas)
     return blurred
 
 

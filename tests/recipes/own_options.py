@@ -33,7 +33,7 @@ def own(name: str, **options: Any) -> Recipe:
 
 
 def class_models() -> list:
-    return [ClassModelCallback(steps=3, jitter=2, blur=0.5, name="saliency/class_model", execution=STRICT)]
+    return [ClassModelCallback(steps=3, name="saliency/class_model", execution=STRICT)]
 
 
 def fooling() -> list:
