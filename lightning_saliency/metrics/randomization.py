@@ -139,7 +139,7 @@ ROWS: tuple[Metric, ...] = (
     replace(
         RANK_CORRELATION, name="rank_correlation_random_head", higher_is_better=False,
         description="Spearman's rank correlation with the map of the network with a random head; "
-        "from 0.5 on, a warning",
+        "from 0.6 on, a warning",
         section="with `randomization_every_n_epochs`",
     ),
 )  # fmt: skip

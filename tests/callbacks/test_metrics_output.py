@@ -220,13 +220,13 @@ def test_maps_that_only_resemble_those_with_a_randomized_head_are_named_too(tmp_
     torch.manual_seed(0)
     model = ClassBlind()
     with torch.no_grad():
-        model.head.linear.weight.uniform_(-0.3, 1)  # whatever their order, mostly a positive mixture of the same maps
+        model.head.linear.weight.uniform_(0, 1)  # whatever their order, a positive mixture of the same maps
     ours = callback(["cam"], metrics=Metrics(randomization_every_n_epochs=1))
     with pytest.warns(UserWarning, match="cam: the map looks the same") as caught:
         fit(tmp_path, ours, model=model, max_epochs=1)
     assert any("with a randomized head, or much like it" in str(warning.message) for warning in caught)
     (event,) = events(tmp_path).Scalars("xai_saliency/cam/rank_correlation_random_head")
-    assert 0.5 < event.value < 0.9
+    assert 0.6 < event.value < 0.9
 
 
 def test_stopping_and_saving_can_go_by_them(tmp_path):
