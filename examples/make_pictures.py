@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -71,16 +72,18 @@ def photographs(output: Path, *, small: bool) -> None:
     """Train a CNN on crops of two photographs, and let it look at both photographs whole."""
     photos = Photographs()
     with working_in_temporary_folder():
-        model = PhotographClassifier()
-        L.Trainer(max_epochs=1 if small else 8, logger=False, enable_checkpointing=False).fit(
-            model, DataLoader(Crops(photos, 66 if small else 1998), batch_size=33, shuffle=True)
-        )
-        logger = CSVLogger("logs")
+        model = trained_on_crops(photos, small=small)
         methods = ["grad_cam", "grad_cam_plus_plus", "saliency", "guided_backprop"]
-        L.Trainer(logger=logger, callbacks=[SaliencyCallback(methods)]).validate(
-            model, DataLoader(photos, batch_size=2)
-        )
-        save(last_picture(Path(logger.log_dir), "saliency/Overview"), output / "photographs.jpg")
+        save(overview(model, photos, methods), output / "photographs.jpg")
+
+
+def two_objects(output: Path, *, small: bool) -> None:
+    """Show each class on its own object in one picture (Selvaraju et al. 2017, Figure 1), of the same CNN."""
+    photos = Photographs()
+    with working_in_temporary_folder():
+        model = trained_on_crops(photos, small=small)
+        methods = ["guided_backprop", "grad_cam", "guided_grad_cam"]
+        save(overview(model, photos.side_by_side(), methods), output / "two_objects.jpg")
 
 
 def tab(output: Path, *, small: bool) -> None:
@@ -129,6 +132,7 @@ PICTURES: dict[str, Callable[..., None]] = {
     "digits": digits,
     "pairs": pairs,
     "photographs": photographs,
+    "two_objects": two_objects,
     "tab": tab,
     "notebook": notebook,
 }
@@ -144,6 +148,12 @@ class Photographs(TensorDataset):
     def __init__(self) -> None:
         pixels = torch.from_numpy(np.stack(load_sample_images().images)).permute(0, 3, 1, 2) / 255
         super().__init__(F.avg_pool2d(pixels, 2), torch.tensor([0, 1]))
+
+    def side_by_side(self) -> Photographs:
+        """Return both photographs as one picture, once for each of the classes that it shows."""
+        joined = copy(self)
+        joined.tensors = (torch.cat([*self.tensors[0]], 2).expand(2, -1, -1, -1), self.tensors[1])
+        return joined
 
 
 class Crops(Dataset[tuple[Tensor, int]]):
@@ -193,6 +203,22 @@ class PhotographClassifier(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam."""
         return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+def trained_on_crops(photos: Photographs, *, small: bool) -> PhotographClassifier:
+    """Train the CNN on crops of the photographs."""
+    model = PhotographClassifier()
+    L.Trainer(max_epochs=1 if small else 8, logger=False, enable_checkpointing=False).fit(
+        model, DataLoader(Crops(photos, 66 if small else 1998), batch_size=33, shuffle=True)
+    )
+    return model
+
+
+def overview(model: PhotographClassifier, photos: Photographs, methods: Sequence[str]) -> Image.Image:
+    """Return what a model's validation on whole pictures shows by some methods, of the true class of each."""
+    logger = CSVLogger("logs")
+    L.Trainer(logger=logger, callbacks=[SaliencyCallback(methods)]).validate(model, DataLoader(photos, batch_size=2))
+    return last_picture(Path(logger.log_dir), "saliency/Overview")
 
 
 class TensorBoardPages:

@@ -26,7 +26,7 @@ def outputs(path):
     return shown, [output for output in shown if "image/jpeg" in output.get("data", {})]
 
 
-@pytest.mark.parametrize("name", ["digits", "pairs", "photographs"])
+@pytest.mark.parametrize("name", ["digits", "pairs", "photographs", "two_objects"])
 def test_the_pictures_are_made_from_runs(script, name, tmp_path, capsys):
     script.main([name, "--small", "--output", str(tmp_path)])
     made = sorted(tmp_path.iterdir())
@@ -58,4 +58,5 @@ def test_the_notebook_shows_its_pictures_unrun():
 def test_a_picture_that_there_is_not_is_refused(script, capsys):
     with pytest.raises(SystemExit):
         script.main(["nothing"])
-    assert "expected names out of digits, pairs, photographs, tab, notebook, got nothing" in capsys.readouterr().err
+    names = "digits, pairs, photographs, two_objects, tab, notebook"
+    assert f"expected names out of {names}, got nothing" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from lightning_saliency.visualization.theme import Color
 
 _NAME_LENGTHS = (40, 32, 26, 20, 16, 12, 9)
 """To how many characters names are shortened, until the words fit."""
+
+_JOINT = re.compile(r"[_\-/.,]|[a-z](?=[A-Z])")
+"""Where a long word is broken best: behind a mark, or before a capital letter inside it."""
 
 
 def cut_line(text: str, font: Font, width: int) -> str:
@@ -69,7 +73,7 @@ def wrap_lines(text: str, font: Font, width: int, lines: int = 2) -> tuple[str, 
         return (cut_line(text, font, width),) if text else ()
     fitting = max(_count_fitting(text, font, width), 1)
     dot, space = text.rfind(" · ", 0, fitting + 3), text.rfind(" ", 0, fitting + 1)
-    joint = max(text.rfind(mark, 0, fitting) for mark in "_-/.,") + 1
+    joint = max((match.end() for match in _JOINT.finditer(text) if match.end() <= fitting), default=0)
     semicolon = text.rfind("; ", 0, fitting + 1)
     if semicolon > fitting // 3:
         end, begin = semicolon + 1, semicolon + 2

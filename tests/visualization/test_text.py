@@ -31,6 +31,7 @@ def test_breaks_come_where_a_reader_expects_them():
     readings = "explained: true class · 3 attentions · 12×12 tokens; layer: norm1 · 12×12 tokens"
     assert wrap_lines(readings, font, 500) == tuple(part.strip() for part in readings.replace("; ", ";|").split("|"))
     assert wrap_lines("grad_cam_plus_plus", font, 110) == ("grad_cam_plus_", "plus")
+    assert wrap_lines("SmoothGrad", font, int(0.9 * font.getlength("SmoothGrad"))) == ("Smooth", "Grad")
     assert wrap_lines("  two \n words ", font, 300) == ("two words",)
 
 
