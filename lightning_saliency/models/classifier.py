@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from functools import partial
 from os import PathLike
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
@@ -120,7 +121,7 @@ class CAMClassifier(LightningModule):
         backbone_learning_rate = optional(check_rate)("backbone_learning_rate", backbone_learning_rate)
         weight_decay = check_rate("weight_decay", weight_decay)
         box_threshold = check_number("box_threshold", box_threshold, "[0, 1)")
-        weights = None if weights is None else str(weights)
+        weights = str(weights) if isinstance(weights, PathLike | Enum) else weights
         # a module's weights are in the checkpoint; the module itself is passed when that is loaded
         self.save_hyperparameters(ignore=["backbone"] if isinstance(backbone, nn.Module) else [])
         self.model = gap_model(
