@@ -234,7 +234,7 @@ def test_it_starts_from_faint_noise_around_the_middle_of_the_bounds_and_from_the
 
 
 class Rectified(nn.Module):
-    """A classifier that ends in convolution, ReLU and pooling, as SqueezeNet's; its logits are 0 unless one is found."""
+    """A classifier that ends in convolution, ReLU and pooling, as SqueezeNet's; its logits are 0 for noise."""
 
     def __init__(self, bias=-0.3):
         super().__init__()

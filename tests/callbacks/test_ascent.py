@@ -5,6 +5,7 @@ import torch
 from networks import CNN_METHODS
 from recipes import RECIPES, STRICT, run
 from tiny import L, TinyClassifier, data, events, first, loader, picture, trainer
+from torch.utils.data import TensorDataset
 
 from lightning_saliency import SaliencyCallback, class_model_image, fooling_image
 from lightning_saliency.callbacks import ClassModelCallback, Execution, FoolingCallback, Samples, Style
@@ -18,7 +19,7 @@ def test_training_with_every_method_and_callback_is_the_training_without_them(re
     flipped = Execution(on_error="raise", flip=True, audit=True)
     ours = [
         SaliencyCallback(CNN_METHODS, samples=3, style=Style(cards="all"), execution=flipped),
-        ClassModelCallback(steps=3, jitter=2, blur=0.5, name="saliency/class_model", execution=STRICT),
+        ClassModelCallback(steps=3, name="saliency/class_model", execution=STRICT),
         FoolingCallback(max_steps=3, name="saliency/fooling", samples=3, execution=STRICT),
     ]
     assert changed(without, run(recipe, tmp_path / "with", *ours)) == []
@@ -39,7 +40,8 @@ def test_the_class_models_are_one_picture_a_class_made_by_the_model_of_that_epoc
     found = events(tmp_path)
     assert set(found.Tags()["images"]) == {"class_model/cat", "class_model/dog", "class_model/a-c"}
     assert [event.step for event in found.Images("class_model/dog")] == [0, 2, 5]
-    made = class_model_image(model, [0, 1, 2], (3, 16, 16), steps=4)
+    image = data()[0][0]
+    made = class_model_image(model, [0, 1, 2], (3, 16, 16), bounds=(image.min(), image.max()), steps=4)
     expected = grid(
         to_rgb(made.images)[1:2],
         {},
@@ -49,6 +51,47 @@ def test_the_class_models_are_one_picture_a_class_made_by_the_model_of_that_epoc
     )
     assert torch.equal(picture(found.Images("class_model/dog")[-1]), expected)
     assert "xai_class_model/seconds" in found.Tags()["scalars"]
+
+
+class TakesBytes(TinyClassifier):
+    """A model that converts bytes itself."""
+
+    def forward(self, images):
+        return super().forward(images.float() / 255 * 4 - 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "to_inputs", "style", "bounds"),
+    [
+        (TinyClassifier, lambda pixels: pixels, None, (0.0, 1.0)),
+        (TinyClassifier, lambda pixels: (pixels - 0.5) / 0.25, Style(mean=[0.5] * 3, std=[0.25] * 3), (-2.0, 2.0)),
+        (TakesBytes, lambda pixels: (pixels * 255).byte(), None, (0.0, 255.0)),
+        (TinyClassifier, torch.zeros_like, None, (0.0, 1.0)),  # pixels that are all black
+    ],
+    ids=["pixels", "normalized", "bytes", "black"],
+)
+def test_the_class_models_stay_between_black_and_white(model, to_inputs, style, bounds, tmp_path):
+    images, labels = data()[:]
+    inputs = to_inputs(((images + 1) / 4).clamp(0, 1))
+    L.seed_everything(0)
+    network = model()
+    callback = ClassModelCallback([1], steps=5, style=style, execution=Execution(on_error="raise"))
+    trainer(tmp_path, callback).validate(network, loader(TensorDataset(inputs, labels)), verbose=False)
+    made = class_model_image(network, 1, (3, 16, 16), bounds=bounds, steps=5)
+    low, high = bounds
+    # where the inputs are pixels already, a picture is stretched to its own range
+    scale = (None, None) if bounds == (0.0, 1.0) else (0.0, 1.0)
+    shades = made.images.byte() / 255 if model is TakesBytes else (made.images - low) / (high - low)
+    expected = grid(
+        to_rgb(shades, *scale),
+        {},
+        title="",
+        captions=[Caption("1")],
+        note=f"score {made.start_scores[0]:.3g} → {made.scores[0]:.3g}",
+    )
+    shown = picture(events(tmp_path).Images("class_model/1")[-1])
+    rows = slice(-200, None)  # below the title
+    assert (shown[:, rows].int() - expected[:, rows].int()).abs().float().mean() < 1
 
 
 def test_chosen_classes_alone_are_made_and_at_most_ten_by_default(tmp_path):
@@ -108,8 +151,7 @@ def test_the_fooled_samples_and_how_many_steps_it_took(tmp_path):
         (lambda: ClassModelCallback([]), ValueError, r"`classes` to be one or more class indices, got \[\]"),
         (lambda: ClassModelCallback([-1]), ValueError, "`classes` to be an int from 0, got -1"),
         (lambda: ClassModelCallback(steps=0), ValueError, "`steps` to be a positive int, got 0"),
-        (lambda: ClassModelCallback(step_size=-1), ValueError, "`step_size` to be a number above 0, got -1"),
-        (lambda: ClassModelCallback(blur=-0.5), ValueError, r"`blur` to be a number from 0, got -0\.5"),
+        (lambda: ClassModelCallback(steps=1.5), TypeError, "`steps` to be a positive int, got 1.5"),
         (
             lambda: ClassModelCallback(execution=Execution(output_fn=3)),
             TypeError,
