@@ -93,6 +93,24 @@ def test_localization_finds_the_squares_and_the_random_map_does_not(papers, argu
     assert figure(noise["energy in the box"]) < 30 < figure(grad_cam["energy in the box"])
 
 
+def test_the_places_of_a_network_without_classes_are_those_of_its_embedding(papers, arguments, tmp_path):
+    source = NETWORK + "\n\ndef embeds(num_classes=None):\n    return tiny()[:-1]\n"
+    (tmp_path / "network_of_embeddings.py").write_text(source, encoding="utf-8")
+    arguments[1] = "network_of_embeddings:embeds"
+    rows = run(papers, "localization", [*arguments, "--task", "embedding", "--methods", "grad_cam", "saliency"])
+    assert list(rows) == ["Grad-CAM", "Saliency", "random map", "centered blob"]
+    grad_cam = rows["Grad-CAM"]
+    assert "top-1 error at 20 % (Zhou 2016)" not in grad_cam
+    assert figure(grad_cam["class-known error at 20 % (Zhou 2016)"]) == 0
+    assert figure(grad_cam["energy in the box"]) > figure(rows["random map"]["energy in the box"]) + 30
+
+
+def test_a_table_that_asks_for_classes_is_refused_for_embeddings(papers, arguments, capsys):
+    with pytest.raises(SystemExit):
+        run(papers, "average-drop", [*arguments, "--task", "embedding"])
+    assert "--task embedding with localization, got average-drop" in capsys.readouterr().err
+
+
 def test_average_drop_puts_each_row_beside_grad_cam_plus_plus(papers, arguments):
     rows = run(papers, "average-drop", [*arguments, "--methods", "grad_cam", "grad_cam_plus_plus", "eigen_cam"])
     reference, random = rows["Grad-CAM++"], rows["random map"]

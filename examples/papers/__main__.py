@@ -22,7 +22,7 @@ from pathlib import Path
 
 from agreement import AGREEMENT_COLUMNS, measure_agreement
 from faithfulness import CURVE_COLUMNS, DROP_COLUMNS, REFERENCE_ROW, measure_scores
-from localization import ERROR_COLUMNS, PLACE_COLUMNS, measure_places
+from localization import PLACE_COLUMNS, error_columns, measure_places
 from maps import Contest, measured
 from photographs import Photographs, read_photographs
 from randomization import blocks, cascade_columns, measure_cascade
@@ -44,7 +44,7 @@ def average_drop(contest: Contest, args: argparse.Namespace) -> Measurement:
 
 def localization(contest: Contest, args: argparse.Namespace) -> Measurement:
     """Localization errors and the other measures of place."""
-    return measure_places(contest), (ERROR_COLUMNS, PLACE_COLUMNS)
+    return measure_places(contest), (error_columns(contest), PLACE_COLUMNS)
 
 
 def deletion_insertion(contest: Contest, args: argparse.Namespace) -> Measurement:
@@ -91,11 +91,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--mean", type=float, nargs=3, default=(0.485, 0.456, 0.406))
     parser.add_argument("--std", type=float, nargs=3, default=(0.229, 0.224, 0.225))
     parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD")
+    parser.add_argument(
+        "--task", choices=("embedding",), help="of a network without classes, whose maps localization can measure"
+    )
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="of each batch's values: a later run goes on there")
     parser.add_argument("--steps", type=int, default=16, help="of deletion and insertion")
     parser.add_argument("--depth", type=int, default=2, help="parts of a module's name that make a block to randomize")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.task is not None and args.table != "localization":
+        parser.error(f"Expected --task {args.task} with localization, got {args.table}, which asks for classes.")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> str:
@@ -107,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     )  # fmt: skip
     model = load_model(args.model, args.weights, None).model.float().eval().requires_grad_(False)
     make, methods = TABLES[args.table]
-    contest = Contest.of(model, args.methods or methods, args.photographs.images)
+    contest = Contest.of(model, args.methods or methods, args.photographs.images, args.task)
     measure, tables = make(contest, args)
     rows = measured(args.photographs, measure, batch_size=args.batch_size, keep=args.keep)
     reference = REFERENCE_ROW if REFERENCE_ROW in rows else next(iter(rows))

@@ -30,12 +30,13 @@ _EIGHT_NEIGHBORS = np.ones((3, 3), dtype=int)
 
 
 def measure_places(contest: Contest) -> Callable[[Photographs], dict[str, Values]]:
-    """Return how a batch is measured, for the true class of each image."""
+    """Return how a batch is measured, for the true class of each image, or for its embedding."""
 
     def measure(batch: Photographs) -> dict[str, Values]:
         explanation, maps = contest.explain(batch.images, batch.labels)
         ranked = explanation.logits.topk(min(5, explanation.num_classes)).indices == batch.labels[:, None]
-        right = {1: ranked[:, 0].numpy(), 5: ranked.any(1).numpy()}
+        # without classes none is predicted first, and only the errors of a known class say something
+        right = {1: ranked[:, 0].numpy(), 5: ranked.any(1).numpy()} if contest.task is None else {}
         return {row: _places(heatmaps, batch.boxes, right) for row, heatmaps in maps.items()}
 
     return measure
@@ -124,11 +125,15 @@ def lit_fraction(values: Values) -> float:
     return float(values["lit"].sum() / values["objects"].sum()) if values["objects"].sum() else np.nan
 
 
-ERROR_COLUMNS = tuple(
-    Column(f"{of} error at {cut} % ({paper})", mean_of(f"error_{top}_{cut}"))
-    for cut, paper in CUTS.items()
-    for top, of in {1: "top-1", 5: "top-5", "known": "class-known"}.items()
-)
+def error_columns(contest: Contest) -> tuple[Column, ...]:
+    """Return the columns of the localization errors: those of a known class alone where there are no classes."""
+    ranks = {1: "top-1", 5: "top-5"} if contest.task is None else {}
+    return tuple(
+        Column(f"{of} error at {cut} % ({paper})", mean_of(f"error_{top}_{cut}"))
+        for cut, paper in CUTS.items()
+        for top, of in {**ranks, "known": "class-known"}.items()
+    )
+
 
 PLACE_COLUMNS = (
     Column("MaxBoxAccV2", max_box_accuracy_v2),

@@ -15,7 +15,7 @@ from tables import Values
 from torch import Tensor, nn
 
 from lightning_saliency import METHODS, Explanation, explain
-from lightning_saliency.evidence import find_target_layer
+from lightning_saliency.evidence import TaskName, find_target_layer
 
 RANDOM, CENTER = "random map", "centered blob"
 NOISE_SIDE = 13
@@ -31,20 +31,23 @@ class Contest:
         methods: Keys of our methods.
         layer: The target layer of all, by name.
         beside: Other sources of maps.
+        task: `"embedding"` for a network without classes: the similarity of its embeddings to themselves is explained,
+            whatever class is asked for. None for a classifier.
     """
 
     model: nn.Module
     methods: tuple[str, ...]
     layer: str
     beside: tuple[Source, ...]
+    task: TaskName | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, methods: Sequence[str], images: Tensor) -> Contest:
+    def of(cls, model: nn.Module, methods: Sequence[str], images: Tensor, task: TaskName | None = None) -> Contest:
         """Return the contest of methods on a network, whose layer is chosen on the first image."""
         layer = find_target_layer(model, images[:1])
         titles = {METHODS[method].title for method in methods}
-        libraries = installed_libraries(model, layer.name, titles)
-        return cls(model, tuple(methods), str(layer), (*libraries, RandomMaps(), centered_blob))
+        libraries = installed_libraries(model, layer.name, titles) if task is None else []  # they explain a class
+        return cls(model, tuple(methods), str(layer), (*libraries, RandomMaps(), centered_blob), task)
 
     def on(self, model: nn.Module) -> Contest:
         """Return the same for another network of the same layers, without the other libraries."""
@@ -59,7 +62,13 @@ class Contest:
     def explain(self, images: Tensor, classes: Tensor) -> tuple[Explanation, Maps]:
         """Return our explanation of the classes, and the heatmaps of all."""
         explanation = explain(
-            self.model, images, methods=self.methods, target=classes, layer=self.layer, progress=False
+            self.model,
+            images,
+            methods=self.methods,
+            target=classes if self.task is None else None,
+            layer=self.layer,
+            task=self.task,
+            progress=False,
         )
         maps = {METHODS[key].title: heatmaps for key, heatmaps in explanation.heatmaps().items()}
         for source in self.beside:

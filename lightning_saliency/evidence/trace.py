@@ -115,7 +115,8 @@ class Trace:
     """What one forward with a graph shows.
 
     Attributes:
-        logits: `(1, K)`, with their graph.
+        logits: `(1, K)`, with their graph; of embeddings that end in a normalization what goes into it, which is what
+            their similarity to themselves is read from.
         image: The autograd node of the image.
         image_size: (H, W) of the image, or the size of a volume or signal.
         task: What the logits mean.
@@ -139,10 +140,11 @@ class Trace:
         with recorder.listening(forward.model), graph_everywhere(forward.model), recorder:
             image = images.detach().clone().requires_grad_().clone()
             reading = forward.read(call, image)
-        used = ancestors([reading.logits.grad_fn])
+        logits = reading.logits if reading.unnormalized is None else reading.unnormalized
+        used = ancestors([logits.grad_fn])
         attentions = [attention for attention in recorder.attentions if attention.node in used]
         size = tuple(image.shape[2:])
-        return cls(reading.logits, image.grad_fn, size, reading.task, recorder.calls, attentions, recorder.counts)
+        return cls(logits, image.grad_fn, size, reading.task, recorder.calls, attentions, recorder.counts)
 
     def same_map(self, node: Any) -> list[LayerCall]:
         """Return the calls that have returned this very tensor, the innermost first."""

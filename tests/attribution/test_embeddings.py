@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_transformer import Transformer
 from torch import nn
 
 from lightning_saliency import explain
@@ -194,3 +195,29 @@ def test_what_measures_a_probability_is_refused_and_a_random_head_is_compared_wi
     with pytest.raises(ValueError, match=r"of classes, which have a probability, got one of .* embeddings"):
         measure_faithfulness(model, found)
     assert measure_head_randomization(model, found)["saliency"].abs().le(1).all()
+
+
+class Centered(nn.Module):
+    """A layer norm without the division."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.weight = norm.weight
+
+    def forward(self, x):
+        return self.weight * (x - x.mean(-1, keepdim=True))
+
+
+@pytest.mark.parametrize("pool", ["class", "mean"])
+@pytest.mark.parametrize("method", ["attention_relevance", "attention_rollout", "summed_hires_cam", "grad_cam", "lrp"])
+def test_the_norm_that_a_transformer_ends_in_is_seen_through_by_the_methods_that_read_its_tokens(method, pool):
+    torch.manual_seed(0)
+    model = Transformer(pool).eval()
+    model.head = nn.Identity()
+    images = IMAGES.float()
+    found = explain(model, images, methods=method, task="embedding").heatmaps()[method]
+    if pool == "class":  # the embedding is the norm's result
+        model.norm = Centered(model.norm)
+        without = explain(model, images, methods=method, task="embedding").heatmaps()[method]
+        torch.testing.assert_close(found, without, rtol=1e-4, atol=1e-5)
+    assert found.flatten(1).any(1).all()
