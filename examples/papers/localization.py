@@ -127,7 +127,7 @@ def lit_fraction(values: Values) -> float:
 
 def error_columns(contest: Contest) -> tuple[Column, ...]:
     """Return the columns of the localization errors: those of a known class alone where there are no classes."""
-    ranks = {1: "top-1", 5: "top-5"} if contest.task is None else {}
+    ranks: dict[int | str, str] = {1: "top-1", 5: "top-5"} if contest.task is None else {}
     return tuple(
         Column(f"{of} error at {cut} % ({paper})", mean_of(f"error_{top}_{cut}"))
         for cut, paper in CUTS.items()

@@ -14,8 +14,8 @@ from photographs import Photographs
 from tables import Values
 from torch import Tensor, nn
 
-from lightning_saliency import METHODS, Explanation, explain
-from lightning_saliency.evidence import TaskName, find_target_layer
+from lightning_saliency import METHODS, Explanation, Forward, explain
+from lightning_saliency.evidence import TASKS, TaskName, find_target_layer
 
 RANDOM, CENTER = "random map", "centered blob"
 NOISE_SIDE = 13
@@ -44,7 +44,7 @@ class Contest:
     @classmethod
     def of(cls, model: nn.Module, methods: Sequence[str], images: Tensor, task: TaskName | None = None) -> Contest:
         """Return the contest of methods on a network, whose layer is chosen on the first image."""
-        layer = find_target_layer(model, images[:1])
+        layer = find_target_layer(Forward(model, task=TASKS[task] if task else None), images[:1])
         titles = {METHODS[method].title for method in methods}
         libraries = installed_libraries(model, layer.name, titles) if task is None else []  # they explain a class
         return cls(model, tuple(methods), str(layer), (*libraries, RandomMaps(), centered_blob), task)

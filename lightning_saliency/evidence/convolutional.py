@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from lightning_saliency.evidence.graph import ancestors, dependents, is_learned, operation
+from lightning_saliency.evidence.tasks import Embedding
 from lightning_saliency.evidence.trace import LayerCall, Trace
 
 _SQUASHING = frozenset({"Sigmoid", "Hardsigmoid", "Softmax"})
@@ -84,6 +85,8 @@ def is_class_scores(trace: Trace, call: LayerCall, channels: Collection[int] | N
         call: The call that returned the map.
         channels: The number of its channels; by default either that its shape allows.
     """
+    if isinstance(trace.task, Embedding):  # it has no classes
+        return False
     if trace.logits.shape[1] not in (channels or (call.output.shape[1], call.output.shape[-1])):
         return False
     if call.node not in ancestors([trace.logits.grad_fn], stop=is_learned):

@@ -221,3 +221,14 @@ def test_the_norm_that_a_transformer_ends_in_is_seen_through_by_the_methods_that
         without = explain(model, images, methods=method, task="embedding").heatmaps()[method]
         torch.testing.assert_close(found, without, rtol=1e-4, atol=1e-5)
     assert found.flatten(1).any(1).all()
+
+
+def test_a_pooled_map_that_is_the_embedding_is_read():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, WIDTH, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    model = nn.Sequential(*model, nn.Flatten()).double()
+    found = explain(model, IMAGES, methods="hires_cam", task="embedding")
+    A = model[:4](IMAGES).detach()
+    expected = torch.einsum("nd,ndhw->nhw", A.mean((2, 3)), A)[:, None] / A[0, 0].numel()
+    assert found.layer == "3"  # with classes it would be a map of their scores, and the one before it were read
+    torch.testing.assert_close(found.attributions["hires_cam"].double(), expected, rtol=1e-5, atol=1e-8)
