@@ -6,6 +6,7 @@ The only package with hooks, modes, autograd, random states and autocast.
 from lightning_saliency.evidence.attention import Attention, AttentionPart, AttentionReader
 from lightning_saliency.evidence.call_notes import call_note
 from lightning_saliency.evidence.chain import Chain, Link, Stages, find_link, find_stages, same_outputs, same_tensors
+from lightning_saliency.evidence.chosen_layers import AttentionSites, Layers
 from lightning_saliency.evidence.class_weights import POOLINGS, find_class_weights
 from lightning_saliency.evidence.detection_tasks import Detection
 from lightning_saliency.evidence.detections import boxes_beside, is_list_of_detections
@@ -13,7 +14,6 @@ from lightning_saliency.evidence.forward import Forward, ForwardContext, as_forw
 from lightning_saliency.evidence.gradient_end import GradientEnd, find_gradient_end
 from lightning_saliency.evidence.head import find_head, own_parameters, replace_parameters
 from lightning_saliency.evidence.isolation import Surroundings, Undisturbed
-from lightning_saliency.evidence.layer_choice import AttentionSites, Layers
 from lightning_saliency.evidence.layers import find_layers, find_target_layer, with_layout
 from lightning_saliency.evidence.layout import Layout, TokenGrid
 from lightning_saliency.evidence.loss import LossTerm, LossUse, read_loss, trained_parameters

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency._checks import OptionError
+from lightning_saliency.evidence.chosen_layers import AttentionSites, Layers
 from lightning_saliency.evidence.convolutional import is_class_scores, once_called, plainest_name, read_as_features
 from lightning_saliency.evidence.graph import ancestors, dependents, is_learned
 from lightning_saliency.evidence.layout import Layout, TokenGrid
@@ -21,64 +22,11 @@ from lightning_saliency.evidence.trace import AttentionCall, LayerCall, ModuleCa
 _MOST_PATCHES = 0.5
 """The share of a map's patches on which the score must depend."""
 
-
 _UNSORTED = 0.3
 """How much less than a later map one may answer to the image's halves before it counts as sorted otherwise."""
 
 _CANCELED = 1e-4
 """The most of its terms' magnitudes to which a sum that is 0 but for rounding may amount."""
-
-
-@dataclass(frozen=True)
-class AttentionSites:
-    """The attentions of a model in which all of the image's patches are tokens, in the order of the forward.
-
-    Attributes:
-        queries: For each one the position of the token that asks, where only one does (class attention); None where
-            all tokens ask, or where the query is no token (attention pooling).
-        sizes: (L, S) of each.
-        stream: The sequence of tokens from which the score is read.
-        ends_in_query: Whether the last one asks by one query alone and no module returns a sequence behind it, so that
-            `stream` is what it reads.
-    """
-
-    queries: tuple[int | None, ...]
-    sizes: tuple[tuple[int, int], ...]
-    stream: TargetLayer
-    ends_in_query: bool = False
-
-
-@dataclass(frozen=True)
-class Layers:
-    """Which layers of a model the methods read.
-
-    Attributes:
-        target: The layer of the CAM family; None where the model has no map.
-        pooled: The model's last map, which a head with global pooling pools; None where it has none.
-        attention_inputs: The inputs of its attentions, in their order.
-        attentions: Its attentions over the image's patches; None where it has none, or has others.
-        read_prefix: How many of the tokens before the patches the score reads: class tokens, but no registers.
-        is_convolutional: Whether the target layer is the last map of a convolutional network.
-        has_boxes: Whether the scores are those of boxes, each of which depends on a part of the target layer alone.
-        problem: Why there is no target layer.
-        no_attentions: Why there are no `attentions`.
-    """
-
-    target: TargetLayer | None = None
-    pooled: TargetLayer | None = None
-    attention_inputs: tuple[TargetLayer, ...] = ()
-    attentions: AttentionSites | None = None
-    read_prefix: int = 0
-    is_convolutional: bool = False
-    has_boxes: bool = False
-    problem: str = ""
-    no_attentions: str = "The run shows no attention over the image's patches."
-
-    @property
-    def patches(self) -> TargetLayer | None:
-        """The first layer whose positions are the image's patches; None in a convolutional network."""
-        is_tokens = self.pooled is not None and self.pooled.layout is not None and self.pooled.layout.is_tokens
-        return next(iter(self.attention_inputs), self.pooled if is_tokens else None)
 
 
 @dataclass

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_saliency.data import Call, times
+from lightning_saliency.evidence.chosen_layers import Layers
 from lightning_saliency.evidence.convolutional import is_class_scores, last_convolutional_map, read_as_features
 from lightning_saliency.evidence.detection_tasks import Detection
 from lightning_saliency.evidence.forward import Forward, as_forward
 from lightning_saliency.evidence.head import own_parameters, replace_parameters
-from lightning_saliency.evidence.layer_choice import LayerChoice, Layers, only_pools
+from lightning_saliency.evidence.layer_choice import LayerChoice, only_pools
 from lightning_saliency.evidence.layout import Layout, has_aspect
 from lightning_saliency.evidence.probe import probe
 from lightning_saliency.evidence.pyramid import last_common_map, reads_attention

@@ -15,10 +15,10 @@ from lightning_saliency._checks import OptionError
 from lightning_saliency.data import Call
 from lightning_saliency.evidence.attention import Attention, AttentionPart, AttentionReader
 from lightning_saliency.evidence.backward import Gradients, Wanted, differentiate, widen
+from lightning_saliency.evidence.chosen_layers import Layers
 from lightning_saliency.evidence.class_weights import find_class_weights
 from lightning_saliency.evidence.forward import Forward
 from lightning_saliency.evidence.isolation import graph_everywhere
-from lightning_saliency.evidence.layer_choice import Layers
 from lightning_saliency.evidence.layout import TokenGrid
 from lightning_saliency.evidence.lrp import lrp_rules
 from lightning_saliency.evidence.rectify import Rectifier, rectify
