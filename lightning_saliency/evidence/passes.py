@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -126,6 +127,8 @@ def forward_logits_in_chunks(
 ) -> Tensor:
     """Return the logits `(n, K)` of any number of changed images, which are read one batch at a time.
 
+    To be called inside `Forward.undisturbed`.
+
     Args:
         forward: How the model is run.
         call: What the model is called with.
@@ -134,6 +137,8 @@ def forward_logits_in_chunks(
     """
     images, logits = iter(images), []
     while chunk := list(islice(images, batch_size)):
-        rows = [row for row, _ in chunk]
-        logits.append(forward_logits(forward, call[rows], torch.stack([image for _, image in chunk])))
+        of_samples = call[[row for row, _ in chunk]]
+        changed = torch.stack([image for _, image in chunk]).to(call.leaf.device)
+        run = partial(forward_logits, call=of_samples, images=changed)
+        logits.append(forward.in_fastest_layout(changed, batch_size, run))
     return torch.cat(logits)

@@ -429,3 +429,28 @@ def test_an_explanation_of_a_callable_has_no_class_whose_probability_could_chang
     explanation = explain(metered(), IMAGES, target=lambda logits: logits[:, 0] - logits[:, 1], layer="4")
     with pytest.raises(ValueError, match=r"`explanation` to be of classes.*callable target"):
         measure_faithfulness(metered(), explanation)
+
+
+class Laid(nn.Module):
+    """Notes how the images lie that it gets."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.layouts = nn.Conv2d(3, 4, 3), SharedList()
+
+    def forward(self, images):
+        self.layouts.append(images.is_contiguous())
+        return self.conv(images).relu().mean((2, 3))
+
+
+@pytest.mark.parametrize(("batch_size", "as_they_lie"), [(8, [False] * 2), (1, [True] * 11)])
+def test_many_pixels_go_through_the_model_channels_last(batch_size, as_they_lie):
+    model = Laid()
+    explanation = explain(model, torch.rand(2, 3, 150, 150), methods="grad_cam", layer="conv", progress=False)
+    model.layouts.clear()
+    plain = measure_faithfulness(Forward(model, memory_format=torch.contiguous_format), explanation, steps=2)
+    model.layouts.clear()
+    found = measure_faithfulness(model, explanation, steps=2, batch_size=batch_size)
+    assert model.layouts == as_they_lie
+    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
