@@ -27,7 +27,7 @@ def measure_scores(contest: Contest, steps: int) -> Callable[[Photographs], dict
 
     def measure(batch: Photographs) -> dict[str, Values]:
         explanation, maps = contest.explain(batch.images, contest.predicted(batch.images))
-        if COMPARED in maps and REFERENCE_ROW in maps:
+        if steps == 1 and {COMPARED, REFERENCE_ROW} <= maps.keys():  # its order of pixels is that of the map itself
             maps[f"{COMPARED}, showing as much as ++"] = showing_as_much(maps[COMPARED], maps[REFERENCE_ROW])
         scores = measure_faithfulness(contest.model, explanation, heatmaps=maps, steps=steps)
         return {
