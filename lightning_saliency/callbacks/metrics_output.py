@@ -37,9 +37,9 @@ _SAME_FROM = (
 """From which mean rank correlation maps are called the same as others, what these are, and who has learned since.
 
 With a random head: measured on ImageNet with two networks (docs/evidence.md), maps of two different images, which share
-little but the photographers' habit of centering, correlate by 0.1 to 0.56 on average, whatever the method. What keeps
-0.6 has kept more than that, without anything that the head has learned; no method there stands between 0.51 and 0.63.
-0.9 would miss maps of gradients, which slight noise alone takes down to 0.56. Of the untrained network, which often has
+little but the photographers' habit of centering, correlate by 0.05 to 0.57 on average, whatever the method. What keeps
+0.6 has kept more than that, without anything that the head has learned; no method there stands between 0.50 and 0.65.
+0.9 would miss maps of gradients, which slight noise alone takes down to 0.53. Of the untrained network, which often has
 a trained backbone, maps may rightly stay much as they are.
 """
 
