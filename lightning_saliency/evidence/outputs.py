@@ -99,10 +99,12 @@ def find_output(
                     "methods",
                 )
             return tensor, meaning
+    are_maps = like is not None and any(tensor.dim() == like.dim() > 3 for tensor in tensors.values())
+    of_pixels = "If these are scores of pixels, name the task, `task='segmentation'`. " if are_maps else ""
     source = "the model" if choice is None else "`output_fn`" if callable(choice) else f"the model, under {choice!r},"
     raise OptionError(
         f"Expected {source} to return logits of shape ({num_samples}, classes), got {describe(found)}. "
-        "Pass an `output_fn` that takes the logits out of what the model returns, or their key in it.",
+        f"{of_pixels}Pass an `output_fn` that takes the logits out of what the model returns, or their key in it.",
         "methods" if choice is None else "output_fn",
     )
 
