@@ -104,4 +104,6 @@ def test_attentions_over_other_grids_are_no_reason_to_say_that_there_are_none():
     with pytest.raises(ValueError, match="attentions are over grids of patches of several sizes"):
         explain(Merging(), IMAGES, methods="attention_relevance")
     with pytest.raises(ValueError, match="The run shows no attention over the image's patches"):
-        explain(nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(), nn.Linear(256, 3)), IMAGES, methods="attention_rollout")
+        explain(
+            nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(), nn.Linear(256, 3)), IMAGES, methods="attention_rollout"
+        )
