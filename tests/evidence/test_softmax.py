@@ -118,15 +118,10 @@ class Ridge(nn.Module):
     def __init__(self, end):
         super().__init__()
         torch.manual_seed(0)
-        self.features = nn.Sequential(
-            nn.Conv2d(IMAGES.shape[1], 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-        )
-        self.end = end
-        weight = torch.randn(5, 6, dtype=torch.float64) * 0.1
-        self.weight, self.bias = (
-            nn.Parameter(weight - weight.mean(0)),
-            nn.Parameter(torch.full((5,), 0.2, dtype=torch.float64)),
-        )
+        layers = [nn.Conv2d(IMAGES.shape[1], 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        weight, bias = torch.randn(5, 6).double() * 0.1, torch.full((5,), 0.2).double()
+        self.features, self.end = nn.Sequential(*layers), end
+        self.weight, self.bias = nn.Parameter(weight - weight.mean(0)), nn.Parameter(bias - bias.mean() + 0.2)
 
     def forward(self, images):
         return self.end(self.features(images), self.weight, self.bias)
