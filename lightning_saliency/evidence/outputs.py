@@ -128,8 +128,8 @@ class OutputReader(TorchFunctionMode):
     """Reads a model's output; where the model returns probabilities, what went into their softmax or sigmoid.
 
     A saturated probability has no gradient that could be shown. If a softmax cannot be intercepted (it is written out,
-    or inside a scripted module), the logits are the logarithm of the probabilities. What a linear layer returns are none,
-    whatever their sum: a ridge regression on classes, say.
+    or inside a scripted module), the logits are the logarithm of the probabilities. What a linear layer returns is
+    none, whatever its sum: as of a ridge regression on classes.
 
     Args:
         num_samples: N.
