@@ -140,7 +140,8 @@ class FoolingCallback(_AscentCallback):
       `max_steps` for samples where it is not. The more, the more robust the model.
     - `xai_fooling/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
 
-    It takes at most `max_steps` forwards and backwards of the samples. Training is not touched.
+    The pixels stay between black and white where the normalization is known, else within the range of the samples. It
+    takes at most `max_steps` forwards and backwards of the samples. Training is not touched.
 
     Args:
         target: The class that is to be predicted for all samples. Default: each sample's second most probable one.
@@ -248,13 +249,14 @@ class _FoolingSheet(_AscentOutput):
             sizes = sorted({tuple(batch.call.images.shape[2:]) for batch in batches})
             raise ValueError(f"Expected `samples` to be images of one size, got {sizes}.")
         forward, images, labels = look.forward, batches[0].call.images, batches[0].labels
-        result = fooling_image(forward, forward.call_of(images).images, self.target, **self.ascent)
+        scale = find_pixel_scale([images], self.style, look.dataset, look.modules, batches[0].normalizations)
+        bounds = _pixel_bounds(scale, images)
+        result = fooling_image(forward, forward.call_of(images).images, self.target, bounds=bounds, **self.ascent)
         steps = torch.where(result.fooled, result.steps, self.ascent["max_steps"])
         changes = result.changes.cpu()
         largest = changes.abs().amax((1, 2, 3), keepdim=True)
         magnified = torch.where(largest > 0, changes / largest, 0.0)
         names = find_names(self.style, look.dataset, look.modules, _num_classes(forward, look))
-        scale = find_pixel_scale([images], self.style, look.dataset, look.modules, batches[0].normalizations)
         outcomes = zip(
             labels, result.targets.tolist(), result.steps.tolist(), result.fooled.tolist(), result.reasons, strict=True
         )

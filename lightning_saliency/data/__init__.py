@@ -35,6 +35,7 @@ from lightning_saliency.data.pixels import common_normalization, find_step_norma
 from lightning_saliency.data.placement import Placement, find_placement
 from lightning_saliency.data.sample import FixedSamples, Sample, SampleBatch
 from lightning_saliency.data.samples import LabelFn, Objects, SampleCollector, given_samples
+from lightning_saliency.data.shades import find_own_normalization
 from lightning_saliency.data.spatial import averaged, interpolated, over_axes, shorter_lengths, spatial_axes, times
 from lightning_saliency.data.spread import find_stream_labels, spread_positions
 from lightning_saliency.data.trees import Path, at_path, children, describe, is_subclass, mapped, plain_tensors
@@ -87,6 +88,7 @@ __all__ = [
     "find_loader",
     "find_normalizations",
     "find_object_boxes",
+    "find_own_normalization",
     "find_placement",
     "find_rgb_bands",
     "find_step_normalization",

@@ -22,6 +22,9 @@ LABEL_NAMES = (
 _IGNORED = (-1, -100, 255)
 """What is no class but means "ignore", in PyTorch's losses and in data sets."""
 
+_NO_ARITHMETIC = (torch.bool, torch.uint16, torch.uint32, torch.uint64)
+"""The types of numbers that cannot be compared with others."""
+
 _SOFT_TOLERANCE = 1e-2
 """How far the probabilities of soft labels may be from 1 in sum, as they may be of half precision."""
 
@@ -360,7 +363,9 @@ def _columns(
 def _to_tensor(value: Any) -> Tensor | None:
     """Return a tensor of real numbers for a tensor, an array or a list of numbers; None for anything else."""
     if isinstance(value, Tensor):
-        return value if value.layout == torch.strided and not value.is_complex() else None
+        if value.layout != torch.strided or value.is_complex():
+            return None
+        return value.long() if value.dtype in _NO_ARITHMETIC else value
     if isinstance(value, list | tuple) and all(map(_is_number, value)):
         value = np.array([entry.item() if isinstance(entry, Tensor) else entry for entry in value])
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":

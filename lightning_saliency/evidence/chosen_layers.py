@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from lightning_saliency.evidence.target_layer import TargetLayer
 
+NO_ATTENTION = "The run shows no attention over the image's patches."
+"""Why a model has no attentions that are read."""
+
 
 @dataclass(frozen=True)
 class AttentionSites:
@@ -50,7 +53,7 @@ class Layers:
     is_convolutional: bool = False
     has_boxes: bool = False
     problem: str = ""
-    no_attentions: str = "The run shows no attention over the image's patches."
+    no_attentions: str = NO_ATTENTION
 
     @property
     def patches(self) -> TargetLayer | None:

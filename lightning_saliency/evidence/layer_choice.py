@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_saliency._checks import OptionError
-from lightning_saliency.evidence.chosen_layers import AttentionSites, Layers
+from lightning_saliency.evidence.chosen_layers import NO_ATTENTION, AttentionSites, Layers
 from lightning_saliency.evidence.convolutional import is_class_scores, once_called, plainest_name, read_as_features
 from lightning_saliency.evidence.graph import ancestors, dependents, is_learned
 from lightning_saliency.evidence.layout import Layout, TokenGrid
@@ -27,6 +27,14 @@ _UNSORTED = 0.3
 
 _CANCELED = 1e-4
 """The most of its terms' magnitudes to which a sum that is 0 but for rounding may amount."""
+
+_NO_WAY = "so relevance cannot be followed through all of them; `summed_hires_cam` and `lrp` read such models."
+_NOT_OF_ALL = (
+    f"Some attentions of the model are over other tokens than all patches of the image, as its layers return them, for "
+    f"instance over windows, {_NO_WAY}"
+)
+_OTHER_GRIDS = f"The model's attentions are over grids of patches of several sizes, {_NO_WAY}"
+_OTHER_TOKENS = f"The model drops or joins tokens between its attentions, {_NO_WAY}"
 
 
 @dataclass
@@ -52,7 +60,8 @@ class LayerChoice:
             return Layers(problem=self.problem())
         inputs = self._in_order([self._input_of(attention) for attention in self.trace.attentions], last)
         unique = list({call.node: call for call in inputs if call is not None}.values())
-        sites = self._sites(inputs)
+        found = self._sites(inputs)
+        sites = None if isinstance(found, str) else found
         is_tokens = self._is_tokens(last) or (sites is not None and self._is_of_tokens(last))
         target = unique[-1] if is_tokens and unique and not self._cancels(unique[-1]) else last
         return Layers(
@@ -60,6 +69,7 @@ class LayerChoice:
             pooled=self._target(last),
             attention_inputs=tuple(map(self._target, unique)),
             attentions=sites,
+            no_attentions=found if isinstance(found, str) else NO_ATTENTION,
             read_prefix=self._read_prefix(),
         )
 
@@ -254,28 +264,30 @@ class LayerChoice:
     def _token_grid(self, call: LayerCall) -> TokenGrid:
         return self.layouts[call.site].token_grid(call.output.shape, self.trace.image_size)
 
-    def _sites(self, inputs: Sequence[LayerCall | None]) -> AttentionSites | None:
-        """Return the attentions over the image's patches, if there are no others."""
+    def _sites(self, inputs: Sequence[LayerCall | None]) -> AttentionSites | str:
+        """Return the attentions over the image's patches; or in words why relevance can't be followed through them."""
         queries: list[int | None] = []
         sizes: list[tuple[int, int]] = []
         read: list[LayerCall] = []
         for attention, call in zip(self.trace.attentions, inputs, strict=True):
             if call is None or attention.size is None:
-                return None
+                return _NOT_OF_ALL
             read.append(call)
             tokens, (length, keys) = self._token_grid(call), attention.size
-            if keys != len(tokens) or length not in (1, keys) or tokens.grid != self._token_grid(read[0]).grid:
-                return None
+            if tokens.grid != self._token_grid(read[0]).grid:
+                return _OTHER_GRIDS
+            if keys != len(tokens) or length not in (1, keys):
+                return _NOT_OF_ALL
             asks = length == 1 and self._asks(attention)
             queries.append(tokens.prefix - 1 if asks and tokens.prefix else len(tokens) - 1 if asks else None)
             sizes.append(attention.size)
         if not read:
-            return None
+            return NO_ATTENTION
         stream = self._stream(read)
         asks_alone = sizes[-1][0] == 1 < sizes[-1][1]
         last = stream or (read[-1] if asks_alone and self._has_tokens(read[-1], read) else None)
         if last is None:
-            return None
+            return _OTHER_TOKENS
         return AttentionSites(tuple(queries), tuple(sizes), self._target(last), ends_in_query=stream is None)
 
     def _asks(self, attention: AttentionCall) -> bool:

@@ -94,23 +94,34 @@ def find_layers(model: nn.Module | Forward, images: Tensor | Call) -> Layers:
     with forward.undisturbed() as isolated:
         _fill_zero_parameters(isolated.model)
         trace = Trace.of(isolated, call, image)
-        if isinstance(trace.task, Detection) and not reads_attention(trace):
+        has_boxes = isinstance(trace.task, Detection)
+        if has_boxes and not reads_attention(trace):
             return _layers_of_boxes(trace)
         convolutional = last_convolutional_map(trace)
         if convolutional is not None and not _has_later_map(trace, convolutional):
+            if has_boxes:  # whose attentions are in the backbone
+                choice = _choice(isolated, call, image, trace, convolutional)
+                return _layers_of_boxes(trace, choice)
             target = TargetLayer(convolutional.name, convolutional.activated, Layout(element=convolutional.element))
             attentions = _choice(isolated, call, image, trace, convolutional).layers() if trace.attentions else Layers()
             return replace(attentions, target=target, pooled=target, is_convolutional=True, problem="")
         return _choice(isolated, call, image, trace, convolutional).layers()
 
 
-def _layers_of_boxes(trace: Trace) -> Layers:
-    """Return the layers of a detector without attention, whose scores depend on no whole map."""
-    found = last_common_map(trace)
+def _layers_of_boxes(trace: Trace, choice: LayerChoice | None = None) -> Layers:
+    """Return the layers of a detector that reads boxes from convolutional maps, and so from no whole one.
+
+    Args:
+        trace: The trace of one image.
+        choice: The choice among the maps of all layers, of a detector whose backbone is a transformer.
+    """
+    layouts = {} if choice is None else choice.layouts
+    attentions = Layers() if choice is None else choice.layers()
+    found = last_common_map(trace, layouts)
     if found is None:
         return Layers(problem=LayerChoice(trace, {}, {}, None).problem(), has_boxes=True)
-    target = TargetLayer(found.name, found.activated, Layout(element=found.element))
-    return Layers(target=target, pooled=target, has_boxes=True)
+    target = TargetLayer(found.name, found.activated, layouts.get(found.site, Layout(element=found.element)))
+    return replace(attentions, target=target, pooled=target, has_boxes=True, problem="")
 
 
 def _choice(isolated: Forward, call: Call, image: Tensor, trace: Trace, convolutional: LayerCall | None) -> LayerChoice:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -38,6 +38,12 @@ _ENDS: dict[str, TaskName] = {
     **dict.fromkeys(["sigmoid", "sigmoid_"], "multilabel"),
 }
 """The functions that make probabilities, and what they say of the task."""
+
+_LINEAR = frozenset({"linear", "matmul", "__matmul__", "__rmatmul__", "mm", "addmm", "conv1d", "conv2d", "conv3d"})
+"""The functions of a linear layer."""
+
+_ADDS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
+"""The functions that may add its bias."""
 
 
 def check_output_choice(name: str, choice: Any) -> OutputChoice:
@@ -99,10 +105,12 @@ def find_output(
                     "methods",
                 )
             return tensor, meaning
+    are_maps = like is not None and any(tensor.dim() == like.dim() > 3 for tensor in tensors.values())
+    of_pixels = "If these are scores of pixels, name the task, `task='segmentation'`. " if are_maps else ""
     source = "the model" if choice is None else "`output_fn`" if callable(choice) else f"the model, under {choice!r},"
     raise OptionError(
         f"Expected {source} to return logits of shape ({num_samples}, classes), got {describe(found)}. "
-        "Pass an `output_fn` that takes the logits out of what the model returns, or their key in it.",
+        f"{of_pixels}Pass an `output_fn` that takes the logits out of what the model returns, or their key in it.",
         "methods" if choice is None else "output_fn",
     )
 
@@ -120,7 +128,8 @@ class OutputReader(TorchFunctionMode):
     """Reads a model's output; where the model returns probabilities, what went into their softmax or sigmoid.
 
     A saturated probability has no gradient that could be shown. If a softmax cannot be intercepted (it is written out,
-    or inside a scripted module), the logits are the logarithm of the probabilities.
+    or inside a scripted module), the logits are the logarithm of the probabilities. What a linear layer returns is
+    none, whatever its sum: as of a ridge regression on classes.
 
     Args:
         num_samples: N.
@@ -146,6 +155,7 @@ class OutputReader(TorchFunctionMode):
         self.like = like
         self.warns = warns
         self._ends: deque[tuple[str, Tensor, Tensor]] = deque(maxlen=_KEPT)
+        self._linear: deque[Tensor] = deque(maxlen=_KEPT)
 
     def read(self, output: Any) -> Reading:
         """Return what the output of a model says that ran inside this context."""
@@ -160,7 +170,11 @@ class OutputReader(TorchFunctionMode):
                 meaning = TASKS[_ENDS[function]] if is_of_several else task
                 return _read(meaning, before.reshape(tensor.shape), like=self.like)
         reading = _read(task, tensor, like=self.like)
-        if task.name == "multiclass" and reading.logits.shape[1] > 1 and _are_probabilities(reading.logits.detach()):
+        is_linear = any(
+            end.numel() == tensor.numel() and _are_same(end.view_as(tensor), tensor) for end in self._linear
+        )
+        are_classes = task.name == "multiclass" and reading.logits.shape[1] > 1 and not is_linear
+        if are_classes and _are_probabilities(reading.logits.detach()):
             self._warn("their logarithm is explained instead; better return the logits (`output_fn`)")
             rows = reading.logits
             return Reading(task, rows.clamp(min=torch.finfo(rows.dtype).tiny).log())
@@ -176,6 +190,11 @@ class OutputReader(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         function = getattr(func, "__name__", "")
+        if function in _LINEAR or (function in _ADDS and _adds_bias(args)):
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, Tensor) and len(result.shape) > 1 and result.shape[2:].numel() == 1:
+                self._linear.append(result)
+            return result
         if function not in _ENDS:
             return func(*args, **(kwargs or {}))
         before: Tensor = args[0] if args else (kwargs or {})["input"]
@@ -232,6 +251,11 @@ def _read(task: Task, tensor: Tensor, output: Any = None, like: Tensor | None = 
     if not isinstance(task, Detection) or boxes is None:
         return reading
     return replace(reading, boxes=best_boxes(task.odds(tensor), boxes, tuple(like.shape[2:])))
+
+
+def _adds_bias(operands: Sequence[Any]) -> bool:
+    """Whether one of what is added is the same for all samples."""
+    return sorted(operand.dim() for operand in operands if isinstance(operand, Tensor)) == [1, 2]
 
 
 def _are_same(tensor: Tensor, other: Tensor) -> bool:

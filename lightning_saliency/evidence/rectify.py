@@ -17,9 +17,9 @@ the gradient at the output for an image of which the ReLU lets nothing through (
 def rectify(scores: Tensor, source: Tensor, rectifier: Rectifier) -> None:
     """Make each ReLU between the scores and the input follow another rule in the backward that comes next.
 
-    ReLUs are recognized in the graph, however they were written: `nn.ReLU`, `F.relu`, `torch.relu`, `clamp(min=0)` and
-    the forms in place (but not of a slice or another view); ReLU6 too. The model is not touched: the rule ends with the
-    graph.
+    ReLUs are recognized in the graph, however they were written: `nn.ReLU`, `F.relu`, `torch.relu`, `clamp(min=0)`,
+    `F.threshold` and the forms in place (but not of a slice or another view); ReLU6 too. The model is not touched: the
+    rule ends with the graph.
 
     Args:
         scores: The scores, with their graph.
@@ -69,4 +69,6 @@ def _is_relu(node: Any) -> bool:
     if kind in ("Clamp", "ClampMin"):
         low = getattr(node, "_saved_min", None)
         return bool((low == 0).all()) if isinstance(low, Tensor) else low == 0
+    if kind == "Threshold":
+        return float(node._saved_threshold) >= 0
     return kind == "Relu"

@@ -107,7 +107,7 @@ class AttentionCall:
 
 def is_activation(function: Callable[..., Any]) -> bool:
     """Whether a torch function is an activation function."""
-    return getattr(function, "__name__", "") in _ACTIVATIONS
+    return getattr(function, "__name__", "").removeprefix("_") in _ACTIVATIONS  # `F.threshold` is `_threshold`
 
 
 @dataclass

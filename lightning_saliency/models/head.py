@@ -12,7 +12,13 @@ from torchvision.models import get_model_weights
 from lightning_saliency._checks import check_choice, check_count, check_flag, check_number, optional, shown
 from lightning_saliency.evidence import POOLINGS, Forward, TargetLayer, find_target_layer, read_output
 from lightning_saliency.models.cut import Backbone, cut_backbone
-from lightning_saliency.models.sources import check_torchvision_name, find_torchvision_weights, torchvision_model
+from lightning_saliency.models.sources import (
+    check_torchvision_name,
+    find_torchvision_weights,
+    published_weights,
+    take_input_as_trained,
+    torchvision_model,
+)
 from lightning_saliency.models.weight_files import GAP_MODEL, WeightFile, existing_file
 
 Pooling: TypeAlias = Literal["avg", "max", "lse"]
@@ -232,11 +238,14 @@ def _cut_named(
     """Return the same of a torchvision model, with torchvision's weights or those of a file."""
     check_torchvision_name(name, "`backbone`")
     named = None if weights is None else find_torchvision_weights(name, weights)
-    file = None
+    file = published = None
     if weights is not None and named is None:
         choices = f"one of {', '.join(get_model_weights(name).__members__)} of {name}, or "
-        file = WeightFile.open(existing_file(weights, choices, GAP_MODEL), arguments=GAP_MODEL)
+        path = existing_file(weights, choices, GAP_MODEL)
+        file, published = WeightFile.open(path, arguments=GAP_MODEL), published_weights(name, path)
     model: Any = torchvision_model(name, named)
+    if file is not None:
+        take_input_as_trained(model, published)
     if in_channels != 3 and hasattr(model, "transform_input"):
         model.transform_input = False  # which converts one normalization of RGB to another
     cut, layer = _cut(model, 3, image_size, resolution)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
+from hashlib import sha256
 from importlib import import_module
 from inspect import signature
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import torchvision
@@ -53,6 +57,39 @@ def find_torchvision_weights(name: str, weights: Any) -> Any:
     return known.__members__.get(weights.removeprefix(f"{known.__name__}.")) if isinstance(weights, str) else None
 
 
+def published_weights(name: str, path: Path) -> Any:
+    """Return the member of a torchvision model's weights whose file this is, by its hash; None for another file.
+
+    torchvision names its files by the first digits of their SHA-256, under which they are downloaded.
+    """
+    digest = sha256(path.read_bytes()).hexdigest()
+    for member in get_model_weights(name):
+        known = re.search(r"-([0-9a-f]{8,})\.\w+$", member.url)
+        if known is not None and digest.startswith(known[1]):
+            return member
+    return None
+
+
+def take_input_as_trained(model: Any, named: Any) -> None:
+    """Set whether torchvision's GoogLeNet or Inception converts its input to its authors' normalization.
+
+    With its own weights torchvision has it so, since these were trained on another normalization than that with which
+    they are used; a file of anybody's training does not tell, and the input is taken as it is.
+
+    Args:
+        model: A model of torchvision, made without weights.
+        named: The member of its weights that is to be loaded into it; None for another file.
+    """
+    if hasattr(model, "transform_input"):
+        model.transform_input = named is not None
+        if named is None:
+            print(
+                f"Input: taken as it is, since the file is none of torchvision's own. With those {type(model).__name__}"
+                " converts its input (`transform_input=True`), and so does a model that was trained further from them.",
+                file=sys.stderr,
+            )
+
+
 def load_model(source: str, weights: str | None, num_classes: int | None, *, unsafe: bool = False) -> LoadedModel:
     """Return the model of a command line, with what belongs to it.
 
@@ -94,7 +131,13 @@ def _from_torchvision(name: str, weights: str | None, num_classes: int | None, u
         with making:
             model = torchvision_model(name, **options)
         remake = (lambda count: torchvision_model(name, num_classes=count)) if num_classes is None else None
-        return LoadedModel(WeightFile.open(path, unsafe=unsafe).load_into(model, remake))
+        model = WeightFile.open(path, unsafe=unsafe).load_into(model, remake)
+        published = published_weights(name, path)
+        take_input_as_trained(model, published)
+        if published is None:
+            return LoadedModel(model)
+        names = tuple(published.meta["categories"]) if num_classes in (None, len(published.meta["categories"])) else ()
+        return LoadedModel(model, partial(_preset, published), names)
     try:
         model = torchvision_model(name, named, **options)
     except Exception as error:  # no connection, another number of classes, a damaged file

@@ -30,6 +30,7 @@ from lightning_saliency.data import (
     common_normalization,
     find_class_names,
     find_normalizations,
+    find_own_normalization,
     find_rgb_bands,
     names_by_label,
     to_unit_range,
@@ -49,8 +50,11 @@ Cards: TypeAlias = Literal["few", "all"]
 
 _LEAST_CELL = 32
 
-_STRETCHED = "each image stretched to its own range, as no normalization fits"
-"""What a picture says where the normalization that was found is not that of the images."""
+_STRETCHED = "each image stretched to its own range"
+"""What a picture says where the numbers of an image are not drawn as the shades that they were."""
+
+_NONE_FITS = f"{_STRETCHED}, as no normalization fits"
+"""What it says where they are no pixels in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,8 @@ class Style:
 
     Args:
         mean: What was subtracted from the images, one number per channel or one for all, on the scale of pixels in
-            [0, 1] or in [0, 255]; None to look for it in the data set and the modules, and else to stretch each image
-            to its own range.
+            [0, 1] or in [0, 255]; None to look for it in the data set, the modules and the numbers of the images, and
+            else to stretch each image to its own range.
         std: What the images were divided by, likewise.
         class_names: Names of the classes; None to look for them in the data set and the modules, and else to show
             their numbers.
@@ -187,8 +191,8 @@ def find_pixel_scale(
 
     A normalization that is found counts only if the images are pixels with it undone, between black and white. If none
     of the data set's does, those in the modules are tried, unless the images are such pixels as they are: then the
-    model may normalize them itself. If none does, each image is stretched to its own range, and where a normalization
-    was found, a note says so.
+    model may normalize them itself. If none does, what the numbers of the images themselves prove counts; see
+    `lightning_saliency.data.find_own_normalization`. Else each image is stretched to its own range, and a note says so.
 
     Args:
         images: Batches `(N, C, H, W)`, as the model takes them.
@@ -215,7 +219,8 @@ def find_pixel_scale(
     if not are_pixels and not any(normalization.fits(inputs) for normalization in candidates):
         candidates = [*candidates, *find_normalizations(*modules)]
     fitting = next((normalization for normalization in candidates if normalization.fits(inputs)), None)
-    note = _STRETCHED if candidates and fitting is None else ""
+    fitting = find_own_normalization(inputs) if fitting is None else fitting
+    note = "" if fitting is not None or not inputs else _STRETCHED if are_pixels else _NONE_FITS
     return PixelScale(fitting, channels, names, note, is_unknown=fitting is None and not are_pixels)
 
 

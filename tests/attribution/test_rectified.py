@@ -12,6 +12,7 @@ from states import assert_alike, assert_all_alike
 from torch import nn
 
 from lightning_saliency.attribution import explain
+from lightning_saliency.evidence.rectify import rectify
 from lightning_saliency.models import GAPHead
 
 LABELS = [2, 0, 1]
@@ -91,6 +92,9 @@ WRITTEN = {
     "torch.clamp": lambda images: torch.clamp(images, 0.0),
     "clamp by a tensor": lambda images: images.clamp(min=torch.zeros(1, dtype=images.dtype)),
     "clamp by tensors": lambda images: images.clamp(min=torch.zeros_like(images)),
+    "nn.Threshold": nn.Threshold(0.0, 0.0),
+    "F.threshold": lambda images: F.threshold(images, 0.0, 0.0),
+    "F.threshold in place": lambda images: F.threshold(images, 0.0, 0.0, inplace=True),
     "nn.ReLU6": nn.ReLU6(),
     "F.relu6 in place": partial(F.relu6, inplace=True),
     "clamp to 6": lambda images: images.clamp(0, 6),
@@ -112,6 +116,53 @@ def layers_of(model, images):
         for layer in model:
             images = layer(images)
             yield images
+
+
+def redirected_by_hand(layers, image, label):
+    """As the gradient, but a ReLU that lets nothing of it through passes on what it got (Lucid; Olah et al. 2017)."""
+    inputs = [image]
+    with torch.no_grad():
+        for layer in layers:
+            inputs.append(layer(inputs[-1][None])[0])
+        R = torch.zeros_like(inputs.pop())
+        R[label] = 1
+        for layer, X in zip(reversed(layers), reversed(inputs), strict=True):
+            if isinstance(layer, nn.ReLU):
+                passed = R * (X > 0)
+                R = passed if passed.any() else R
+            else:
+                basis = torch.eye(X.numel(), dtype=X.dtype).reshape(-1, *X.shape)
+                matrix = (layer(basis) - layer(torch.zeros_like(basis))).flatten(1).T
+                R = (matrix.T @ R.flatten()).reshape(X.shape)
+    return R
+
+
+def test_a_redirected_gradient_passes_a_relu_that_lets_nothing_through_image_by_image():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3), nn.ReLU()).double()
+    images = IMAGES.clone()
+    with torch.no_grad():
+        net[3].bias.copy_(-net[:3](images[:1]).matmul(net[3].weight.T)[0] - 1)  # all scores of the first image are 0
+        net[3].bias[1] = 50.0  # and class 1 is active in all
+    labels = [0, 1, 1]
+    inputs = images.requires_grad_()
+    scores = net(inputs)[torch.arange(3), labels]
+    assert scores[0] == 0
+    rectify(scores, inputs, "redirected")
+    (found,) = torch.autograd.grad(scores.sum(), inputs)
+    for image, label, gradient in zip(images.detach(), labels, found, strict=True):
+        torch.testing.assert_close(gradient, redirected_by_hand(list(net), image, label))
+    (plain,) = torch.autograd.grad(net(inputs)[torch.arange(3), labels].sum(), inputs)
+    assert not plain[0].any()
+    assert found[0].any()
+    assert torch.equal(found[1:], plain[1:])  # where something passes it is the gradient
+
+
+def test_redirecting_has_nothing_to_do_without_a_relu():
+    images = IMAGES.clone().requires_grad_()
+    scores = plain_net(nn.Tanh)(images)[:, 0]
+    rectify(scores, images, "redirected")
+    assert torch.autograd.grad(scores.sum(), images)[0].any()
 
 
 class SideBranch(nn.Module):

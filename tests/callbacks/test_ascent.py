@@ -79,11 +79,9 @@ def test_the_class_models_stay_between_black_and_white(model, to_inputs, style, 
     trainer(tmp_path, callback).validate(network, loader(TensorDataset(inputs, labels)), verbose=False)
     made = class_model_image(network, 1, (3, 16, 16), bounds=bounds, steps=5)
     low, high = bounds
-    # where the inputs are pixels already, a picture is stretched to its own range
-    scale = (None, None) if bounds == (0.0, 1.0) else (0.0, 1.0)
     shades = made.images.byte() / 255 if model is TakesBytes else (made.images - low) / (high - low)
     expected = grid(
-        to_rgb(shades, *scale),
+        to_rgb(shades, 0.0, 1.0),
         {},
         title="",
         captions=[Caption("1")],
@@ -115,7 +113,8 @@ def test_the_fooled_samples_and_how_many_steps_it_took(tmp_path):
     runner = trainer(tmp_path, callback, L.callbacks.EarlyStopping("fooling_median_steps", mode="max", patience=9))
     runner.fit(model, loader(), loader())
     images, labels = data()[:5]
-    made = fooling_image(model, images, step_size=0.1, max_steps=8)
+    bounds = images.min(), images.max()  # the normalization is not known
+    made = fooling_image(model, images, step_size=0.1, max_steps=8, bounds=bounds)
     steps = torch.where(made.fooled, made.steps, 8)
     found = events(tmp_path)
     assert found.Scalars("xai_fooling/median_steps")[-1].value == float(steps.float().median())
@@ -143,6 +142,31 @@ def test_the_fooled_samples_and_how_many_steps_it_took(tmp_path):
         note="steps of 0.1 a pixel, method: sign",
     )
     assert torch.equal(picture(found.Images("fooling/samples")[-1]), expected)
+
+
+class SeesBeyondWhite(TinyClassifier):
+    """Takes for class 1 what is brighter than white, in the units of its input."""
+
+    def __init__(self, white):
+        super().__init__()
+        self.white = white
+
+    def forward(self, images):
+        brightness = images.mean((1, 2, 3))
+        return torch.stack([torch.full_like(brightness, self.white + 0.2), brightness, brightness - 9], 1)
+
+
+@pytest.mark.parametrize("white", [1.0, 2.0])
+def test_fooled_samples_stay_between_black_and_white(white, tmp_path):
+    images, labels = data()[:]
+    inputs = ((images + 1) / 2).clamp(0, 1) * 2 * white - white if white > 1 else ((images + 1) / 2).clamp(0, 1)
+    style = Style(mean=0.5, std=0.25) if white > 1 else None
+    model, options = SeesBeyondWhite(white), {"step_size": 0.5, "max_steps": 9}
+    assert fooling_image(model, inputs[:5], 1, **options).fooled.all()
+    callback = FoolingCallback(1, **options, samples=first(5), style=style, execution=Execution(on_error="raise"))
+    runner = trainer(tmp_path, callback)
+    runner.validate(model, loader(TensorDataset(inputs, labels)), verbose=False)
+    assert runner.callback_metrics["fooling_median_steps"] == 9
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,8 @@ def test_the_last_picture_is_the_trained_model_explained_by_hand(tmp_path):
         ],
         blanks=reasons,
         fine=["Saliency"],
-        note="explained: true class · read at layer backbone · fine maps up to their 99th percentile",
+        note="explained: true class · read at layer backbone · each image stretched to its own range, "
+        "as no normalization fits · fine maps up to their 99th percentile",
     )
     last = events(tmp_path).Images("saliency/Overview")[-1]
     assert last.encoded_image_string == encode_picture(expected)[0]
@@ -233,7 +234,8 @@ def test_cam_of_the_most_probable_classes_takes_one_forward_and_no_backward(tmp_
             ]
             for rank in (0, 1)
         },
-        note=f"explained: the 2 most probable classes · read at layer {explanation.layer}",
+        note=f"explained: the 2 most probable classes · read at layer {explanation.layer}"
+        " · each image stretched to its own range, as no normalization fits",
         scale=("0", "the sample's maximum of these classes"),
         drawing=Drawing(cell_side=244),
     )

@@ -9,7 +9,7 @@ from tiny import L, events, loader, picture, trainer
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from lightning_saliency import SaliencyCallback, load_record
+from lightning_saliency import SaliencyCallback, explain, load_record
 from lightning_saliency.callbacks import Execution
 from lightning_saliency.evidence import TASKS, read_as
 
@@ -75,7 +75,15 @@ def channels(classes):
     return F.one_hot(classes, 3).movedim(-1, 1)
 
 
-@pytest.mark.parametrize("form", [torch.clone, one_channel, channels])
+def bools(classes):
+    return channels(classes).bool()
+
+
+def unsigned(classes):
+    return classes.to(torch.uint16)
+
+
+@pytest.mark.parametrize("form", [torch.clone, one_channel, channels, bools, unsigned])
 @pytest.mark.parametrize("kind", SIZES)
 def test_the_true_class_is_that_of_most_points_and_so_is_the_predicted_one(tmp_path, kind, form):
     classes = classes_of(kind)
@@ -114,6 +122,37 @@ def test_the_sheet_shows_the_classes_where_it_shows_the_sample(tmp_path, kind):
     after = [count(two, each) for each in laid]
     assert before[0] > after[0] + 100
     assert after[1] > before[1] + 100
+
+
+class Coarse(UNet):
+    """Has scores for each fourth row and column, which the loss compares with the whole labels."""
+
+    def forward(self, inputs):
+        return F.avg_pool2d(super().forward(inputs), 4)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(F.interpolate(self(batch[0]), batch[1].shape[1:], mode=self.mode), batch[1])
+
+
+@pytest.mark.parametrize("task", [None, "segmentation"])
+def test_scores_may_be_coarser_than_the_image_and_its_labels(tmp_path, task):
+    execution = Execution(on_error="raise", task=task)
+    keeps, classes, module = Keeps(), classes_of("images"), Coarse("images")
+    data = loader(TensorDataset(torch.rand(8, 1, *SIZES["images"]), classes), batch_size=4)
+    callback = SaliencyCallback(["grad_cam"], samples=6, outputs=[keeps], execution=execution)
+    trainer(tmp_path, callback, max_epochs=1).fit(module, data, data)
+    explanation = keeps.looks[-1].explained[0].explanation
+    assert explanation.masks.shape == (6, 4, 5)
+    assert explanation.heatmaps()["grad_cam"].shape == (6, 1, *SIZES["images"])
+    most = tuple(int(row.flatten().bincount(minlength=3).argmax()) for row in classes[:6])
+    assert load_record(tmp_path).samples.labels == most
+
+
+def test_without_a_training_coarse_scores_are_refused_with_the_task_to_name():
+    images = torch.rand(2, 1, *SIZES["images"])
+    with pytest.raises(ValueError, match=r"If these are scores of pixels, name the task, `task='segmentation'`"):
+        explain(Coarse("images"), images)
+    assert explain(Coarse("images"), images, task="segmentation").masks.shape == (2, 4, 5)
 
 
 def test_points_that_are_ignored_do_not_count(tmp_path):

@@ -129,7 +129,7 @@ def test_a_windowed_transformer_is_read_at_its_trunk_and_its_attentions_inputs()
     assert layers.attentions is None
     maps = explain(model, images, methods=["summed_hires_cam", "grad_cam"]).attributions
     assert [raw.shape for raw in maps.values()] == [(2, 1, 16, 24), (2, 1, 8, 12)]
-    with pytest.raises(ValueError, match="attention over the image's patches"):
+    with pytest.raises(ValueError, match="over other tokens than all patches of the image"):
         explain(model, images, methods="attention_relevance")
 
 

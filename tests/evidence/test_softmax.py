@@ -112,6 +112,42 @@ def test_of_probabilities_of_which_no_softmax_is_seen_the_logarithm_is_explained
     assert_all_alike(found.attributions, expected.attributions)
 
 
+class Ridge(nn.Module):
+    """A linear regression on one-hot classes, whose values of each image add up to 1."""
+
+    def __init__(self, end):
+        super().__init__()
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(IMAGES.shape[1], 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        weight, bias = torch.randn(5, 6).double() * 0.1, torch.full((5,), 0.2).double()
+        self.features, self.end = nn.Sequential(*layers), end
+        self.weight, self.bias = nn.Parameter(weight - weight.mean(0)), nn.Parameter(bias - bias.mean() + 0.2)
+
+    def forward(self, images):
+        return self.end(self.features(images), self.weight, self.bias)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        F.linear,
+        lambda features, weight, bias: features @ weight.T + bias,
+        lambda features, weight, bias: torch.addmm(bias, features, weight.T),
+        lambda features, weight, bias: F.conv2d(features[:, :, None, None], weight[:, :, None, None], bias).flatten(1),
+        lambda features, weight, bias: (features @ weight.T).add_(bias)[:, :, None, None],
+    ],
+    ids=["linear", "product and sum", "addmm", "convolution", "in place"],
+)
+def test_values_of_a_linear_layer_are_no_probabilities_though_each_row_has_the_sum_1(end, recwarn):
+    model = Ridge(end).to(IMAGES.dtype)
+    found = explain(model, IMAGES, methods=["grad_cam", "occlusion"])
+    returned = model(IMAGES).flatten(1)
+    assert ((returned >= 0) & (returned <= 1)).all()
+    torch.testing.assert_close(returned.sum(1), torch.ones_like(returned[:, 0]))
+    torch.testing.assert_close(found.logits, returned.to(found.logits.dtype), rtol=1e-5, atol=1e-6)
+    assert not [warning for warning in recwarn if "probabilities" in str(warning.message)]
+
+
 @pytest.mark.parametrize("end", ["nn.Softmax", "F.log_softmax", "written out"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_broken_image_leaves_the_softmax_of_the_others_seen_through(end, value):

@@ -31,6 +31,7 @@ ACTIVATIONS = {
     "rrelu": F.rrelu,
     "relu in place": lambda maps: F.relu(maps, inplace=True),
     "silu in place": lambda maps: F.silu(maps, inplace=True),
+    "threshold": lambda maps: F.threshold(maps, -0.3, -0.6),
     "relu_": F.relu_,
     "leaky_relu_": lambda maps: F.leaky_relu_(maps, 0.2),
     "method": lambda maps: maps.relu(),

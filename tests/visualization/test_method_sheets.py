@@ -16,6 +16,7 @@ SCALES = {
     "shared": ("0", "all maps' maximum"),
 }
 METHODS = ("cam", "grad_cam")
+STRETCHED = " · each image stretched to its own range, as no normalization fits"
 
 
 def network(classes=5, channels=3):
@@ -77,7 +78,7 @@ def test_there_is_one_sheet_of_all_methods(normalize):
         title="epoch 1",
         captions=captions(looked, names),
         blanks={title: reason_words(blank_reasons(raw[key], normalize)) for title, key in shown.items()},
-        note="explained: class 1 · read at layer 1",
+        note=f"explained: class 1 · read at layer 1{STRETCHED}",
         scale=SCALES[normalize],
         drawing=shaded("viridis", 0.4),
     )
@@ -99,7 +100,7 @@ def test_where_all_cards_are_wanted_each_method_has_a_sheet_of_its_own_after_tha
             title="epoch 1",
             captions=captions(looked, names),
             blanks={title: reason_words(blank_reasons(raw[key], normalize))},
-            note="explained: class 1 · read at layer 1",
+            note=f"explained: class 1 · read at layer 1{STRETCHED}",
             scale=SCALES[normalize],
         )
         assert torch.equal(sheets[key], expected)
@@ -129,7 +130,7 @@ def test_a_shared_scale_is_shared_by_samples_of_all_sizes():
         title="epoch 1",
         captions=captions(small, range(5)) + captions(large, range(5)),
         blanks={"CAM": reason_words(blank_reasons(raw[0]) + blank_reasons(raw[1]))},
-        note="explained: class 1 · read at layer 1",
+        note=f"explained: class 1 · read at layer 1{STRETCHED}",
         scale=SCALES["shared"],
         drawing=shaded(cell_side=250),
     )
@@ -146,7 +147,7 @@ def test_rows_stand_in_the_order_of_the_positions_whatever_their_sizes():
         title="epoch 1",
         captions=[captions(looked, range(5))[row] for looked, row in order],
         blanks={"Grad-CAM": reason_words([looked.heatmaps("max")["grad_cam"].reasons[row] for looked, row in order])},
-        note="explained: class 1 · read at layer 1",
+        note=f"explained: class 1 · read at layer 1{STRETCHED}",
     )
     assert torch.equal(draw(first, second)["grad_cam"], expected)
     assert torch.equal(draw(second, first)["grad_cam"], expected)
@@ -184,7 +185,7 @@ def test_the_maps_of_the_most_probable_classes_stand_side_by_side(normalize):
             ]
             for rank in (0, 1)
         },
-        note="explained: the 2 most probable classes · read at layer 1",
+        note=f"explained: the 2 most probable classes · read at layer 1{STRETCHED}",
         scale=scale,
     )
     sheet = draw(looked, normalize=normalize, top_k=2)["class_maps"]
@@ -203,7 +204,7 @@ def test_labels_may_be_unknown_and_images_of_many_channels_say_what_is_shown():
         title="epoch 1",
         captions=unlabeled_captions(looked.explanation),
         blanks={"Grad-CAM": reason_words(looked.heatmaps("max")["grad_cam"].reasons)},
-        note="explained: class 1 · read at layer 1 · channels 1–3 of 5",
+        note=f"explained: class 1 · read at layer 1 · channels 1–3 of 5{STRETCHED}",
         drawing=shaded(cell_side=250),
     )
     assert torch.equal(draw(unlabeled)["grad_cam"], expected)

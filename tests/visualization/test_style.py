@@ -72,7 +72,7 @@ def test_the_data_set_says_what_the_style_leaves_open():
     dataset = SimpleNamespace(transform=transform, classes=["cat", "dog"])
     assert torch.equal(to_pictures(images, Style(), dataset), to_rgb(images, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]))
     assert torch.equal(to_pictures(images, Style(0.1, 0.9), dataset), to_rgb(images, 0.1, 0.9))
-    assert torch.equal(to_pictures(images, Style()), to_rgb(images))
+    assert torch.equal(to_pictures(images, Style()), to_rgb(images, 0.0, 1.0))
     many = rand(2, 5, 8, 8)  # the data set's numbers are of other images
     assert torch.equal(to_pictures(many, Style(channels="mean"), dataset), to_rgb(many, channels="mean"))
     assert find_names(Style(), dataset)[1] == "dog"
@@ -98,7 +98,9 @@ def test_a_normalization_that_does_not_explain_the_images_is_not_used_and_that_i
     found = find_pixel_scale([other], Style(), dataset)
     assert "stretched" in found.note
     assert torch.equal(found(other), to_rgb(other))
-    assert find_pixel_scale([other], Style()).note == ""  # nothing was found that could be missed
+    assert "stretched" in find_pixel_scale([other], Style()).note
+    many = find_pixel_scale([rand(2, 5, 8, 8)], Style())  # measurements, which need not be shades
+    assert (many.note, many.is_unknown) == ("each image stretched to its own range", False)
     fitting = NORMALIZE(rand(2, 3, 8, 8))
     assert "stretched" in find_pixel_scale([fitting, other], Style(), dataset).note  # one scale for all sizes
     assert find_pixel_scale([fitting, fitting[:, :, :4]], Style(), dataset).normalization == (MEAN, STD)
@@ -123,7 +125,7 @@ def test_the_normalization_of_the_modules_counts_where_the_images_are_no_pixels_
     for modules in ((None, Net()), (SimpleNamespace(augmentation=NORMALIZE), None)):
         assert torch.equal(to_pictures(images, Style(), silent, modules), to_rgb(images, MEAN, STD))
         # else the model normalizes them itself
-        assert torch.equal(to_pictures(pixels, Style(), silent, modules), to_rgb(pixels))
+        assert torch.equal(to_pictures(pixels, Style(), silent, modules), to_rgb(pixels, 0.0, 1.0))
     # the data set's comes first
     dataset = SimpleNamespace(transform=v2.Normalize([0.6], [0.3]))
     assert find_pixel_scale([v2.Normalize([0.6], [0.3])(pixels)], Style(), dataset, [Net()]).normalization.mean == [0.6]
