@@ -6,7 +6,7 @@ r"""Fine-tune a vision transformer on folders of images, and measure what each m
 
 The folders and the boxes are those of train_gap.py. First a new linear head is trained alone, then the whole network.
 After each of both it is measured how much of each method's map of the image's class lies in its boxes, beside the area
-of the boxes, a random map, and a blob in the middle of the image. Any classifier can be named, one of torchvision, timm,
+of the boxes, a random map, and a blob in the middle of the image. Any classifier can be named, of torchvision, timm,
 Hugging Face or your own; one without attentions needs other --methods.
 """
 

@@ -254,7 +254,7 @@ class _Match:
     @property
     def lacks_classifier_alone(self) -> bool:
         """Whether the file lacks the parameters of the model's last layer, and holds all else: that of a backbone."""
-        last = next(reversed(self.model), "").rpartition(".")[0]
+        last = next(reversed(list(self.model)), "").rpartition(".")[0]
         return bool(last) and self.missing == [key for key in self.model if key.rpartition(".")[0] == last]
 
     @property
