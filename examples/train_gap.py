@@ -274,6 +274,10 @@ class CommandLine(LightningCLI):
         parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
         parser.link_arguments("model.image_size", "data.image_size")  # a checkpoint knows the model's
 
+    def before_fit(self) -> None:
+        """Lay the network out channels last, in which convolutions on a CPU are about twice as fast."""
+        self.model.to(memory_format=torch.channels_last)
+
     def after_fit(self) -> None:
         """Print what was measured after the last epoch."""
         measured = {name: value for name, value in self.trainer.callback_metrics.items() if name.startswith("val_")}

@@ -19,6 +19,7 @@ from torchvision.models import SqueezeNet1_1_Weights
 
 from lightning_saliency.cli.image_files import find_images, output_names
 from lightning_saliency.data import NoImageError, read_image
+from lightning_saliency.models.sources import load_model
 
 posix = pytest.mark.skipif(os.name != "posix", reason="pipes, links and users are others there")
 
@@ -121,6 +122,23 @@ def test_what_holds_no_weights_of_the_model_is_named(own, capsys, content, says)
     save_photo(Path("photos/one.png"))
     torch.save(content, "file.pt")
     assert f"Expected --weights {says}" in refused(capsys, "--weights", "file.pt")
+
+
+def test_the_file_of_a_backbone_needs_the_number_of_classes(own, capsys):
+    save_photo(Path("photos/one.png"))
+    whole = own.make(seed=4).state_dict()
+    torch.save({key: value for key, value in whole.items() if not key.startswith("6.")}, "backbone.pt")
+    missing = "got in backbone.pt missing: 6.weight, 6.bias"
+    assert missing in refused(capsys, "--weights", "backbone.pt")
+    assert run("--weights", "backbone.pt", "--num-classes", 5) == 0
+    says = "Weights: backbone.pt has no classifier (6.weight, 6.bias). The model's own is untrained"
+    assert says in capsys.readouterr().err
+    loaded = load_model("own:make", "backbone.pt", 5).model.state_dict()
+    assert all(torch.equal(loaded[key], whole[key]) for key in whole if not key.startswith("6."))
+    torch.save({key: value for key, value in whole.items() if not key.startswith(("6.", "2."))}, "part.pt")
+    assert "got in part.pt missing: 2.weight, 2.bias, 6.weight" in refused(
+        capsys, "--weights", "part.pt", "--num-classes", 5
+    )
 
 
 def test_a_damaged_file_of_weights_is_named(own, capsys):

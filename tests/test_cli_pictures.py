@@ -193,6 +193,14 @@ def test_models_of_timm_with_its_transform_and_a_checkpoint_of_its_training(own,
     assert "to name a model of timm, got 'resnt18'. Nearest: resnet18" in capsys.readouterr().err
 
 
+def test_a_transformer_of_timm_takes_images_of_another_size_than_its_own(own, capsys):
+    timm = pytest.importorskip("timm")
+    save_photo(Path("photos/one.png"), size=(300, 250))
+    torch.save(timm.create_model("test_vit", num_classes=4).state_dict(), "weights.pt")
+    assert run("--weights", "weights.pt", "--methods", "attention_relevance", model="timm:test_vit", size=96) == 0
+    assert np.load("out/one.attention_relevance.npy").shape == (6, 6)  # patches of 16 pixels; its own size is 160
+
+
 def test_a_folder_of_hugging_face_with_its_processor_and_names(own, capsys):
     transformers = pytest.importorskip("transformers")
     save_photo(Path("photos/one.png"), size=(80, 64))

@@ -308,6 +308,73 @@ def test_the_help_of_train_gap_begins_with_what_a_person_sets(train_gap, argumen
         assert "torch.nn.Linear" not in printed  # every module of torch
 
 
+# --- train_vit.py
+
+TINY_VIT = """
+from torchvision.models import VisionTransformer
+
+def make(num_classes):
+    return VisionTransformer(
+        32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, dropout=0.1, num_classes=num_classes
+    )
+"""
+
+
+def test_a_transformer_is_trained_head_first_and_each_methods_maps_are_measured(
+    train_gap, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("tiny_vision_transformer.py").write_text(TINY_VIT)
+    write_photos(tmp_path / "photos/train", 8)
+    boxes = {}
+    for path, (x1, y1, x2, y2) in list(write_photos(tmp_path / "photos/val", 4, seed=1).items())[::2]:
+        with Image.open(path) as photo:
+            width, height = photo.size
+        key = Path(path).relative_to(tmp_path / "photos/val").as_posix()
+        boxes[key] = [[x1 / width, y1 / height, x2 / width, y2 / height]]
+    Path("boxes.json").write_text(json.dumps(boxes))
+    L.seed_everything(5)
+    module = importlib.import_module("tiny_vision_transformer")
+    backbone = {key: value for key, value in module.make(3).state_dict().items() if not key.startswith("heads.")}
+    torch.save(backbone, "backbone.pt")
+    trained = []
+    with example("train_vit") as train_vit:  # which imports the train_gap that is loaded already
+        measure = train_vit.measure
+
+        def measured(model, *options):
+            trained.append({key: value.clone() for key, value in model.state_dict().items()})
+            return measure(model, *options)
+
+        monkeypatch.setattr(train_vit, "measure", measured)
+        stages = train_vit.main(
+            ["--model=tiny_vision_transformer:make", "--weights=backbone.pt", "--data=photos", "--boxes=boxes.json",
+             "--size=32", "--head-epochs=1", "--epochs=1", "--learning-rate=0.001",
+             "--methods", "attention_relevance", "grad_cam"]
+        )  # fmt: skip
+    head_alone, whole = trained
+    assert all(torch.equal(head_alone[key], value) for key, value in backbone.items())
+    assert not any(torch.equal(whole[key], value) for key, value in backbone.items())
+    area = np.mean([(x2 - x1) * (y2 - y1) for [(x1, y1, x2, y2)] in boxes.values()])
+    rows = ["area of the boxes", "attention_relevance", "grad_cam", "random map", "centered blob"]
+    assert list(stages) == ["new head", "whole network"]
+    for figures in stages.values():
+        assert sorted(figures) == sorted(rows)
+        assert figures["area of the boxes"].energy_in_box == pytest.approx(area, abs=0.02)  # whole pixels of 32
+        assert figures["random map"].energy_in_box == pytest.approx(area, abs=0.08)
+        assert all(0 <= value <= 1 for row in figures.values() for value in (row.energy_in_box, row.pointing_game))
+    blobs = [figures["centered blob"] for figures in stages.values()]
+    assert blobs[0] == blobs[1]
+    printed = capsys.readouterr().out
+    figure = stages["whole network"]["grad_cam"]
+    (line,) = (line for line in printed.splitlines() if line.startswith("| `grad_cam`"))
+    assert [line.split(" | ")[2], line.split(" | ")[4][:4]] == [
+        f"{figure.energy_in_box:.2f}", f"{figure.pointing_game:.2f}",
+    ]  # fmt: skip
+    for stage in stages:
+        assert len(events(tmp_path / f"logs/train_vit/seed 0, {stage}").Images("saliency/Overview")) == 1 + 1
+
+
 # --- localization_table.py
 
 

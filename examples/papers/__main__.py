@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         args.images, args.labels, boxes_key=args.boxes_key, size=args.size, mean=args.mean, std=args.std,
         count=args.count,
     )  # fmt: skip
-    model = load_model(args.model, args.weights, None).model.float().eval().requires_grad_(False)
+    model = load_model(args.model, args.weights, None, size=args.size).model.float().eval().requires_grad_(False)
     make, methods = TABLES[args.table]
     contest = Contest.of(model, args.methods or methods, args.photographs.images, args.task)
     measure, tables = make(contest, args)

@@ -158,7 +158,8 @@ class LookPass:
     ) -> tuple[int, GradientEnd | None]:
         """Return how many samples have no map by any method, and where the gradient of the first one's score ends.
 
-        It ends nowhere where there is a gradient, of which the methods show nothing, and is searched once a run.
+        It ends nowhere where there is a gradient, of which the methods show nothing, and is searched until one is found
+        that is no weight's that is still zero.
         """
         blank = [(group, row) for group in explained for row in range(len(group)) if _is_blank(group, row)]
         if not blank or self._has_searched_end:
@@ -169,7 +170,9 @@ class LookPass:
         target = self.target.resolve(len(sample), labels=sample.known_labels, positions=sample.positions)
         classes = target[row : row + 1] if isinstance(target, Tensor) else target
         with forward.undisturbed() as isolated:
-            return len(blank), find_gradient_end(isolated, forward.on_device(sample.call[row : row + 1]), classes)
+            end = find_gradient_end(isolated, forward.on_device(sample.call[row : row + 1]), classes)
+        self._has_searched_end = end is None or end.zero_weight is None  # else there may be another once it has learned
+        return len(blank), end
 
     def disagreement(self, samples: FixedSamples, explained: tuple[ExplainedSamples, ...]) -> int:
         """Return the number of samples whose logits are not those of the validation pass they were collected in."""

@@ -32,7 +32,7 @@ from lightning_saliency.callbacks.pictures_output import PicturesOutput
 from lightning_saliency.callbacks.report_output import ReportOutput
 from lightning_saliency.callbacks.validation import dataset_of
 from lightning_saliency.data import FixedSamples, SampleCollector, Spread
-from lightning_saliency.evidence import TASKS, Target
+from lightning_saliency.evidence import TASKS, GradientEnd, Target
 from lightning_saliency.visualization import Style, find_names
 
 CallbackTarget: TypeAlias = str | int | list[int | str] | Callable[[Tensor], Tensor]
@@ -191,11 +191,7 @@ class SaliencyCallback(LookCallback):
             self._notices.once(_describe_left_out(type(self).__name__, self._pass.left_out, self._pass.shown))
         count, end = self._pass.gradient_end(trainer, pl_module, explained)
         if end is not None:
-            self._notices.once(
-                f"{type(self).__name__}: {count} of {len(samples)} samples have no map, since the gradient of the "
-                f"score is {end.kind} before its `{end.operation}`. Name what goes into that: the submodule that "
-                "returns it, `model=...`, or a function that takes it from the output, `Execution(output_fn=...)`."
-            )
+            self._notices.once(f"{type(self).__name__}: {count} of {len(samples)} samples have no map, {_reason(end)}")
         return explained
 
     def _class_names(self, trainer: Trainer, pl_module: LightningModule) -> Sequence[str] | None:
@@ -344,3 +340,14 @@ class CAMCallback(SaliencyCallback):
 
     default_methods = ("cam",)
     default_top_k = 3
+
+
+def _reason(end: GradientEnd) -> str:
+    """Return the end of a sentence that says why there are no maps, and what can be done."""
+    if end.zero_weight is not None:
+        return f"since `{end.zero_weight}` is zero everywhere: nothing has been learned there yet."
+    return (
+        f"since the gradient of the score is {end.kind} before its `{end.operation}`. Name what goes into that: the "
+        "submodule that returns it, `model=...`, or a function that takes it from the output, "
+        "`Execution(output_fn=...)`."
+    )

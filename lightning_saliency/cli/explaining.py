@@ -48,7 +48,9 @@ def explain_images(options: argparse.Namespace) -> int:
         _say_skipped(folder, reason)
     _say_others(found.others)
     named_classes = _class_names(options.class_names) if options.class_names else None
-    loaded = load_model(options.model, options.weights, options.num_classes, unsafe=options.unsafe_weights)
+    loaded = load_model(
+        options.model, options.weights, options.num_classes, size=options.size, unsafe=options.unsafe_weights
+    )
     transform = make_transform(loaded, options.size, options.mean, options.std)
     try:
         options.output.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -29,10 +29,12 @@ class GradientEnd:
     Attributes:
         operation: Its name, such as `clamp`.
         kind: Whether the gradient is zero before it, as where a clamp limits its result, or not finite.
+        zero_weight: The name of the operation's weight, where that is zero everywhere, as a head may be initialized.
     """
 
     operation: str
     kind: Literal["zero", "not finite"]
+    zero_weight: str | None = None
 
 
 def find_gradient_end(forward: Forward, call: Call, target: ParsedTarget) -> GradientEnd | None:
@@ -58,7 +60,7 @@ def find_gradient_end(forward: Forward, call: Call, target: ParsedTarget) -> Gra
         >>> _ = torch.nn.init.constant_(forward.model.weight, 2.0)
         >>> with forward.undisturbed() as isolated:
         ...     find_gradient_end(isolated, call, None)
-        GradientEnd(operation='clamp', kind='zero')
+        GradientEnd(operation='clamp', kind='zero', zero_weight=None)
     """
     images = forward.floating_point_images(call)
     leaf = images.detach().clone().requires_grad_()
@@ -68,8 +70,9 @@ def find_gradient_end(forward: Forward, call: Call, target: ParsedTarget) -> Gra
     if not scores.requires_grad:
         return None
     ends: list[GradientEnd] = []
+    zero = {weight: name for name, weight in forward.model.named_parameters() if weight.dim() > 1 and not weight.any()}
     nodes = list(ancestors([scores.grad_fn]))[:_MOST_NODES]
-    handles = [node.register_hook(partial(_note, ends, node)) for node in nodes if node.next_functions]
+    handles = [node.register_hook(partial(_note, ends, node, zero)) for node in nodes if node.next_functions]
     try:
         torch.autograd.grad(scores, leaf, torch.ones_like(scores), allow_unused=True)
     finally:
@@ -78,7 +81,13 @@ def find_gradient_end(forward: Forward, call: Call, target: ParsedTarget) -> Gra
     return ends[0] if ends else None
 
 
-def _note(ends: list[GradientEnd], node: Any, before: Sequence[Tensor | None], behind: Sequence[Tensor | None]) -> None:
+def _note(
+    ends: list[GradientEnd],
+    node: Any,
+    zero: Mapping[Any, str],
+    before: Sequence[Tensor | None],
+    behind: Sequence[Tensor | None],
+) -> None:
     """Append the operation of a node, if the gradient of its result is something, and those of its inputs nothing."""
     given = [gradient for gradient in behind if gradient is not None]
     passed = [gradient for gradient in before if gradient is not None]
@@ -87,7 +96,15 @@ def _note(ends: list[GradientEnd], node: Any, before: Sequence[Tensor | None], b
     if not all(map(_is_finite, passed)):  # also where zero is multiplied by what is not: see `torch.where`
         ends.append(GradientEnd(_name(node), "not finite"))
     elif any(map(_is_something, given)) and not any(map(_is_something, passed)):
-        ends.append(GradientEnd(_name(node), "zero"))
+        ends.append(GradientEnd(_name(node), "zero", _zero_weight(node, zero)))
+
+
+def _zero_weight(node: Any, zero: Mapping[Any, str]) -> str | None:
+    """Return the name of a weight that is zero, if an operation takes it: as it is, or transposed."""
+    inputs = [parent for parent, _ in node.next_functions if parent is not None]
+    inputs += [parent for one in inputs for parent, _ in one.next_functions if len(one.next_functions) == 1]
+    weights = (getattr(parent, "variable", None) for parent in inputs)
+    return next((zero[weight] for weight in weights if weight is not None and weight in zero), None)
 
 
 def _is_finite(gradient: Tensor) -> bool:

@@ -47,6 +47,13 @@ def log_sum_exp_pooling(features: Tensor) -> Tensor:
 
 POOLINGS["lse"] = log_sum_exp_pooling
 
+_NEW_HEAD_STD = 1e-3
+"""Standard deviation of a new linear layer's weights behind trained features.
+
+Softmax sees differences between classes alone, so what the random start has added to the maps of all classes is never
+unlearned: with the usual one, several times as large, it is as strong as what a few epochs learn.
+"""
+
 PAPER_RESOLUTIONS = {"alexnet": 13, "vgg16": 14, "googlenet": 14}
 """The mapping resolutions of Zhou et al. 2016, section 3: after conv5, after conv5-3, after inception4e."""
 
@@ -168,7 +175,8 @@ def gap_model(
 
     Everything after the last convolutional map of the wanted resolution is removed (fully connected layers, pooling,
     later stages); then come a 3×3 convolution (stride 1, pad 1) of 1024 units with ReLU, global average pooling and one
-    linear layer. The remaining layers of the backbone keep their weights.
+    linear layer. The remaining layers of the backbone keep their weights. With `weights` the linear layer begins near
+    zero, since what class maps have of a random start is never unlearned.
 
     Args:
         backbone: The name of a torchvision classification model, or any module that torch.fx can trace.
@@ -221,6 +229,8 @@ def gap_model(
     if hidden is not None:
         convolution = [nn.Conv2d(depth, hidden, kernel_size=3, stride=1, padding=1), nn.ReLU()]
     head = GAPHead(hidden or depth, num_classes, pooling=pooling)
+    if weights is not None:
+        nn.init.normal_(head.linear.weight, std=_NEW_HEAD_STD)
     return GAPModel(cut, nn.Sequential(*convolution), head, str(layer))
 
 

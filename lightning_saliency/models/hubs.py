@@ -21,13 +21,17 @@ from lightning_saliency.models.weight_files import WeightFile, existing_file
 _DEFAULT = "DEFAULT"
 
 
-def make_timm_model(name: str, weights: str | None, num_classes: int | None, *, unsafe: bool = False) -> LoadedModel:
+def make_timm_model(
+    name: str, weights: str | None, num_classes: int | None, *, size: int | None = None, unsafe: bool = False
+) -> LoadedModel:
     """Return a model of timm, with its own transform.
 
     Args:
         name: As `timm.create_model` takes it.
         weights: `DEFAULT` for timm's own, which are downloaded; a file; None for random ones.
         num_classes: The number of classes; None for the model's own.
+        size: The side of the images. A model that is made for one size, as a ViT is by its position embeddings, is
+            fitted to it once it has its weights.
         unsafe: See `load_model`.
 
     Raises:
@@ -48,7 +52,10 @@ def make_timm_model(name: str, weights: str | None, num_classes: int | None, *, 
         )
         return model
 
-    model = _with_weights(make, f"timm:{name}", weights, num_classes, unsafe)
+    model: Any = _with_weights(make, f"timm:{name}", weights, num_classes, unsafe)
+    if size is not None and hasattr(model, "set_input_size"):
+        with user_code(f"--model timm:{name} to take images of --size {size}"):
+            model.set_input_size(img_size=(size, size))
     return LoadedModel(model, partial(_timm_transform, model))
 
 

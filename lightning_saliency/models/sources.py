@@ -90,13 +90,16 @@ def take_input_as_trained(model: Any, named: Any) -> None:
             )
 
 
-def load_model(source: str, weights: str | None, num_classes: int | None, *, unsafe: bool = False) -> LoadedModel:
+def load_model(
+    source: str, weights: str | None, num_classes: int | None, *, size: int | None = None, unsafe: bool = False
+) -> LoadedModel:
     """Return the model of a command line, with what belongs to it.
 
     Args:
         source: `torchvision:NAME`, `timm:NAME`, `hf:NAME` or `hf:FOLDER`, or `package.module:callable`.
         weights: The name of torchvision's weights, `DEFAULT` for those of timm or Hugging Face, or a file.
         num_classes: The number of classes that the model is made for; None for its own.
+        size: The side of the images, to which those models of timm are fitted that are made for one.
         unsafe: Whether a file of weights may hold more than tensors and plain values, which runs the code in it.
 
     Raises:
@@ -110,7 +113,7 @@ def load_model(source: str, weights: str | None, num_classes: int | None, *, uns
     if room == "torchvision":
         return _from_torchvision(name, weights, num_classes, unsafe)
     if room == "timm":
-        return make_timm_model(name, weights, num_classes, unsafe=unsafe)
+        return make_timm_model(name, weights, num_classes, size=size, unsafe=unsafe)
     if room == "hf":
         return make_hugging_face_model(name, weights, num_classes, unsafe=unsafe)
     return LoadedModel(_from_import(room, name, weights, num_classes, unsafe))

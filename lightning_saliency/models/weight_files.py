@@ -103,7 +103,8 @@ class WeightFile:
         """Return the model with the weights, under whatever prefix they fit.
 
         Where the classifier alone is of another size, the model is made again with as many classes; else the file's
-        classifier is left out. That, and what the model has no place for, is said in a line each.
+        classifier is left out. A file without one, of a backbone, fits where the user has said how many classes there
+        are. That, and what the model has no place for, is said in a line each.
 
         Args:
             model: The model.
@@ -123,7 +124,12 @@ class WeightFile:
             if rematch.num_classes is None:
                 _say(f"Classes: {count}, as the classifier in {self._name} has.")
                 model, match = remade, rematch
-        self._refuse_misfit(match, [] if match.num_classes is not None else match.described_sizes)
+        is_backbone = remake is None and match.lacks_classifier_alone
+        self._refuse_misfit(
+            match,
+            [] if match.num_classes is not None else match.described_sizes,
+            [] if is_backbone else match.missing,
+        )
         self._load(match, model)
         return model
 
@@ -146,7 +152,7 @@ class WeightFile:
             if key in state or (key.partition(".")[0] in parts and key not in whole)
         }
         match = replace(match, file=file)
-        self._refuse_misfit(match, match.described_sizes)
+        self._refuse_misfit(match, match.described_sizes, match.missing)
         self._load(match, backbone)
 
     @property
@@ -168,12 +174,12 @@ class WeightFile:
         inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         return _Match(model, {f"{wrapper}{key}": value for key, value in inner.items()}, prefix)
 
-    def _refuse_misfit(self, match: _Match, other_sizes: Sequence[str]) -> None:
+    def _refuse_misfit(self, match: _Match, other_sizes: Sequence[str], missing: Sequence[str]) -> None:
         faults = {
             "other sizes": other_sizes,
             "no tensors": [key for key in match.model if key in match.file and not isinstance(match.file[key], Tensor)],
-            "missing": match.missing,
-            "unexpected": match.unexpected if match.missing or match.is_mostly_unexpected else [],
+            "missing": missing,
+            "unexpected": match.unexpected if missing or match.is_mostly_unexpected else [],
         }
         if any(faults.values()):
             listed = "; ".join(f"{fault}: {_first_few(keys)}" for fault, keys in faults.items() if keys)
@@ -246,6 +252,12 @@ class _Match:
         return int(next(iter(counts))[0][0]) if len(counts) == 1 and are_rows and is_rest else None
 
     @property
+    def lacks_classifier_alone(self) -> bool:
+        """Whether the file lacks the parameters of the model's last layer, and holds all else: that of a backbone."""
+        last = next(reversed(list(self.model)), "").rpartition(".")[0]
+        return bool(last) and self.missing == [key for key in self.model if key.rpartition(".")[0] == last]
+
+    @property
     def fitting(self) -> dict[str, Any]:
         """What is loaded of the file."""
         left_out = self.other_sizes
@@ -259,6 +271,11 @@ class _Match:
             _say(
                 f"Weights: the classifier in {name} is left out, as it is of another size: "
                 f"{_first_few(self.described_sizes)}. The model's own is untrained, and so are its classes."
+            )
+        if self.missing:
+            _say(
+                f"Weights: {name} has no classifier ({_first_few(self.missing)}). The model's own is untrained, and so "
+                "are its classes."
             )
         if self.unexpected:
             _say(f"Weights: of {name} the model has no place for {_first_few(self.unexpected)}.")

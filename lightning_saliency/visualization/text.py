@@ -75,11 +75,12 @@ def wrap_lines(text: str, font: Font, width: int, lines: int = 2) -> tuple[str, 
     dot, space = text.rfind(" · ", 0, fitting + 3), text.rfind(" ", 0, fitting + 1)
     joint = max((match.end() for match in _JOINT.finditer(text) if match.end() <= fitting), default=0)
     semicolon = text.rfind("; ", 0, fitting + 1)
+    word = text[space + 1 :].partition(" ")[0]  # what a break at the space brings to the next line
     if semicolon > fitting // 3:
         end, begin = semicolon + 1, semicolon + 2
     elif dot > 2 * fitting // 3 or (dot > 0 and font.getlength(text[dot + 3 :]) <= (lines - 1) * width):
         end, begin = dot, dot + 3
-    elif space > fitting // 3:
+    elif space > fitting // 3 or (space > 0 and font.getlength(word) <= width):
         end, begin = space, space + 1
     else:  # one long word: at best behind one of its joints
         end = begin = joint if joint > fitting // 3 else fitting

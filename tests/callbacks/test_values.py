@@ -280,6 +280,34 @@ def test_where_no_sample_has_a_map_the_operation_is_named_that_takes_the_gradien
     assert set(reasons) <= {"constant 0", "not finite"}
 
 
+class ZeroHead(Module):
+    """A new head that is zero at first, as those of torchvision's vision transformers."""
+
+    def __init__(self, last):
+        super().__init__()
+        nn.init.zeros_(self.net[-1].weight)
+        self.last = last
+
+    def forward(self, images):
+        return self.last(self.net(images))
+
+
+def test_a_head_that_is_zero_before_the_training_is_no_matter_of_what_is_explained(tmp_path):
+    with pytest.warns(UserWarning, match="4 of 4 samples have no map, since `net.7.weight` is zero everywhere") as told:
+        look = fitted(tmp_path, ZeroHead(torch.clone), CLASSES, **METHODS)
+    assert not any("Execution(output_fn=...)" in str(warning.message) for warning in told)
+    assert set(look.explained[0].heatmaps("max")["saliency"].reasons) == {None}
+
+
+def test_after_a_head_that_is_zero_an_operation_that_takes_the_gradient_is_named(tmp_path):
+    class Rounded(ZeroHead):
+        def loss(self, output, labels):
+            return F.cross_entropy(self.net(IMAGES[: len(labels)]), labels)
+
+    with pytest.warns(UserWarning, match="is zero before its `round`"):
+        fitted(tmp_path, Rounded(torch.round), CLASSES, **METHODS)
+
+
 def test_an_energy_is_a_value_and_no_embedding(tmp_path):
     module = Energy()
     explanation = fitted(tmp_path, module, CLASSES).explained[0].explanation

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import data, loader, trainer
 from torch import nn
+from torch.utils.data import TensorDataset
 from torchvision.models import resnet18, resnet34, squeezenet1_0, squeezenet1_1
 
 from lightning_saliency.models import CAMClassifier, gap_model
@@ -161,3 +162,22 @@ def test_a_file_without_weights_is_refused(content, says, tmp_path):
     with pytest.raises(ValueError, match=says) as caught:
         gap(path)
     assert "--" not in str(caught.value)
+
+
+def test_behind_trained_features_all_classes_share_little_of_their_maps_after_a_short_training(file, tmp_path):
+    images, labels = torch.randn(24, 3, 64, 64), torch.arange(24) % 3
+    images += labels[:, None, None, None]
+    module = CAMClassifier(3, "squeezenet1_1", weights=file, image_size=64, hidden=None, backbone_learning_rate=0)
+    dataset = TensorDataset(images, labels)
+    batches = loader(dataset, batch_size=8)
+    trainer(tmp_path, max_epochs=10, logger=False).fit(module, batches, batches)
+    with torch.no_grad():
+        class_maps = module.eval().class_maps(images)
+    shared, own = class_maps.mean(1, keepdim=True), class_maps - class_maps.mean(1, keepdim=True)
+    assert shared.std() < 0.2 * own.std()
+
+
+def test_without_trained_features_the_head_begins_as_torch_has_it():
+    torch.manual_seed(0)
+    weight = gap_model("squeezenet1_1", 3, image_size=64, hidden=None).head.linear.weight.detach()
+    assert float(weight.std()) == pytest.approx(512**-0.5 / 3**0.5, rel=0.1)

@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import matplotlib
 import numpy as np
@@ -6,8 +7,10 @@ import pytest
 import torch
 from drawing import BARE, GRAY, PAPER, cells_of, corners, flat, ink, rand, shaded, uint8
 
+from lightning_saliency import METHODS
 from lightning_saliency.visualization import THEMES, Caption, Drawing, Shading, fit_images, grid, overlay, tiles
 from lightning_saliency.visualization.fonts import get_font
+from lightning_saliency.visualization.layout import Words, plan
 
 GREEN, RED = (THEMES["light"].mark(correct)[1] for correct in (True, False))
 LONG = "true: golden retriever · predicted: labrador 93 %"
@@ -246,6 +249,23 @@ def test_titles_stand_over_their_columns_without_touching():
     for (_, left), (_, following) in itertools.pairwise(at):
         assert len(ink(sheet, 0, top, left, left + 128)[0]) > 0
         assert len(ink(sheet, 0, top, left + 129, following - 1)[0]) == 0
+
+
+def parts_of(text):
+    """The words of a text, and the parts of those that have a hyphen or capital letters inside."""
+    return re.split(r"[ -]|(?<=[a-z])(?=[A-Z])", text)
+
+
+@pytest.mark.parametrize("count", [1, 8, 12])
+def test_the_methods_names_are_broken_between_words_however_many_columns_there_are(count):
+    titles = [method.title for method in METHODS.values()]
+    for start in range(0, len(titles), count):
+        headings = titles[start : start + count]
+        cells = [[torch.zeros(130, 130, 3, dtype=torch.uint8) for _ in headings] for _ in range(8)]
+        words = Words(headings, [Caption("ants")] * 8, [], "epoch 0", "read at layer net", ("0", "1"))
+        _, blocks = plan(cells, words, THEMES["light"])
+        written = {word for block in blocks for line in block.lines for word in parts_of(line)}
+        assert written.issuperset(word for heading in headings for word in parts_of(heading))
 
 
 def test_captions_say_right_and_wrong_by_color_and_by_mark():
