@@ -191,11 +191,18 @@ class SaliencyCallback(LookCallback):
             self._notices.once(_describe_left_out(type(self).__name__, self._pass.left_out, self._pass.shown))
         count, end = self._pass.gradient_end(trainer, pl_module, explained)
         if end is not None:
-            self._notices.once(
-                f"{type(self).__name__}: {count} of {len(samples)} samples have no map, since the gradient of the "
-                f"score is {end.kind} before its `{end.operation}`. Name what goes into that: the submodule that "
-                "returns it, `model=...`, or a function that takes it from the output, `Execution(output_fn=...)`."
-            )
+            none = f"{type(self).__name__}: {count} of {len(samples)} samples have no map, since"
+            if end.has_zero_weights:
+                self._notices.once(
+                    f"{none} the weights of the model's `{end.operation}` for their scores are 0, as some heads begin: "
+                    "the scores do not depend on the image before a training step has changed them."
+                )
+            else:
+                self._notices.once(
+                    f"{none} the gradient of the score is {end.kind} before its `{end.operation}`. Name what goes into "
+                    "that: the submodule that returns it, `model=...`, or a function that takes it from the output, "
+                    "`Execution(output_fn=...)`."
+                )
         return explained
 
     def _class_names(self, trainer: Trainer, pl_module: LightningModule) -> Sequence[str] | None:

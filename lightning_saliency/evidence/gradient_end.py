@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_saliency.data import Call
 from lightning_saliency.evidence.backward import widen
 from lightning_saliency.evidence.forward import Forward
-from lightning_saliency.evidence.graph import ancestors, operation
+from lightning_saliency.evidence.graph import ancestors, is_learned, operation
 from lightning_saliency.evidence.isolation import graph_everywhere
 from lightning_saliency.evidence.targets import ParsedTarget, select_scores
 
@@ -29,10 +29,12 @@ class GradientEnd:
     Attributes:
         operation: Its name, such as `clamp`.
         kind: Whether the gradient is zero before it, as where a clamp limits its result, or not finite.
+        has_zero_weights: Whether that is since it is a convolution or linear layer whose weights are 0.
     """
 
     operation: str
     kind: Literal["zero", "not finite"]
+    has_zero_weights: bool = False
 
 
 def find_gradient_end(forward: Forward, call: Call, target: ParsedTarget) -> GradientEnd | None:
@@ -87,7 +89,7 @@ def _note(ends: list[GradientEnd], node: Any, before: Sequence[Tensor | None], b
     if not all(map(_is_finite, passed)):  # also where zero is multiplied by what is not: see `torch.where`
         ends.append(GradientEnd(_name(node), "not finite"))
     elif any(map(_is_something, given)) and not any(map(_is_something, passed)):
-        ends.append(GradientEnd(_name(node), "zero"))
+        ends.append(GradientEnd(_name(node), "zero", has_zero_weights=is_learned(node) and "Bmm" not in node.name()))
 
 
 def _is_finite(gradient: Tensor) -> bool:
