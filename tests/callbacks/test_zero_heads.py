@@ -19,9 +19,7 @@ class ZeroHead(TinyClassifier):
 
 def test_that_the_weights_are_zero_is_the_reason_and_nothing_is_asked_for(tmp_path):
     callback = SaliencyCallback(["saliency"], samples=4, execution=Execution(on_error="raise"))
-    with pytest.warns(
-        UserWarning, match="since `head.2.weight` is zero everywhere"
-    ) as caught:
+    with pytest.warns(UserWarning, match="since `head.2.weight` is zero everywhere") as caught:
         trainer(tmp_path, callback).validate(ZeroHead(), loader(), verbose=False)
     assert not [warning for warning in caught if "Name what goes into that" in str(warning.message)]
 
