@@ -41,6 +41,8 @@ REFERENCE = """() => {
     return to[7];
 }"""
 REFERENCE_SECONDS = 0.032
+SLACK = 1.5
+"""Steps draw, and what arrives is much memory: of these a processor may be slower than of `REFERENCE`'s arithmetic."""
 
 
 class Thread:
@@ -91,7 +93,7 @@ def test_a_step_of_64_coarse_maps(big, open_frame):
     assert tab.find(".cell[data-method=grad_cam]").count() == 64
     seconds = seconds_a_step(tab)
     print(f"64 maps of 7×7: {1000 * seconds:.1f} ms a step")
-    assert seconds <= 0.008 * Thread(tab.page).slowness(tab)
+    assert seconds <= 0.008 * SLACK * Thread(tab.page).slowness(tab)
 
 
 def test_a_step_of_40_fine_maps(big, open_frame):
@@ -106,10 +108,7 @@ def test_a_step_of_40_fine_maps(big, open_frame):
     tab.until_drawn()
     seconds = seconds_a_step(tab, 10)
     print(f"40 maps of 224×224: {1000 * new:.1f} ms a step, {1000 * seconds:.1f} ms where they were shown before")
-    slowness = thread.slowness(tab)
-    assert seconds <= 0.017 * slowness
-    # 14 ms where the limits were set; what arrives is much memory, of which some machines are slower than in arithmetic
-    assert new <= 0.025 * slowness
+    assert max(new, seconds) <= 0.017 * SLACK * thread.slowness(tab)
 
 
 def test_the_first_picture_of_a_long_run(big, open_page):
