@@ -203,16 +203,22 @@ def test_a_cam_model_is_trained_on_folders_of_jpegs_and_finds_its_boxes(train_ga
     assert centered > 0.7 * len(right)  # in the photo's own pixels
 
 
-def test_it_begins_with_a_file_of_weights_and_measures_the_maps_in_boxes(train_gap, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    write_photos(tmp_path / "photos/train", 8)
+def write_photos_with_boxes(folder):
+    """Write photos to train and to validate with, and return the boxes of every other one of the latter."""
+    write_photos(folder / "photos/train", 8)
     boxes = {}
-    for path, (x1, y1, x2, y2) in list(write_photos(tmp_path / "photos/val", 4, seed=1).items())[::2]:
+    for path, (x1, y1, x2, y2) in list(write_photos(folder / "photos/val", 4, seed=1).items())[::2]:
         with Image.open(path) as photo:
             width, height = photo.size
-        key = Path(path).relative_to(tmp_path / "photos/val").as_posix()
+        key = Path(path).relative_to(folder / "photos/val").as_posix()
         boxes[key] = [[x1 / width, y1 / height, x2 / width, y2 / height]]
-    Path("boxes.json").write_text(json.dumps(boxes))
+    (folder / "boxes.json").write_text(json.dumps(boxes))
+    return boxes
+
+
+def test_it_begins_with_a_file_of_weights_and_measures_the_maps_in_boxes(train_gap, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    boxes = write_photos_with_boxes(tmp_path)
     whole = squeezenet1_1(num_classes=5)
     torch.save({key: value.half() for key, value in whole.state_dict().items()}, "weights.pth")
     monkeypatch.setattr(sys, "argv", ["train_gap.py"])
@@ -326,14 +332,7 @@ def test_a_transformer_is_trained_head_first_and_each_methods_maps_are_measured(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     Path("tiny_vision_transformer.py").write_text(TINY_VIT)
-    write_photos(tmp_path / "photos/train", 8)
-    boxes = {}
-    for path, (x1, y1, x2, y2) in list(write_photos(tmp_path / "photos/val", 4, seed=1).items())[::2]:
-        with Image.open(path) as photo:
-            width, height = photo.size
-        key = Path(path).relative_to(tmp_path / "photos/val").as_posix()
-        boxes[key] = [[x1 / width, y1 / height, x2 / width, y2 / height]]
-    Path("boxes.json").write_text(json.dumps(boxes))
+    boxes = write_photos_with_boxes(tmp_path)
     L.seed_everything(5)
     module = importlib.import_module("tiny_vision_transformer")
     backbone = {key: value for key, value in module.make(3).state_dict().items() if not key.startswith("heads.")}
