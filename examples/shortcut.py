@@ -328,7 +328,7 @@ def film(trial: Trial) -> Image.Image:
     """Return the filmstrips of the bad run and of the good one, which show the same images, one below the other."""
     font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans-Bold.ttf")), 22)
     strips = [
-        (title, filmstrip(run.record, "grad_cam", max_columns=9, normalize="max").permute(1, 2, 0).numpy())
+        (title, filmstrip(run.record, "grad_cam", max_columns=9).permute(1, 2, 0).numpy())
         for title, run in (
             (f"{trial.bad.name}: the square's color goes with the digit", trial.bad),
             (f"{trial.good.name}: it does not", trial.good),

@@ -182,7 +182,7 @@ TABLE: dict[Any, tuple[dict[str, Any], dict[str, Kind]]] = {
     History: ({}, {"report": FLAG, "animation_every_n_epochs": count().or_none()}),
     Execution: ({}, {
         "fuse": choice("mean", "max").or_none(), "flip": FLAG, "task": TASK,
-        "output_fn": OUTPUT, "chunk_size": count().or_none(), "log_untrained": FLAG,
+        "output_fn": OUTPUT, "chunk_size": count().or_none(), "log_initial": FLAG,
         "on_error": choice("warn", "raise"), "max_fraction": number(0.1, 1, outside=[0, 1.5, -0.1]).or_none(),
         "audit": FLAG,
     }),

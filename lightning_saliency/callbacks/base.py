@@ -63,7 +63,7 @@ class LookCallback(LookingCallback):
         self._schedule = Schedule(every_n_epochs)
         self.every_n_epochs = self._schedule.every_n_epochs
         self._is_never_validated = self._lack_is_told = False
-        self._untrained: Mapping[str, Tensor] | None = None
+        self._initial: Mapping[str, Tensor] | None = None
 
     @abstractmethod
     def _check(self, pl_module: LightningModule) -> None:
@@ -123,7 +123,7 @@ class LookCallback(LookingCallback):
                     )
             self._await_training(trainer, pl_module)
         elif self._is_active and trainer.is_global_zero and not self._was_sanity_checked:
-            self._keep_untrained(trainer, pl_module)
+            self._keep_initial(trainer, pl_module)
         self._guarded(trainer, pl_module, partial(self._scalars.offer, trainer, pl_module), is_audited=False)
         self._last_end = time.perf_counter()
 
@@ -188,7 +188,7 @@ class LookCallback(LookingCallback):
         self._schedule.reset()
         self._budget = Budget(self.execution.max_fraction)
         self._unlogged_seconds = 0.0
-        self._is_announced, self._untrained = False, None
+        self._is_announced, self._initial = False, None
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -214,45 +214,45 @@ class LookCallback(LookingCallback):
         return keyed
 
     def _look_before_training(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Explain the untrained network; where its samples are not there yet, bring out errors, and keep its state.
+        """Explain the initial network; where its samples are not there yet, bring out errors, and keep its state.
 
-        A resumed run is sanity checked too, but its network is not untrained.
+        A resumed run is sanity checked too, but its network is not the initial one.
         """
         self._end_stream(trainer, pl_module)
         if not (self._is_active and trainer.is_global_zero):
             return
-        is_shown = self._shows_untrained(trainer)
+        is_shown = self._shows_initial(trainer)
         is_complete = self._is_never_validated or self._stream.has_all(stream_of(trainer))
-        is_untrained = trainer.global_step == 0 and is_complete
-        self._look(trainer, pl_module, is_shown and is_complete, scalar_step(trainer), is_untrained=is_untrained)
+        is_initial = trainer.global_step == 0 and is_complete
+        self._look(trainer, pl_module, is_shown and is_complete, scalar_step(trainer), is_initial=is_initial)
         self._scalars.current = {}  # nothing is logged before training
         if not is_complete:
-            self._keep_untrained(trainer, pl_module)
+            self._keep_initial(trainer, pl_module)
 
-    def _shows_untrained(self, trainer: Trainer) -> bool:
-        return self.execution.log_untrained and trainer.global_step == 0
+    def _shows_initial(self, trainer: Trainer) -> bool:
+        return self.execution.log_initial and trainer.global_step == 0
 
-    def _keep_untrained(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the state of the untrained network, for the look at the samples of the first whole validation."""
-        if not self._shows_untrained(trainer):
+    def _keep_initial(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the state of the initial network, for the look at the samples of the first whole validation."""
+        if not self._shows_initial(trainer):
             return
 
         def keep() -> None:
-            self._untrained = state_of(pl_module, self._part.state)
-            if self._untrained is None:
+            self._initial = state_of(pl_module, self._part.state)
+            if self._initial is None:
                 rank_zero_info(
-                    f"{type(self).__name__} does not show the untrained network: its samples come in a validation that "
+                    f"{type(self).__name__} does not show the initial network: its samples come in a validation that "
                     "is yet to run, and a copy of more than 4 GB is not kept until then. "
                     "`Samples(choose='first')` shows it."
                 )
 
         self._guarded(trainer, pl_module, keep, is_audited=False)
 
-    def _look_at_untrained(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Explain the untrained network from the state that was kept."""
-        self._part.state, self._untrained = self._untrained, None
+    def _look_at_initial(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Explain the initial network from the state that was kept."""
+        self._part.state, self._initial = self._initial, None
         try:
-            self._look(trainer, pl_module, True, 0, is_untrained=True)
+            self._look(trainer, pl_module, True, 0, is_initial=True)
         finally:
             self._part.state = None
 
@@ -261,7 +261,7 @@ class LookCallback(LookingCallback):
         self._end_stream(trainer, pl_module)
         if not (self._is_active and trainer.is_global_zero):
             return
-        if self._untrained is not None and trainer.state.fn == "fit":
-            self._look_at_untrained(trainer, pl_module)
+        if self._initial is not None and trainer.state.fn == "fit":
+            self._look_at_initial(trainer, pl_module)
         if is_due:
             self._look(trainer, pl_module, True, scalar_step(trainer))

@@ -92,7 +92,7 @@ class LookingCallback(LossReadingCallback):
         is_logged: bool,
         step: int,
         *,
-        is_untrained: bool = False,
+        is_initial: bool = False,
     ) -> None:
         """Explain the samples, and call the outputs with the look, each guarded so that the others still run."""
         is_early = self._is_before_training(trainer)
@@ -112,9 +112,7 @@ class LookingCallback(LossReadingCallback):
                 counts.append(len(affordable))
                 fraction = len(affordable) / len(samples)
                 looks.append(
-                    self._make_look(
-                        trainer, pl_module, affordable, fraction, is_logged, step, is_untrained=is_untrained
-                    )
+                    self._make_look(trainer, pl_module, affordable, fraction, is_logged, step, is_initial=is_initial)
                 )
                 if looks[0].in_fit and looks[0].is_logged and not self._is_announced:
                     self._is_announced = True
@@ -138,7 +136,7 @@ class LookingCallback(LossReadingCallback):
         calls = [partial(call_output, index, output) for index, output in enumerate(self.outputs)]
         self._show(trainer, pl_module, [explain, *calls], trainer.loggers if is_logged else (), step)
         # the first look includes the warm-up, whose time is not typical
-        if counts and self._last_end is not None and not (is_early or is_untrained):
+        if counts and self._last_end is not None and not (is_early or is_initial):
             self._budget.record(self._guard.seconds - seconds_before, counts[0])
         if answers and self._answers(trainer, pl_module) != answers:
             raise RuntimeError(
@@ -155,21 +153,21 @@ class LookingCallback(LossReadingCallback):
         is_logged: bool,
         step: int,
         *,
-        is_untrained: bool,
+        is_initial: bool,
     ) -> Look:
         """Explain samples."""
         explained = self._explain(trainer, pl_module, samples)
         is_before_training = self._is_before_training(trainer)
         # in the pass that has just ended, with the same weights
-        if self._stream.was_recorded and (is_before_training or not is_untrained):
+        if self._stream.was_recorded and (is_before_training or not is_initial):
             self._compare(samples, explained)
         in_test = stream_of(trainer) == "test"
         return Look(
             stage="test" if in_test else "validate",
             in_fit=trainer.state.fn == "fit",
-            is_untrained=is_untrained,
-            is_rehearsal=is_before_training and not is_untrained,
-            epoch=None if is_untrained else trainer.current_epoch,
+            is_initial=is_initial,
+            is_rehearsal=is_before_training and not is_initial,
+            epoch=None if is_initial else trainer.current_epoch,
             step=step,
             trainer=trainer,
             pl_module=pl_module,

@@ -20,7 +20,7 @@ class LossReadingCallback(CollectingCallback):
     Which of a model's outputs is explained, and what it means, is best told by what the training's loss does with it,
     and there is no loss before the first training step. So what sanity checking has recorded is kept until the first
     backward, before which no weight has changed. Then the loss's graph is read, the samples are collected, and the
-    untrained network is explained. Of a module that calls the backward of its loss without its trainer, this is before
+    initial network is explained. Of a module that calls the backward of its loss without its trainer, this is before
     the first step of an optimizer, and the loss remains unknown.
     """
 
@@ -36,12 +36,12 @@ class LossReadingCallback(CollectingCallback):
         self._awaits_loss = self._is_active and trainer.is_global_zero and self._part.loss_terms is None
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Before the first backward, read what the loss does, and explain the untrained network."""
+        """Before the first backward, read what the loss does, and explain the initial network."""
         if self._awaits_loss:
             torch.compiler.disable(self._begin_training)(trainer, pl_module, loss)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Explain the untrained network, where the module calls the backward of its loss without its trainer."""
+        """Explain the initial network, where the module calls the backward of its loss without its trainer."""
         if self._awaits_loss and not pl_module.automatic_optimization:
             torch.compiler.disable(self._begin_training)(trainer, pl_module, None)
 

@@ -27,11 +27,11 @@ from lightning_saliency.metrics import (
 _CHUNK = 32
 """The most images in one forward of the faithfulness metrics."""
 
-_UNTRAINED = "rank_correlation_untrained"
+_INITIAL = "rank_correlation_initial"
 _RANDOM_HEAD = "rank_correlation_random_head"
 
 _SAME_FROM = (
-    (_UNTRAINED, 0.9, "of the untrained network", "network"),
+    (_INITIAL, 0.9, "of the initial network", "network"),
     (_RANDOM_HEAD, 0.6, "with a randomized head", "head"),
 )
 """From which mean rank correlation maps are called the same as others, what these are, and who has learned since.
@@ -39,7 +39,7 @@ _SAME_FROM = (
 With a random head: measured on ImageNet with two networks (docs/evidence.md), maps of two different images, which share
 little but the photographers' habit of centering, correlate by 0.05 to 0.57 on average, whatever the method. What keeps
 0.6 has kept more than that, without anything that the head has learned; no method there stands between 0.50 and 0.65.
-0.9 would miss maps of gradients, which slight noise alone takes down to 0.53. Of the untrained network, which often has
+0.9 would miss maps of gradients, which slight noise alone takes down to 0.53. Of the initial network, which often has
 a trained backbone, maps may rightly stay much as they are.
 """
 
@@ -94,7 +94,7 @@ class MetricsOutput(Output):
         self.has_objects = has_objects
         self._samples = samples
         self._previous: list[CoarseHeatmaps] = []
-        self._untrained: list[CoarseHeatmaps] = []
+        self._initial: list[CoarseHeatmaps] = []
         self._images: dict[int, str] = {}
         self._notices = Notices()
 
@@ -126,21 +126,21 @@ class MetricsOutput(Output):
             look.explained,
             coarse,
             previous=self._previous if look.in_fit else (),
-            untrained=self._untrained if look.in_fit else (),
+            initial=self._initial if look.in_fit else (),
             measured=[values for group in look.explained for values in self._run_model(look, group)],
-            wants=lambda method, name: name == _UNTRAINED or is_logged(method, name),
+            wants=lambda method, name: name == _INITIAL or is_logged(method, name),
         )
         if look.in_fit:
             self._previous = coarse
-            if look.is_untrained:
-                self._untrained = coarse
-        if self._is_randomized(look) and not look.is_untrained:
+            if look.is_initial:
+                self._initial = coarse
+        if self._is_randomized(look) and not look.is_initial:
             self._warn(scalars)
         return Logged(scalars={key: value for key, value in scalars.items() if is_logged(*key.rsplit("/", maxsplit=1))})
 
     def reset(self) -> None:
         """Drop the state of a run."""
-        self._previous, self._untrained, self._images = [], [], {}
+        self._previous, self._initial, self._images = [], [], {}
         self._notices.reset()
 
     def state_dict(self) -> dict[str, Any]:
@@ -150,14 +150,14 @@ class MetricsOutput(Output):
         return {
             "images": images,
             "previous": _saved(self._previous, limit),
-            "untrained": _saved(self._untrained, limit),
+            "initial": _saved(self._initial, limit),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the state of a checkpoint."""
         self._images = dict(state.get("images", {}))
         self._previous = [CoarseHeatmaps.from_state_dict(coarse) for coarse in state.get("previous", ())]
-        self._untrained = [CoarseHeatmaps.from_state_dict(coarse) for coarse in state.get("untrained", ())]
+        self._initial = [CoarseHeatmaps.from_state_dict(coarse) for coarse in state.get("initial", ())]
 
     def _is_named(self, method: str, name: str, first: str) -> bool:
         """Whether the options name a metric of a method's maps to be logged; `first` are the first method's."""
@@ -184,7 +184,7 @@ class MetricsOutput(Output):
         }
         others = {position for position, image in images.items() if self._images.get(position, image) != image}
         if others:
-            self._previous, self._untrained = _without(self._previous, others), _without(self._untrained, others)
+            self._previous, self._initial = _without(self._previous, others), _without(self._initial, others)
         self._images |= images
 
     def _run_model(self, look: Look, group: ExplainedSamples) -> list[dict[str, dict[str, Tensor]]]:

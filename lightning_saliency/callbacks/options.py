@@ -125,7 +125,7 @@ class Metrics:
 
     Args:
         names: Which are logged. `few`: those that say most, of the first method's maps: `entropy` (how focused they
-            are), `rank_correlation_untrained` (how far they are from those of the untrained network) and, where objects
+            are), `rank_correlation_initial` (how far they are from those before training) and, where objects
             are known, `energy_in_box`; and rows of your own. `all`: every row of `lightning_saliency.metrics.METRICS`,
             of each method. Or the rows' names, of each method. What a callback of the trainer monitors, or has in its
             file names, is logged in any case, and so is what the options below ask for.
@@ -136,7 +136,7 @@ class Metrics:
             `lightning_saliency.metrics.measure_faithfulness`: 2 forwards for each sample, and 31 for each of its maps.
         randomization_every_n_epochs: The number of epochs from one comparison of the maps with those of the same
             network with a randomized head to the next; it costs explaining once more. A warning names each method whose
-            maps look the same as these or as those of the untrained network.
+            maps look the same as these or as those before training.
 
     Raises:
         ValueError: An option's value does not fit.
@@ -198,8 +198,8 @@ class Execution:
         output_fn: A function that returns the logits of the model's output, or their key in it, such as `heads.color`,
             where they are not found automatically.
         chunk_size: The most images that go through the model together, which bounds the memory.
-        log_untrained: Also show the untrained network, on the same samples as later; where sanity checking has not seen
-            them all, from a copy of its weights that is kept until the first validation has.
+        log_initial: Also show the network as it is before training, on the same samples as later; where sanity
+            checking has not seen them all, from a copy of its weights that is kept until the first validation has.
         on_error: What happens on an error: `warn` (once for each cause) or `raise`. An option of the user's that is
             impossible is raised in any case, before the first training step.
         max_fraction: The largest fraction of the training's time that the callback may take. Where the next look would
@@ -220,7 +220,7 @@ class Execution:
     task: TaskName | None = None
     output_fn: OutputChoice = None
     chunk_size: int | None = None
-    log_untrained: bool = True
+    log_initial: bool = True
     on_error: OnError = "warn"
     max_fraction: float | None = None
     audit: bool = False
@@ -235,7 +235,7 @@ class Execution:
                 "task": partial(check_choice, allowed=(*get_args(TaskName), None)),
                 "output_fn": check_output_choice,
                 "chunk_size": optional(check_count),
-                "log_untrained": check_flag,
+                "log_initial": check_flag,
                 "on_error": partial(check_choice, allowed=get_args(OnError)),
                 "max_fraction": optional(partial(check_number, interval="(0, 1]")),
                 "audit": check_flag,

@@ -25,9 +25,9 @@ class Look:
     Attributes:
         stage: `validate` or `test`.
         in_fit: Whether it is in `trainer.fit`, sanity checking included.
-        is_untrained: Whether the network has not been trained for a single step.
+        is_initial: Whether the network has not been trained for a single step.
         is_rehearsal: Whether it is before a resumed run trains on, and serves only to bring out errors early.
-        epoch: The epoch from 0; None for the untrained network.
+        epoch: The epoch from 0; None for the initial network.
         step: The step, as on the axis of Lightning's scalars.
         trainer: The trainer.
         pl_module: Its module.
@@ -37,7 +37,7 @@ class Look:
         target: Which class is explained, in words.
         dataset: The data set, in which the normalization and the class names are searched first.
         fraction: The fraction of all samples that are explained: below 1 where the time budget leaves some out.
-        is_logged: Whether it belongs to what the run shows: neither a rehearsal, nor an untrained network that is not
+        is_logged: Whether it belongs to what the run shows: neither a rehearsal, nor an initial network that is not
             to be shown.
         index: Which of the trainer's callbacks of the same name this is, from 0.
         scalars: The scalars that earlier outputs of this look have logged.
@@ -46,7 +46,7 @@ class Look:
 
     stage: str
     in_fit: bool
-    is_untrained: bool
+    is_initial: bool
     is_rehearsal: bool
     epoch: int | None
     step: int
@@ -71,7 +71,7 @@ class Look:
     @property
     def title(self) -> str:
         """The time of the look in words, as the title of a picture."""
-        if self.is_untrained or self.is_rehearsal:
+        if self.is_initial or self.is_rehearsal:
             return "before training"
         return f"epoch {self.epoch} · step {self.step}" if self.in_fit else self.stage
 

@@ -45,7 +45,7 @@ class PicturesOutput(Output):
     def wants(self, look: Look) -> bool:
         """Whether somebody gets the pictures, or errors are to come out before training."""
         is_shown = look.is_logged and bool(look.trainer.loggers)
-        return is_shown or look.is_untrained or look.is_rehearsal
+        return is_shown or look.is_initial or look.is_rehearsal
 
     def __call__(self, look: Look) -> Logged:
         """Return the sheets of a look."""

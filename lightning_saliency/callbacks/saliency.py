@@ -55,14 +55,14 @@ class SaliencyCallback(LookCallback):
       `Style(cards="all")`.
     - `saliency/class_maps`: the image and CAM of its `top_k` most probable classes, where the style's `top_k` is
       above 1.
-    - `saliency/<method>/filmstrip`: rows are samples, columns are epochs, the untrained network first; drawn
+    - `saliency/<method>/filmstrip`: rows are samples, columns are epochs, from before training on; drawn
       during the run, less and less often, and at its end. Of the first method, or with `Style(cards="all")` of
       each.
     - `saliency/<method>/animation`: the same as a GIF, which TensorBoard plays; at the end of `fit`. It is also a
       file, `saliency/<method>/animation.gif`, beside the event file.
     - `xai_saliency/seconds`, a scalar in `fit`: the time that this callback took since the last validation.
     - `xai_saliency/<method>/<metric>`, scalars in `fit`, `validate` and `test` (there ending in `/test`): of the
-      first method's maps `entropy`, in `fit` `rank_correlation_untrained`, and with `Samples(objects=...)`, or of
+      first method's maps `entropy`, in `fit` `rank_correlation_initial`, and with `Samples(objects=...)`, or of
       detectors whose batches hold boxes, `energy_in_box`. With `Metrics("all")` every row of
       `lightning_saliency.metrics.METRICS`, of each method; with `Metrics(faithfulness=True)` `average_drop`,
       `increase_in_confidence`, `deletion`, `insertion`; with `Metrics(randomization_every_n_epochs=...)`
@@ -72,7 +72,7 @@ class SaliencyCallback(LookCallback):
     `lightning_saliency.load_record` reads.
 
     An option that the user names and that is impossible is an error before the first optimizer step: in `setup`, in
-    sanity checking or before the first backward, when the untrained network is explained. Every other error is one
+    sanity checking or before the first backward, when the initial network is explained. Every other error is one
     warning with its cause, and training continues. What monitors one of the scalars finds its last value where a look
     fails or is left out, and before the first one the metric's worst.
 

@@ -14,7 +14,7 @@ from lightning_saliency._lightning import DummyLogger, LightningModule, Trainer
 from lightning_saliency.evidence import Chain, Shadow, Surroundings
 
 _MOST_BYTES = 2**32
-"""The memory on the CPU that the parameters of an untrained network may take until its samples are there."""
+"""The memory on the CPU that the parameters of an initial network may take until its samples are there."""
 
 
 def buffers_of(pl_module: nn.Module) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ def _restore(pl_module: nn.Module, state: Mapping[str, Tensor], shadow: Shadow) 
                 continue
             if id(module) in own_modules:
                 raise RuntimeError(
-                    f"The untrained network cannot be shown: `{path}` ({type(module).__name__}) has been trained "
+                    f"The initial network cannot be shown: `{path}` ({type(module).__name__}) has been trained "
                     "since, and is none that can be copied."
                 )
             setattr(module, key, replaced[id(parameter)])  # also a tied one, which has a second name

@@ -30,7 +30,7 @@ class LookHeader:
     Attributes:
         run: Which run it is of.
         attempt: How often the run had been resumed.
-        epoch: From 0; None for the untrained network.
+        epoch: From 0; None for the initial network.
         step: Of the run.
     """
 
@@ -41,7 +41,7 @@ class LookHeader:
 
     @property
     def when(self) -> tuple[int, int]:
-        """The order of looks. The untrained network comes first, also where its step is that of the first epoch."""
+        """The order of looks. The initial network comes first, also where its step is that of the first epoch."""
         return (-1 if self.epoch is None else self.epoch), self.step
 
 

@@ -114,7 +114,7 @@ class LookFacts:
     """What is known of a look besides its maps and logits. n is the number of its samples.
 
     Attributes:
-        epoch: From 0; None for the untrained network.
+        epoch: From 0; None for the initial network.
         step: As on the axis of Lightning's scalars.
         positions: Which of the run's samples were looked at: all, but where sanity checking or a time budget saw a
             part.
@@ -221,7 +221,7 @@ class RecordedLook(LookFacts):
     boxes: tuple[NDArray[np.float32], ...] = ()
 
     def __repr__(self) -> str:
-        epoch = "untrained" if self.epoch is None else f"epoch {self.epoch}"
+        epoch = "initial" if self.epoch is None else f"epoch {self.epoch}"
         methods = ", ".join(self.attributions)
         return f"RecordedLook({epoch}, step {self.step}): {counted(len(self.positions), 'sample')}, {methods}"
 

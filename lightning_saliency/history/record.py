@@ -47,7 +47,7 @@ class Looks(Sequence[RecordedLook]):
     """Looks on disk in the order of their steps, each read when it is asked for, so that many take no memory.
 
     Attributes:
-        epochs: Of each look its epoch, None for the untrained network.
+        epochs: Of each look its epoch, None for the initial network.
         steps: Of each look its step.
         files: Of each look its file's name.
     """
@@ -58,13 +58,13 @@ class Looks(Sequence[RecordedLook]):
         self._sizes = sizes
 
     def __repr__(self) -> str:
-        epochs = ["untrained" if epoch is None else f"epoch {epoch}" for epoch in self.epochs]
+        epochs = ["initial" if epoch is None else f"epoch {epoch}" for epoch in self.epochs]
         span = f", {' to '.join(dict.fromkeys([epochs[0], epochs[-1]]))}" if epochs else ""
         return f"{counted(len(self), 'look')}{span}"
 
     @property
     def epochs(self) -> list[int | None]:
-        """Of each look its epoch, None for the untrained network."""
+        """Of each look its epoch, None for the initial network."""
         return [header.epoch for _, header in self._looks]
 
     @property

@@ -22,8 +22,8 @@ INPUTS = {
     "boxes": "boxes around these, `(N, 4)`; of images that have one",
     "previous_heatmaps": "coarse heatmaps of the last look; of images that it had",
     "previous_ranks": "the ranks of these",
-    "untrained_heatmaps": "coarse heatmaps of the untrained network; of images that were there",
-    "untrained_ranks": "the ranks of these",
+    "initial_heatmaps": "coarse heatmaps before training; of images that were there",
+    "initial_ranks": "the ranks of these",
     "prefix_relevance": "its note of this name, `(N,)`; of `attention_relevance`",
 }
 """What a metric can read of one method's maps at a look, by name; all on the CPU."""

@@ -64,7 +64,7 @@ def measure(
     look: Sequence[CoarseHeatmaps],
     *,
     previous: Sequence[CoarseHeatmaps] = (),
-    untrained: Sequence[CoarseHeatmaps] = (),
+    initial: Sequence[CoarseHeatmaps] = (),
     measured: Iterable[Mapping[str, Mapping[str, Tensor]]] = (),
     wants: Callable[[str, str], bool] = lambda method, name: True,
 ) -> dict[str, float]:
@@ -77,7 +77,7 @@ def measure(
         samples: The explained samples, those of each size apart.
         look: Of each of these `CoarseHeatmaps.from_samples`, to be kept for the next look.
         previous: What is remembered of the last look.
-        untrained: What is remembered of the untrained network's look.
+        initial: What is remembered of the initial network's look.
         measured: Values per image of metrics that take running the model, `(N,)` by method and metric, as
             `measure_faithfulness` returns them; several, such as one for each size, are joined.
         wants: Whether a metric of a method's maps is measured, by their names; by default all are.
@@ -105,7 +105,7 @@ def measure(
         for method in heatmaps.maps:
             inputs = _inputs_of_maps(group, heatmaps, method) | objects
             inputs |= _earlier("previous", previous, heatmaps, method)
-            inputs |= _earlier("untrained", untrained, heatmaps, method)
+            inputs |= _earlier("initial", initial, heatmaps, method)
             for name, metric in METRICS.items():
                 if wants(method, name) and (given := _read(inputs, metric.inputs)):
                     values[method, name].append(metric.function(*given))

@@ -183,15 +183,15 @@ ROWS = (
         description="Spearman's rank correlation with the last look's map: 1 has not moved",
     ),
     _of_ranks(
-        name="rank_correlation_untrained", description="Spearman's rank correlation with the untrained network's map",
-        inputs=("ranks", "untrained_ranks"),
+        name="rank_correlation_initial", description="Spearman's rank correlation with the map before training",
+        inputs=("ranks", "initial_ranks"),
     ),
     _of_centers(
         name="center_shift_previous", inputs=("coarse_heatmaps", "previous_heatmaps"),
         description="how far the center of mass has moved since the last look, in fractions of the image",
     ),
     _of_centers(
-        name="center_shift_untrained", inputs=("coarse_heatmaps", "untrained_heatmaps"),
-        description="how far the center of mass has moved since the untrained network, in fractions of the image",
+        name="center_shift_initial", inputs=("coarse_heatmaps", "initial_heatmaps"),
+        description="how far the center of mass has moved since before training, in fractions of the image",
     ),
 )  # fmt: skip

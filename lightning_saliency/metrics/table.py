@@ -19,7 +19,7 @@ from dataclasses import replace
 from lightning_saliency.metrics import concentration, faithfulness, localization, randomization, similarity
 from lightning_saliency.metrics.metric import Metric
 
-_BY_DEFAULT = ("entropy", "rank_correlation_untrained", "energy_in_box")
+_BY_DEFAULT = ("entropy", "rank_correlation_initial", "energy_in_box")
 """Those that say most: how focused the maps are, what training has changed, and whether they are on objects."""
 
 METRICS: dict[str, Metric] = {

@@ -7,14 +7,13 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from os import PathLike
-from typing import get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_saliency._checks import check_choice, check_count, refuse
+from lightning_saliency._checks import check_count, refuse
 from lightning_saliency.attribution import METHODS, Heatmaps, Normalize, find_map, is_fine, make_heatmaps
 from lightning_saliency.data import NOTHING, Answer
 from lightning_saliency.history import load_record
@@ -57,10 +56,9 @@ def filmstrip(
     *,
     positions: Sequence[int] | None = None,
     max_columns: int = 12,
-    normalize: Normalize = "shared",
     style: Style = Style(),
 ) -> Tensor:
-    """Draw what a run has shown as one picture: a row a sample, a column a look, the untrained network first.
+    """Draw what a run has shown as one picture: a row a sample, a column a look, from before training on.
 
     Below each cell stands the class that the network then predicted, and whether that was right. Of a volume all cells
     of a row show the same slices, through the point where its maps of all looks, taken together, are largest.
@@ -70,10 +68,10 @@ def filmstrip(
         method: A key of its attributions, however it is spelled: `"Grad-CAM"`, `"grad_cam@layer3"`.
         positions: Which samples, by their positions; all by default.
         max_columns: At most so many looks, evenly spaced, with the first and the last.
-        normalize: In place of the style's: `"shared"`: one scale for each sample, so that a map that is weak beside the
-            others of its row looks weak; `"max"` and `"minmax"`: each map on its own.
         style: The color map, its weight, how volumes are shown, and the names of the classes where they are not the
-            record's.
+            record's. With `Style(normalize="shared")` the maps of a sample have one scale in all epochs, so that one
+            that is weak beside the others of its row looks weak; what is stronger before training than in every epoch,
+            as that of a random head often is, does not count and has its own.
 
     Returns:
         `(3, H, W)` uint8.
@@ -82,7 +80,7 @@ def filmstrip(
         ValueError: An argument does not fit, or the record holds no map of this method.
     """
     check_count("max_columns", max_columns)
-    film = _open_film(record, method, positions, max_columns, normalize, style)
+    film = _open_film(record, method, positions, max_columns, style)
     frames = [film.frame(index) for index in range(len(film.looks))]
     return grid(
         film.shown_images,
@@ -107,7 +105,6 @@ def animation(
     max_frames: int = 50,
     max_bytes: int = 4_000_000,
     seconds: float = 0.5,
-    normalize: Normalize = "shared",
     style: Style = Style(),
 ) -> bytes:
     """Make an animated GIF of what a run has shown: a frame a look, the samples side by side.
@@ -119,7 +116,6 @@ def animation(
         max_frames: At most so many looks, evenly spaced, with the first and the last.
         max_bytes: The most that the file may take; the frames are made smaller until it does.
         seconds: How long each frame is shown.
-        normalize: As for `filmstrip`.
         style: As for `filmstrip`.
 
     Returns:
@@ -129,7 +125,7 @@ def animation(
         ValueError: An argument does not fit, or the record holds no map of this method.
     """
     check_count("max_frames", max_frames)
-    film = _open_film(record, method, positions, max_frames, normalize, style)
+    film = _open_film(record, method, positions, max_frames, style)
     pages = []
     for index in range(len(film.looks)):
         frame = film.frame(index)
@@ -236,7 +232,7 @@ class _Film:
     @cached_property
     def titles(self) -> list[str]:
         """When each look was; with the step where an epoch is there more than once."""
-        titles = ["untrained" if look.epoch is None else f"epoch {look.epoch}" for look in self.looks]
+        titles = ["initial" if look.epoch is None else f"epoch {look.epoch}" for look in self.looks]
         if len(set(titles)) == len(titles):
             return titles
         return [f"{title} · step {look.step}" for title, look in zip(titles, self.looks, strict=True)]
@@ -302,7 +298,7 @@ class _Film:
         heatmaps = self._scaled(raw, self.images[place].shape[1:], own_scale(self.normalize))
         if self.normalize != "shared":
             return heatmaps.maps[0]
-        return to_common_scale(heatmaps.maps, heatmaps.peaks, self.largest[place])[0].clamp(max=1)
+        return to_common_scale(heatmaps.maps, heatmaps.peaks, self.largest[place].clamp(min=heatmaps.peaks))[0]
 
     def _scaled(self, raw: NDArray[np.float32], size: Sequence[int], normalize: Normalize) -> Heatmaps:
         """Return a map on a scale of its own."""
@@ -317,11 +313,9 @@ def _open_film(
     method: str,
     positions: Sequence[int] | None,
     most: int,
-    normalize: Normalize,
     style: Style,
 ) -> _Film:
     """Read evenly spaced looks, and the samples that are asked for."""
-    check_choice("normalize", normalize, get_args(Normalize))
     run = load_record(record) if isinstance(record, str | PathLike) else record
     looks = _Looks(run, _spaced(len(run), most))
     samples = run.samples
@@ -345,7 +339,7 @@ def _open_film(
     names = Names(style.class_names or samples.class_names)
     boxes = [(samples.boxes[row], samples.box_classes[row]) if samples.boxes else (_NO_BOXES, ()) for row in rows]
     sizes = [image.shape[1:] for image in recorded]
-    return _Film(method, normalize, shown, selected, images, labels, names, style.volumes, sizes, boxes)
+    return _Film(method, style.normalize, shown, selected, images, labels, names, style.volumes, sizes, boxes)
 
 
 class _Looks:

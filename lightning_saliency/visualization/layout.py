@@ -25,7 +25,7 @@ _LEAST_EM = 13  # in pixels
 _CARD = 350  # the width of TensorBoard's narrow card, in which words have at least
 _LEAST_TEXT = 9  # pixels
 _LEAST_WORDS = 11  # pixels, of words on a small cell
-_WORDS_IN_A_SLOT = 5.5  # the least width of a slot in sizes of its words: about nine characters, as of "untrained"
+_WORDS_IN_A_SLOT = 5.5  # the least width of a slot in sizes of its words: about nine characters
 _MOST_CELLS_IN_A_ROW = 10  # of several samples, so that each has some 35 pixels in a narrow card
 _SCALE = 9  # the width of the color scale, in em
 
@@ -163,7 +163,7 @@ def plan(
     return layout, [
         TextBlock(top_lines, margin, margin, large, theme.ink),
         TextBlock(note_lines, margin, foot_top, small, theme.faint),
-        *_place_headings(layout, heading_lines, theme),
+        *_place_headings(layout, heading_lines, cells, theme),
         *_place_captions(layout, caption_lines, cells, words, theme),
         *_place_labels(layout, label_lines, words, theme),
     ]
@@ -268,12 +268,16 @@ def _lines(caption: Caption, theme: Theme, font: Font, width: int, lines: int = 
     return fit_lines(theme.mark(caption.correct)[0] + caption.text, caption.names, font, width, lines)
 
 
-def _place_headings(layout: Layout, headings: Sequence[Sequence[str]], theme: Theme) -> Iterator[TextBlock]:
-    """Place the columns' headings above the blocks of the first row."""
+def _place_headings(
+    layout: Layout, headings: Sequence[Sequence[str]], cells: Sequence[Sequence[Tensor]], theme: Theme
+) -> Iterator[TextBlock]:
+    """Place the columns' headings above the blocks of the first row, where a column has cells below."""
     font = get_font(layout.em)
     bottom = layout.headings_top + max(map(len, headings)) * font.height
     for place in range(layout.per_row):
         for column, lines in enumerate(headings):
+            if not any(sample[column].numel() for sample in cells[place :: layout.per_row]):
+                continue
             middle = layout.slot(place, column)[1] + layout.slot_width // 2
             yield TextBlock(lines, middle, bottom - len(lines) * font.height, font, theme.faint, centered=True)
 

@@ -81,7 +81,7 @@ def test_the_scalars_are_few_and_their_group_is_sorted_last(tmp_path):
     tags = events(tmp_path).Tags()["scalars"]
     own = {
         "xai_saliency/grad_cam/entropy",
-        "xai_saliency/grad_cam/rank_correlation_untrained",
+        "xai_saliency/grad_cam/rank_correlation_initial",
         "xai_saliency/grad_cam/energy_in_box",
         "xai_saliency/seconds",
     }
@@ -96,7 +96,7 @@ def test_all_scalars_are_those_of_each_row_and_method(tmp_path):
     fit(tmp_path, callback(metrics=Metrics("all")))
     own = {tag.removeprefix("xai_saliency/") for tag in scalars(tmp_path)} - {"seconds"}
     expected = {"entropy", "area_above_half", "blank_fraction", "raw_maximum", "agreement"}
-    expected |= {f"{name}_{of}" for name in ("rank_correlation", "center_shift") for of in ("previous", "untrained")}
+    expected |= {f"{name}_{of}" for name in ("rank_correlation", "center_shift") for of in ("previous", "initial")}
     assert own == {f"{method}/{metric}" for method in METHODS for metric in expected}
 
 
@@ -112,7 +112,7 @@ def test_what_is_asked_for_by_an_option_of_its_own_is_logged_too(tmp_path):
     fit(tmp_path, callback(metrics=Metrics(faithfulness=True, randomization_every_n_epochs=1)))
     asked = {"average_drop", "increase_in_confidence", "deletion", "insertion", "rank_correlation_random_head"}
     found = {tag.rpartition("/")[2] for tag in scalars(tmp_path)}
-    assert found == asked | {"entropy", "rank_correlation_untrained", "seconds"}
+    assert found == asked | {"entropy", "rank_correlation_initial", "seconds"}
 
 
 def test_in_validate_the_table_has_few_rows(tmp_path):
@@ -173,7 +173,7 @@ def test_what_is_monitored_is_logged_though_it_is_not_among_the_few(tmp_path, ke
     runner, _ = fit(tmp_path, callback(), EarlyStopping(key, patience=9))
     assert scalars(tmp_path) == {
         "xai_saliency/grad_cam/entropy",
-        "xai_saliency/grad_cam/rank_correlation_untrained",
+        "xai_saliency/grad_cam/rank_correlation_initial",
         "xai_saliency/saliency/area_above_half",
         "xai_saliency/seconds",
     }

@@ -167,7 +167,7 @@ def test_an_embedding_is_explained_by_its_similarity_to_itself_and_not_a_word_is
     torch.testing.assert_close(explanation.scores, embed(module).square().sum(1))
     assert all(reason is None for maps in look.explained[0].heatmaps("max").values() for reason in maps.reasons)
     scalars = {name for name in runner.callback_metrics if name.startswith("xai_saliency/")}
-    assert {"xai_saliency/grad_cam/entropy", "xai_saliency/grad_cam/rank_correlation_untrained"} <= scalars
+    assert {"xai_saliency/grad_cam/entropy", "xai_saliency/grad_cam/rank_correlation_initial"} <= scalars
 
 
 def test_the_record_and_the_captions_of_an_embedding_have_no_class_and_no_percentage(tmp_path):

@@ -72,15 +72,15 @@ class NotesInJournal(Notes):
         return super().__call__(look)
 
 
-def test_the_untrained_network_is_explained_before_the_first_backward(tmp_path):
+def test_the_initial_network_is_explained_before_the_first_backward(tmp_path):
     notes = NotesInJournal()
     fit(tmp_path, Journal(), SaliencyCallback("grad_cam", samples=4, outputs=[notes], execution=STRICT), max_epochs=1)
     assert JOURNAL[:7] == ["validation", "validation", "training", "look", "backward", "training", "backward"]
     first, last = notes.looks
-    assert (first.is_untrained, first.is_rehearsal, first.epoch, first.step, first.title) == (
+    assert (first.is_initial, first.is_rehearsal, first.epoch, first.step, first.title) == (
         (True, False, None, 0, "before training")
     )
-    assert (last.is_untrained, last.epoch, last.step) == (False, 0, 2)
+    assert (last.is_initial, last.epoch, last.step) == (False, 0, 2)
     assert (first.stage, first.in_fit, first.is_logged, first.fraction) == ("validate", True, True, 1.0)
     assert torch.equal(first.samples.samples[0].call.images, last.samples.samples[0].call.images)
     assert [event.step for event in events(tmp_path).Images("saliency/grad_cam")] == [0, 2]
@@ -113,8 +113,8 @@ class Answers(TinyClassifier):
 def test_it_is_the_network_that_sanity_checking_saw_and_the_training_keeps_its_own(tmp_path, caplog):
     (notes, callback), module = watched(["grad_cam", "saliency"], samples=first(4)), Answers()
     fit(tmp_path, module, callback, max_epochs=1, limit_train_batches=1, precision="64-true")
-    (untrained,) = notes.looks[0].explained
-    assert torch.allclose(untrained.explanation.logits.double(), module.answers[0][:4].double(), rtol=1e-6, atol=1e-9)
+    (initial,) = notes.looks[0].explained
+    assert torch.allclose(initial.explanation.logits.double(), module.answers[0][:4].double(), rtol=1e-6, atol=1e-9)
     assert "logits are not those" not in caplog.text
     assert float(module.before_backward["queue"][0, 0]) == 1
     for name, buffer in module.named_buffers():
@@ -152,7 +152,7 @@ def by_itself(module, loss):
 def test_with_manual_optimization_it_is_before_the_first_backward_or_step(tmp_path, backward, every):
     notes, callback = watched()
     fit(tmp_path, Manual(backward, every), callback, max_epochs=2)
-    assert [look.is_untrained for look in notes.looks] == [True, False, False]
+    assert [look.is_initial for look in notes.looks] == [True, False, False]
     assert notes.stages == ["train", "validate", "validate"]
     known = SOFTMAX if backward is by_trainer else None
     assert notes.terms == [known] * 3
@@ -177,13 +177,13 @@ def test_under_autocast_it_is_as_in_sanity_checking(tmp_path):
 
     (notes, callback), module = watched(["grad_cam", "saliency"]), Kept(by_trainer)
     fit(tmp_path, module, callback, max_epochs=1, limit_val_batches=1, precision="bf16-mixed")
-    (untrained,), (trained,) = (look.explained for look in notes.looks)
+    (initial,), (trained,) = (look.explained for look in notes.looks)
     for name in ("grad_cam", "saliency"):
-        assert untrained.explanation.attributions[name].dtype == trained.explanation.attributions[name].dtype
-        assert not untrained.explanation.attributions[name].requires_grad
-    assert untrained.explanation.logits.dtype == trained.explanation.logits.dtype
+        assert initial.explanation.attributions[name].dtype == trained.explanation.attributions[name].dtype
+        assert not initial.explanation.attributions[name].requires_grad
+    assert initial.explanation.logits.dtype == trained.explanation.logits.dtype
     recorded = torch.stack([sample.logits for sample in notes.looks[0].samples.samples])
-    assert torch.equal(untrained.explanation.logits.float().cpu(), recorded)
+    assert torch.equal(initial.explanation.logits.float().cpu(), recorded)
 
 
 class ChangesItsLoss(TinyClassifier):
@@ -242,14 +242,14 @@ class OfManyEvaluations(TinyClassifier):
 def test_of_several_backwards_it_is_before_the_first(tmp_path, module, options):
     notes, callback = watched()
     fit_beside(tmp_path, module, callback, max_epochs=2, **options)
-    assert [look.is_untrained for look in notes.looks] == [True, False, False]
+    assert [look.is_initial for look in notes.looks] == [True, False, False]
     assert notes.terms[0] == SOFTMAX
 
 
 def test_without_sanity_checking_the_loss_is_known_in_the_first_validation(tmp_path):
     notes, callback = watched()
     fit(tmp_path, TinyClassifier(), callback, max_epochs=1, num_sanity_val_steps=0)
-    assert [look.is_untrained for look in notes.looks] == [True, False]
+    assert [look.is_initial for look in notes.looks] == [True, False]
     assert notes.stages == ["validate", "validate"]
     assert notes.terms == [SOFTMAX] * 2
 
@@ -263,7 +263,7 @@ class LearnsNothing(TinyClassifier):
 def test_without_a_backward_the_first_validation_collects_the_samples(tmp_path):
     notes, callback = watched()
     fit(tmp_path, LearnsNothing(), callback, max_epochs=1)
-    assert [look.is_untrained for look in notes.looks] == [False]
+    assert [look.is_initial for look in notes.looks] == [False]
     assert len(notes.looks[0].samples) == 4
     assert notes.terms == [None]
 
@@ -320,7 +320,7 @@ def test_an_error_before_the_first_backward_is_the_users_own_and_leaves_nothing(
 
 class Interrupts(Output):
     def __call__(self, look):
-        if look.is_untrained:
+        if look.is_initial:
             raise KeyboardInterrupt
         return Logged()
 
@@ -361,15 +361,15 @@ def test_steps_that_take_too_much_memory_are_collected_without_the_loss(tmp_path
     fit(tmp_path, TinyClassifier(), callback, max_epochs=1, num_sanity_val_steps=-1)
     assert notes.stages == ["sanity_check", "validate"]
     assert notes.terms == [None, SOFTMAX]
-    assert [look.is_untrained for look in notes.looks] == [True, False]
+    assert [look.is_initial for look in notes.looks] == [True, False]
 
 
 def test_the_hardest_samples_of_a_whole_sanity_checking_are_those_of_the_recorded_logits(tmp_path):
     notes, callback = watched(samples=Samples(3, choose="hardest"))
     fit(tmp_path, TinyClassifier(), callback, max_epochs=1, num_sanity_val_steps=-1)
-    untrained, trained = notes.looks
-    assert torch.equal(untrained.samples.samples[0].call.images, trained.samples.samples[0].call.images)
-    assert len(untrained.samples) == 3
+    initial, trained = notes.looks
+    assert torch.equal(initial.samples.samples[0].call.images, trained.samples.samples[0].call.images)
+    assert len(initial.samples) == 3
 
 
 def test_batches_that_a_loader_overwrites_are_kept_as_they_were(tmp_path):
@@ -393,7 +393,7 @@ def test_a_compiled_module_with_manual_optimization_is_explained_eagerly(tmp_pat
     torch.compiler.reset()
     notes, callback = watched()
     fit(tmp_path, torch.compile(Manual(backward), backend="eager"), callback, max_epochs=1)
-    assert [look.is_untrained for look in notes.looks] == [True, False]
+    assert [look.is_initial for look in notes.looks] == [True, False]
 
 
 def test_the_time_budget_does_not_count_the_look_before_training(tmp_path):
@@ -402,7 +402,7 @@ def test_the_time_budget_does_not_count_the_look_before_training(tmp_path):
 
     class Slow(Notes):
         def __call__(self, look):
-            waits.wait(0.5 if look.is_untrained else 0)
+            waits.wait(0.5 if look.is_initial else 0)
             return super().__call__(look)
 
     slow = SaliencyCallback("grad_cam", samples=4, outputs=[Slow()], name="slow")

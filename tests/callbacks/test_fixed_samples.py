@@ -32,8 +32,8 @@ def test_they_are_taken_once_also_where_the_stream_is_shuffled(tmp_path):
     with pytest.warns(UserWarning, match="shuffling enabled"):
         keeps = fit(tmp_path, loader(shuffle=True), samples=5, max_epochs=3)
     assert [look.epoch for look in keeps.looks] == [None, 0, 1, 2]
-    untrained, *later = [images_of(look) for look in keeps.looks]
-    assert all(torch.equal(untrained, images) for images in later)
+    initial, *later = [images_of(look) for look in keeps.looks]
+    assert all(torch.equal(initial, images) for images in later)
 
 
 def test_chosen_positions_are_shown_in_the_order_given(tmp_path):
@@ -275,12 +275,12 @@ def test_sanity_checking_that_sees_none_of_the_samples_is_a_rehearsal_with_anoth
     keeps = Keeps()
     callback = GradCAMCallback(samples=[20], outputs=[keeps], execution=Execution(on_error="raise"))
     trainer(tmp_path, callback, max_epochs=1).fit(TinyClassifier(), loader(), loader(batch_size=4))
-    rehearsal, untrained, trained = keeps.looks
-    assert (rehearsal.is_rehearsal, rehearsal.is_logged, rehearsal.is_untrained) == (True, False, False)
+    rehearsal, initial, trained = keeps.looks
+    assert (rehearsal.is_rehearsal, rehearsal.is_logged, rehearsal.is_initial) == (True, False, False)
     assert not torch.equal(images_of(rehearsal), data()[[20]][0])
-    assert [(look.epoch, look.step, look.is_rehearsal) for look in (untrained, trained)] == [
+    assert [(look.epoch, look.step, look.is_rehearsal) for look in (initial, trained)] == [
         (None, 0, False),
         (0, 2, False),
     ]
-    assert all(torch.equal(images_of(look), data()[[20]][0]) for look in (untrained, trained))
+    assert all(torch.equal(images_of(look), data()[[20]][0]) for look in (initial, trained))
     assert [event.step for event in events(tmp_path).Images("saliency/grad_cam")] == [0, 2]

@@ -166,7 +166,7 @@ def test_a_resumed_run_goes_on_with_the_record(tmp_path, place):
         np.testing.assert_allclose(look.logits, same.logits, rtol=1e-4, atol=1e-5)
         # drift too: it is measured from the same maps, which a checkpoint holds in half precision
         assert look.scalars == pytest.approx(same.scalars, abs=2e-3)
-        assert "cam/rank_correlation_untrained" in look.scalars
+        assert "cam/rank_correlation_initial" in look.scalars
 
 
 def test_what_was_lost_when_a_run_was_resumed_is_superseded_and_not_taken_along(tmp_path):
@@ -284,11 +284,11 @@ def test_without_history_or_metrics_nothing_of_them_is_there(tmp_path):
     assert not list(tmp_path.glob("*.record"))
 
 
-def test_the_untrained_network_is_in_the_record_only_if_it_is_shown(tmp_path):
-    fit(tmp_path, callback("cam", execution=Execution(on_error="raise", log_untrained=False)))
+def test_the_initial_network_is_in_the_record_only_if_it_is_shown(tmp_path):
+    fit(tmp_path, callback("cam", execution=Execution(on_error="raise", log_initial=False)))
     record = load_record(tmp_path)
     assert record.epochs == [0, 1]
-    assert "cam/rank_correlation_untrained" in record[0].scalars  # drift is measured from it all the same
+    assert "cam/rank_correlation_initial" in record[0].scalars  # drift is measured from it all the same
 
 
 class After(L.Callback):
@@ -324,7 +324,7 @@ def test_a_record_that_is_deleted_while_the_run_goes_on_begins_again(tmp_path):
     assert load_record(tmp_path).epochs == [1, 2, 3]
 
 
-def test_the_untrained_network_is_recorded_on_all_samples_where_sanity_checking_sees_a_part(tmp_path):
+def test_the_initial_network_is_recorded_on_all_samples_where_sanity_checking_sees_a_part(tmp_path):
     fit(tmp_path, callback(samples=[1, 20]), num_sanity_val_steps=1)
     record = load_record(tmp_path)
     assert (record.epochs, record.steps) == ([None, 0, 1], [0, 2, 5])

@@ -198,7 +198,7 @@ def test_the_methods_are_chosen_once_for_the_run(tmp_path):
 
     class Notes(L.Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            if not counts:  # after the look at the untrained network
+            if not counts:  # after the look at the initial network
                 counts.append(len(FORWARDS))
 
         def on_validation_end(self, trainer, pl_module):

@@ -81,9 +81,9 @@ def test_two_callbacks_that_would_share_a_tag_are_refused(tmp_path):
         trainer(tmp_path, *callbacks).fit(TinyClassifier(), loader(), loader())
 
 
-def test_the_untrained_network_is_looked_at_but_not_logged_where_it_is_not_to_be(tmp_path):
+def test_the_initial_network_is_looked_at_but_not_logged_where_it_is_not_to_be(tmp_path):
     keeps = Keeps()
-    callback = GradCAMCallback(outputs=[keeps], history=False, execution=Execution(log_untrained=False))
+    callback = GradCAMCallback(outputs=[keeps], history=False, execution=Execution(log_initial=False))
     trainer(tmp_path, callback, max_epochs=1).fit(TinyClassifier(), loader(), loader(data(8)))
     assert [(look.title, look.is_logged) for look in keeps.looks] == [
         ("before training", False),

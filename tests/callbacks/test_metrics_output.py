@@ -18,7 +18,7 @@ from lightning_saliency.metrics import CoarseHeatmaps, measure, measure_faithful
 
 METHODS = ["cam", "saliency"]
 ALWAYS = {"entropy", "area_above_half", "blank_fraction", "raw_maximum", "agreement"}
-DRIFT = {f"{metric}_{name}" for metric in ("rank_correlation", "center_shift") for name in ("previous", "untrained")}
+DRIFT = {f"{metric}_{name}" for metric in ("rank_correlation", "center_shift") for name in ("previous", "initial")}
 ON_OBJECTS = {"pointing_game", "energy_in_box", "box_iou", "box_accuracy", "max_box_accuracy"}
 FAITHFULNESS = {"average_drop", "increase_in_confidence", "deletion", "insertion"}
 BOXES = squares(data()[:])
@@ -75,7 +75,7 @@ def test_each_epoch_has_its_numbers_and_the_last_are_those_of_the_trained_model(
     assert "cam/rank_correlation_previous" not in load_record(tmp_path)[0].scalars
 
 
-def test_drift_is_measured_from_the_last_look_and_from_the_untrained_network(tmp_path):
+def test_drift_is_measured_from_the_last_look_and_from_the_initial_network(tmp_path):
     seen = []
 
     class Explains(L.Callback):
@@ -83,31 +83,31 @@ def test_drift_is_measured_from_the_last_look_and_from_the_untrained_network(tmp
             seen.append(by_hand(pl_module, 4))
 
     runner, _ = fit(tmp_path, Explains(), callback(), max_epochs=3)
-    untrained, _, previous, last = seen
+    initial, _, previous, last = seen
     earlier = {
         "previous": [CoarseHeatmaps.from_samples(previous)],
-        "untrained": [CoarseHeatmaps.from_samples(untrained)],
+        "initial": [CoarseHeatmaps.from_samples(initial)],
     }
     drift = {name: value for name, value in measured(last, **earlier).items() if name.partition("/")[2] in DRIFT}
     assert len(drift) == 8
     check(runner, drift)
-    assert drift["saliency/rank_correlation_untrained"] < drift["saliency/rank_correlation_previous"]
+    assert drift["saliency/rank_correlation_initial"] < drift["saliency/rank_correlation_previous"]
 
 
 def test_without_sanity_checking_drift_is_there_from_the_first_epoch_on(tmp_path):
     runner, _ = fit(tmp_path, callback(), max_epochs=2, num_sanity_val_steps=0)
     assert logged(runner.callback_metrics) == ALWAYS | DRIFT
     scalars = events(tmp_path)
-    for metric in ("entropy", "rank_correlation_previous", "rank_correlation_untrained"):
+    for metric in ("entropy", "rank_correlation_previous", "rank_correlation_initial"):
         assert [event.step for event in scalars.Scalars(f"xai_saliency/cam/{metric}")] == [2, 5], metric
     of_epoch_0 = [
-        scalars.Scalars(f"xai_saliency/cam/rank_correlation_{other}")[0].value for other in ("previous", "untrained")
+        scalars.Scalars(f"xai_saliency/cam/rank_correlation_{other}")[0].value for other in ("previous", "initial")
     ]
-    assert of_epoch_0[0] == of_epoch_0[1]  # the look before it is that of the untrained network
+    assert of_epoch_0[0] == of_epoch_0[1]  # the look before it is that of the initial network
 
 
-def test_without_the_untrained_network_drift_is_there_from_the_second_epoch_on(tmp_path):
-    ours = callback(execution=Execution(on_error="raise", log_untrained=False))
+def test_without_the_initial_network_drift_is_there_from_the_second_epoch_on(tmp_path):
+    ours = callback(execution=Execution(on_error="raise", log_initial=False))
     runner, _ = fit(tmp_path, ours, max_epochs=2, num_sanity_val_steps=0)
     assert logged(runner.callback_metrics) == ALWAYS | {name for name in DRIFT if name.endswith("previous")}
     assert len(events(tmp_path).Scalars("xai_saliency/cam/rank_correlation_previous")) == 1
@@ -206,7 +206,7 @@ def test_randomization_is_measured_every_so_many_epochs_and_says_which_maps_do_n
         _, model = fit(tmp_path, ours, model=ClassBlind(), max_epochs=5)
     texts = [str(warning.message) for warning in caught if "looks the same" in str(warning.message)]
     assert len(texts) == 2
-    assert [text for text in texts if "of the untrained network" in text]
+    assert [text for text in texts if "of the initial network" in text]
     assert [text for text in texts if "with a randomized head" in text]
     assert not [text for text in texts if text.startswith("cam")]
     scalars = events(tmp_path).Scalars("xai_saliency/eigen_cam/rank_correlation_random_head")

@@ -111,8 +111,8 @@ def test_given_images_are_shown_after_each_training_epoch(tmp_path, reason):
     assert "xai_saliency/seconds" in runner.callback_metrics
 
 
-def test_every_second_epoch_and_the_untrained_network_only_where_it_is_wanted(tmp_path):
-    keeps, execution = Keeps(), Execution(on_error="raise", log_untrained=False)
+def test_every_second_epoch_and_the_initial_network_only_where_it_is_wanted(tmp_path):
+    keeps, execution = Keeps(), Execution(on_error="raise", log_initial=False)
     callback = SaliencyCallback("grad_cam", samples=IMAGES, every_n_epochs=2, outputs=[keeps], execution=execution)
     fit(tmp_path, callback, max_epochs=5)
     assert [look.epoch for look in keeps.looks if look.is_logged] == [1, 3]

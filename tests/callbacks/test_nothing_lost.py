@@ -14,7 +14,7 @@ from lightning_saliency.callbacks import Execution, Metrics, Samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*sampler has shuffling enabled")
 
-DRIFT = "xai_saliency/cam/rank_correlation_untrained"
+DRIFT = "xai_saliency/cam/rank_correlation_initial"
 RAISES = Execution(on_error="raise", audit=True)
 
 
@@ -79,7 +79,7 @@ def test_a_second_fit_goes_on_with_the_first(tmp_path, between):
     record = load_record(tmp_path)
     assert record.epochs == [None, 0, 1, 2, 3]
     assert [DRIFT.removeprefix("xai_saliency/") in look.scalars for look in record] == [False, True, True, True, True]
-    # compared with the maps of the look before, and with those of the untrained network
+    # compared with the maps of the look before, and with those of the initial network
     assert len(events(tmp_path).Scalars(DRIFT)) >= 4
 
 
@@ -112,7 +112,7 @@ def test_validate_and_test_show_the_data_that_they_pass(tmp_path):
 
 def test_a_fit_of_another_module_or_trainer_begins_anew(tmp_path):
     keeps = Keeps()
-    execution = Execution(on_error="raise", audit=True, log_untrained=False)  # whose maps would be of the new run
+    execution = Execution(on_error="raise", audit=True, log_initial=False)  # whose maps would be of the new run
     ours = callback(outputs=[keeps], metrics=True, execution=execution)
     runner = trainer(tmp_path / "one", ours)
     fit(runner, TinyClassifier(), epochs=1, val=loader())
@@ -300,14 +300,14 @@ def test_callbacks_that_share_a_name_and_samples_have_each_their_state(tmp_path)
 
     path = checkpoint(tmp_path, *both())
     states = torch.load(path, weights_only=True)["lightning_saliency"]
-    assert [list(state["outputs"]["metrics"]["untrained"][0]["maps"]) for state in states.values()] == [
+    assert [list(state["outputs"]["metrics"]["initial"][0]["maps"]) for state in states.values()] == [
         ["cam"],
         ["saliency"],
     ]
     runner = trainer(tmp_path / "rest", *both())
     fit(runner, TinyClassifier(), epochs=3, ckpt_path=path)
     for method in METHODS:
-        assert f"xai_saliency/{method}/rank_correlation_untrained" in runner.callback_metrics
+        assert f"xai_saliency/{method}/rank_correlation_initial" in runner.callback_metrics
     assert load_record(tmp_path / "rest/saliency.record").epochs == [None, 0, 1, 2]
     assert load_record(tmp_path / "rest/saliency.1.record").epochs == [None, 0, 1, 2]
 

@@ -291,7 +291,7 @@ class Sizes(Dataset):
 
 
 def test_samples_of_several_sizes_are_shown_each_at_its_own(tmp_path):
-    check_logits(look_of(tmp_path / "untrained", Fits(), DataLoader(Sizes(), batch_size=1), samples=2, fit=True))
+    check_logits(look_of(tmp_path / "initial", Fits(), DataLoader(Sizes(), batch_size=1), samples=2, fit=True))
     look = look_of(tmp_path, Fits(), DataLoader(Sizes(), batch_size=1), samples=6, fit=True, last=True, history=True)
     assert [tuple(group.explanation.images.shape) for group in look.explained] == [
         (2, 3, 16, 20), (2, 3, 20, 20), (2, 3, 24, 20),

@@ -93,7 +93,7 @@ class Wordy(TinyClassifier):
 
 
 def test_a_long_text_is_cut(tmp_path):
-    (text,) = fit(tmp_path, Wordy(), SaliencyCallback(samples=4, execution=Execution(log_untrained=False)), loader())
+    (text,) = fit(tmp_path, Wordy(), SaliencyCallback(samples=4, execution=Execution(log_initial=False)), loader())
     assert "RuntimeError: no use: Wordy( (backbone)" in text
     assert "xxx" not in text
     assert len(text) < 1100
@@ -127,7 +127,7 @@ def test_each_cause_is_told_once(tmp_path):
                 raise ValueError(f"second, at {self.trainer.global_step}")
             return super().forward(images)
 
-    execution = Execution(log_untrained=False)
+    execution = Execution(log_initial=False)
     first, second = fit(tmp_path, TwoCauses(), SaliencyCallback(samples=4, execution=execution), loader())
     assert "first, at" in first
     assert "second, at 6" in second

@@ -110,7 +110,7 @@ class Fails(Output):
         self.at_end = at_end
 
     def __call__(self, look):
-        if not self.at_end and not look.is_untrained:
+        if not self.at_end and not look.is_initial:
             raise RuntimeError(f"no use for epoch {look.epoch}")
         return Logged()
 
@@ -204,7 +204,7 @@ def test_an_output_has_samples_of_its_own_and_only_the_looks_that_it_wants(tmp_p
         tmp_path, callback(later, every, history=False, execution=Execution(on_error="raise", audit=True)), max_epochs=3
     )
     assert [look.epoch for look in later.looks] == [1, 2]
-    # some of the samples come in the first validation: until then the untrained network waits
+    # some of the samples come in the first validation: until then the initial network waits
     assert [(look.is_rehearsal, look.epoch) for look in every.looks[:2]] == [(True, 0), (False, None)]
     assert [look.epoch for look in every.looks[1:]] == [None, 0, 1, 2]
     assert torch.equal(later.images, data()[[20, 7]][0])
@@ -250,7 +250,7 @@ class Upsamplings(TorchFunctionMode):
     ],
 )
 def test_heatmaps_are_made_once_for_each_method_and_scale_whoever_uses_them(tmp_path, options, count):
-    execution = Execution(on_error="raise", log_untrained=False)  # for one look
+    execution = Execution(on_error="raise", log_initial=False)  # for one look
     defaults = {"samples": first(3, objects=squares), "history": False, "execution": execution}
     ours = callback(methods=["cam", "grad_cam"], **defaults, **options)
     runner = trainer(tmp_path, ours, max_epochs=1, num_sanity_val_steps=0)

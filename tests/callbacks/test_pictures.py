@@ -28,7 +28,7 @@ def cells(sheet: torch.Tensor, color) -> torch.Tensor:
     return (sheet == torch.tensor(color, dtype=torch.uint8)[:, None, None]).all(0)
 
 
-def test_every_epoch_and_the_untrained_network_are_in_the_event_file_at_the_scalars_steps(tmp_path):
+def test_every_epoch_and_the_initial_network_are_in_the_event_file_at_the_scalars_steps(tmp_path):
     L.seed_everything(0)
     callback = SaliencyCallback(["cam", "saliency"], style=Style(cards="all"))
     trainer(tmp_path, callback, max_epochs=3).fit(TinyClassifier(), loader(shuffle=True), loader())
@@ -168,8 +168,8 @@ def test_validate_and_test_run_under_inference_mode_and_have_their_own_tags(tmp_
     }
 
 
-def test_every_n_epochs_and_no_untrained_network(tmp_path):
-    callback = GradCAMCallback(every_n_epochs=2, history=False, execution=Execution(log_untrained=False))
+def test_every_n_epochs_and_no_initial_network(tmp_path):
+    callback = GradCAMCallback(every_n_epochs=2, history=False, execution=Execution(log_initial=False))
     trainer(tmp_path, callback, max_epochs=5).fit(TinyClassifier(), loader(), loader())
     assert [event.step for event in events(tmp_path).Images("saliency/grad_cam")] == [5, 11]  # epochs 1 and 3
 

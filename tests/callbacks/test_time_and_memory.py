@@ -27,7 +27,7 @@ class Sleeps(Output):
 
     def __call__(self, look):
         time.sleep(self.seconds)
-        if self.fails and not look.is_untrained:
+        if self.fails and not look.is_initial:
             raise OSError("full")
         return Logged()
 

@@ -67,11 +67,11 @@ def test_a_run_with_default_settings_shows_measures_and_records_its_samples(tmp_
     methods = ("grad_cam", "grad_cam_plus_plus", "saliency")
     expected = {f"saliency/{method}{part}" for method in methods for part in ("", "/filmstrip", "/animation")}
     assert set(log.Tags()["images"]) == expected | {"saliency/Overview"}
-    assert len(log.Images("saliency/Overview")) == 3  # untrained, and two epochs
+    assert len(log.Images("saliency/Overview")) == 3  # initial, and two epochs
     for tag in log.Tags()["images"]:
         assert min(picture(log.Images(tag)[-1]).shape[1:]) > 100
     scalars = log.Tags()["scalars"]
-    for metric in ("entropy", "area_above_half", "raw_maximum", "rank_correlation_untrained", "center_shift_previous"):
+    for metric in ("entropy", "area_above_half", "raw_maximum", "rank_correlation_initial", "center_shift_previous"):
         values = [event.value for event in log.Scalars(f"xai_saliency/grad_cam/{metric}")]
         assert values
         assert all(map(math.isfinite, values)), metric

@@ -72,7 +72,7 @@ def _on_scale(record, raw, image, position, cell):
     if cell.scale == "map":
         return own.maps
     largest = torch.tensor(_largest(record, position, cell, np.abs if cell.colors == SIGNED else lambda values: values))
-    return to_common_scale(own.maps, own.peaks, largest).clamp(max=1)
+    return to_common_scale(own.maps, own.peaks, largest.clamp(min=own.peaks))
 
 
 def _largest(record, position, cell, of_values):
@@ -96,10 +96,10 @@ def _signed_cell(record, raw, image, below, position, cell):
     )
     if is_fine(cell.method):
         values = values.clamp(-top, top)
-    elif cell.scale == "map":
+    else:
         top = float(values.abs().amax())
     if cell.scale != "map":
-        top = _largest(record, position, cell, np.abs)
+        top = max(top, _largest(record, position, cell, np.abs))
     shares = (resize(values, cell.size) / top).clamp(-1, 1)
     colors = colorize((shares + 1) / 2, SIGNED).float()
     dark = darkened(below) if is_fine(cell.method) else below

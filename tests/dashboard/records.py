@@ -45,7 +45,7 @@ class Plan:
     """What a made-up run shows.
 
     Args:
-        epochs: How many; a look at the untrained network comes before them.
+        epochs: How many; a look at the initial network comes before them.
         samples: How many.
         methods: The height and width of each method's maps.
         sizes: The images' heights and widths, in turns; three lengths of volumes, one of signals.
@@ -56,7 +56,7 @@ class Plan:
         blank: The epochs in which the first sample's map is constant.
         is_signed: Whether fine maps have negative values.
         has_labels: Whether it is known what is true.
-        has_untrained: Whether there is a look before the training.
+        has_initial: Whether there is a look before the training.
     """
 
     epochs: int = 5
@@ -70,7 +70,7 @@ class Plan:
     blank: tuple[int | None, ...] = ()
     is_signed: bool = False
     has_labels: bool = True
-    has_untrained: bool = True
+    has_initial: bool = True
 
     @property
     def num_classes(self) -> int:
@@ -79,8 +79,8 @@ class Plan:
 
     @property
     def all_epochs(self) -> list[int | None]:
-        """The epochs of all looks, None for the untrained network."""
-        return [*([None] if self.has_untrained else []), *range(self.epochs)]
+        """The epochs of all looks, None for the initial network."""
+        return [*([None] if self.has_initial else []), *range(self.epochs)]
 
     def size(self, position: int) -> tuple[int, ...]:
         """The size of a sample's image."""
@@ -148,7 +148,8 @@ def make_map(plan: Plan, method: str, epoch: int | None, position: int):
     generator = np.random.default_rng([plan.seed, position, 0 if epoch is None else epoch + 1, len(method)])
     start = np.random.default_rng([plan.seed, position, 3]).uniform(0.1, 0.9, len(shape))
     center = tuple((1 - progress) * start + progress * np.array(plan.center(position)[-len(shape) :]))
-    values = (0.5 + progress) * blob(shape, center, 0.3 - 0.12 * progress) + generator.normal(0, 0.04, shape)
+    strength = 3.0 if epoch is None else 0.5 + progress  # a random head's gradients are often the largest
+    values = strength * blob(shape, center, 0.3 - 0.12 * progress) + generator.normal(0, 0.04, shape)
     has_signs = plan.is_signed and method in FINE
     return (values * generator.choice([-1, 1], shape) if has_signs else np.maximum(values, 0)).astype(np.float32)
 
@@ -236,7 +237,7 @@ def write_damaged(folder: str | Path, plan: Plan = Plan()) -> RecordWriter:
 
 
 def write_partial(folder: str | Path, plan: Plan = Plan()) -> RecordWriter:
-    """A run whose looks see a part of the samples: the untrained one two, one epoch all but the first."""
+    """A run whose looks see a part of the samples: the initial one two, one epoch all but the first."""
     writer = begin(folder, plan)
     for epoch in plan.all_epochs:
         parts = {None: range(2), 1: range(1, plan.samples)}

@@ -33,10 +33,10 @@ def test_a_run_that_is_still_writing_grows_while_one_looks(tmp_path, live):
     writer.write(make_look(PLAN, 1))
     tab.until_drawn("epoch 1")  # who looks at the latest one goes on with it
     tab.page.keyboard.press("Home")
-    tab.until_drawn("untrained")
+    tab.until_drawn("initial")
     writer.write(make_look(PLAN, 2))
     tab.until(most(tab), 3)
-    assert tab.until_drawn().words == "untrained"  # who looks at another one stays
+    assert tab.until_drawn().words == "initial"  # who looks at another one stays
 
 
 def test_a_run_without_a_look_says_so_and_shows_the_first_one_that_comes(tmp_path, tensorboards, open_frame):
@@ -44,7 +44,7 @@ def test_a_run_without_a_look_says_so_and_shows_the_first_one_that_comes(tmp_pat
     tab = open_frame(tensorboards("--logdir", str(tmp_path)))
     tab.find(".notice").get_by_text("No look").wait_for()
     writer.write(make_look(PLAN, None))
-    tab.until_drawn("untrained")
+    tab.until_drawn("initial")
     tab.cell(0, "grad_cam").wait_for()
 
 
@@ -77,7 +77,7 @@ def test_a_look_with_damaged_maps_says_so_and_hides_no_other(tmp_path, tensorboa
     tab.expects_refusals = True
     tab.until_drawn("epoch 3")
     tab.page.keyboard.press("Home")
-    for words in ("untrained", "epoch 0", "epoch 1", "epoch 2"):
+    for words in ("initial", "epoch 0", "epoch 1", "epoch 2"):
         tab.until_drawn(words)
         assert "✓" in tab.find("main").inner_text() or "✗" in tab.find("main").inner_text()
         tab.page.keyboard.press("ArrowRight")

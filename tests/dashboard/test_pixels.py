@@ -13,7 +13,7 @@ MOST_PIXELS = 0.01
 COLORS = ("plasma", "turbo", "viridis", "inferno", "gray", SIGNED)
 AT = "2-75"
 INDEX = 3
-"""Of the look of epoch 2, after the untrained one."""
+"""Of the look of epoch 2, after the initial one."""
 
 
 def share_off(seen, expected):
@@ -51,6 +51,13 @@ def test_each_scale_and_color_map_is_drawn_as_on_the_packages_sheets(board, kind
         check_cells(
             tab, load_record(kinds / run), INDEX, range(4), ["grad_cam", "saliency"], scale=scale, colors=colors
         )
+
+
+@pytest.mark.parametrize("colors", ["plasma", SIGNED])
+@pytest.mark.parametrize("run", ["plain", "signed"])
+def test_maps_before_training_that_are_the_strongest_are_not_cut(board, kinds, open_frame, run, colors):
+    tab = open_frame(board, run=run, scale="sample", colors=colors, cell=SIDE, at="initial").until_drawn("initial")
+    check_cells(tab, load_record(kinds / run), 0, range(4), ["grad_cam", "saliency"], scale="sample", colors=colors)
 
 
 @pytest.mark.parametrize(("run", "method"), [("photographs", "saliency"), ("many_sizes", "grad_cam")])

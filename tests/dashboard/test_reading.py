@@ -16,7 +16,7 @@ def captions(tab):
 
 def test_captions_say_what_is_predicted_and_whether_that_is_right(board, kinds, open_frame):
     record = load_record(kinds / "plain")
-    for index, at in enumerate(("untrained", "0-25", "2-75"), 0):
+    for index, at in enumerate(("initial", "0-25", "2-75"), 0):
         look = record[[0, 1, 3][index]]
         tab = open_frame(board, run="plain", at=at).until_drawn()
         said = captions(tab)

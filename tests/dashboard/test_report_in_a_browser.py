@@ -53,7 +53,7 @@ def check_page(tab, kinds):
     """It shows its first run, goes through all looks, and draws what the tab draws."""
     tab.until_drawn("epoch 4")
     tab.find(".sheet").press("Home")
-    tab.until_drawn("untrained")
+    tab.until_drawn("initial")
     for epoch in range(3):
         tab.find(".sheet").press("ArrowRight")
         tab.until_drawn(f"epoch {epoch}")

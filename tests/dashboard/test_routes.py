@@ -102,8 +102,8 @@ def test_about_says_what_the_record_says(tmp_path):
         {"key": "grad_cam", "title": "grad_cam", "fine": False},
         {"key": "saliency", "title": "saliency", "fine": False},
     ]
-    untrained, look = about["looks"]
-    assert (untrained["epoch"], untrained["step"], untrained["key"]) == (None, 0, "before-training-step=0000000000")
+    initial, look = about["looks"]
+    assert (initial["epoch"], initial["step"], initial["key"]) == (None, 0, "before-training-step=0000000000")
     assert (look["epoch"], look["step"], look["time"], look["key"]) == (2, 9, 12.5, key(2, 9))
     assert look["predictions"] == [1, [0, 2], [0.5, "nan"]]
     assert look["probabilities"] == [0.25, None, None]

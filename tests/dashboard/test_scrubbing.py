@@ -2,7 +2,7 @@
 
 import re
 
-WORDS = ["untrained", *(f"epoch {epoch} · step {25 * (epoch + 1)}" for epoch in range(5))]
+WORDS = ["initial", *(f"epoch {epoch} · step {25 * (epoch + 1)}" for epoch in range(5))]
 
 
 def slider(tab):
@@ -14,14 +14,14 @@ def test_every_look_is_reached_with_the_slider(board, open_frame):
     assert slider(tab).get_attribute("max") == "50"
     for place in (0, 1, 17, 50, 33):
         slider(tab).fill(str(place))
-        tab.until_drawn("untrained" if place == 0 else f"epoch {place - 1} · step {25 * place}")
+        tab.until_drawn("initial" if place == 0 else f"epoch {place - 1} · step {25 * place}")
         assert slider(tab).get_attribute("aria-valuetext") == tab.words
 
 
 def test_the_keys_step_through_all_looks(board, open_frame):
     tab = open_frame(board, run="plain").until_drawn(WORDS[-1])
     tab.page.keyboard.press("Home")
-    seen = [tab.until_drawn("untrained").words]
+    seen = [tab.until_drawn("initial").words]
     for words in WORDS[1:]:
         tab.page.keyboard.press("ArrowRight")
         seen.append(tab.until_drawn(words).words)
@@ -42,14 +42,14 @@ def test_the_keys_work_inside_of_tensorboard(board, open_tab):
 
 
 def test_playing_goes_to_the_end_and_stops(board, open_frame):
-    tab = open_frame(board, run="plain", at="untrained", speed=16).until_drawn("untrained")
+    tab = open_frame(board, run="plain", at="initial", speed=16).until_drawn("initial")
     tab.role("button", "Play").click()
     tab.until_drawn(WORDS[-1])
     tab.role("button", "Play").wait_for()
 
 
 def test_playing_can_be_paused(board, open_frame):
-    tab = open_frame(board, run="long", at="untrained", speed=8).until_drawn("untrained")
+    tab = open_frame(board, run="long", at="initial", speed=8).until_drawn("initial")
     tab.find("body").press(" ")
     tab.until("() => document.querySelector('.look-words').textContent.startsWith('epoch')")
     tab.role("button", "Pause").click()
@@ -59,8 +59,8 @@ def test_playing_can_be_paused(board, open_frame):
 
 
 def test_playing_pauses_when_the_tab_is_hidden(board_beside_scalars, open_tab):
-    tab = open_tab(board_beside_scalars, run="long", at="untrained", speed=4)
-    tab.until_drawn("untrained")
+    tab = open_tab(board_beside_scalars, run="long", at="initial", speed=4)
+    tab.until_drawn("initial")
     tab.role("button", "Play").click()
     tab.role("button", "Pause").wait_for()
     tab.page.get_by_role("tab", name=re.compile("scalars", re.IGNORECASE)).click()

@@ -51,7 +51,7 @@ def test_names_that_are_no_text_are_written_as_text(tmp_path):
     assert (record[0].scalars, record[0].predictions) == ({"seconds": 0.5}, (0, 1, 2))
 
 
-def test_looks_are_in_the_order_of_epochs_and_steps_with_the_untrained_network_first(tmp_path):
+def test_looks_are_in_the_order_of_epochs_and_steps_with_the_initial_network_first(tmp_path):
     writer = make_writer(tmp_path)
     for epoch, step in ((10, 110), (0, 0), (None, 0), (2, 29), (2, 25)):
         writer.write(make_look(epoch, step))

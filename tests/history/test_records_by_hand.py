@@ -44,9 +44,9 @@ def test_a_record_and_what_it_holds_are_each_a_line(tmp_path):
     record.refresh()
     (tmp_path / "saliency.record" / "notes.txt").write_text("not ours")
     record.refresh()
-    assert repr(record).endswith("3 samples, 3 looks, untrained to epoch 1, 1 file passed over")
+    assert repr(record).endswith("3 samples, 3 looks, initial to epoch 1, 1 file passed over")
     assert repr(record[1:2]) == "1 look, epoch 0"
-    assert repr(record[0]) == "RecordedLook(untrained, step 0): 3 samples, grad_cam, saliency"
+    assert repr(record[0]) == "RecordedLook(initial, step 0): 3 samples, grad_cam, saliency"
     assert repr(record.samples) == "RecordedSamples: 3 samples, 3×16×16, 3×12×20, 5 classes"
     empty = load_record(tmp_path / "saliency.record")
     (tmp_path / "saliency.record" / "samples.npz").unlink()

@@ -152,7 +152,7 @@ def test_where_nothing_has_a_value_the_worst_is_logged_since_nan_would_end_a_tra
     nothing = {name: torch.tensor([torch.nan, torch.inf]) for name, row in METRICS.items() if not row.inputs}
     group = samples(*dead, masks=masks)
     numbers = scalars(
-        group, previous=looked(group), untrained=looked(group), measured=[{"cam": nothing, "saliency": nothing}]
+        group, previous=looked(group), initial=looked(group), measured=[{"cam": nothing, "saliency": nothing}]
     )
     assert numbers.keys() == {f"{key}/{name}" for key in ("cam", "saliency") for name in OF_EVERY_METHOD}
     assert numbers.pop("cam/raw_maximum") == -1
@@ -185,17 +185,17 @@ def test_drift_is_that_of_the_images_that_both_looks_have():
     early, late = (samples(random_maps(seed), keys=["cam"]) for seed in (0, 1))
     (then,), (now,) = looked(early), looked(late)
     part = CoarseHeatmaps.from_maps([3, 9, 1], {"cam": then.maps["cam"][[3, 0, 1]]})
-    found = {name: value for name, value in scalars(late, untrained=[part]).items() if "untrained" in name}
+    found = {name: value for name, value in scalars(late, initial=[part]).items() if "initial" in name}
     pair = now.maps["cam"][[1, 3]], then.maps["cam"][[1, 3]]
     assert found == pytest.approx(
         {
-            "cam/rank_correlation_untrained": float(rank_correlation(*pair).mean()),
-            "cam/center_shift_untrained": float(center_shift(*pair).mean()),
+            "cam/rank_correlation_initial": float(rank_correlation(*pair).mean()),
+            "cam/center_shift_initial": float(center_shift(*pair).mean()),
         }
     )
-    both = scalars(late, previous=[now], untrained=[then])
+    both = scalars(late, previous=[now], initial=[then])
     assert (both["cam/rank_correlation_previous"], both["cam/center_shift_previous"]) == pytest.approx((1, 0), abs=1e-6)
-    assert both["cam/rank_correlation_untrained"] < 0.9
+    assert both["cam/rank_correlation_initial"] < 0.9
     plain = scalars(late)
     for earlier in (
         CoarseHeatmaps.from_maps([9], {"cam": part.maps["cam"][:1]}),
@@ -255,7 +255,7 @@ def test_heatmaps_are_made_once_and_each_map_is_ranked_once(monkeypatch):
     group.heatmaps("max")
     look = looked(group)
     measure([group], look)
-    measure([group], look, previous=look, untrained=look)
+    measure([group], look, previous=look, initial=look)
     assert (len(made), len(ranked)) == (2, 2)
 
 
@@ -266,7 +266,7 @@ def test_a_row_of_ones_own_is_a_scalar(monkeypatch):
     monkeypatch.setitem(
         METRICS,
         "lost",
-        Metric("lost", lost, "what is gone", ("untrained_heatmaps", "coarse_heatmaps"), (0, 1), False, 1),
+        Metric("lost", lost, "what is gone", ("initial_heatmaps", "coarse_heatmaps"), (0, 1), False, 1),
     )
 
     def hidden(masks, attributions):
@@ -278,7 +278,7 @@ def test_a_row_of_ones_own_is_a_scalar(monkeypatch):
     masks = torch.zeros(5, 1, 64, 64, dtype=torch.bool)
     masks[[1, 3], :, :32] = True
     group = samples(raw, masks=masks)
-    numbers = scalars(group, untrained=early)
+    numbers = scalars(group, initial=early)
     common = [1, 2, 3]
     gone = (early[0].maps["cam"][common] - looked(group)[0].maps["cam"][common]).relu().amax((1, 2, 3)) ** 2
     assert numbers["cam/lost"] == pytest.approx(float(gone.mean()))
@@ -289,12 +289,12 @@ def test_a_row_of_ones_own_is_a_scalar(monkeypatch):
     def both(masks, ranks):
         return ranks.amax(1)
 
-    row = Metric("both", both, "highest rank", ("masks", "untrained_ranks"), (0, math.inf), None, 0)
+    row = Metric("both", both, "highest rank", ("masks", "initial_ranks"), (0, math.inf), None, 0)
     monkeypatch.setitem(METRICS, "both", row)
     elsewhere = looked(samples(raw, positions=(0, 7, 2, 8, 4)))
     highest = float(early[0].ranks["cam"][[1, 3]].amax(1).mean())
-    assert scalars(group, untrained=early)["cam/both"] == pytest.approx(highest)
-    assert "cam/both" not in scalars(group, untrained=elsewhere)  # no image has an object and an earlier map
+    assert scalars(group, initial=early)["cam/both"] == pytest.approx(highest)
+    assert "cam/both" not in scalars(group, initial=elsewhere)  # no image has an object and an earlier map
 
 
 def test_several_layers_and_a_real_network_are_measured_under_their_own_keys():
@@ -325,7 +325,7 @@ def test_scalars_are_in_their_ranges_whatever_the_maps(seed):
     numbers = scalars(
         samples(*raw, side=(40, 56), masks=masks),
         previous=then,
-        untrained=then,
+        initial=then,
         measured=[{"cam": chance, "saliency": chance}],
     )
     assert numbers.keys() == {f"{key}/{name}" for key, name in itertools.product(("cam", "saliency"), OF_EVERY_METHOD)}

@@ -67,7 +67,7 @@ ROWS = [
     own("every method", methods=tuple(CNN_METHODS), samples=2),
     own("SmoothGrad and integrated gradients", methods=("smooth_grad", "integrated_gradients")),
     own("every second epoch", every_n_epochs=2, pictures=2),
-    own("not before training", execution=strict(log_untrained=False), pictures=2),
+    own("not before training", execution=strict(log_initial=False), pictures=2),
     own("mirrored samples too, one image at once", execution=strict(flip=True, chunk_size=1), daily=True),
     own("faithfulness", metrics=Metrics(faithfulness=True)),
     own("a randomized head", metrics=Metrics(randomization_every_n_epochs=1), daily=True),

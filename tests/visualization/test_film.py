@@ -15,6 +15,8 @@ from lightning_saliency.visualization.captions import reason_words
 
 NOTE = "explained: true class · read at layer layer4"
 ONE_SCALE = ("0", "the sample's maximum of all epochs")
+OWN_SCALES = ("0", "each map's maximum")
+ON_ONE_SCALE = Style(normalize="shared")
 DRAWING = shaded(cell_side=144)
 
 
@@ -75,13 +77,13 @@ def ramp(peak):
     return torch.linspace(0, 1, 16).view(1, 4, 4) * peak
 
 
-def expected_strip(record, titles, heatmaps, **words):
+def expected_strip(record, titles, heatmaps, scale=OWN_SCALES, **words):
     return grid(
         images_of(record),
         dict(zip(titles, heatmaps, strict=True)),
         title=f"Grad-CAM, {titles[0]} to {titles[-1]}",
         note=NOTE,
-        scale=ONE_SCALE,
+        scale=scale,
         per_row=1,
         drawing=DRAWING,
         **words,
@@ -97,28 +99,26 @@ def on_scale(maps, strengths, size=(128, 128)):
     return (to_heatmaps(torch.stack(maps), size) * torch.tensor(strengths).view(-1, 1, 1, 1)).clamp(max=1)
 
 
-def test_a_filmstrip_has_a_row_a_sample_a_column_a_look_and_one_scale_a_row():
+def test_a_filmstrip_has_a_row_a_sample_a_column_a_look_and_the_scale_of_the_style():
     maps = [[ramp(1.0), ramp(8.0)], [ramp(4.0), ramp(2.0)], [ramp(2.0), ramp(0.0)]]
     predictions = [[1, 3], [2, 2], [1, 0]]
     looks = [look(*when, *what) for when, *what in zip([(None, 0), (0, 25), (1, 50)], maps, predictions, strict=True)]
     record = run(looks, names=("ant", "bee", "cat", "dog"))
-    strengths = [[0.25, 4.0], [1.0, 1.0], [0.5, 0.0]]  # beside the epochs: what is stronger before them is cut
-    expected = expected_strip(
-        record,
-        ["untrained", "epoch 0", "epoch 1"],
-        map(on_scale, maps, strengths),
+    words = dict(
         labels={
             "": [named("true bee"), named("true cat")],
-            "untrained": [named("bee", True), named("dog", False)],
+            "initial": [named("bee", True), named("dog", False)],
             "epoch 0": [named("cat", False), named("cat", True)],
             "epoch 1": [named("bee", True), named("ant", False)],
         },
-        blanks={"untrained": [None] * 2, "epoch 0": [None] * 2, "epoch 1": [None, *reason_words(["constant 0"])]},
+        blanks={"initial": [None] * 2, "epoch 0": [None] * 2, "epoch 1": [None, *reason_words(["constant 0"])]},
     )
-    assert torch.equal(filmstrip(record, "grad_cam"), expected)
-    own_scale = filmstrip(record, "grad_cam", normalize="max")
-    assert own_scale.shape[2] == expected.shape[2]
-    assert not torch.equal(own_scale, expected)
+    titles = ["initial", "epoch 0", "epoch 1"]
+    own = [[1.0, 1.0], [1.0, 1.0], [1.0, 0.0]]
+    assert torch.equal(filmstrip(record, "grad_cam"), expected_strip(record, titles, map(on_scale, maps, own), **words))
+    one = [[0.25, 1.0], [1.0, 1.0], [0.5, 0.0]]  # beside the epochs; what is stronger before them has its own
+    expected = expected_strip(record, titles, map(on_scale, maps, one), ONE_SCALE, **words)
+    assert torch.equal(filmstrip(record, "grad_cam", style=ON_ONE_SCALE), expected)
 
 
 def test_the_style_says_the_colors_and_the_names_where_they_are_not_the_records():
@@ -132,7 +132,7 @@ def test_the_style_says_the_colors_and_the_names_where_they_are_not_the_records(
             "epoch 0": [named("dog", True), named("2", True)],
         },
         note=NOTE,
-        scale=ONE_SCALE,
+        scale=OWN_SCALES,
         per_row=1,
         drawing=shaded("viridis", 0.25, cell_side=144),
     )
@@ -153,7 +153,7 @@ def test_what_was_not_explained_is_said_and_an_epoch_that_is_there_twice_has_its
     whole = [ramp(1.0), ramp(1.0)]
     sanity = look(None, 0, [ramp(1.0)], [1], positions=(1,))  # sanity checking saw the second sample only
     record = run([sanity, look(0, 10, whole, [1, 2]), look(0, 20, whole, [1, 2])], labels=(None, 2))
-    titles = ["untrained · step 0", "epoch 0 · step 10", "epoch 0 · step 20"]
+    titles = ["initial · step 0", "epoch 0 · step 10", "epoch 0 · step 20"]
     expected = expected_strip(
         record,
         titles,
@@ -187,7 +187,7 @@ def test_the_reason_for_a_blank_is_the_records_and_a_negative_map_is_shown_from_
             drawing=DRAWING,
             **words,
         )
-        assert torch.equal(filmstrip(record, "grad_cam", normalize=normalize), expected)
+        assert torch.equal(filmstrip(record, "grad_cam", style=Style(normalize=normalize)), expected)
 
 
 def test_a_map_that_is_not_finite_is_blank_and_does_not_touch_the_others():
@@ -216,9 +216,10 @@ def test_images_and_maps_may_differ_in_size():
         record,
         ["epoch 0", "epoch 1"],
         columns.values(),
+        ONE_SCALE,
         labels={"": [named(f"true {index}") for index in range(3)], "epoch 0": labels, "epoch 1": labels},
     )
-    assert (filmstrip(record, "grad_cam").int() - expected.int()).abs().max() <= 1
+    assert (filmstrip(record, "grad_cam", style=ON_ONE_SCALE).int() - expected.int()).abs().max() <= 1
     with opened(animation(record, "grad_cam")) as film:
         assert film.n_frames == 2
 
@@ -245,8 +246,6 @@ def test_wrong_arguments_are_named():
     for draw in (filmstrip, animation):
         with pytest.raises(ValueError, match="one that the record holds, grad_cam, got 'cam'"):
             draw(record, "cam")
-        with pytest.raises(ValueError, match="`normalize` to be one of max, minmax, shared, got 'all'"):
-            draw(record, "grad_cam", normalize="all")
     with pytest.raises(ValueError, match="`max_columns` to be a positive int, got 0"):
         filmstrip(record, "grad_cam", max_columns=0)
     with pytest.raises(ValueError, match="`max_frames` to be a positive int, got 0"):
@@ -276,7 +275,7 @@ def test_an_animation_has_a_frame_a_look_repeats_for_ever_and_rests_at_its_end()
         title="epoch 3",
         note=f"Grad-CAM · {NOTE}",
         labels=[named("0", False), named("2", True)],
-        scale=ONE_SCALE,
+        scale=OWN_SCALES,
         progress=1.0,
         drawing=DRAWING,
     )

@@ -268,6 +268,16 @@ def test_the_methods_names_are_broken_between_words_however_many_columns_there_a
         assert written.issuperset(word for heading in headings for word in parts_of(heading))
 
 
+def test_a_heading_stands_above_cells_only():
+    cell, none = torch.zeros(130, 130, 3, dtype=torch.uint8), torch.zeros(0, 0, 3, dtype=torch.uint8)
+    cells = [[cell, cell], [cell, none], [cell, none], [cell, none]]
+    words = Words(["image", "predicted"], [], [], "epoch 0", "", None)
+    layout, blocks = plan(cells, words, THEMES["light"], per_row=2)
+    lefts = {name: [block.x for block in blocks if block.lines == (name,)] for name in ("image", "predicted")}
+    middles = [[layout.slot(place, column)[1] + layout.slot_width // 2 for place in (0, 1)] for column in (0, 1)]
+    assert lefts == {"image": middles[0], "predicted": middles[1][:1]}
+
+
 def test_captions_say_right_and_wrong_by_color_and_by_mark():
     sheets = [
         grid(flat((9, 9, 9)), {}, captions=[Caption("predicted: cat", correct)]) for correct in (True, False, None)

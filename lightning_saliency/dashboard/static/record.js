@@ -127,7 +127,7 @@ export function numberWords(value) {
  * @param {object} look
  * @returns {string} */
 export function lookWords(look) {
-  return look.epoch === null ? "untrained" : `epoch ${look.epoch} · step ${look.step}`;
+  return look.epoch === null ? "initial" : `epoch ${look.epoch} · step ${look.step}`;
 }
 
 /** Return the samples that are asked for.

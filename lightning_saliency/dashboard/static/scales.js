@@ -4,7 +4,8 @@ import { DIVERGING } from "./palette.js";
 
 const largestByPeaks = new WeakMap();
 
-/** Return what a map's own values are multiplied by, and what they are cut at.
+/** Return what a map's own values are multiplied by, and what they are cut at. A map that is stronger than the largest,
+ * as before training it may be, has its own scale.
  * @param {"map"|"sample"|"shared"} scale
  * @param {import("./maps.js").Measure} measure
  * @param {boolean} isFine
@@ -12,12 +13,12 @@ const largestByPeaks = new WeakMap();
  * @returns {{factor: number, most: number}} */
 export function shownScale(scale, measure, isFine, largest) {
   if (scale === "map" || largest === undefined) return { factor: 1, most: 1 };
-  const factor = largest > 0 ? measure.top / largest : 0;
-  return { factor, most: isFine ? Math.min(1, factor) : 1 };
+  const factor = largest > 0 ? Math.min(1, measure.top / largest) : 0;
+  return { factor, most: isFine ? factor : 1 };
 }
 
 /** Return the raw value that is 1 for a sample, or for all of them; random weights may give values of any size, so that
- * the untrained network does not count.
+ * the initial network does not count.
  * @param {object} about
  * @param {Object<string, ([number, number]|null)[]>} peaks Of each look: of each map the largest value and magnitude.
  * @param {"map"|"sample"|"shared"} scale

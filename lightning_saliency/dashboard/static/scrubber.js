@@ -165,7 +165,7 @@ function labelled(timeline) {
     ([index, epoch]) => isFirst(index) && epoch !== null && epoch % pitch === 0,
   );
   const roomBefore = chosen.filter(([index]) => epochs[0] !== null || index / epochs.length > 0.06);
-  return [...(epochs[0] === null ? [[0, "untrained"]] : []), ...roomBefore];
+  return [...(epochs[0] === null ? [[0, "initial"]] : []), ...roomBefore];
 }
 
 function placeWords({ timeline, runs }, place) {

@@ -66,7 +66,7 @@ export function createStrip(onGo) {
 
 function frameView(look, place, onGo) {
   const canvas = element("canvas", { width: FRAME, height: FRAME, "aria-hidden": "true" });
-  const label = look ? (look.epoch === null ? "untrained" : `epoch ${look.epoch}`) : "none";
+  const label = look ? (look.epoch === null ? "initial" : `epoch ${look.epoch}`) : "none";
   const words = element("span", {}, label);
   const root = element(
     "button",

@@ -27,7 +27,7 @@ function placeValue(looks, look, align) {
  * @param {object} look
  * @returns {string} */
 export function lookName(look) {
-  return look.epoch === null ? "untrained" : `${look.epoch}-${look.step}`;
+  return look.epoch === null ? "initial" : `${look.epoch}-${look.step}`;
 }
 
 /** Return the index of the place that an address names: the last one for null, the nearest one if it is gone.
@@ -37,7 +37,7 @@ export function lookName(look) {
 export function placeOf(timeline, name) {
   const exact = timeline.findIndex(({ looks }) => looks.some((look) => look && lookName(look) === name));
   if (exact >= 0 || name === null) return exact >= 0 ? exact : timeline.length - 1;
-  const [epoch, step] = name === "untrained" ? [-1, -1] : name.split("-").map(Number);
+  const [epoch, step] = name === "initial" ? [-1, -1] : name.split("-").map(Number);
   if (!Number.isFinite(epoch)) return timeline.length - 1;
   const later = timeline.findIndex(({ looks }) => looks.some((look) => look && isAfter(look, epoch, step)));
   return later < 0 ? timeline.length - 1 : later;
