@@ -16,7 +16,7 @@ from torch import Tensor
 import lightning_saliency  # the public face, which loads the room that draws, above this one, when it is asked for
 from lightning_saliency._checks import is_int
 from lightning_saliency.attribution.heatmaps import Heatmaps, Normalize, make_heatmaps
-from lightning_saliency.attribution.methods import find_map
+from lightning_saliency.attribution.methods import find_map, is_fine
 from lightning_saliency.attribution.settings import Settings
 from lightning_saliency.data import Answer, Call, SampleBatch
 from lightning_saliency.evidence import TASKS, Task
@@ -202,6 +202,15 @@ class Explanation:
         """In words why there is nothing to explain of an image; None where there is something."""
         pairs = zip(self.scores.tolist(), self.predictions.tolist(), strict=True)
         return [self.task.absence(score, predicted) for score, predicted in pairs]
+
+    def is_fine(self, method: str | None = None) -> bool:
+        """Whether a method's maps have a value of their own for each pixel of the images; see `is_fine`.
+
+        Args:
+            method: As for `heatmap`.
+        """
+        key = self._key(method)
+        return is_fine(key, self.attributions[key].shape[2:], self.images.shape[2:])
 
     def heatmaps(self, size: Sequence[int] | None = None, normalize: Normalize = "max") -> dict[str, Tensor]:
         """Return the attributions as heatmaps in [0, 1], `(N, 1, H, W)` float32.

@@ -59,7 +59,7 @@ class Method:
 
     @property
     def is_fine(self) -> bool:
-        """Whether its maps have a value of their own for each pixel of the input, of which few are large."""
+        """Whether its maps of a CNN have a value of their own for each pixel of the input, of which few are large."""
         return self.reduce is not None or "lrp" in self.needs
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from lightning_saliency._checks import refuse, shown, suggest
@@ -28,18 +28,22 @@ DEFAULT_METHODS = ("attention_relevance", "summed_hires_cam", "hires_cam", "grad
 """The methods of which `default_methods` chooses."""
 
 
-def is_fine(key: str) -> bool:
-    """Whether maps have a value of their own for each pixel of the input: those of saliency and its relatives.
+def is_fine(key: str, size: Sequence[int], image_size: Sequence[int]) -> bool:
+    """Whether maps have a value of their own for each pixel of the images: those of saliency and its relatives.
 
     Args:
         key: Of a method, also with a layer behind it; one that is not in the table is taken for coarse.
+        size: The spatial size of its maps. LRP gives a transformer's patches a value each, which is coarse.
+        image_size: That of the images.
 
     Example:
-        >>> is_fine("guided_backprop"), is_fine("grad_cam@layer3")
+        >>> is_fine("lrp", (224, 224), (224, 224)), is_fine("lrp", (16, 16), (224, 224))
         (True, False)
+        >>> is_fine("grad_cam@layer3", (14, 14), (14, 14))
+        False
     """
     method = METHODS.get(key.partition("@")[0])
-    return method is not None and method.is_fine
+    return method is not None and method.is_fine and tuple(size) == tuple(image_size)
 
 
 def find_method(name: str) -> str | None:

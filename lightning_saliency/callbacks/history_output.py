@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_saliency._names import to_file_name
-from lightning_saliency.attribution import ExplainedSamples, is_fine
+from lightning_saliency.attribution import ExplainedSamples
 from lightning_saliency.callbacks.options import History
 from lightning_saliency.callbacks.outputs import Logged, Look, Output
 from lightning_saliency.data import Answer
@@ -223,7 +223,7 @@ def _recorded(look: Look) -> RecordedLook:
         ),
         reasons={key: of_each(lambda group, key=key: group.heatmaps("max")[key].reasons) for key in keys},
         titles={key: method_title(key) for key in keys},
-        fine=frozenset(filter(is_fine, keys)),
+        fine=frozenset(key for key in keys if all(explanation.is_fine(key) for explanation in explanations)),
         attributions={
             key: of_each(lambda group, key=key: group.explanation.attributions[key][:, 0].cpu().float().numpy())
             for key in keys

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights
 
 from lightning_saliency._names import one_line, printable, to_file_name
-from lightning_saliency.attribution import ExplainedSamples, Explanation, HeatmapStage, explain, is_fine
+from lightning_saliency.attribution import ExplainedSamples, Explanation, HeatmapStage, explain
 from lightning_saliency.cli.image_files import FIGURE, OVERLAY, RAW, SHEET
 from lightning_saliency.data import Placement, SampleBatch, find_class_names, find_placement
 from lightning_saliency.evidence import PREDICTED, Target
@@ -174,7 +174,7 @@ class ImageWriter:
             return replace(explanation, transform=self.transform).overlay(key, style=style)[0]
         maps = HeatmapStage(explanation)(style.normalize)[key].maps.cpu()
         pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None]
-        laid = lay_over(pixels, placement.on_photo(maps), style, is_fine=is_fine(key))
+        laid = lay_over(pixels, placement.on_photo(maps), style, is_fine=explanation.is_fine(key))
         dark = (pixels * _UNSEEN).round().to(torch.uint8)
         return torch.where(placement.seen, laid, dark)[0]
 

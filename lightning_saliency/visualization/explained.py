@@ -22,7 +22,6 @@ from lightning_saliency.attribution import (
     ExplainedSamples,
     Explanation,
     HeatmapStage,
-    is_fine,
     make_heatmaps,
 )
 from lightning_saliency.data import SampleBatch, is_photo, to_photo
@@ -93,7 +92,7 @@ def explanation_overlay(explanation: Explanation, key: str, style: Style | None 
         )
     modules = [explanation.settings.forward.model]
     images = find_pixel_scale([explanation.images], style, explanation.transform, modules)(explanation.images)
-    return lay_over(images, explanation.attributions[key], style, is_fine=is_fine(key))
+    return lay_over(images, explanation.attributions[key], style, is_fine=explanation.is_fine(key))
 
 
 def show_explanation(explanation: Explanation, style: Style | None = None) -> None:

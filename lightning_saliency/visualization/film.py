@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_saliency._checks import check_count, refuse
-from lightning_saliency.attribution import METHODS, Heatmaps, Normalize, find_map, is_fine, make_heatmaps
+from lightning_saliency.attribution import METHODS, Heatmaps, Normalize, find_map, make_heatmaps
 from lightning_saliency.data import NOTHING, Answer
 from lightning_saliency.history import load_record
 from lightning_saliency.visualization.boxes import BOX_LEGEND, Box, Boxes, make_boxes
@@ -90,7 +90,7 @@ def filmstrip(
         labels={"": film.labels, **{frame.title: frame.labels for frame in frames}},
         boxes={"": film.objects, **{frame.title: frame.boxes for frame in frames}},
         note=film.note,
-        fine=[frame.title for frame in frames] if film.is_fine else [],
+        fine=[frame.title for frame in frames] if film.shows_pixels else [],
         scale=film.scale,
         per_row=1,
         drawing=style.drawing(_CELL_SIDE),
@@ -138,7 +138,7 @@ def animation(
             boxes=frame.boxes,
             note=join_notes(method_title(film.method), film.note),
             progress=index / max(len(film.looks) - 1, 1),
-            is_fine=film.is_fine,
+            is_fine=film.shows_pixels,
             scale=film.scale,
             drawing=style.drawing(_CELL_SIDE),
         )
@@ -215,13 +215,18 @@ class _Film:
     @cached_property
     def is_signed(self) -> bool:
         """Whether the maps are shown around mid gray."""
-        raw = (torch.tensor(own) for look in self.looks for own in look.attributions[self.method])
-        return is_signed(self.method, raw, self.images[0].dim() - 1)
+        raw = (torch.tensor(own)[None, None] for look in self.looks for own in look.attributions[self.method])
+        return self.is_fine and is_signed(raw)
 
     @property
-    def is_fine(self) -> bool:
+    def shows_pixels(self) -> bool:
         """Whether there are heatmaps whose single pixels are to be seen."""
-        return is_fine(self.method) and not self.is_signed
+        return self.is_fine and not self.is_signed
+
+    @cached_property
+    def is_fine(self) -> bool:
+        """Whether the maps have a value of their own for each pixel."""
+        return all(self.method in look.fine for look in self.looks)
 
     @property
     def reads_layer(self) -> bool:
@@ -253,7 +258,7 @@ class _Film:
     @property
     def scale(self) -> tuple[str, str]:
         """What stands at the ends of the color scale."""
-        return scale_words(self.normalize, [is_fine(self.method)], "the sample's {} of all epochs")
+        return scale_words(self.normalize, [self.is_fine], "the sample's {} of all epochs")
 
     def frame(self, index: int) -> _Frame:
         """Make what a look shows, in the order of the samples."""
@@ -303,7 +308,7 @@ class _Film:
     def _scaled(self, raw: NDArray[np.float32], size: Sequence[int], normalize: Normalize) -> Heatmaps:
         """Return a map on a scale of its own."""
         heatmaps = make_heatmaps(torch.tensor(raw)[None, None], size, normalize)
-        if not is_fine(self.method):
+        if not self.is_fine:
             return heatmaps
         return Heatmaps(*to_percentile(heatmaps.maps, heatmaps.peaks), heatmaps.reasons)
 

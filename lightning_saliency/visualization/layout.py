@@ -27,6 +27,7 @@ _LEAST_TEXT = 9  # pixels
 _LEAST_WORDS = 11  # pixels, of words on a small cell
 _WORDS_IN_A_SLOT = 5.5  # the least width of a slot in sizes of its words: about nine characters
 _MOST_CELLS_IN_A_ROW = 10  # of several samples, so that each has some 35 pixels in a narrow card
+_MOST_NOTE_LINES = 6
 _SCALE = 9  # the width of the color scale, in em
 
 
@@ -132,7 +133,7 @@ def plan(
     label_lines = [
         [_lines(label, theme, text, slot_width, words.label_lines or 2) for label in labels] for labels in words.labels
     ]
-    note_lines = wrap_lines(words.note, small, inner, lines=3)
+    note_lines = wrap_lines(words.note, small, inner, lines=_MOST_NOTE_LINES)
 
     margin, line = _margin(em), text.height
     headings_top = margin + len(top_lines) * large.height + (em if top_lines else 0)

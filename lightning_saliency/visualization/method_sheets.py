@@ -18,7 +18,6 @@ from lightning_saliency.attribution import (
     Normalize,
     blank_reasons,
     describe_readings,
-    is_fine,
     make_heatmaps,
 )
 from lightning_saliency.visualization.boxes import BOX_LEGEND, Box, make_boxes
@@ -193,13 +192,14 @@ def pixel_scale_of(
 def _method_column(looked: Sequence[ExplainedSamples], key: str, normalize: Normalize) -> _Column:
     """Take a method's maps of all samples; a scale that is shared is shared by samples of all sizes."""
     raw = [group.explanation.attributions[key].cpu() for group in looked]
-    if is_signed(key, raw, raw[0].dim() - 2):
+    is_fine = all(group.explanation.is_fine(key) for group in looked)
+    if is_fine and is_signed(raw):
         pictures = _in_rows(looked, [signed_to_rgb(group) for group in raw])
         return _Column(pictures, _in_order(looked, [blank_reasons(group, "minmax") for group in raw]), is_signed=True)
     heatmaps = [group.heatmaps(own_scale(normalize))[key] for group in looked]
-    maps = shown_heatmaps(heatmaps, normalize, fine=is_fine(key))
+    maps = shown_heatmaps(heatmaps, normalize, fine=is_fine)
     reasons = _in_order(looked, [group.reasons for group in heatmaps])
-    return _Column(_in_rows(looked, maps), reasons, is_fine=is_fine(key))
+    return _Column(_in_rows(looked, maps), reasons, is_fine=is_fine)
 
 
 def _predicted_column(looked: Sequence[ExplainedSamples], key: str, normalize: Normalize) -> dict[str, _Column]:

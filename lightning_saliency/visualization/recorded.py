@@ -59,6 +59,10 @@ class RecordedLook(Protocol):
         """By method each sample's raw map, `(h, w)`, of a volume `(d, h, w)`, of a signal `(t,)`."""
 
     @property
+    def fine(self) -> frozenset[str]:
+        """The methods whose maps have a value of their own for each pixel."""
+
+    @property
     def reasons(self) -> Mapping[str, tuple[str | None, ...]]:
         """By method why each sample's map is blank, or None."""
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from lightning_saliency.attribution import Heatmaps, Normalize, is_fine
+from lightning_saliency.attribution import Heatmaps, Normalize
 from lightning_saliency.data import over_axes
 
 FINE_NOTE = "fine maps up to their 99th percentile"
@@ -41,15 +41,13 @@ def own_scale(normalize: Normalize) -> Normalize:
     return "minmax" if normalize == "minmax" else "max"
 
 
-def is_signed(key: str, raw: Iterable[Tensor], num_axes: int) -> bool:
-    """Whether maps are shown around mid gray: fine ones of images, of which some values are negative.
+def is_signed(raw: Iterable[Tensor]) -> bool:
+    """Whether fine maps are shown around mid gray: those of images, of which some values are negative.
 
     Args:
-        key: Of the method.
-        raw: Its raw maps.
-        num_axes: The number of spatial axes.
+        raw: The raw maps of the samples of each size, `(N, 1, H, W)`, or of volumes or signals.
     """
-    return is_fine(key) and num_axes == 2 and any(bool((values < 0).any()) for values in raw)
+    return any(values.dim() == 4 and bool((values < 0).any()) for values in raw)
 
 
 def shown_heatmaps(groups: Sequence[Heatmaps], normalize: Normalize, *, fine: bool) -> list[Tensor]:

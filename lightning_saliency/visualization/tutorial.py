@@ -12,7 +12,6 @@ from lightning_saliency.attribution import (
     blank_reasons,
     describe_readings,
     find_method,
-    is_fine,
     make_heatmaps,
 )
 from lightning_saliency.visualization.captions import (
@@ -86,7 +85,7 @@ def tutorial_figure(
     scale = find_pixel_scale([explanation.images[rows]], style, explanation.transform, modules)
     images = scale(explanation.images[rows])
     heatmaps = {title: panel for title, panel in columns.items() if panel.is_floating_point()}
-    fine = [title for title in map(method_title, filter(is_fine, keys)) if title in heatmaps]
+    fine = [title for title in map(method_title, filter(explanation.is_fine, keys)) if title in heatmaps]
     views = make_views(images, list(heatmaps.values()), style.volumes)
     return grid(
         cut_images(images, views),
@@ -142,4 +141,4 @@ def _draw_panel(
         return signed_to_rgb(signed), blank_reasons(signed, "minmax")  # negative is no reason in color
     size, own = explanation.images.shape[2:], own_scale(style.normalize)
     heatmaps = make_heatmaps(explanation.attributions[key][rows], size, own)
-    return shown_heatmaps([heatmaps], style.normalize, fine=is_fine(key))[0], heatmaps.reasons
+    return shown_heatmaps([heatmaps], style.normalize, fine=explanation.is_fine(key))[0], heatmaps.reasons

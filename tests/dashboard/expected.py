@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lightning_saliency.attribution import Heatmaps, is_fine, make_heatmaps
+from lightning_saliency.attribution import Heatmaps, make_heatmaps
 from lightning_saliency.history import Record
 from lightning_saliency.visualization.cells import DIMMED, fit, resize, resize_image, under_heatmaps
 from lightning_saliency.visualization.colors import Shading, colorize, darkened
@@ -51,7 +51,7 @@ def expected_cell(record: Record, index: int, position: int, cell: Cell):
         return _signed_cell(record, look.attributions[cell.method][row], image, below, position, cell)
     heatmaps = _on_scale(record, look.attributions[cell.method][row], image, position, cell)
     shading = Shading(cell.colors, alpha=cell.alpha)
-    return _pixels(under_heatmaps(below, resize(heatmaps, cell.size), shading, is_fine=is_fine(cell.method)))
+    return _pixels(under_heatmaps(below, resize(heatmaps, cell.size), shading, is_fine=cell.method in look.fine))
 
 
 def fitted(record: Record, position: int, side: int):
@@ -60,15 +60,15 @@ def fitted(record: Record, position: int, side: int):
     return tuple(fit(image, side).shape[2:])
 
 
-def _own_scale(raw, size, method) -> Heatmaps:
+def _own_scale(raw, size, is_fine) -> Heatmaps:
     heatmaps = make_heatmaps(torch.from_numpy(raw.copy())[None, None], size)
-    if not is_fine(method):
+    if not is_fine:
         return heatmaps
     return Heatmaps(*to_percentile(heatmaps.maps, heatmaps.peaks), heatmaps.reasons)
 
 
 def _on_scale(record, raw, image, position, cell):
-    own = _own_scale(raw, image.shape[2:], cell.method)
+    own = _own_scale(raw, image.shape[2:], cell.method in record[-1].fine)
     if cell.scale == "map":
         return own.maps
     largest = torch.tensor(_largest(record, position, cell, np.abs if cell.colors == SIGNED else lambda values: values))
@@ -84,17 +84,18 @@ def _largest(record, position, cell, of_values):
         for other, raw in zip(look.positions, look.attributions[cell.method], strict=True):
             if np.isfinite(raw).all() and (cell.scale == "shared" or other == position):
                 size = record.samples.images[record.samples.positions.index(other)].shape[1:]
-                peaks.append(float(_own_scale(of_values(raw), size, cell.method).peaks))
+                peaks.append(float(_own_scale(of_values(raw), size, cell.method in look.fine).peaks))
     return max(peaks)
 
 
 def _signed_cell(record, raw, image, below, position, cell):
     """Values around the middle of the color map, the more opaque, the larger they are."""
-    top = float(_own_scale(np.abs(raw), image.shape[2:], cell.method).peaks)
+    is_fine = cell.method in record[-1].fine
+    top = float(_own_scale(np.abs(raw), image.shape[2:], is_fine).peaks)
     values = torch.nn.functional.interpolate(
         torch.from_numpy(raw.copy())[None, None], image.shape[2:], mode="bilinear", align_corners=False
     )
-    if is_fine(cell.method):
+    if is_fine:
         values = values.clamp(-top, top)
     else:
         top = float(values.abs().amax())
@@ -102,7 +103,7 @@ def _signed_cell(record, raw, image, below, position, cell):
         top = max(top, _largest(record, position, cell, np.abs))
     shares = (resize(values, cell.size) / top).clamp(-1, 1)
     colors = colorize((shares + 1) / 2, SIGNED).float()
-    dark = darkened(below) if is_fine(cell.method) else below
+    dark = darkened(below) if is_fine else below
     return _pixels(torch.lerp(dark.float(), colors, cell.alpha * shares.abs()).round().to(torch.uint8))
 
 

@@ -39,6 +39,7 @@ class Look:
     reasons: dict
     predictions: tuple
     layers: tuple = ("layer4",)
+    fine: frozenset = frozenset()
     explained: str = "true class"
     classes: tuple = ()
     boxes: tuple = ()

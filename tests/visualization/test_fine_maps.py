@@ -8,12 +8,15 @@ import torch
 from drawing import BARE, cells_of, flat, rand, randn, shaded, uint8
 from tiny import explained_samples
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from lightning_saliency.attribution import METHODS, explain, is_fine, make_heatmaps
 from lightning_saliency.visualization import (
     Shading,
     Style,
     draw_sheets,
+    find_pixel_scale,
+    fit_images,
     grid,
     overlay,
     signed_to_rgb,
@@ -53,12 +56,31 @@ def exceeding(heatmaps):
 
 
 def test_fine_are_the_methods_of_the_input_alone_and_not_those_of_a_layer():
-    fine = {key for key in METHODS if is_fine(key)}
+    fine = {key for key in METHODS if is_fine(key, (32, 32), (32, 32))}
     assert {"saliency", "guided_backprop", "guided_grad_cam", "integrated_gradients", "lrp"} <= fine
     assert not fine & {"cam", "grad_cam", "layer_cam", "occlusion", "attention_relevance", "score_cam"}
-    assert not any(is_fine(f"{key}@layer4") for key in METHODS if key not in fine)
-    assert all(is_fine(f"{key}@layer4") for key in fine)
-    assert not is_fine("a method of one's own")
+    assert not any(is_fine(f"{key}@layer4", (32, 32), (32, 32)) for key in METHODS if key not in fine)
+    assert all(is_fine(f"{key}@layer4", (32, 32), (32, 32)) for key in fine)
+    assert not any(is_fine(key, (8, 8), (32, 32)) for key in METHODS)
+    assert not is_fine("a method of one's own", (32, 32), (32, 32))
+
+
+def test_relevance_of_a_transformers_patches_is_laid_over_the_photograph_as_coarse_maps_are():
+    torch.manual_seed(0)
+    model = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5)
+    nn.init.normal_(model.heads.head.weight)
+    explanation = explain(model, randn(2, 3, 32, 32), methods=["lrp", "input_x_gradient"], target=1)
+    assert explanation.attributions["lrp"].shape == (2, 1, 4, 4)
+    assert (explanation.attributions["lrp"] < 0).any()
+    assert not explanation.is_fine("lrp")
+    assert explanation.is_fine("input_x_gradient")
+    pixels = find_pixel_scale([explanation.images], Style())(explanation.images)
+    assert explanation.overlay("lrp").equal(overlay(pixels, explanation.heatmap("lrp")))
+    sheet = draw(explained_samples(explanation, (0, 1), (0, 1)), cards="all")["lrp"]
+    images = fit_images(pixels)  # as large as on a sheet
+    expected = overlay(images, explanation.heatmap("lrp", images.shape[2:]))[0]
+    _, cell, *_ = cells_of(sheet, *images.shape[2:])
+    assert (cell.int() - expected.int()).abs().double().mean() < 2
 
 
 def test_of_the_pixels_of_a_fine_map_ten_times_as_many_are_seen():
