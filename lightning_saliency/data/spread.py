@@ -44,21 +44,24 @@ def spread_positions(labels: Tensor, count: int) -> tuple[int, ...]:
         count: How many positions.
 
     Returns:
-        One of each class, then the next of each; where there are more classes than positions, of classes at even
-        distances.
+        One of each class, then the next of each, then those of no class; where there are more classes than positions,
+        of classes at even distances.
 
     Example:
         >>> spread_positions(torch.tensor([0, 0, 0, 0, 1, 1, 2, 2]), 4)
         (0, 4, 6, 1)
         >>> spread_positions(torch.arange(1000), 4)
         (0, 333, 666, 999)
+        >>> spread_positions(torch.tensor([-1, 3, -1]), 4)
+        (1, 0, 2)
     """
     classes = labels[labels >= 0].unique().tolist()
     if len(classes) > count:
         classes = [classes[round(index * (len(classes) - 1) / max(count - 1, 1))] for index in range(count)]
     by_class = [(labels == one).nonzero()[:count, 0].tolist() for one in classes]
     rounds = itertools.zip_longest(*by_class)  # one of each class, then the next of each
-    return tuple(position for one_round in rounds for position in one_round if position is not None)[:count]
+    spread = (position for one_round in rounds for position in one_round if position is not None)
+    return (*spread, *(labels < 0).nonzero()[:count, 0].tolist())[:count]
 
 
 def _labels_of(dataset: Any) -> Tensor | None:

@@ -98,7 +98,7 @@ class CAMClassifier(LightningModule):
         image_size: int = 224,
         task: Task = "multiclass",
         metric: Metric = "accuracy",
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-4,
         backbone_learning_rate: float | None = None,
         weight_decay: float = 0.01,
         schedule: Schedule = "cosine",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -57,6 +57,7 @@ class Case:
         datamodule: A data module to train with.
         trainer: What trains, if not the module's own `Trainer`.
         options: Further options of the trainer.
+        shown: In which order the first validation samples are shown; None for their own.
     """
 
     module: Any
@@ -66,6 +67,7 @@ class Case:
     datamodule: Any = None
     trainer: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    shown: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ def misread(case: Case, record: Any) -> str | None:
     if None not in (names, oracle.names) and names != oracle.names:
         return f"the classes are called {names}, in truth {oracle.names}"
     labels = dict(zip(record.samples.positions, record.samples.labels, strict=True))
-    return next(_CHECKS[oracle.kind](case, look, labels), None)
+    faults = [next(_CHECKS[oracle.kind](ordered, look, labels), None) for ordered in _orders(case)]
+    return None if None in faults else faults[0]
 
 
 def shortcomings(case: Case, record: Any) -> list[str]:
@@ -39,17 +41,42 @@ def shortcomings(case: Case, record: Any) -> list[str]:
     found = ["without the names of the classes"] if case.oracle.names and record.samples.class_names is None else []
     if case.oracle.pixels is None:
         return found
+    return found + min((_faults_of_pixels(ordered, record) for ordered in _orders(case)), key=len)
+
+
+def _faults_of_pixels(case: Case, record: Any) -> list[str]:
+    assert case.oracle.pixels is not None
     expected = answers(case.oracle.pixels, case).float()
     shown = torch.stack([torch.from_numpy(image) for image in record.samples.images]).float() / 255
     if expected.min() >= 0 and expected.max() <= 1:
         distance = (shown - expected).abs().mean().item()
-        return [*found, f"the pixels are off by {distance:.2f}"] if distance > _SAME_PIXELS else found
+        return [f"the pixels are off by {distance:.2f}"] if distance > _SAME_PIXELS else []
     closeness = torch.corrcoef(torch.cat([shown.mean(0).flatten(1), expected.mean(0).flatten(1)]))[:3, 3:].diagonal()
-    return found if closeness.min() > 0.5 else [*found, "other bands than the sensor's red, green and blue"]
+    return [] if closeness.min() > 0.5 else ["other bands than the sensor's red, green and blue"]
+
+
+def _orders(case: Case) -> list[Case]:
+    """Return a case with its validation samples in each order in which they may be shown.
+
+    Their own, or where the data set has a class for each, spread: the first of each class, then the second of each.
+    """
+    labels = answers(case.oracle.labels or _second, case)
+    if labels.dim() != 1 or labels.is_floating_point():
+        return [case]
+    classes = labels.tolist()
+    turns = [classes[:row].count(label) if label >= 0 else len(classes) for row, label in enumerate(classes)]
+    spread = sorted(range(len(classes)), key=lambda row: (turns[row], max(classes[row], 0)))
+    return [case, replace(case, shown=spread)]
+
+
+def _second(batch: Any) -> Tensor:
+    """Return what usually holds the labels of a batch; if that is no class for each sample, something of two axes."""
+    second = batch[1] if isinstance(batch, Sequence) and len(batch) > 1 else None
+    return second if isinstance(second, Tensor) else torch.zeros(1, 1)
 
 
 def answers(function: Callable[..., Tensor], case: Case, *with_module: Any) -> Tensor:
-    """Return what an oracle's function says of the first validation samples."""
+    """Return what an oracle's function says of the first validation samples, in the order in which they are shown."""
     case.module.eval()
     found: list[Tensor] = []
     with torch.no_grad():
@@ -57,7 +84,8 @@ def answers(function: Callable[..., Tensor], case: Case, *with_module: Any) -> T
             found.append(function(*with_module, batch))
             if sum(map(len, found)) >= SAMPLES:
                 break
-    return torch.cat(found)[:SAMPLES].detach()
+    rows = torch.cat(found)[:SAMPLES].detach()
+    return rows if case.shown is None else rows[list(case.shown)]
 
 
 def class_probabilities(oracle: Oracle, case: Case) -> Tensor:

@@ -64,6 +64,15 @@ def test_one_of_each_class_from_a_stream_that_is_sorted_by_class(tmp_path):
     assert torch.equal(keeps.images, sorted_by_class()[[0, 8, 16, 1]][0])
 
 
+def test_samples_of_no_class_are_shown_after_one_of_each(tmp_path):
+    images, labels = data()[:]
+    ignored = torch.full_like(labels, -100)
+    ignored[[5, 7]] = torch.tensor([2, 0])
+    keeps = fit(tmp_path, loader(TensorDataset(images, ignored)), samples=4)
+    assert keeps.labels == [0, 2, None, None]
+    assert torch.equal(keeps.images, images[[7, 5, 0, 1]])
+
+
 class KeepsTheStream(Keeps):
     """Also notes the loss of each image of the stream that has just passed, as the validation step had it."""
 
