@@ -97,6 +97,7 @@ class Look:
     reasons: dict
     predictions: tuple
     layers: tuple = ("layer4",)
+    fine: frozenset = frozenset()
     explained: str = "true class"
     classes: tuple = ()
     boxes: tuple = ()
