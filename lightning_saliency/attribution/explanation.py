@@ -204,7 +204,7 @@ class Explanation:
         return [self.task.absence(score, predicted) for score, predicted in pairs]
 
     def is_fine(self, method: str | None = None) -> bool:
-        """Whether a method's maps have a value of their own for each pixel of the images; see `is_fine`.
+        """Whether a method's maps have a value of their own for each pixel of the images; those of patches do not.
 
         Args:
             method: As for `heatmap`.

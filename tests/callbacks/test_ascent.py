@@ -13,13 +13,7 @@ from lightning_saliency.callbacks.audit import changed
 from lightning_saliency.visualization import Caption, grid, to_rgb
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        pytest.param(recipe, id=recipe.name, marks=[pytest.mark.nightly, *[pytest.mark.daily] * (recipe is RECIPES[0])])
-        for recipe in RECIPES[:4]
-    ],
-)
+@pytest.mark.parametrize("recipe", RECIPES[:4], ids=lambda recipe: recipe.name)
 def test_training_with_every_method_and_callback_is_the_training_without_them(recipe, tmp_path):
     without = run(recipe, tmp_path / "without")
     flipped = Execution(on_error="raise", flip=True, audit=True)

@@ -143,7 +143,7 @@ def test_objects_and_hooks_are_as_many_after_many_epochs_as_after_few(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's own count of the memory")
-@pytest.mark.parametrize("count", [400, pytest.param(5000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("count", [1000, pytest.param(5000, marks=pytest.mark.nightly)])
 def test_many_looks_leave_memory_hooks_threads_files_and_figures_as_they_were(tmp_path, count):
     notes = []
 
